@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.core.decide.money import Rate, cost, units_per_dollar
 
 CHUNK_SECONDS = 10.0
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--instance-type", default="g4dn.xlarge")
     parser.add_argument("--region", default="us-east-1")
     wanted = parser.parse_args()
-    rate = PriceTable().rate(wanted.instance_type, wanted.region)
+    rate = find_rate(wanted.instance_type, wanted.region)
     assert rate is not None, f"no price is known of {wanted.instance_type} in {wanted.region}"
     speeds = [Speed(times, "yours") for times in wanted.speed] or list(OTHERS)
     print(

@@ -10,3 +10,5 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = "batchscribe"
 html_extra_path = ["../build/docs-extra"]
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]

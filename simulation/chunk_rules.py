@@ -11,7 +11,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import Manifest, counted
+from batchscribe.core.run.manifest import Manifest, select_counted
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from simulation.gate import Gate
@@ -76,7 +76,7 @@ class ChunkRules:
         stored = list_attempts(self._bucket, digest).stored
         names = [name for name in stored if keys.chunk_of(name)[0] == digest]
         failures = read_failures(self._bucket, lambda _listed: names, digest)
-        own = {id(failure) for failure in counted(failures.values())}
+        own = {id(failure) for failure in select_counted(failures.values())}
         return [stored[name] for name, failure in failures.items() if id(failure) in own]
 
     def tick_ended(self, scanner: Scanner) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.external_state import NOTED
 from batchscribe.controller.tick import tick, watch
 from simulation.process import Slot
@@ -23,7 +23,14 @@ class SecondHost:
     """Host whose passes never wait, and run between steps of the first host's processes."""
 
     def __init__(
-        self, slot: Slot, ledger: LedgerSeam, world: World, terms: Terms, process: Process, *, cloned: bool
+        self,
+        slot: Slot,
+        ledger: LedgerSeam,
+        world: World,
+        terms: RunConfig,
+        process: Process,
+        *,
+        cloned: bool,
     ) -> None:
         """`cloned`: its state directory is a copy with the first host's id. `process` plays a process."""
         self.slot = slot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchscribe.core.run.host import BoxReply, StartRequest
+from batchscribe.core.run.host import HostReply, StartRequest
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import decode
 from batchscribe.errors import HostTimeoutError, PortClosedError
@@ -18,14 +18,14 @@ class OverSsh:
         self._gate = gate
         self._release = release
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:  # noqa: ARG002
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:  # noqa: ARG002
         return self._gate.call(f"launcher.{word}", instance.id, lambda: self._answer(word, data))
 
-    def _answer(self, word: str, data: bytes) -> BoxReply:
+    def _answer(self, word: str, data: bytes) -> HostReply:
         if not self._box.up:
             raise HostTimeoutError("the host does not answer")
         if not self._box.online:
             raise PortClosedError("the host refuses the connection")
         if word == "start":
             self._box.start(decode(data, StartRequest))
-        return BoxReply(release=self._release)
+        return HostReply(release=self._release)

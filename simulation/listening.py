@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from batchscribe.adapters.machine.logs import Event, clean
+from batchscribe.adapters.machine.logs import Event, make_cleaner
 from batchscribe.core.redaction import Redactor
 
 
@@ -32,7 +32,7 @@ def listening() -> Iterator[Listener]:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
-            clean(Redactor()),  # without the canary: the code itself must keep it out of the log
+            make_cleaner(Redactor()),  # without the canary: the code itself must keep it out of the log
             listener,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),

@@ -10,7 +10,7 @@ from functools import partial
 
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.no_guard import NoGuard
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.offers import Market
@@ -95,7 +95,7 @@ class Settings:
     """Another instance."""
     unguarded: Unguarded
 
-    def terms(self, terms: Terms) -> Terms:
+    def terms(self, terms: RunConfig) -> RunConfig:
         match self.edit:
             case Edit.INSTANCE:
                 return replace(terms, instances=(self.foreign,))
@@ -129,7 +129,7 @@ class Settings:
             output=place,
             home=place,
             capacity=THIS_MACHINE if self.edit is Edit.PROVIDER else world.capacity,
-            scanner=lambda _by_hand: Scanner(place, place, clock=world.clock),
+            scanner=lambda _manual: Scanner(place, place, clock=world.clock),
             elsewhere=back,
         )
 

@@ -14,6 +14,7 @@ from batchscribe.core.messages import Message
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.run.instances import Claim
 from batchscribe.core.run.manifest import Progress
+from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Run
 from batchscribe.core.run.waiting import Wait
 from batchscribe.errors import LockHeldError
@@ -142,7 +143,7 @@ class LedgerSeam(Ledger):
     def hold_unreadable(self) -> None:
         """Adds an open run of a newer version before all others."""
         row = {"id": UNREADABLE, "state": "planned", "outcome": None, "created": "", "settled": None}
-        self._query("save_run", {**row, "cost_micros": 0, "document": '{"version":99}'})
+        self._execute_query("save_run", {**row, "cost_micros": 0, "document": '{"version":99}'})
 
     def drop_unreadable(self) -> None:
         self._db.execute("DELETE FROM runs WHERE id = ?", (UNREADABLE,))
@@ -159,13 +160,13 @@ class LedgerSeam(Ledger):
         act = super().put
         self.gate.call("ledger.put", key, lambda: act(key, value))
 
-    def save_sample(self, **row: Any) -> None:
+    def save_sample(self, sample: QueueSample) -> None:
         act = super().save_sample
-        self.gate.call("ledger.save_sample", str(row["decision"]), lambda: act(**row))
+        self.gate.call("ledger.save_sample", sample.decision, lambda: act(sample))
 
-    def learn(self, *, run: str, bytes_per_second: Mapping[str, float], **lesson: Any) -> None:
+    def learn(self, *, run: str, **lesson: Any) -> None:
         act = super().learn
-        self.gate.call("ledger.learn", run, lambda: act(run=run, bytes_per_second=bytes_per_second, **lesson))
+        self.gate.call("ledger.learn", run, lambda: act(run=run, **lesson))
 
     def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
         act = super().alert_due

@@ -13,7 +13,7 @@ import msgspec
 from batchscribe import __version__
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.host_access.launcher import AgentLauncher
-from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
@@ -316,8 +316,8 @@ class Stage:
     def new_ledger(self, gate: Gate) -> LedgerSeam:
         return LedgerSeam(gate, saved=self._saved)
 
-    def _terms(self) -> Terms:
-        return Terms(
+    def _terms(self) -> RunConfig:
+        return RunConfig(
             scheduler="this",
             host=FIRST,
             release=__version__,
@@ -357,7 +357,7 @@ class Stage:
             output=store,
             home=store,
             capacity=capacity,
-            launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
+            launcher=AgentLauncher(store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,
             ledger=ledger,
@@ -365,7 +365,7 @@ class Stage:
             keep_alive=gate.keep_alive,
             elsewhere=lambda world, _run: world,
             view=ears,
-            scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
+            scanner=lambda manual: _scanner(store, clock, manual=manual),
             preflight=lambda: gate.point("preflight"),
             secret=owner,
             new_run_id=lambda _now: self._new_id(),
@@ -384,8 +384,8 @@ class Stage:
         self._heard("report", report.encode(built).decode())
 
 
-def _scanner(store: StoreSeam, clock: HostClock, *, by_hand: bool) -> Scanner:
-    age = timedelta(0) if by_hand else timedelta(minutes=5)
+def _scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:
+    age = timedelta(0) if manual else timedelta(minutes=5)
     return Scanner(store, store, clock=clock, min_age=age)
 
 

@@ -21,6 +21,16 @@ def pytest_configure() -> None:
     all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _take_one_core()
+
+
+def _take_one_core() -> None:
+    """Binds a process of pytest-xdist, and all that it starts, to one core: engines start a process or a
+    thread for each core, and each of them loads the model or spins."""
+    name = os.environ.get("PYTEST_XDIST_WORKER", "")
+    cores = sorted(os.sched_getaffinity(0))
+    if name:
+        os.sched_setaffinity(0, {cores[int(name.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,7 +75,9 @@ def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
         return
     info = path.stat()
     if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise MisconfiguredError(f"{path} contains {secrets[0]} and others can read it: chmod 600 {path}")
+        raise MisconfiguredError(
+            f"{path} contains {secrets[0]} and others can read it: chmod 600 {shlex.quote(str(path))}"
+        )
     if os.geteuid() not in {0, info.st_uid}:
         raise MisconfiguredError(
             f"{path} contains {secrets[0]} and belongs to another user: chown it to yourself"

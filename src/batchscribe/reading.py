@@ -11,7 +11,7 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import ExitRecord, Manifest
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import ForeignTranscript, Transcript
-from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, UnreadableError
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, ObjectTooLargeError, UnreadableError
 from batchscribe.protocols import Store
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -45,6 +45,14 @@ def read_optional(store: Store, key: str, kind: type[T]) -> T | None:
     try:
         return read_record(store, key, kind)
     except ObjectNotFoundError:
+        return None
+
+
+def read_if_valid(store: Store, key: str, kind: type[T]) -> T | None:
+    """Reads a control object as `read_record` does; None if it is missing or unreadable."""
+    try:
+        return read_record(store, key, kind)
+    except (ObjectNotFoundError, MisconfiguredError):
         return None
 
 

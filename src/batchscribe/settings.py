@@ -355,14 +355,15 @@ def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
 
 
 def _parse_value(declared: Name, text: str, origin: str, home: Path) -> Any:
+    tip = parse.suggest_url(text) if declared.placed else ""
     try:
-        if declared.placed and "://" not in text:
+        if declared.placed and "://" not in text and not tip:
             text = os.path.normpath(home / Path(text).expanduser())
         return declared.parse(text)
     except (ValueError, RuntimeError):
         shown = MASK if declared.secret else repr(text)
         raise MisconfiguredError(
-            f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}"
+            f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}{tip}"
         ) from None
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.client import SshHost
-from batchscribe.adapters.host_access.host_keys import pin, pinned
-from batchscribe.adapters.host_access.installation import EXTRAS, find_wheel, install
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup, SetupOptions, read_environment
+from batchscribe.adapters.host_access.host_keys import find_pin, pin_key
+from batchscribe.adapters.host_access.installation import EXTRAS, find_wheel, install_worker
+from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions, read_environment
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.adapters.local.launcher import LocalHost
@@ -29,6 +30,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
+    CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostPlace,
@@ -94,11 +96,11 @@ def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
     store = MemoryStore(clock)
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    terms = HostRequirements(
-        engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.as_uri(), output=bucket.as_uri()
-    )
+    url = bucket.as_uri()
+    engine = EngineSpec(engine="pocketsphinx")
+    terms = CheckRequest(now=clock.now(), engine=engine, gpu=False, source=url, output=url)
     return HostSetup(
-        asks=SshHost(ssh),
+        client=SshHost(ssh),
         clock=clock,
         terms=terms,
         output=store,
@@ -112,8 +114,8 @@ def test_an_empty_box_becomes_one_that_transcribes(
 ) -> None:
     secrets = tmp_path / "worker.env"
     secrets.write_text("AWS_SECRET_ACCESS_KEY=canary\n")
-    wishes = SetupOptions(extra="demo", wheel=wheel, env_file=secrets)
-    findings = list(setup.set_up(INSTANCE, wishes))
+    options = SetupOptions(extra="demo", wheel=wheel, env_file=secrets)
+    findings = list(setup.set_up(INSTANCE, options))
     assert [finding for finding in findings if not finding.ok] == []
     assert "canary" not in repr(findings)
     seen = {finding.what: finding.detail for finding in findings}
@@ -129,7 +131,7 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert "the host cannot power itself off" in seen["launch at boot"]
     # Once more, over what is there: the pin stays, one environment stays.
     again = {
-        finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(wishes, env_file=None))
+        finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(options, env_file=None))
     }
     assert "as pinned before" in again["host key"]
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
@@ -138,7 +140,7 @@ def test_an_empty_box_becomes_one_that_transcribes(
 def test_an_installation_that_fails_leaves_the_old_one(
     ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path
 ) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     broken = tmp_path / wheel.name
     broken.write_bytes(b"no wheel")
     folder = server.home / ".batchscribe"
@@ -146,7 +148,7 @@ def test_an_installation_that_fails_leaves_the_old_one(
     (folder / "venv.old").mkdir()
     (folder / "venv").symlink_to("venv.old")
     with pytest.raises(LaunchError, match="could not be installed"):
-        install(ssh, INSTANCE, wheel=broken, extra="cpu")
+        install_worker(ssh, INSTANCE, wheel=broken, extra="cpu")
     assert (folder / "venv").readlink() == Path("venv.old")
     assert [path.name for path in folder.glob("venv.*")] == ["venv.old"]
 
@@ -154,30 +156,30 @@ def test_an_installation_that_fails_leaves_the_old_one(
 def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
     ssh: Ssh, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
-    monkeypatch.setattr(installation, "pins", lambda _extra: there)
-    assert install(ssh, INSTANCE, wheel=wheel, extra="gpu").startswith("Python 3.")
+    monkeypatch.setattr(installation, "read_pins", lambda _extra: there)
+    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu").startswith("Python 3.")
     # Without the pins the extra's own packages are asked for, and the box has no cuBLAS and no index.
-    monkeypatch.setattr(installation, "pins", lambda _extra: None)
+    monkeypatch.setattr(installation, "read_pins", lambda _extra: None)
     with pytest.raises(LaunchError, match="could not be installed"):
-        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
     missing = f"nvidia-cublas-cu12==12.9.9.9 --hash=sha256:{'0' * 64}\n".encode()
-    monkeypatch.setattr(installation, "pins", lambda _extra: missing)
+    monkeypatch.setattr(installation, "read_pins", lambda _extra: missing)
     with pytest.raises(LaunchError, match="could not be installed"):
-        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
 
 
 def test_the_packages_of_an_engine_are_installed_beside_ours(
     ssh: Ssh, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
-    monkeypatch.setattr(installation, "pins", lambda _extra: there)
-    assert install(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "msgspec"))
+    monkeypatch.setattr(installation, "read_pins", lambda _extra: there)
+    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "msgspec"))
     with pytest.raises(LaunchError, match="engine-of-another"):
-        install(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
 
 
 @pytest.mark.parametrize(
@@ -190,14 +192,14 @@ def test_the_packages_of_an_engine_are_installed_beside_ours(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
-    ours = installation.pins(extra)
+    ours = installation.read_pins(extra)
     assert ours is not None
     assert all(package in ours for package in pinned)
     assert zipfile.ZipFile(wheel).read(f"batchscribe/requirements/{extra}.txt") == ours
 
 
 def test_what_nobody_pinned_has_no_pins() -> None:
-    assert installation.pins("cpu") is None
+    assert installation.read_pins("cpu") is None
 
 
 def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:
 
 def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path) -> None:
     """What uv is asked to do; it needs the network for the rest."""
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     old = tmp_path / "programs"
     (old / "python3.11").unlink()
     asked = tmp_path / "asked"
@@ -223,7 +225,7 @@ def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: 
         stale.write_text("#!/bin/sh\nexit 1\n")
         stale.chmod(0o700)
     with pytest.raises(LaunchError):
-        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
     assert asked.read_text().startswith("venv --quiet --allow-existing --python >=3.11 ")
     assert list((server.home / ".batchscribe").glob("venv*")) == []
 
@@ -231,7 +233,7 @@ def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: 
 def test_our_uv_is_sent_to_a_box_that_has_none(
     ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     programs = tmp_path / "programs"
     for name in ("python3.13", "python3.12", "python3.11", "python3"):
         stale = programs / name
@@ -242,33 +244,33 @@ def test_our_uv_is_sent_to_a_box_that_has_none(
     ours.write_text(f"#!/bin/sh\necho sent >> {tmp_path}/asked\nexit 9\n")
     monkeypatch.setattr(shutil, "which", lambda *_args, **_more: str(ours))
     with pytest.raises(LaunchError):
-        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
     assert (tmp_path / "asked").read_text() == "sent\n"
     monkeypatch.setattr("platform.machine", lambda: "vax")
     with pytest.raises(MisconfiguredError, match=r"no Python 3\.11"):
-        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
 
 
 def test_a_key_is_pinned_once_and_a_changed_one_needs_a_person(
     ssh: Ssh, server: Sshd, tmp_path: Path
 ) -> None:
-    first = pin(ssh, INSTANCE)
+    first = pin_key(ssh, INSTANCE)
     assert (first.fingerprint, first.new, first.compared) == (server.fingerprint, True, False)
-    assert not pin(ssh, INSTANCE).new
+    assert not pin_key(ssh, INSTANCE).new
     with sshd(tmp_path / "other") as other:
         elsewhere = Ssh(replace(ssh.options, port=other.port, key=other.folder / "user_key"))
         with pytest.raises(MisconfiguredError, match="--repin"):
-            pin(elsewhere, INSTANCE)
-        assert pinned(ssh.options.known_hosts, INSTANCE.id) == server.fingerprint
-        assert pin(elsewhere, INSTANCE, repin=True).fingerprint == other.fingerprint
+            pin_key(elsewhere, INSTANCE)
+        assert find_pin(ssh.options.known_hosts, INSTANCE.id) == server.fingerprint
+        assert pin_key(elsewhere, INSTANCE, repin=True).fingerprint == other.fingerprint
         assert len(ssh.options.known_hosts.read_text().splitlines()) == 1
 
 
 def test_a_published_fingerprint_decides(ssh: Ssh, server: Sshd) -> None:
     with pytest.raises(MisconfiguredError, match="nothing was pinned"):
-        pin(ssh, INSTANCE, trusted=frozenset({"SHA256:" + "x" * 43}))
-    assert pinned(ssh.options.known_hosts, INSTANCE.id) is None
-    assert pin(ssh, INSTANCE, trusted=frozenset({server.fingerprint})).compared
+        pin_key(ssh, INSTANCE, trusted=frozenset({"SHA256:" + "x" * 43}))
+    assert find_pin(ssh.options.known_hosts, INSTANCE.id) is None
+    assert pin_key(ssh, INSTANCE, trusted=frozenset({server.fingerprint})).compared
 
 
 def test_a_console_that_may_not_be_read_is_said_and_no_obstacle(setup: HostSetup, server: Sshd) -> None:
@@ -284,7 +286,7 @@ def test_other_pins_survive_a_new_one(ssh: Ssh, server: Sshd) -> None:
     neighbour = f"i-0neighbour {server.host_key}"
     ssh.options.known_hosts.parent.mkdir(parents=True)
     ssh.options.known_hosts.write_text(f"{neighbour}\n")
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     assert neighbour in ssh.options.known_hosts.read_text().splitlines()
 
 
@@ -313,7 +315,7 @@ def played_systemd(server: Sshd, tmp_path: Path) -> Path:
 
 
 def test_units_are_verified_installed_and_enabled(ssh: Ssh, played_systemd: Path, server: Sshd) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     assert install_units(ssh, INSTANCE) == ""
     asked = played_systemd.read_text()
     for unit in (BOX_UNIT, *DEADMAN_UNITS):
@@ -344,7 +346,7 @@ def test_units_are_verified_installed_and_enabled(ssh: Ssh, played_systemd: Path
 def test_a_box_that_cannot_have_the_units_is_told_so_and_left_as_it_was(
     ssh: Ssh, played_systemd: Path, server: Sshd, played: tuple[str, str], why: str
 ) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     program(server.programs / played[0], played[1])
     assert why in install_units(ssh, INSTANCE)
     asked = played_systemd.read_text() if played_systemd.exists() else ""
@@ -355,7 +357,7 @@ def test_a_box_that_cannot_have_the_units_is_told_so_and_left_as_it_was(
 def test_an_installation_of_units_that_fails_is_an_error(
     ssh: Ssh, played_systemd: Path, server: Sshd
 ) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     program(server.programs / "sudo", 'case "$2" in install) echo "disk full" >&2; exit 1 ;; esac')
     with pytest.raises(LaunchError, match="disk full"):
         install_units(ssh, INSTANCE)
@@ -369,7 +371,9 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     )
     before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
     setup.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
-    placed = replace(setup, terms=replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop")
+    placed = replace(
+        setup, terms=structs.replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop"
+    )
     findings = {each.what: each for each in placed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert [each for each in findings.values() if not each.ok] == []
     assert "powers itself off" in findings["launch at boot"].detail
@@ -405,13 +409,13 @@ def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: HostSetup) -> Non
     def denied(_instance: str) -> str:
         raise MisconfiguredError("the right ec2:DescribeInstanceAttribute is missing")
 
-    finding = replace(setup, shutdown=denied)._shutdown(INSTANCE)
+    finding = replace(setup, shutdown=denied)._check_shutdown(INSTANCE)
     assert finding.ok
     assert "ec2:DescribeInstanceAttribute" in finding.detail
 
 
 def test_a_check_of_a_bare_box_names_the_mend(setup: HostSetup, ssh: Ssh) -> None:
-    pin(ssh, INSTANCE)
+    pin_key(ssh, INSTANCE)
     findings = list(setup.check(INSTANCE))
     assert [(finding.what, finding.ok) for finding in findings] == [
         ("address", True),
@@ -440,7 +444,7 @@ def test_an_environment_file_is_names_and_values(tmp_path: Path, text: str) -> N
 
 
 def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: HostSetup, tmp_path: Path) -> None:
-    local = replace(setup, asks=LocalHost({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
+    local = replace(setup, client=LocalHost({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
     here = replace(INSTANCE, id="local")
     findings = {finding.what: finding.ok for finding in local.set_up(here, SetupOptions())}
     assert findings == {
@@ -457,11 +461,11 @@ def test_a_finding_says_what_is_wrong(setup: HostSetup, ssh: Ssh, tmp_path: Path
     python = tmp_path / "box-python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o700)
-    pin(ssh, INSTANCE)
-    terms = replace(
+    pin_key(ssh, INSTANCE)
+    terms = structs.replace(
         setup.terms, engine=EngineSpec(engine="no-such-engine"), output=(tmp_path / "gone").as_uri(), gpu=True
     )
-    checking = replace(setup, asks=SshHost(ssh, remote_python=str(python)), terms=terms)
+    checking = replace(setup, client=SshHost(ssh, remote_python=str(python)), terms=terms)
     failed = {finding.what: finding for finding in checking.check(INSTANCE) if not finding.ok}
     assert {"engine no-such-engine", "store"} <= set(failed)
     assert all(finding.fix for finding in failed.values())

@@ -22,7 +22,7 @@ from batchscribe.adapters.engines.pocketsphinx_engine import FACTORY as SPHINX
 from batchscribe.adapters.engines.pocketsphinx_engine import PocketSphinx
 from batchscribe.adapters.engines.whisper import device
 from batchscribe.adapters.engines.whisper.engine import FACTORY as WHISPER
-from batchscribe.adapters.engines.whisper.models import prefetch
+from batchscribe.adapters.engines.whisper.models import fetch_model
 from batchscribe.adapters.engines.whisper.silero_vad import find_speech
 from batchscribe.adapters.machine import nvidia
 from batchscribe.audio.audio_decoder import AudioDecoder
@@ -33,7 +33,7 @@ from batchscribe.core.text.speech import Window
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import EngineError, MisconfiguredError
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
-from batchscribe.testing.engine_suite import EngineSuite, said, silence, transcribe
+from batchscribe.testing.engine_suite import EngineSuite, join_texts, silence, transcribe
 from batchscribe.wiring import engines
 from support.audio import bundled, corpus
 from support.parakeet_model import build_ctc, build_tdt
@@ -156,7 +156,7 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
             expected.append(text)
             results = transcribe(sphinx, windows)
             assert all(result.flags == () for result in results)
-            heard.append(said(sorted(results, key=lambda result: result.window)))
+            heard.append(join_texts(sorted(results, key=lambda result: result.window)))
     assert jiwer.wer(expected, heard) < 0.15
 
 
@@ -179,7 +179,7 @@ def test_what_looks_wrong_is_flagged(
 
 def test_pocketsphinx_leaves_no_marks(sphinx: PocketSphinx) -> None:
     (result,) = sphinx.transcribe(speech("morning-walk/chunk-001.webm"))
-    assert not set("()<>[]+") & set(said([result]))
+    assert not set("()<>[]+") & set(join_texts([result]))
     assert all(word.probability is None for part in result.segments for word in part.words)
 
 
@@ -191,7 +191,7 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
         os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match="failed while transcribing"):
         list(engine.transcribe(windows))
-    assert said(list(engine.transcribe(windows)))
+    assert join_texts(list(engine.transcribe(windows)))
     engine.close()
 
 
@@ -225,12 +225,12 @@ def test_whatever_pocketsphinx_raises_is_an_engine_error_and_not_the_end(
     sphinx: PocketSphinx, monkeypatch: pytest.MonkeyPatch, broken: object, kind: str
 ) -> None:
     windows = speech("notes/the idea.flac")
-    before = said(list(sphinx.transcribe(windows)))
+    before = join_texts(list(sphinx.transcribe(windows)))
     monkeypatch.setattr(pocketsphinx_engine, "_to_pcm", lambda _window: broken)
     with pytest.raises(EngineError, match=f"transcribing: {kind}$"):
         list(sphinx.transcribe(windows))
     monkeypatch.undo()
-    assert said(list(sphinx.transcribe(windows))) == before
+    assert join_texts(list(sphinx.transcribe(windows))) == before
 
 
 def test_pocketsphinx_says_what_it_cannot() -> None:
@@ -366,6 +366,6 @@ def test_the_number_format_can_be_chosen(whisper_folder: Path) -> None:
 
 
 def test_prefetching_a_folder_is_nothing_and_an_unknown_name_an_error(whisper_folder: Path) -> None:
-    assert prefetch(str(whisper_folder)) == whisper_folder
+    assert fetch_model(str(whisper_folder)) == whisper_folder
     with pytest.raises(MisconfiguredError, match="one of"):
-        prefetch("smal.en")
+        fetch_model("smal.en")

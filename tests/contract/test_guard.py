@@ -16,7 +16,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
-from batchscribe.adapters.aws.schedules import GROUP, order_of
+from batchscribe.adapters.aws.schedules import GROUP, make_order
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Claim
 from batchscribe.errors import (
     BatchscribeError,
@@ -107,7 +107,7 @@ def test_what_the_adapter_really_sends_is_what_eventbridge_accepts(endpoint: str
 def test_what_is_kept_is_what_was_asked_for(endpoint: str) -> None:
     claim = fresh_claim()
     real(endpoint).arm(claim)
-    kept = scheduler(endpoint).get_schedule(Name=order_of(claim).name, GroupName=GROUP)
+    kept = scheduler(endpoint).get_schedule(Name=make_order(claim).name, GroupName=GROUP)
     whole = DEADLINE.replace(microsecond=0)
     assert (kept["StartDate"], kept["EndDate"]) == (whole + GUARD_FIRST, whole + GUARD_LAST)
     assert (kept["State"], kept["ScheduleExpression"]) == ("ENABLED", "rate(5 minutes)")
@@ -118,12 +118,12 @@ def test_another_deadline_replaces_the_order(endpoint: str) -> None:
     later = Claim(instance=claim.instance, run=claim.run, deadline=DEADLINE + timedelta(hours=1))
     real(endpoint).arm(claim)
     real(endpoint).arm(later)
-    kept = scheduler(endpoint).get_schedule(Name=order_of(claim).name, GroupName=GROUP)
-    assert kept["StartDate"] == order_of(later).first
+    kept = scheduler(endpoint).get_schedule(Name=make_order(claim).name, GroupName=GROUP)
+    assert kept["StartDate"] == make_order(later).first
 
 
 def switched_off(endpoint: str, claim: Claim) -> None:
-    request: Any = order_of(claim).request(ROLE) | {"State": "DISABLED"}
+    request: Any = make_order(claim).request(ROLE) | {"State": "DISABLED"}
     scheduler(endpoint).update_schedule(**request)
 
 
@@ -149,7 +149,7 @@ def test_orders_are_counted_over_every_page(endpoint: str) -> None:
 
 
 def kept(claim: Claim, **otherwise: object) -> dict[str, Any]:
-    request = order_of(claim).request(ROLE)
+    request = make_order(claim).request(ROLE)
     return {name: value for name, value in request.items() if name != "ClientToken"} | otherwise
 
 

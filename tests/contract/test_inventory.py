@@ -12,7 +12,8 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.aws.inventory import FoundInstance, Inventory, default_region, list_regions
+from batchscribe.adapters.aws.inventory import FoundInstance, Inventory
+from batchscribe.adapters.aws.regions import default_region, list_regions
 from batchscribe.adapters.aws.stacks import Stacks
 from batchscribe.cli.main import cli
 from batchscribe.env_file import read_env_file

@@ -26,11 +26,11 @@ from batchscribe.agent.host import Box
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
-    BoxReply,
-    BoxWaits,
     ClaimLaunch,
     HostClaim,
     HostPlace,
+    HostReply,
+    HostWaits,
     InstanceRecord,
     StartPermit,
     StartRequest,
@@ -56,7 +56,7 @@ from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
 
 URL = "file:///bucket/_batchscribe/runs/run-1/workers/0/manifest.json"
-QUICK = BoxWaits(store=0.0, told=0.1)
+QUICK = HostWaits(store=0.0, after_report=0.1)
 
 
 @dataclass
@@ -66,11 +66,11 @@ class FakeHost:
     words: list[str] = field(default_factory=list)
     starts: list[StartRequest] = field(default_factory=list)
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         self.words.append(word)
         if word == "start":
             self.starts.append(wire.decode(data, StartRequest))
-        return BoxReply(release="over ssh")
+        return HostReply(release="over ssh")
 
 
 @dataclass
@@ -94,7 +94,7 @@ class OverSsh:
     def by(self, program: Path, **settings: float) -> AgentLauncher:
         """A launcher whose remote Python is another program."""
         client = SshHost(self.options(), remote_python=str(program))
-        return AgentLauncher(self.store, self.store, client, **settings)
+        return AgentLauncher(self.store, client, **settings)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ class AwakeBox(Awake):
     def __init__(self, folder: Path, stand_ins: StandIns) -> None:
         super().__init__()
         self.stand_ins = stand_ins
-        self.launcher = AgentLauncher(self.store, self.store, FakeHost())
+        self.launcher = AgentLauncher(self.store, FakeHost())
         self._processes = Box(folder, self.clock, command=stand_ins.command)
         self.claimed()
         self._agent = self.agent()
@@ -165,7 +165,7 @@ def over_ssh(server: Sshd, stand_ins: StandIns, tmp_path: Path) -> Iterator[Over
     options = server.options(tmp_path / "state" / "known_hosts", trusted=INSTANCE.id)
     python = box_python(tmp_path, stand_ins.command)
     client = SshHost(Ssh(options), remote_python=str(python))
-    launcher = AgentLauncher(store, store, client)
+    launcher = AgentLauncher(store, client)
     yield OverSsh(launcher, store, server, stand_ins, lambda: Ssh(options))
     store.create(keys.settlement("run-1"), b"{}")  # the agent ends
 
@@ -262,7 +262,7 @@ def test_the_claim_decides_who_starts_the_agent_and_whether_the_host_may_be_powe
         )
     record = InstanceRecord(instance=INSTANCE.id, release="recorded", at=clock.now(), claim=claim)
     store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
-    launcher = AgentLauncher(store, store, host)
+    launcher = AgentLauncher(store, host)
     assert launcher.probe(INSTANCE) == ("over ssh" if "version" in words else "recorded")
     launcher.launch(INSTANCE, given, URL)
     launcher.alive(INSTANCE, given)
@@ -276,7 +276,7 @@ def test_without_a_record_that_can_be_read_the_host_is_asked(data: bytes | None)
     store, host = MemoryStore(FakeClock()), FakeHost()
     if data:
         store.create(keys.instance(INSTANCE.id), data)
-    launcher = AgentLauncher(store, store, host)
+    launcher = AgentLauncher(store, host)
     assert launcher.probe(INSTANCE) == "over ssh"
     launcher.launch(INSTANCE, make_manifest(), URL)
     assert [each.borrowed for each in host.starts] == [True]
@@ -288,7 +288,7 @@ def test_a_store_that_does_not_answer_is_no_missing_claim(awake: AwakeBox) -> No
 
     awake.store.before = refuse
     host = FakeHost()
-    launcher = AgentLauncher(awake.store, awake.store, host)
+    launcher = AgentLauncher(awake.store, host)
     assert launcher.alive(INSTANCE, make_manifest()) is None
     with pytest.raises(StoreUnavailableError):
         launcher.probe(INSTANCE)

@@ -19,7 +19,7 @@ import pytest
 from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
-from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy
 from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.core import keys
 from batchscribe.core.run.account import MachineType
@@ -80,7 +80,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
             guard_role=ROLE,
             types=("g6.xlarge",),
         )
-        document = json.dumps(by_action(policy(who, place)))
+        document = json.dumps(by_action(make_policy(who, place)))
         iam.put_user_policy(UserName=user, PolicyName="printed", PolicyDocument=document)
         key = iam.create_access_key(UserName=user)["AccessKey"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
@@ -135,7 +135,7 @@ def test_the_doctor_reads_the_account_with_the_printed_rights(cloud: Cloud, as_:
     assert caller.answered is not None
     assert account.machine_type("g5.xlarge") == MachineType(name="g5.xlarge", vcpus=4, gpus="1 NVIDIA A10G")
     assert account.schedule_group() == "ACTIVE"
-    assert account.port_sources(cloud.instance, 22) == ()
+    assert account.port_access(cloud.instance, 22).sources == ()
     # moto has no quotas of EC2: the right is there, the quota is not.
     with pytest.raises(ObjectNotFoundError):
         account.quota("g5.xlarge")
@@ -147,7 +147,7 @@ def test_without_rights_each_read_of_the_doctor_says_so(cloud: Cloud, as_: Restr
     with pytest.raises(MissingRightError):
         account.machine_type("g5.xlarge")
     with pytest.raises(MissingRightError):
-        account.port_sources(cloud.instance, 22)
+        account.port_access(cloud.instance, 22)
     # moto answers these two services in the format of another one.
     with pytest.raises(MisconfiguredError, match="not authorized"):
         account.quota("g5.xlarge")

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 
 from batchscribe.adapters.stores import obstore_store
 from batchscribe.adapters.stores.obstore_store import ObstoreStore
-from batchscribe.adapters.stores.rules import odd
+from batchscribe.adapters.stores.rules import is_odd
 from batchscribe.core.objects import Blob
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.protocols import Store
@@ -114,7 +114,7 @@ def test_the_two_listers_take_turns(monkeypatch: pytest.MonkeyPatch, seed: int) 
         rest = [key for key in keys if key > start]
         for at in range(0, len(rest), 4):
             page = rest[at : at + 4]
-            if any(odd(key) for key in page):
+            if any(is_odd(key) for key in page):
                 raise obstore_store._OddKeyError
             served.extend(page)
             yield [
@@ -122,11 +122,11 @@ def test_the_two_listers_take_turns(monkeypatch: pytest.MonkeyPatch, seed: int) 
             ]
 
     monkeypatch.setattr(obstore_store, "PAGE", 3)
-    monkeypatch.setattr(ObstoreStore, "_pages", pages)
-    monkeypatch.setattr(ObstoreStore, "_check_first", lambda _self, _path: None)
+    monkeypatch.setattr(ObstoreStore, "_fetch_pages", pages)
+    monkeypatch.setattr(ObstoreStore, "_check_first_key", lambda _self, _path: None)
     store = ObstoreStore("s3://double", vendors.MemoryStore(), fallback=lambda: slow)
     assert listed(store) == keys
-    assert served or all(any(odd(key) for key in keys[at : at + 4]) for at in range(0, 60, 4))
+    assert served or all(any(is_odd(key) for key in keys[at : at + 4]) for at in range(0, 60, 4))
 
 
 def test_a_store_without_a_fallback_says_so() -> None:
@@ -146,7 +146,7 @@ def test_the_main_thread_never_calls_into_the_library(monkeypatch: pytest.Monkey
         callers.append(threading.current_thread() is threading.main_thread())
         return Blob(path.encode(), "e")
 
-    monkeypatch.setattr(store, "_get", get)
+    monkeypatch.setattr(store, "_read_object", get)
     store.get("k")
     assert callers == [False]
 

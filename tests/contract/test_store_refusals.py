@@ -269,11 +269,13 @@ def test_a_machine_without_a_role_has_no_credentials_and_lacks_no_right(
     with aws_environment():
         store = open_store("s3://bucket", region="us-east-1")
     assert isinstance(store, ObstoreStore)
-    error = store._refusal(GenericError(f"{asked} - {answer}"), rules.Action.LIST, "")
+    error = store._to_own_error(GenericError(f"{asked} - {answer}"), rules.Action.LIST, "")
     assert type(error) is kind
     key = "169.254.1.1"
     text = f"Error performing GET http://bucket/{key} - {answer}"
-    assert not isinstance(store._refusal(GenericError(text), rules.Action.GET, key), MissingCredentialsError)
+    assert not isinstance(
+        store._to_own_error(GenericError(text), rules.Action.GET, key), MissingCredentialsError
+    )
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_it_works_without_the_network(
 
 def test_what_is_heard_a_second_time_goes_through_the_model(folder: Path, windows: list[Window]) -> None:
     model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8")
-    heard = WhisperDecoder(model).again(windows[0].audio, "en", frozenset())
+    heard = WhisperDecoder(model).transcribe_again(windows[0].audio, "en", frozenset())
     assert heard.seconds == pytest.approx(len(windows[0].audio) / SAMPLE_RATE)
     assert heard.avg_logprob is None or heard.avg_logprob < 0
 

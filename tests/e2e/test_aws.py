@@ -23,6 +23,7 @@ from batchscribe.core.text.transcripts import encode
 from batchscribe.testing.guard import ROLE
 from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for
+from support.forked import ENGINES
 from support.receivers import http_receiver, smtp_receiver
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
 from support.sshd import Sshd, sshd
@@ -113,7 +114,8 @@ def install_worker(box: Sshd) -> None:
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o700)
-    lines = [f"{name}={value}\n" for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"]
+    names = {"PYTHONPATH": ENGINES} | CREDENTIALS
+    lines = [f"{name}={value}\n" for name, value in names.items() if name != "AWS_DEFAULT_REGION"]
     environment = box.home / ".batchscribe" / "env"
     environment.write_text("".join(lines))
     environment.chmod(0o600)
@@ -143,7 +145,7 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
             **CREDENTIALS,
             AWS_ENDPOINT_URL=endpoint,
             BATCH_SOURCE=f"s3://{bucket}/{PREFIX}",
-            BATCH_ENGINE="pocketsphinx",
+            BATCH_ENGINE="scripted",
             BATCH_MIN_AGE_MINUTES="0",
             BATCH_POLL_SECONDS="1",
             BATCH_GUARD_ROLE_ARN=ROLE,
@@ -323,7 +325,7 @@ def test_without_the_guard_by_name_the_run_goes_on_and_status_says_so(cloud: Clo
 
 
 def test_the_gpu_by_hand(cloud: Cloud) -> None:
-    checked = cloud.desk.run("gpu", "check", "--start")
+    checked = cloud.desk.run("gpu", "check", "--start", BATCH_ENGINE="pocketsphinx")
     assert "ok    worker" in checked.stdout, checked.stdout + checked.stderr
     assert "ok    store" in checked.stdout, checked.stdout
     assert cloud.state == "stopped"
@@ -344,7 +346,7 @@ def test_the_gpu_by_hand(cloud: Cloud) -> None:
 
 
 def test_the_doctor_starts_the_host_for_its_price_and_stops_it_again(cloud: Cloud) -> None:
-    checked = cloud.desk.run("doctor", "--start")
+    checked = cloud.desk.run("doctor", "--start", BATCH_ENGINE="pocketsphinx")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     before, price, after = checked.stdout.partition(f"Starting {cloud.instance} at $0.526/h")
     assert "at least $0.0088, billed until it is stopped." in after, checked.stdout
@@ -365,7 +367,10 @@ def test_no_credential_reaches_any_log_or_report(cloud: Cloud) -> None:
     secret = "canary-9f8e7d6c5b4a"
     cloud.speech(2)
     done = cloud.desk.run(
-        "tick", BATCH_THRESHOLD="2", SLACK_WEBHOOK_URL=f"http://127.0.0.1:9/services/{secret}"
+        "tick",
+        BATCH_ENGINE="pocketsphinx",
+        BATCH_THRESHOLD="2",
+        SLACK_WEBHOOK_URL=f"http://127.0.0.1:9/services/{secret}",
     )
     assert done.returncode == 0, done.stderr
     written = [path for path in cloud.desk.home.rglob("*") if path.is_file() and path.name != ".env"]

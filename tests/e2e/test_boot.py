@@ -25,6 +25,7 @@ from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
 from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import SPEECH, Desk, wait_for
+from support.forked import ENGINES
 from support.played_box import WAITS, PlayedBox, Power, played_box
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server
 
@@ -97,7 +98,7 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
         **CREDENTIALS,
         AWS_ENDPOINT_URL=endpoint,
         BATCH_SOURCE=url,
-        BATCH_ENGINE="pocketsphinx",
+        BATCH_ENGINE="scripted",
         BATCH_MIN_AGE_MINUTES="0",
         BATCH_POLL_SECONDS="0.3",
         BATCH_THRESHOLD="2",
@@ -122,7 +123,7 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
         power=Power(lambda: ec2(endpoint).stop_instances(InstanceIds=[instance])),
     )
     names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}
-    with played_box(box, names):
+    with played_box(box, {"PYTHONPATH": ENGINES} | names):
         yield Cloud(endpoint, home, instance, desk, box)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import SshHost
-from batchscribe.adapters.host_access.host_keys import pin
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.host_keys import pin_key
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import unit_files
 from batchscribe.adapters.machine.clock import SystemClock
@@ -26,11 +26,12 @@ from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
     BootRecord,
-    BoxWaits,
+    CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostEnd,
     HostPlace,
+    HostWaits,
     InstanceRecord,
 )
 from batchscribe.core.run.instances import MANIFEST_TAG, Instance, InstanceState
@@ -46,7 +47,7 @@ INSTANCE = "i-0123456789abcdef0"
 RUN = "run-1"
 HOME = "/root/.batchscribe"
 DEADMAN, DEADMAN_TIMER, DEADMAN_PATH = DEADMAN_UNITS
-QUICK = BoxWaits(first=60.0, linger=2.0, silence=120.0, told=1.0, grace=5.0, overtime=0.0)
+QUICK = HostWaits(first=60.0, linger=2.0, silence=120.0, after_report=1.0, grace=5.0, overtime=0.0)
 """Seconds that a test can wait; what they are in earnest, other tests know."""
 SLOW = """\
 [Service]
@@ -71,7 +72,7 @@ class SetUp:
         self.store = DirectoryStore(bucket)
         self.clock = SystemClock()
 
-    def install(self, *, waits: BoxWaits = QUICK, silence: int | None = None, timer: bool = True) -> None:
+    def install(self, *, waits: HostWaits = QUICK, silence: int | None = None, timer: bool = True) -> None:
         """The units, and where this box is. `silence` is the dead-man's patience in seconds; without its
         `timer` it comes only where it is asked to.
         """
@@ -306,7 +307,7 @@ def test_a_claim_that_is_taken_back_before_any_work_leaves_the_box_on(box: SetUp
 @pytest.mark.parametrize("launch", [None, ClaimLaunch.HELD], ids=["started by a person", "held back"])
 def test_a_box_without_a_claim_of_its_own_is_left_alone(box: SetUp, launch: ClaimLaunch | None) -> None:
     put_speech(box.bucket, "notes")
-    box.install(silence=1, waits=BoxWaits(first=0.0, linger=0.0, silence=0.0))
+    box.install(silence=1, waits=HostWaits(first=0.0, linger=0.0, silence=0.0))
     box.claim(launch)
     box.give()
     box.machine.boot()
@@ -346,10 +347,14 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     bucket = DirectoryStore(server.folder, expected=True)
     wait_for(_pinned(ssh, seen))
     setup = HostSetup(
-        asks=SshHost(ssh),
+        client=SshHost(ssh),
         clock=SystemClock(),
-        terms=HostRequirements(
-            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.url, output=bucket.url
+        terms=CheckRequest(
+            now=SystemClock().now(),
+            engine=EngineSpec(engine="pocketsphinx"),
+            gpu=False,
+            source=bucket.url,
+            output=bucket.url,
         ),
         output=bucket,
         published=lambda _id: frozenset(),
@@ -381,7 +386,7 @@ def _pinned(ssh: Ssh, seen: Instance) -> Iterator[bool]:
     """As soon as its sshd answers."""
     while True:
         try:
-            pin(ssh, seen)
+            pin_key(ssh, seen)
         except LaunchError:
             yield False
         else:

@@ -20,7 +20,7 @@ from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
-from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.policy import Policy, PolicyName
@@ -64,7 +64,7 @@ class Line:
     """A scheduler, and a GPU host at the other end of its connections."""
 
     world: World
-    terms: Terms
+    terms: RunConfig
     compute: FakeCompute
     server: Sshd
     folder: Path
@@ -122,9 +122,9 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             output=store,
             home=store,
             capacity=replace(doubles.capacity, compute=compute),
-            launcher=AgentLauncher(store, store, SshHost(Ssh(options), remote_python=str(program))),
+            launcher=AgentLauncher(store, SshHost(Ssh(options), remote_python=str(program))),
             shield=interrupts,
-            scanner=lambda _by_hand: Scanner(
+            scanner=lambda _manual: Scanner(
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
             ),
         )
@@ -156,7 +156,7 @@ def test_ssh_that_is_gone_for_good_after_the_start_is_not_missed(line: Line) -> 
             launcher.launch(instance, manifest, url)
             line.server.kill()
 
-    once = Once(line.world.home, line.world.output, launcher._host)  # type: ignore[attr-defined]
+    once = Once(line.world.output, launcher._host)  # type: ignore[attr-defined]
     ended_well(line, replace(line.world, launcher=once))
 
 

@@ -113,7 +113,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
 
 @pytest.fixture
 def host(machine: Container, request: pytest.FixtureRequest) -> Iterator[Host]:
-    desk = local_desk(machine.shared[0] / request.node.name, BATCH_THRESHOLD="1")
+    desk = local_desk(machine.shared[0] / request.node.name, BATCH_ENGINE="pocketsphinx", BATCH_THRESHOLD="1")
     made = Host(machine, desk, {unit: machine.journal(unit) for unit in (SERVICE, WATCHDOG_SERVICE)})
     yield made
     for unit in (TIMER, WATCHDOG_TIMER):

@@ -1,6 +1,6 @@
 """Two workers with one manifest at the same time: each key is published once, and both end well.
 
-Real processes and a real engine; a folder is their store, or S3 as moto plays it.
+Real processes; a folder is their store, or S3 as moto plays it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from batchscribe.protocols import Store
 from batchscribe.wiring.stores import open_store
 from support.cli import PATIENCE, spoken
 from support.faults import fault_proxy
+from support.forked import ENGINES
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server
 
 pytestmark = pytest.mark.e2e
@@ -85,7 +86,7 @@ def given(store: Store) -> tuple[Manifest, str]:
         source=store.url,
         output=store.url,
         deadline=datetime.now(UTC) + timedelta(hours=1),
-        engine=EngineSpec(engine="pocketsphinx"),
+        engine=EngineSpec(engine="scripted"),
         settings_hash="two",
         region=REGION,
         chunks=tuple(
@@ -105,7 +106,7 @@ def given(store: Store) -> tuple[Manifest, str]:
 
 def both(url: str, environment: dict[str, str]) -> list[tuple[int, str]]:
     """(exit code, output) of two workers that were started one right after the other."""
-    base = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    base = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": ENGINES}
     words = [sys.executable, "-m", "batchscribe", "worker", url]
     workers = [
         subprocess.Popen(

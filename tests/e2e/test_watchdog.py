@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import repeat
@@ -16,6 +15,7 @@ import pytest
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.ledger import Ledger
 from support.cli import Desk, finish_by_timer, local_desk, put_speech, wait_for
+from support.forked import Forked
 
 pytestmark = pytest.mark.e2e
 CHUNKS = 9
@@ -29,7 +29,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.fixture
-def tick(desk: Desk) -> Iterator[subprocess.Popen[str]]:
+def tick(desk: Desk) -> Iterator[Forked]:
     """A tick in the middle of its work, between two of its passes."""
     process = desk.start("tick")
     wait_for("transcribing" in desk.json("watchdog").get("found", "") for _ in repeat(None))
@@ -54,9 +54,7 @@ def is_all_done(desk: Desk) -> bool:
     return (run.state, run.outcome, run.chunks_done) == (RunState.SETTLED, Outcome.COMPLETED, CHUNKS)
 
 
-def test_a_tick_that_was_killed_leaves_a_run_that_the_timer_finishes(
-    desk: Desk, tick: subprocess.Popen[str]
-) -> None:
+def test_a_tick_that_was_killed_leaves_a_run_that_the_timer_finishes(desk: Desk, tick: Forked) -> None:
     tick.kill()
     tick.wait()
     assert (read_run(desk).open, is_running(desk)) == (True, True)
@@ -66,9 +64,7 @@ def test_a_tick_that_was_killed_leaves_a_run_that_the_timer_finishes(
     assert desk.json("watchdog")["found"] == "no run is open"
 
 
-def test_a_tick_that_stopped_moving_between_two_passes_holds_no_lock(
-    desk: Desk, tick: subprocess.Popen[str]
-) -> None:
+def test_a_tick_that_stopped_moving_between_two_passes_holds_no_lock(desk: Desk, tick: Forked) -> None:
     tick.send_signal(signal.SIGSTOP)
     assert finish_by_timer(desk)["outcome"] == "completed"
     assert tick.poll() is None, "no other process is touched"
@@ -76,7 +72,7 @@ def test_a_tick_that_stopped_moving_between_two_passes_holds_no_lock(
     assert not is_running(desk)
 
 
-def test_a_worker_that_was_killed_ends_its_run(desk: Desk, tick: subprocess.Popen[str]) -> None:
+def test_a_worker_that_was_killed_ends_its_run(desk: Desk, tick: Forked) -> None:
     tick.kill()
     tick.wait()
     (record,) = (desk.home / ".batchscribe" / "workers").glob("*.json")

@@ -17,12 +17,12 @@ from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
     BootRecord,
-    BoxWaits,
     ClaimLaunch,
     EndRequest,
     HostClaim,
     HostEnd,
     HostPlace,
+    HostWaits,
     InstanceRecord,
     StartPermit,
 )
@@ -133,13 +133,13 @@ class NotedMarks:
 class Awake:
     """One box, one run, and everything that may happen around them. Times are seconds from now on."""
 
-    def __init__(self, *, waits: BoxWaits | None = None) -> None:
+    def __init__(self, *, waits: HostWaits | None = None) -> None:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock)
         self.workers = RecordedWorkers()
         self.marks = NotedMarks(self.clock)
         self.boot = Boot(id="boot-1", at=self.clock.now() - timedelta(seconds=20))
-        self.place = HostPlace(instance=INSTANCE, home="memory://double", waits=waits or BoxWaits())
+        self.place = HostPlace(instance=INSTANCE, home="memory://double", waits=waits or HostWaits())
         self.permits: dict[str, StartPermit] = {}
         self.announced: str | None = None
         """Hash of the manifest in the instance's tag."""

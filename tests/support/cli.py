@@ -1,4 +1,4 @@
-"""The command line as a new user runs it: a process, an environment, a working directory."""
+"""The command line as a user runs it: a process, an environment, a working directory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from support.forked import ENGINES, Forked, nursery
 
 SPEECH = Path(str(files("batchscribe") / "demo" / "audio"))
 PATIENCE = 240.0
@@ -37,14 +39,19 @@ class Desk:
         (self.home / ".env").write_text("".join(lines))
         (self.home / ".env").chmod(0o600)
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *words: str, **environment: str) -> Forked:
+        return nursery().start(self.home, *words, environment=self._environment(environment))
+
+    def spawn(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The command in an interpreter of its own, as a user starts it."""
+        return subprocess.run(
             [sys.executable, "-m", "batchscribe", *words],
             cwd=self.home,
             env=self._environment(environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
+            check=False,
+            timeout=PATIENCE,
         )
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,7 +62,7 @@ class Desk:
             process.kill()
             stdout, stderr = process.communicate()
             raise AssertionError(f"{words} hung:\n{stdout}\n{stderr}") from None
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
 
     def json_of(self, *words: str, **environment: str) -> Any:
         """The document of a command that has its own way to ask for JSON."""
@@ -70,7 +77,7 @@ class Desk:
 
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        return kept | self.environment | extra
+        return kept | {"PYTHONPATH": ENGINES} | self.environment | extra
 
 
 def finish_by_timer(desk: Desk) -> Any:
@@ -84,12 +91,12 @@ def finish_by_timer(desk: Desk) -> Any:
 
 
 def local_desk(home: Path, **names: str) -> Desk:
-    """A bucket on disk, this machine as the GPU, pocketsphinx as the engine, no age to wait for."""
+    """A bucket on disk, this machine as the GPU, an engine without a model, no age to wait for."""
     desk = Desk(home)
     desk.bucket.mkdir(parents=True)
     defaults = {
         "BATCH_SOURCE": "./bucket",
-        "BATCH_ENGINE": "pocketsphinx",
+        "BATCH_ENGINE": "scripted",
         "BATCH_MIN_AGE_MINUTES": "0",
         "GPU_PROVIDER": "local",
     }

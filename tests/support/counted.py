@@ -26,6 +26,6 @@ class CountedStore(MemoryStore):
             self.requests += number % PAGE == 1 and number > 1
             yield info
 
-    def _called(self, method: str, key: str) -> None:
+    def _count_call(self, method: str, key: str) -> None:
         self.requests += method != "delete"
-        super()._called(method, key)
+        super()._count_call(method, key)

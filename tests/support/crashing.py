@@ -1,8 +1,7 @@
 """Command lines that die by SIGKILL at a named place, each a process of its own with real files.
 
-Run as a program it is a nursery: it imports the command line once, then forks a child for every line of
-JSON on its standard input. In the child every seam of the World is wrapped from outside. Before and after
-each call, a failed one too, lies a place: `compute.start:before`, `ledger.save_run:settled:after`.
+Every seam of the World is wrapped from outside. Before and after each call, a failed one too, lies a place:
+`compute.start:before`, `ledger.save_run:settled:after`.
 """
 
 from __future__ import annotations
@@ -10,17 +9,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
 PLAYED_WORKER = Path(__file__).with_name("played_worker.py")
 MESSAGES = "messages"
 TRIES = 1
@@ -46,64 +41,6 @@ class Ended:
     def document(self) -> Any:
         """What `--json` printed."""
         return json.loads(self.output)
-
-
-class Nursery:
-    """The other end of the program's standard input and output."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def run(
-        self,
-        home: Path,
-        *words: str,
-        environment: Mapping[str, str],
-        crash: str = "",
-        lands: float | None = None,
-        host: str = "",
-    ) -> Ended:
-        """`batchscribe WORDS` in `home`, with nothing but `environment`; killed at the place `crash`.
-
-        `lands` is how long a start may take to show, in seconds, if that is not to be waited for. `host` is
-        the name of the machine, if it is to be another one.
-        """
-        asked = {
-            "home": str(home),
-            "words": words,
-            "environment": dict(environment),
-            "crash": crash,
-            "lands": lands,
-            "host": host,
-        }
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer, "the nursery itself has ended"
-        return Ended(json.loads(answer), (home / "stdout").read_text(), (home / "stderr").read_text())
-
-
-@contextmanager
-def nursery() -> Iterator[Nursery]:
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(TESTS)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.crashing"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        with process:
-            yield Nursery(process)
-            process.stdin.close()  # type: ignore[union-attr]
-            process.wait(timeout=30)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -198,22 +135,6 @@ def _fused(world: Any, fuse: Fuse) -> Any:
     )
 
 
-def _prepare() -> None:
-    """All that the children share, done once: imports, and botocore's large tables, read and parsed."""
-    import boto3
-    import botocore.loaders
-
-    from batchscribe.adapters.aws import ec2, eventbridge
-
-    load = botocore.loaders.JSONFileLoader.load_file
-    botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
-    _shorten(ec2, "Ec2Compute")
-    _shorten(eventbridge, "EventBridgeGuard")
-    session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
-    for name in ("ec2", "scheduler"):
-        session.client(name, region_name="us-east-1")
-
-
 def _shorten(module: Any, name: str) -> None:
     """Gives an adapter of the cloud little patience, whoever makes it."""
     kind = getattr(module, name)
@@ -224,51 +145,24 @@ def _shorten(module: Any, name: str) -> None:
     setattr(module, name, type(name, (kind,), {"__init__": begin}))
 
 
-def _child(asked: dict[str, Any]) -> None:
-    """Becomes the command line; never returns."""
-    os.chdir(asked["home"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "stdout", _FRESH), (2, "stderr", _FRESH)):
-        os.dup2(os.open(name, flags, 0o600), number)
-    sys.argv = ["batchscribe", *asked["words"]]
-    from batchscribe.cli.main import main
+def arm(*, crash: str, lands: float | None, host: str) -> None:
+    """Makes this process a command line that is killed at the place `crash`.
+
+    `lands` is how long a start may take to show, in seconds, if that is not to be waited for. `host` is the
+    name of the machine, if it is to be another one.
+    """
+    from batchscribe.adapters.aws import ec2, eventbridge
     from batchscribe.controller import steps, teardown
     from batchscribe.core.run import meter
     from batchscribe.wiring import scheduler
 
-    if asked["lands"] is not None:
+    _shorten(ec2, "Ec2Compute")
+    _shorten(eventbridge, "EventBridgeGuard")
+    if lands is not None:
         for module in (steps, teardown):
-            module.START_VISIBILITY_DELAY = timedelta(seconds=asked["lands"])  # type: ignore[attr-defined]
+            module.START_VISIBILITY_DELAY = timedelta(seconds=lands)  # type: ignore[attr-defined]
     meter.LONGEST_LAG = timedelta(seconds=LAG)
-    if asked["host"]:
-        scheduler.socket.gethostname = lambda: asked["host"]  # type: ignore[attr-defined]
-    build, fuse = scheduler._world, Fuse(asked["crash"])
-    scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
-    code = 70
-    try:
-        main()
-    except SystemExit as error:
-        code = int(error.code or 0)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-_FRESH = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-
-
-def main() -> None:
-    _prepare()
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            _child(json.loads(line))
-        _, status = os.waitpid(pid, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    if host:
+        scheduler.socket.gethostname = lambda: host  # type: ignore[attr-defined]
+    build, fuse = scheduler._build_world, Fuse(crash)
+    scheduler._build_world = lambda *args, **named: _fused(build(*args, **named), fuse)

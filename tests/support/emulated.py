@@ -24,8 +24,9 @@ from batchscribe.core.run.manifest import decode
 from batchscribe.core.text.transcripts import encode
 from batchscribe.ledger import Ledger
 from support.aws import make_stopped_instance
-from support.crashing import MESSAGES, Ended, Nursery, nursery
+from support.crashing import MESSAGES, Ended
 from support.faults import FaultProxy, fault_proxy
+from support.forked import nursery
 from support.s3 import CREDENTIALS, REGION, aws_environment, moto_server
 
 PATIENT_TICKS = 3
@@ -38,7 +39,6 @@ class Aws:
 
     endpoint: str
     proxy: FaultProxy
-    nursery: Nursery
     s3: Any
     ec2: Any
     scheduler: Any
@@ -81,15 +81,15 @@ class Case:
             "BATCH_GUARD_ROLE_ARN": "arn:aws:iam::123456789012:role/batchscribe-guard",
             "GPU_INSTANCE_ID": self.instance,
         }
-        return self.aws.nursery.run(
+        process = nursery().start(
             self.home,
             *words,
             "--json",
             environment=environment | names,
-            crash=crash,
-            lands=lands,
-            host=host,
+            arm={"crash": crash, "lands": lands, "host": host},
         )
+        output, errors = process.communicate()
+        return Ended(process.wait(), output, errors)
 
     def killed_at(self, point: str, **names: str) -> None:
         """Ticks until one is killed there: faults lead the first ones another way."""
@@ -179,13 +179,13 @@ class Case:
 
 @contextmanager
 def emulated_aws() -> Iterator[Aws]:
-    with aws_environment(), moto_server() as endpoint, fault_proxy(endpoint) as proxy, nursery() as made:
+    with aws_environment(), moto_server() as endpoint, fault_proxy(endpoint) as proxy:
         session = boto3.session.Session(region_name=REGION)
         clients: dict[str, Any] = {
             name: session.client(name, endpoint_url=endpoint) for name in ("s3", "ec2", "scheduler")
         }
         clients["scheduler"].create_schedule_group(Name="batchscribe")
-        yield Aws(endpoint=endpoint, proxy=proxy, nursery=made, **clients)
+        yield Aws(endpoint=endpoint, proxy=proxy, **clients)
 
 
 def new_case(aws: Aws, home: Path) -> Case:

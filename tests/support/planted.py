@@ -28,7 +28,7 @@ from batchscribe.controller import (
     tick,
 )
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import Terms, World, log, moment, save
+from batchscribe.controller.context import RunConfig, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys
 from batchscribe.core.decide import policy
@@ -50,7 +50,7 @@ Patch = pytest.MonkeyPatch
 def intent_after_start(patch: Patch) -> None:
     opened = steps.open_run
 
-    def start_first(world: World, terms: Terms, decision: Any, seen: Any) -> Run:
+    def start_first(world: World, terms: RunConfig, decision: Any, seen: Any) -> Run:
         now = world.clock.now()
         run = world.new_run_id(now)
         claim = Claim(instance=seen[0].id, run=run, deadline=now + terms.policy.max_runtime)
@@ -80,12 +80,12 @@ def no_release_on_an_exception(patch: Patch) -> None:
 
 
 def the_workers_word_for_the_count(patch: Patch) -> None:
-    closed = settle._closed
+    closed = settle._close_run
 
     def trusting(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
         return replace(closed(world, run, verdict, work), chunks_done=sum(each.tally.done for each in work))
 
-    patch.setattr(settle, "_closed", trusting)
+    patch.setattr(settle, "_close_run", trusting)
 
 
 def the_workers_word_for_the_transcripts(patch: Patch) -> None:
@@ -125,7 +125,7 @@ def the_tag_is_left(patch: Patch) -> None:
 def a_stranger_is_adopted(patch: Patch) -> None:
     recover = reconcile.recover
 
-    def adopting(world: World, terms: Terms) -> Any:
+    def adopting(world: World, terms: RunConfig) -> Any:
         seen = poll_one(world, terms.instances[0])
         if seen.run and world.ledger.run(seen.run) is None and seen.state is InstanceState.RUNNING:
             world.capacity.teardown(seen.id)
@@ -135,11 +135,11 @@ def a_stranger_is_adopted(patch: Patch) -> None:
 
 
 def settled_before_the_stop_was_seen(patch: Patch) -> None:
-    def hopeful(world: World, _terms: Terms, run: Run) -> Run:
+    def hopeful(world: World, _terms: RunConfig, run: Run) -> Run:
         if run.started:
             world.capacity.teardown(run.instance)
         external_state.clean_up_external_state(world, run)
-        meter = run.machines[0].meter.end(moment(world))
+        meter = run.machines[0].meter.end(read_moment(world))
         ended = run.with_machine(run.instance, meter=meter, released=True)
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
 
@@ -155,15 +155,15 @@ def billed_while_seen_only(patch: Patch) -> None:
 
 
 def billed_to_the_settlement(patch: Patch) -> None:
-    closed = settle._closed
+    closed = settle._close_run
 
     def much_later(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
-        now = moment(world)
+        now = read_moment(world)
         late = Moment(now.at + timedelta(minutes=3), (now.uptime or 0.0) + 180.0, now.boot)
         meter = replace(run.machines[0].meter, stopped=late)
         return closed(world, run.with_machine(run.instance, meter=meter), verdict, work)
 
-    patch.setattr(settle, "_closed", much_later)
+    patch.setattr(settle, "_close_run", much_later)
 
 
 def troubled_chunks_count(patch: Patch) -> None:
@@ -188,7 +188,7 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
 
     armed = steps.arm
 
-    def arm(world: World, terms: Terms, run: Run) -> Run:
+    def arm(world: World, terms: RunConfig, run: Run) -> Run:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(steps, "claim_of", generous)
             return armed(world, terms, run)
@@ -249,7 +249,7 @@ def others_claims_are_ignored(patch: Patch) -> None:
 
 def hung_work_is_waited_for(patch: Patch) -> None:
     """On both sides: the controller's rule and the supervisor's each stop it alone."""
-    patch.setattr(follow, "stall_reason", lambda *_progress: None)
+    patch.setattr(follow, "_find_stall", lambda *_progress: None)
     patch.setattr(supervisor.Watch, "_check_stall", lambda _watch: None)
 
 
@@ -276,7 +276,7 @@ def no_start_ever_pays(patch: Patch) -> None:
 def what_is_done_is_given_out_again(patch: Patch) -> None:
     with_manifest = dispatch.with_manifest
 
-    def again(world: World, terms: Terms, run: Run, instance: str, chunks: Any) -> Run:
+    def again(world: World, terms: RunConfig, run: Run, instance: str, chunks: Any) -> Run:
         lately = world.ledger.runs(run.created - timedelta(days=1))
         before = [read_manifest(world, each, at) for each in lately for at in range(len(each.manifests))]
         given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
@@ -320,7 +320,7 @@ def a_secret_is_stored(patch: Patch) -> None:
 
 def nobody_looks_at_a_working_instance(patch: Patch) -> None:
     for module in (follow, dispatch):
-        patch.setattr(module, "poll_due", lambda *_moment: False)
+        patch.setattr(module, "is_poll_due", lambda *_moment: False)
 
 
 def every_stop_is_forced(patch: Patch) -> None:
@@ -344,12 +344,12 @@ def a_clock_set_back_grants_grace(patch: Patch) -> None:
 
 
 def an_endless_chunk_in_company_goes_free(patch: Patch) -> None:
-    endless = settle._endless
+    endless = settle._list_endless
 
     def alone(run: Run, work: settle.WorkerResult, *, unproductive: bool) -> Any:
         return endless(run, work, unproductive=False)
 
-    patch.setattr(settle, "_endless", alone)
+    patch.setattr(settle, "_list_endless", alone)
 
 
 def what_is_passed_over_goes_free(patch: Patch) -> None:
@@ -365,14 +365,14 @@ def the_minute_timer_advances_nothing(patch: Patch) -> None:
 
 
 def started_before_it_is_recorded(patch: Patch) -> None:
-    def hasty(world: World, terms: Terms, run: Run) -> Run:
+    def hasty(world: World, terms: RunConfig, run: Run) -> Run:
         seen = poll_one(world, run.instance)
         if seen.state is InstanceState.STOPPED:
             world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
         return provision(world, terms, run)
 
-    provision = advance.ACTS[Step.PROVISION]
-    patch.setitem(advance.ACTS, Step.PROVISION, hasty)
+    provision, *outcomes = advance.ACTS[Step.PROVISION]
+    patch.setitem(advance.ACTS, Step.PROVISION, (hasty, *outcomes))
 
 
 def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:
@@ -405,7 +405,7 @@ def a_run_of_other_settings_is_refused(patch: Patch) -> None:
     patch.setattr(advance, "world_of", _at_home)
 
 
-def _at_home(world: World, terms: Terms, run: Run) -> World:
+def _at_home(world: World, terms: RunConfig, run: Run) -> World:
     if (run.instances, run.output) != (terms.instances, world.output.url):
         raise MisconfiguredError(f"run {run.id} was begun with other settings")
     return world
@@ -434,7 +434,7 @@ def a_damaged_ledger_ends_every_process(patch: Patch) -> None:
 
 
 def a_chunk_that_failed_waits_for_company(patch: Patch) -> None:
-    patch.setattr(policy, "_waiting_since", lambda backlog: backlog.oldest)
+    patch.setattr(policy, "_find_waiting_since", lambda backlog: backlog.oldest)
 
 
 def a_clock_set_back_bills_nothing(patch: Patch) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
 from batchscribe.agent.host import Box
-from batchscribe.core.run.host import BoxWaits, HostClaim, HostPlace
+from batchscribe.core.run.host import HostClaim, HostPlace, HostWaits
 from batchscribe.protocols import Store
 
-WAITS = BoxWaits(linger=3.0, told=0.5)
+WAITS = HostWaits(linger=3.0, after_report=0.5)
 
 
 @dataclass

@@ -77,7 +77,7 @@ class Recorded:
             size=len(data),
             session=name.session,
             transcript=self.spoken(key),
-            troubled=key in self.troubled,
+            previously_failed=key in self.troubled,
         )
 
     @staticmethod

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
 from batchscribe.core.text.quality import Doubt, Recognized
 from batchscribe.core.text.speech import SAMPLE_RATE, Window
 from batchscribe.core.text.transcripts import Segment, Word
@@ -35,8 +36,8 @@ def ordinary(number: int) -> Recognized:
 
 
 @dataclass
-class ScriptedDecoder:
-    """A Decoder. `room` is how many windows fit into its memory; `takes` is called for each decoding."""
+class ScriptedDecoder(WhisperDecoder):
+    """`room` is how many windows fit into its memory; `takes` is called for each decoding."""
 
     says: Callable[[int], Recognized] = ordinary
     says_again: Callable[[int], Recognized] = ordinary
@@ -65,13 +66,15 @@ class ScriptedDecoder:
         self.asked.append(encoded)
         return [self.chances(number) for number in encoded]
 
-    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Recognized]:
+    def transcribe(
+        self, encoded: Any, seconds: Sequence[float], language: str, **_options: Any
+    ) -> list[Recognized]:
         assert len(encoded) == len(seconds)
         self.heard.append((language, encoded))
-        self.takes("hear")
+        self.takes("transcribe")
         return [self.says(number) for number in encoded]
 
-    def again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Recognized:
+    def transcribe_again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Recognized:
         self.reheard.append((int(audio[0]), language, why))
-        self.takes("again")
+        self.takes("transcribe_again")
         return self.says_again(int(audio[0]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from batchscribe import __version__
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.advance import PassResult, take_step
-from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.scan import Scanner
@@ -121,7 +121,7 @@ class Stage:
     """The world, its terms, and a hand on everything in it."""
 
     world: World
-    terms: Terms
+    terms: RunConfig
     clock: FakeClock
     store: MemoryStore
     compute: FakeCompute
@@ -205,7 +205,7 @@ def stage(
     } | terms
     return Stage(
         world=world,
-        terms=Terms(**agreed),  # type: ignore[arg-type]
+        terms=RunConfig(**agreed),  # type: ignore[arg-type]
         clock=clock,
         store=bucket,
         compute=compute,
@@ -239,8 +239,8 @@ def once(at: Stage) -> Ticked:
 
 
 def _scanner(store: MemoryStore, clock: FakeClock) -> Callable[[bool], Scanner]:
-    def scanner(by_hand: bool) -> Scanner:
-        age = timedelta(0) if by_hand else timedelta(minutes=5)
+    def scanner(manual: bool) -> Scanner:
+        age = timedelta(0) if manual else timedelta(minutes=5)
         return Scanner(store, store, clock=clock, min_age=age, live_lock=lambda: None, decoder=None)
 
     return scanner

@@ -12,9 +12,15 @@ import pytest
 import structlog
 
 from batchscribe.controller.attempts import LOOSE, forget_attempts, list_attempts, read_failures
-from batchscribe.controller.commands.redo import by_key, quarantine_failed, quarantined, redo, release
-from batchscribe.controller.commands.why import why
-from batchscribe.controller.retention import retire
+from batchscribe.controller.commands.redo import (
+    find_by_key,
+    list_quarantined,
+    quarantine_failed,
+    redo,
+    release_quarantined,
+)
+from batchscribe.controller.commands.why import read_history
+from batchscribe.controller.retention import delete_outdated
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as record
@@ -113,7 +119,7 @@ def singles(store: MemoryStore) -> int:
 
 
 def compact(at: Stage) -> None:
-    retire(at.world, now=at.clock.now())
+    delete_outdated(at.world, now=at.clock.now())
 
 
 def requests(at: Stage, act: Callable[[], object]) -> int:
@@ -132,12 +138,12 @@ def hold(at: Stage) -> int:
 def test_a_hundred_thousand_attempts_cost_ten_requests_at_most(at: Stage) -> None:
     upload(at, "a.mp3", "b.mp3")
     scanner = at.world.scanner(False)
-    none = hold(at), requests(at, scanner.backlog), requests(at, lambda: why(scanner, "a.mp3"))
+    none = hold(at), requests(at, scanner.backlog), requests(at, lambda: read_history(scanner, "a.mp3"))
     compacted(at, failure("a.mp3"), *(failure(f"{number}.mp3") for number in range(1, MANY)))
     counted(at).requests = 0
     seen = tick(at.world, at.terms).seen
     held, counted(at).requests = counted(at).requests, 0
-    life = why(scanner, "a.mp3")
+    life = read_history(scanner, "a.mp3")
     explained = counted(at).requests
     many = held, requests(at, scanner.backlog), explained
     assert all(now - before <= 10 for now, before in zip(many, none, strict=True)), (none, many)
@@ -192,8 +198,8 @@ def test_quarantined_chunks_are_not_read_again_once_marked(at: Stage) -> None:
     assert hold(at) - none <= 10
     backlog = at.world.scanner(False).backlog()
     assert (backlog.quarantined, backlog.pending) == (30, 0)
-    assert len(quarantined(at.store)) == 30
-    assert release(at.store, names[:1]) == names[:1]
+    assert len(list_quarantined(at.store)) == 30
+    assert release_quarantined(at.store, names[:1]) == names[:1]
     at.store.place(keys.quarantine(names[1]), b"changed since it was marked")
     backlog = at.world.scanner(False).backlog()
     assert (backlog.quarantined, backlog.pending) == (29, 1)
@@ -374,7 +380,7 @@ def test_another_decoder_tries_again(at: Stage) -> None:
     compacted(at, failure("a.mp3", decoder="av-1"), failure("b.mp3"))
     scanner = at.world.scanner(False)
     assert scanner.backlog().troubled == 2
-    scanner._decoder = "av-2"
+    scanner.decoder = "av-2"
     assert scanner.backlog().troubled == 1
 
 
@@ -385,15 +391,15 @@ def test_redo_and_release_forget_compacted_attempts(at: Stage, compacted_again: 
     asked = manifest([chunk(at, "b.mp3")])
     quarantine_failed(at.store, [asked], max_attempts=1, now=at.clock.now())
     scanner = at.world.scanner(False)
-    assert len(list(redo(scanner, by_key(scanner, "a.mp3"), stamp="1"))) == 1
-    assert release(at.store) == ["b.mp3"]
+    assert len(list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="1"))) == 1
+    assert release_quarantined(at.store) == ["b.mp3"]
     if compacted_again:
         fail(at.store, "c.mp3", *(f"r{number}" for number in range(2, 9)))
         compact(at)
         assert len(at.store.keys(keys.COMPACTED)) == 1
     backlog = scanner.backlog()
     assert (backlog.pending, backlog.troubled, backlog.quarantined) == (3, 1, 0)
-    assert why(scanner, "a.mp3").failures == ()
+    assert read_history(scanner, "a.mp3").failures == ()
 
 
 def test_redo_of_many_chunks_costs_few_requests(at: Stage) -> None:

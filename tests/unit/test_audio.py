@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from batchscribe.audio import audio_decoder
-from batchscribe.audio.audio_decoder import AudioDecoder, Beginning, decoder_version
+from batchscribe.audio.audio_decoder import AudioDecoder, Beginning
 from batchscribe.audio.decoding.containers import Recording, repair_chunk
+from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.core.scan.chunks import AUDIO_TYPES
 from batchscribe.errors import AudioError, InterruptedRunError
 from support import recorder

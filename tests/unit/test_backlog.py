@@ -333,11 +333,11 @@ def test_a_transcript_wins_over_quarantine() -> None:
     assert (found["a.mp3"].done, found["a.mp3"].quarantined) == (1, 0)
 
 
-@pytest.mark.parametrize("values", [{"failures": 2}, {"troubled": True}])
+@pytest.mark.parametrize("values", [{"failures": 2}, {"unavailable": True}])
 def test_a_troubled_chunk_is_pending_and_starts_nothing(values: dict[str, Any]) -> None:
     found = scan("a.mp3", trouble=troubled("a.mp3", **values))
     (chunk,) = found["a.mp3"].pending
-    assert (chunk.troubled, chunk.failures) == (True, values.get("failures", 0))
+    assert (chunk.previously_failed, chunk.failures) == (True, values.get("failures", 0))
     total = summarise(found.values())
     assert (total.pending, total.troubled, total.triggering, total.oldest) == (1, 1, 0, None)
     assert total.candidates == (chunk,)
@@ -388,7 +388,7 @@ def test_the_session_that_waits_longest_comes_first_and_whole() -> None:
 def test_archived_chunks_however_old_do_not_crowd_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "MAX_CANDIDATES", 3)
     frozen = [row(f"s/chunk-{number:03}.webm", hours_old=1000) for number in range(50)]
-    trouble = {digest(each.key): (PastAttempts(etag="e", troubled=True),) for each in frozen}
+    trouble = {digest(each.key): (PastAttempts(etag="e", unavailable=True),) for each in frozen}
     recent = (row("s/chunk-900.webm", hours_old=1), row("t.mp3", hours_old=2))
     found = scan(*frozen, *recent, trouble=trouble, overdue=NOW - timedelta(minutes=30))
     keys = [chunk.key for chunk in summarise(found.values()).candidates]

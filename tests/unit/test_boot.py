@@ -9,11 +9,11 @@ from structlog.testing import capture_logs
 
 from batchscribe.agent.boot import Boot
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch
+from batchscribe.core.run.host import ClaimLaunch, HostWaits
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from support.box_agent import RUN, Awake
 
-WAITS = BoxWaits()
+WAITS = HostWaits()
 LOOK = 10.0
 """At most so long is between two looks of the box, and the dead-man's."""
 
@@ -353,7 +353,7 @@ def test_a_box_that_is_booted_again_under_its_run_works_nothing_and_powers_itsel
     off = again.live()
     assert again.workers.requests == []
     assert off is not None
-    assert off <= WAITS.told + LOOK
+    assert off <= WAITS.after_report + LOOK
     assert again.marks.taken
     end = again.end()
     assert end is not None
@@ -412,7 +412,7 @@ def test_a_second_boot_s_agent_that_dies_at_any_call_of_the_store_still_ends_the
     again.boot = Boot(id="boot-2", at=again.boot.at + timedelta(microseconds=7))
     off = again.live()
     assert off is not None
-    assert off <= 2 * WAITS.told + LOOK
+    assert off <= 2 * WAITS.after_report + LOOK
     assert not again.workers.requests
     end = again.end()
     assert end is not None
@@ -425,7 +425,7 @@ def test_a_second_boot_s_agent_that_dies_after_its_word_still_ends_the_power(box
     again = rebooted(box)
     agent = again.agent()
     assert agent.step() == 0.0
-    assert agent.step() == WAITS.told
+    assert agent.step() == WAITS.after_report
     assert again.marks.off_at is None
     assert again.live() is not None
 

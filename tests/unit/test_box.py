@@ -151,7 +151,7 @@ def test_a_worker_s_log_holds_no_secret_of_its_environment(
         structlog.get_logger().error("the vendor says canary-5e12")
         raise SystemExit(1)
 
-    monkeypatch.setattr(worker, "work", leaking)
+    monkeypatch.setattr(worker, "process_manifest", leaking)
     shown = CliRunner().invoke(command.worker, ["any"]).output + capsys.readouterr().err
     assert "the vendor says" in shown
     assert "canary-5e12" not in shown

@@ -152,7 +152,7 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
 
     monkeypatch.setattr(host_boot, "open_store", open_store)
     clock = SystemClock()
-    seams = host_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    seams = host_boot.open_seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
     claim = HostClaim(run="r", created=NOW, deadline=NOW, output=PLACE.home, launch=ClaimLaunch.BOOT)
     assert seams.home() is seams.home() is seams.runs(claim)
     seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
@@ -163,7 +163,7 @@ def test_the_hash_of_its_manifest_comes_from_the_instance_s_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SystemClock()
-    seams = host_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    seams = host_boot.open_seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
     with metadata_service({MANIFEST_TAG: "abc"}) as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
         assert seams.announced() == "abc"

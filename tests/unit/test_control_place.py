@@ -12,21 +12,21 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.control_place import SplitStore, build_url, combine_stores, find_control_url
-from batchscribe.controller.commands.redo import quarantined, release
+from batchscribe.controller.commands.redo import list_quarantined, release_quarantined
 from batchscribe.controller.context import World
 from batchscribe.controller.reconcile import adopt_run, recover
 from batchscribe.controller.records import write_record
-from batchscribe.controller.rehearsal_place import place_of, rehearsed, world_of
+from batchscribe.controller.rehearsal_place import is_rehearsal, place_of, world_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
-    BoxReply,
     CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostPlace,
+    HostReply,
     InstanceRecord,
 )
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
@@ -40,7 +40,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
-from batchscribe.wiring.host_access import box_setup
+from batchscribe.wiring.host_access import open_host_setup
 from support.stores import NOW
 from support.world import INSTANCE, Stage, once, stage
 
@@ -66,7 +66,7 @@ def with_control(at: Stage, control: MemoryStore) -> World:
     before, output = at.world, SplitStore(at.store, control)
     at.worker.store = output
 
-    def scanner(_by_hand: bool) -> Scanner:
+    def scanner(_manual: bool) -> Scanner:
         return Scanner(at.store, output, clock=at.clock, min_age=timedelta(minutes=5))
 
     def elsewhere(world: World, run: object) -> World:
@@ -179,8 +179,8 @@ def test_what_failed_before_the_setting_still_counts_and_can_be_released(
     at.store.create(keys.quarantine(held.key), wire.encode(held))
     world = with_control(at, control)
     assert world.scanner(False).backlog().quarantined == 1
-    assert [record.key for record in quarantined(world.output)] == [held.key]
-    release(world.output, [held.key])
+    assert [record.key for record in list_quarantined(world.output)] == [held.key]
+    release_quarantined(world.output, [held.key])
     assert world.scanner(False).backlog().quarantined == 0
 
 
@@ -246,9 +246,9 @@ def test_a_rehearsal_is_in_the_control_store(at: Stage, control: MemoryStore) ->
     once(at)
     (run,) = at.ledger.open_runs()
     run = replace(run, source=there.output.url, output=there.output.url, control=CONTROL)
-    assert rehearsed(run)
+    assert is_rehearsal(run)
     assert world_of(world, at.terms, run).output.url == there.output.url
-    assert not rehearsed(replace(run, output="memory://rehearsal/x"))
+    assert not is_rehearsal(replace(run, output="memory://rehearsal/x"))
 
 
 def test_a_host_knows_its_control_store_from_its_set_up(tmp_path: Path) -> None:
@@ -297,17 +297,17 @@ def test_a_set_up_leaves_the_control_store_on_the_host_and_a_check_asks_for_it(t
     asked: dict[str, bytes] = {}
 
     class Host:
-        def ask(self, _instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        def ask(self, _instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
             assert timeout
             asked[word] = data
-            return BoxReply(release=__version__)
+            return HostReply(release=__version__)
 
     environ = {"BATCH_SOURCE": "s3://b/audio", "BATCH_CONTROL": "s3://c/x", "GPU_INSTANCE_ID": INSTANCE}
     settings = load(environ | {"AWS_REGION": "us-east-2"}, folder=tmp_path)
     output = SplitStore(MemoryStore(FakeClock()), MemoryStore(FakeClock(), url="s3://c/x"))
     compute = FakeCompute(FakeClock())
-    made = box_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
-    made = replace(made, asks=Host(), shutdown=lambda _instance: "terminate")
+    made = open_host_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
+    made = replace(made, client=Host(), shutdown=lambda _instance: "terminate")
     seen = Instance(id=INSTANCE, state=InstanceState.RUNNING)
     assert list(made._install_units(seen)) == []
     list(made._request_check(seen, boots=True))

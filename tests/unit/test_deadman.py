@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.agent.state_files import MarkerFiles
-from batchscribe.core.run.host import BoxWaits
+from batchscribe.core.run.host import HostWaits
 from support.sshd import program
 
 NOW = 5000
@@ -135,7 +135,7 @@ def test_it_waits_for_the_agent_and_not_much_longer() -> None:
     """The agent ends a silent worker in order; the dead-man comes where the agent did not."""
     unit = (resources.files("batchscribe.deploy") / "box" / "batchscribe-deadman.service").read_text()
     assert "SILENCE_SECONDS=900" in unit
-    assert BoxWaits().silence + 30 < 900
+    assert HostWaits().silence + 30 < 900
 
 
 @pytest.mark.parametrize(

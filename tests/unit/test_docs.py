@@ -17,6 +17,7 @@ from batchscribe.core.run.runs import Outcome
 from batchscribe.settings import load
 from bench import costs
 from docs import generate
+from docs.conf import html_css_files, html_static_path
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *generate.pages()]
@@ -132,6 +133,16 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart-aws.md"])
+def test_the_host_is_started_once_before_the_first_tick(name: str) -> None:
+    """And `doctor` comes after the set-up, so that no command of the walk fails."""
+    walk = [line for line in code_lines((ROOT / name).read_text()) if "batchscribe " in line]
+    commands = [line.partition("batchscribe ")[2].partition("#")[0].strip() for line in walk]
+    before = commands[commands.index("init") : commands.index("tick")]
+    assert [command for command in before if "--start" in command] == ["gpu setup --start"]
+    assert before[-3:] == ["gpu setup --start", "doctor", "tick --dry-run"]
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     entries = {
@@ -157,6 +168,8 @@ def test_the_picture_can_be_read() -> None:
     picture = ET.fromstring((ROOT / "docs" / "architecture.svg").read_text())
     assert picture.find("{*}title") is not None
     assert "prefers-color-scheme: dark" in (picture.findtext("{*}style") or "")
+    (style,) = (ROOT / "docs" / name / file for name in html_static_path for file in html_css_files)
+    assert "width: max(100%, 46rem)" in style.read_text(), "on a narrow screen it scrolls"
 
 
 def test_no_document_names_a_path_of_somebodys_machine() -> None:

@@ -31,7 +31,7 @@ from batchscribe.controller.commands.doctor import attempt
 from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.core import keys
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.core.run.account import Caller, MachineType, Quota
+from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
 from batchscribe.core.run.host import Finding, Grade, InstanceRecord, failed, passed
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
@@ -73,6 +73,29 @@ def clock_of(seconds: float | None) -> Finding:
     return checks.check_clock(Caller(account="1", arn="a", answered=answered), NOW)
 
 
+def port_of(*sources: str, needed: bool = True) -> Finding:
+    access = PortAccess(groups=("sg-1",), sources=sources)
+    return checks.check_port(access, 22, "us-east-2", checks.PUBLIC_ADDRESS, needed=needed)
+
+
+def test_printed_commands_can_be_pasted_as_they_are() -> None:
+    fixes = [
+        port_of().fix,
+        checks.check_shutdown(INSTANCE, "terminate", "us-east-2").fix,
+        checks.check_quota(Quota(code="L-1", vcpus=0), G4DN, "us-east-2").fix,
+    ]
+    assert [fix.partition(" --region us-east-2 ")[0] for fix in fixes] == ["aws", "aws", "aws"]
+    assert "--group-id sg-1" in fixes[0]
+    assert fixes[0].endswith('--cidr "$(curl -s https://checkip.amazonaws.com)/32"')
+    assert not [fix for fix in fixes if "…" in fix or "<" in fix]
+
+
+def test_a_path_in_a_printed_command_is_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "my keys"
+    folder.mkdir()
+    assert check_key_file(private(folder / "a.pem", 0o644)).fix == f"chmod 600 '{folder / 'a.pem'}'"
+
+
 def first(findings: Iterator[Finding]) -> Finding:
     return next(findings)
 
@@ -90,20 +113,20 @@ def first(findings: Iterator[Finding]) -> Finding:
         (lambda: checks.check_type(MachineType(name="t3.nano", vcpus=2), needs_gpu=True), FAIL, "no GPU"),
         (lambda: checks.check_type(MachineType(name="t3.nano", vcpus=2), needs_gpu=False), PASS, "no GPU"),
         (lambda: checks.check_price(("g4dn.xlarge",), lambda _type: RATE), PASS, "$0.526/h"),
-        (lambda: checks.check_shutdown(INSTANCE, "stop"), PASS, "stops"),
-        (lambda: checks.check_shutdown(INSTANCE, ""), WARN, "not checked"),
-        (lambda: checks.check_shutdown(INSTANCE, "terminate"), FAIL, "terminate"),
-        (lambda: checks.check_quota(Quota(code="L-1", vcpus=4), G4DN), PASS, "4 vCPUs"),
-        (lambda: checks.check_quota(Quota(code="L-1", vcpus=0), G4DN), FAIL, "0 vCPUs"),
+        (lambda: checks.check_shutdown(INSTANCE, "stop", ""), PASS, "stops"),
+        (lambda: checks.check_shutdown(INSTANCE, "", ""), WARN, "not checked"),
+        (lambda: checks.check_shutdown(INSTANCE, "terminate", ""), FAIL, "terminate"),
+        (lambda: checks.check_quota(Quota(code="L-1", vcpus=4), G4DN, ""), PASS, "4 vCPUs"),
+        (lambda: checks.check_quota(Quota(code="L-1", vcpus=0), G4DN, ""), FAIL, "0 vCPUs"),
         (lambda: checks.check_schedule_group("ACTIVE"), PASS, "active"),
         (lambda: checks.check_schedule_group("DELETING"), FAIL, "deleting"),
         (lambda: checks.check_schedule_group(""), FAIL, "missing"),
-        (lambda: checks.check_last_armed([run(guard="off")]), WARN, "never yet"),
+        (lambda: checks.check_last_armed([run(guard="off")]), WARN, "first start"),
         (lambda: checks.check_last_armed([run(guard="eventbridge")]), WARN, "never yet"),
         (lambda: checks.check_last_armed([guarded()]), PASS, "for run"),
-        (lambda: checks.check_port(("10.0.0.0/8",), 22, needed=True), PASS, "10.0.0.0/8"),
-        (lambda: checks.check_port((), 22, needed=True), FAIL, "22"),
-        (lambda: checks.check_port((), 22, needed=False), PASS, "not needed"),
+        (lambda: port_of("10.0.0.0/8"), PASS, "10.0.0.0/8"),
+        (port_of, FAIL, "22"),
+        (lambda: port_of(needed=False), PASS, "not needed"),
         (lambda: checks.check_model(record(), EngineSpec(engine="e")), WARN, "older set-up"),
         (lambda: checks.check_model(record(engine="e", model="a"), EngineSpec(engine="e")), WARN, "e a"),
         (lambda: checks.check_model(record(engine="e"), EngineSpec(engine="e")), PASS, "e, fetched"),
@@ -288,8 +311,8 @@ class FakeAccount:
     def quota(self, instance_type: str) -> Quota:
         return self._given(Quota(code="L-DB2E81BA", vcpus=8))
 
-    def port_sources(self, instance: str, port: int) -> tuple[str, ...]:
-        return self._given(("10.0.0.0/8",))
+    def port_access(self, instance: str, port: int) -> PortAccess:
+        return self._given(PortAccess(sources=("10.0.0.0/8",)))
 
     def schedule_group(self) -> str:
         return self._given("ACTIVE")
@@ -317,7 +340,7 @@ class Desk:
         self.seen = instance(public_address="192.0.2.1")
         self.keep(record(boots=True, shows_tags=True, engine="pocketsphinx"))
         self.started: list[str] = []
-        monkeypatch.setattr(batchscribe.cli.doctor, "preconditions", self.preconditions)
+        monkeypatch.setattr(batchscribe.cli.doctor, "open_preconditions", self.preconditions)
 
     def keep(self, made: InstanceRecord) -> None:
         self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(made))
@@ -505,9 +528,9 @@ class Tools:
 
     def __init__(self, order: list[str]) -> None:
         self.order = order
-        self.hand = self
+        self.control = self
 
-    def look(self) -> Instance:
+    def poll(self) -> Instance:
         return instance()
 
     def open_run(self, _instance: str) -> None:

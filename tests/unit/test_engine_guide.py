@@ -21,7 +21,7 @@ from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.engine_suite import EngineSuite
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engines
-from batchscribe.wiring.host_access import box_setup
+from batchscribe.wiring.host_access import open_host_setup
 from batchscribe.wiring.preflight import engine_spec
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
@@ -54,13 +54,13 @@ def test_the_example_is_found_by_its_entry_point(
     monkeypatch.setitem(sys.modules, "my_package", ModuleType("my_package"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     entry = EntryPoint(name="loudness", value=PLACE, group=engines.GROUP)
-    monkeypatch.setattr(engines, "_entries", lambda: {"loudness": entry})
+    monkeypatch.setattr(engines, "_list_entries", lambda: {"loudness": entry})
     (report,) = engines.engine_reports(EngineSpec(engine="loudness", device="cuda"))
     assert report.problems == ("loudness runs on the CPU only: choose the device auto",)
     assert report.models == {}
-    assert engines.unable(EngineSpec(engine="loudness")) == ()
+    assert engines.list_limits(EngineSpec(engine="loudness")) == ()
     with pytest.raises(MisconfiguredError, match="loudness has no model to fetch"):
-        engines.fetch(EngineSpec(engine="loudness"))
+        engines.fetch_model(EngineSpec(engine="loudness"))
     assert factory.model_name("small.en") == "small.en"
     assert not factory.gpu_missing(EngineSpec(engine="loudness", device="cuda"))
 
@@ -82,7 +82,7 @@ def test_what_is_not_derived_from_the_base_class_is_refused(monkeypatch: pytest.
     module.FACTORY = DuckTyped()
     monkeypatch.setitem(sys.modules, "duck_package", module)
     entry = EntryPoint(name="duck", value="duck_package:FACTORY", group=engines.GROUP)
-    monkeypatch.setattr(engines, "_entries", lambda: {"duck": entry})
+    monkeypatch.setattr(engines, "_list_entries", lambda: {"duck": entry})
     with pytest.raises(MisconfiguredError, match="duck_package:FACTORY is not an EngineFactory"):
         engines.engine_factory("duck")
     (report,) = engines.engine_reports(EngineSpec(engine="duck"))
@@ -102,22 +102,22 @@ def test_what_is_not_derived_from_the_base_class_is_refused(monkeypatch: pytest.
 def test_a_set_up_installs_what_the_engine_declares(
     engine: str, extra: str, device: str, tmp_path: Path
 ) -> None:
-    terms = set_up_of(engine, tmp_path).terms
-    assert (terms.extra, terms.packages, terms.engine.device) == (extra, (), device)
+    setup = set_up_of(engine, tmp_path)
+    assert (setup.extra, setup.packages, setup.terms.engine.device) == (extra, (), device)
 
 
 def test_a_set_up_installs_the_package_of_a_third_partys_engine(
     factory: EngineFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(engines, "engine_factory", lambda _name: factory)
-    terms = set_up_of("loudness", tmp_path).terms
-    assert (terms.extra, terms.packages, terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
+    setup = set_up_of("loudness", tmp_path)
+    assert (setup.extra, setup.packages, setup.terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
 
 
 def set_up_of(engine: str, folder: Path) -> HostSetup:
     environ = {"GPU_INSTANCE_ID": "i-0123456789abcdef0", "BATCH_ENGINE": engine}
     settings, clock = load(environ, folder=folder), FakeClock()
-    return box_setup(settings, clock, FakeCompute(clock), MemoryStore(clock), engine_spec(settings))
+    return open_host_setup(settings, clock, FakeCompute(clock), MemoryStore(clock), engine_spec(settings))
 
 
 def test_the_suite_in_the_guide_is_the_one_that_ships(

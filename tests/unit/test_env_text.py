@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.adapters.machine.key_files import describe_key_problem, list_key_files
+from batchscribe.adapters.machine.files import describe_key_problem, list_key_files
 from batchscribe.core.env_text import GROUPS, SUGGESTED, quote_value, render_env
 from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import MisconfiguredError

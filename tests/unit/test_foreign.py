@@ -7,7 +7,7 @@ import pytest
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
-from batchscribe.core.run.host import InstanceRecord, last_word
+from batchscribe.core.run.host import InstanceRecord, decode_reply
 from batchscribe.core.run.manifest import Manifest, decode
 from batchscribe.core.text.transcripts import ForeignTranscript
 from batchscribe.core.text.transcripts import decode as decode_transcript
@@ -45,7 +45,7 @@ def test_strange_bytes_are_no_control_object(data: bytes) -> None:
         decode(data, Manifest)
     with pytest.raises(MisconfiguredError, match="not a readable InstanceRecord"):
         decode(data, InstanceRecord)
-    assert last_word(data) is None
+    assert decode_reply(data) is None
 
 
 @pytest.mark.parametrize(

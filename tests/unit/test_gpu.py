@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.run.host import CREDENTIALS, BoxReply, CheckRequest, Finding, InstanceRecord
+from batchscribe.core.run.host import CREDENTIALS, CheckRequest, Finding, HostReply, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.core.run.runs import Machine, Run
@@ -60,23 +61,23 @@ class FakeBox:
         self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
         self.error: BatchscribeError | None = None
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         self.asked.append(word)
         if word == "inspect":
             self.busy = decode(data, CheckRequest).busy
         if self.error:
             raise self.error
         findings = self.findings if word == "inspect" else ()
-        return BoxReply(release=self.release, findings=findings)
+        return HostReply(release=self.release, findings=findings)
 
 
 class DeskSetup(HostSetup):
     """A set-up whose first connections fail."""
 
     def reach(self, instance: Instance) -> None:
-        assert isinstance(self.asks, FakeBox)
-        if self.asks.causes:
-            raise self.asks.causes.pop(0)
+        assert isinstance(self.client, FakeBox)
+        if self.client.causes:
+            raise self.client.causes.pop(0)
 
 
 class Desk:
@@ -97,13 +98,11 @@ class Desk:
         self.run_open: Run | None = None
         self.unsupported = ""
         self.preflight: Callable[[], None] = lambda: None
-        self.terms = HostRequirements(
-            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output=""
-        )
+        self.terms = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
-            asks=self.box,
+            client=self.box,
             clock=self.clock,
             terms=self.terms,
             output=self.store,
@@ -375,7 +374,18 @@ def test_the_status_is_one_document(desk: Desk) -> None:
     document = json.loads(desk("status", "--json").output)
     assert (document["state"], document["claimed_by"], document["worker"]) == ("running", "run-7", None)
     assert document["billable"] is True
-    assert "run-7" in desk("status").output
+    shown = desk("status").output
+    assert "run-7" in shown
+
+
+def test_the_status_has_no_raw_values(desk: Desk) -> None:
+    desk.claimed("run-7")
+    desk.lock.held_by = "4711 2026-11-29T02:17:14+00:00"
+    rows = {line[:17].strip(): line[17:] for line in desk("status").output.splitlines()}
+    assert rows["billable"] == "yes"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", rows["launched at"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", rows["deadline"])
+    assert rows["lock"] == "held by process 4711 since 2026-11-29 02:17:14 UTC"
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json")])
@@ -702,7 +712,7 @@ def set_up_record(desk: Desk) -> InstanceRecord:
 
 
 def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
-    desk.terms = replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
+    desk.terms = structs.replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
     assert desk("setup", "--start").exit_code == 0
     made = set_up_record(desk)
     assert (made.engine, made.model, made.credentials) == ("faster-whisper", "small.en", True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.aws.schedules import order_of, run_of
+from batchscribe.adapters.aws.schedules import extract_run, make_order
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
@@ -114,14 +114,14 @@ def test_an_account_without_the_group_or_a_late_deadline_is_refused() -> None:
 
 
 def test_the_name_of_an_order_says_instance_and_run() -> None:
-    order = order_of(claim_on(FakeClock(), "hand-20261123-120000-abcdef"))
+    order = make_order(claim_on(FakeClock(), "hand-20261123-120000-abcdef"))
     assert order.name == f"{INSTANCE}.hand-20261123-120000-abcdef"
-    assert run_of(order.name, INSTANCE) == order.run
+    assert extract_run(order.name, INSTANCE) == order.run
 
 
 def test_what_we_ask_for_is_accepted() -> None:
     clock = FakeClock()
-    assert refusals(order_of(claim_on(clock)).request(ROLE), clock.now()) == []
+    assert refusals(make_order(claim_on(clock)).request(ROLE), clock.now()) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_we_ask_for_is_accepted() -> None:
 )
 def test_what_eventbridge_refuses_is_refused(changes: dict[str, Any], said: str) -> None:
     clock = FakeClock()
-    request = order_of(claim_on(clock)).request(ROLE) | changes
+    request = make_order(claim_on(clock)).request(ROLE) | changes
     assert said in "; ".join(refusals(request, clock.now()))
 
 
@@ -161,7 +161,7 @@ def test_what_eventbridge_refuses_is_refused(changes: dict[str, Any], said: str)
 )
 def test_what_eventbridge_refuses_of_a_target_is_refused(changes: dict[str, Any], said: str) -> None:
     clock = FakeClock()
-    request = order_of(claim_on(clock)).request(ROLE)
+    request = make_order(claim_on(clock)).request(ROLE)
     assert isinstance(request["Target"], dict)
     request["Target"] |= changes
     assert said in "; ".join(refusals(request, clock.now()))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe.adapters.machine import installed
-from batchscribe.adapters.machine.installed import on_schedule
+from batchscribe.adapters.machine.installed import describe_schedule
 from batchscribe.adapters.machine.schedule import (
     BEGIN,
     END,
@@ -18,7 +18,7 @@ from batchscribe.adapters.machine.schedule import (
     WATCHDOG_SERVICE,
     WATCHDOG_TIMER,
     Names,
-    folder_of_unit,
+    find_unit_folder,
 )
 from batchscribe.cli.app import App
 from batchscribe.cli.install import install, uninstall
@@ -103,13 +103,13 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
     assert f'ExecStart="{executable}" tick --no-wait' in lines(service)
     assert f"WorkingDirectory={project}" in lines(service)
-    assert f"User={installed.owner(project / '.env')}" in lines(service)
+    assert f"User={installed.find_owner(project / '.env')}" in lines(service)
     assert "CPUQuota=50%" in lines(service)
     assert "A tick every 1h" in output
     watchdog = lines((machine / "units" / WATCHDOG_SERVICE).read_text())
     assert f'ExecStart="{executable}" watchdog' in watchdog
     assert f"WorkingDirectory={project}" in watchdog
-    assert f"User={installed.owner(project / '.env')}" in watchdog
+    assert f"User={installed.find_owner(project / '.env')}" in watchdog
     assert "OnCalendar=*:0/1" in lines((machine / "units" / WATCHDOG_TIMER).read_text())
 
     assert "the units are unchanged" in run(project, "systemd", *where)
@@ -204,9 +204,9 @@ def test_cron_is_installed_once_beside_what_is_there(machine: Path, project: Pat
 
 
 def test_cron_begins_a_crontab_and_can_be_somebody_elses(machine: Path, project: Path) -> None:
-    run(project, "cron", "--user", installed.owner(project))
+    run(project, "cron", "--user", installed.find_owner(project))
     assert (machine / "table").read_text().startswith(BEGIN)
-    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    assert set((machine / "users").read_text().split()) == {installed.find_owner(project)}
 
 
 def test_root_installs_for_the_owner_of_dotenv(
@@ -214,12 +214,12 @@ def test_root_installs_for_the_owner_of_dotenv(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.chdir(project)
-    assert f"crontab -u {installed.owner(project)} -l" in run(project, "cron")
-    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    assert f"crontab -u {installed.find_owner(project)} -l" in run(project, "cron")
+    assert set((machine / "users").read_text().split()) == {installed.find_owner(project)}
     (machine / "users").unlink()
     (machine / "table").unlink()
     run(project, "uninstall", *units_at(machine))
-    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    assert set((machine / "users").read_text().split()) == {installed.find_owner(project)}
     (machine / "users").unlink()
     run(project, "cron", "--user", "nobody")
     assert set((machine / "users").read_text().split()) == {"nobody"}
@@ -263,17 +263,17 @@ def test_without_systemd_install_changes_nothing_and_uninstall_removes_the_files
 
 
 def test_what_brings_the_next_tick_is_told(machine: Path, project: Path) -> None:
-    assert on_schedule(project, machine / "units").startswith("none")
+    assert describe_schedule(project, machine / "units").startswith("none")
     run(project, "cron")
-    assert on_schedule(project, machine / "units") == "a line in your crontab"
+    assert describe_schedule(project, machine / "units") == "a line in your crontab"
     run(project, "systemd", *units_at(machine))
     (machine / "systemctl").write_text(
         "#!/bin/sh\necho ActiveState=active\necho 'NextElapseUSecRealtime=Mon 2026-11-23 13:00:00 UTC'\n"
     )
-    told = on_schedule(project, machine / "units")
+    told = describe_schedule(project, machine / "units")
     assert told == "systemd timer, active, next Mon 2026-11-23 13:00:00 UTC; watchdog active"
     (machine / "units" / WATCHDOG_TIMER).unlink()
-    assert on_schedule(project, machine / "units").endswith(
+    assert describe_schedule(project, machine / "units").endswith(
         "; no watchdog: run `batchscribe install systemd`"
     )
 
@@ -281,10 +281,10 @@ def test_what_brings_the_next_tick_is_told(machine: Path, project: Path) -> None
 def test_a_schedule_without_its_watchdog_is_told(machine: Path, project: Path) -> None:
     old = f"{BEGIN}\n0 * * * * cd '{project}' && batchscribe tick >> log 2>&1\n{END}\n"
     (machine / "table").write_text(f"{old}* * * * * my watchdog >> log\n")
-    told = on_schedule(project, machine / "units")
+    told = describe_schedule(project, machine / "units")
     assert told == "a line in your crontab; no watchdog: run `batchscribe install cron`"
     run(project, "cron")
-    assert on_schedule(project, machine / "units") == "a line in your crontab"
+    assert describe_schedule(project, machine / "units") == "a line in your crontab"
 
 
 def test_units_of_an_earlier_version_are_removed_too(machine: Path, project: Path) -> None:
@@ -307,14 +307,14 @@ def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: P
     names = Names.tagged(other)
     assert set(names.units) == {path.name for path in units.iterdir()} - before.keys()
     assert calls(machine)[-1] == f"restart {' '.join(names.timers)}"
-    assert folder_of_unit((units / names.of(SERVICE)).read_text()) == other
+    assert find_unit_folder((units / names.of(SERVICE)).read_text()) == other
     assert "the units are unchanged" in run(other, "systemd", *where)
     for folder in (project, other):
-        assert on_schedule(folder, units).startswith("systemd timer")
+        assert describe_schedule(folder, units).startswith("systemd timer")
 
     run(project, "uninstall", *where)
     assert {path.name for path in units.iterdir()} == set(names.units)
-    assert on_schedule(project, units) == ("none: `batchscribe install systemd` or `install cron`"), (
+    assert describe_schedule(project, units) == ("none: `batchscribe install systemd` or `install cron`"), (
         "its own names are free, and the other one's schedule is no business of it"
     )
     assert "the units are unchanged" in run(other, "systemd", *where), "it keeps its names"
@@ -328,7 +328,7 @@ def test_two_projects_in_one_crontab_have_a_block_each(machine: Path, project: P
     (machine / "table").write_text(OTHERS)
     run(project, "cron")
     own = (machine / "table").read_text()
-    told = on_schedule(other, machine / "units")
+    told = describe_schedule(other, machine / "units")
     assert told.startswith("none")
     assert str(project) in told
     run(other, "cron", "--every", "30m")
@@ -336,7 +336,7 @@ def test_two_projects_in_one_crontab_have_a_block_each(machine: Path, project: P
     assert table.startswith(own)
     assert "the crontab is unchanged" in run(project, "cron")
     assert "the crontab is unchanged" in run(other, "cron", "--every", "30m")
-    assert on_schedule(other, machine / "units") == "a line in your crontab"
+    assert describe_schedule(other, machine / "units") == "a line in your crontab"
     run(project, "uninstall", *units_at(machine))
     assert (machine / "table").read_text() == table.replace(own.removeprefix(OTHERS), "")
     run(other, "uninstall", *units_at(machine))
@@ -347,6 +347,6 @@ def test_the_status_names_the_project_that_has_the_schedule(
     machine: Path, project: Path, tmp_path: Path
 ) -> None:
     run(project, "systemd", *units_at(machine))
-    told = on_schedule(tmp_path, machine / "units")
+    told = describe_schedule(tmp_path, machine / "units")
     assert told.startswith("none")
     assert told.endswith(f"(another project is scheduled here: {project})")

@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 
 from batchscribe.cli.app import App
-from batchscribe.cli.layout import Column, choose_columns
-from batchscribe.cli.scan import SessionRow, _columns
+from batchscribe.cli.layout import Column, choose_columns, describe_finding, fold
+from batchscribe.cli.scan import SessionRow, _build_columns
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import format_clock, format_count, format_hours, format_sizes
+from batchscribe.core.run.host import failed, passed
 from support.values import NOW
 
 
@@ -29,12 +30,12 @@ def columns_of(session: str, *, pending: int, width: int) -> list[str]:
         live=False,
         complete=False,
     )
-    return [column.name for column in choose_columns(_columns([row], NOW), width)]
+    return [column.name for column in choose_columns(_build_columns([row], NOW), width)]
 
 
 def test_a_narrow_table_leaves_out_columns_without_counts_first() -> None:
     assert columns_of("a" * 60, pending=7, width=80) == [
-        *("session", "pending", "done", "unreadable", "bytes", "oldest"),
+        *("session", "pending", "done", "unreadable", "pending size", "oldest"),
     ]
     assert "stale" in columns_of("a" * 60, pending=7, width=200)
 
@@ -56,6 +57,51 @@ def test_labelled_text_is_folded_between_words_only(
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "folded"),
+    [
+        ("Run r1: completed in a while", ["Run r1: completed in a", "  while"]),
+        ("  ok  disk  some space is free", ["  ok  disk  some space is", "            free"]),
+        ("    deep text without a label", ["    deep text without a", "      label"]),
+        ("short", ["short"]),
+    ],
+)
+def test_folded_lines_hang_below_their_text(line: str, folded: list[str]) -> None:
+    assert fold(line, 26).splitlines() == folded
+
+
+def test_every_line_of_a_console_is_folded_alike(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    App().console.print("first line\n  Audio:  " + "word " * 8, markup=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "first line",
+        "  Audio:  word word word word word word",
+        "          word word",
+    ]
+
+
+def test_a_fix_that_is_too_long_is_below_its_finding_and_a_command_can_still_be_pasted() -> None:
+    finding = failed("quota", "0 vCPUs", "aws service-quotas request --desired-value 4")
+    assert describe_finding(finding, 200) == (
+        "FAIL  quota              0 vCPUs -> aws service-quotas request --desired-value 4"
+    )
+    assert describe_finding(finding, 40).splitlines() == [
+        "FAIL  quota              0 vCPUs",
+        "      -> aws service-quotas request \\",
+        "         --desired-value 4",
+    ]
+    assert "->" not in describe_finding(passed("quota", "enough"), 10)
+
+
+def test_a_column_has_one_unit() -> None:
+    assert format_sizes([0, 5_000, 1_234_000_000]) == ["0.0 GB", "<0.1 GB", "1.2 GB"]
+    assert format_sizes([999]) == ["999 B"]
+    assert format_sizes([]) == []
+    assert [format_clock(seconds) for seconds in (0, 21.4, 90_061)] == ["0:00:00", "0:00:21", "25:01:01"]
+
+
 def test_a_pipe_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     App().console.print("word " * 200)
@@ -69,9 +115,9 @@ def test_a_pipe_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (31, "$0.000031"),
         (880, "$0.00088"),
         (8_800, "$0.0088"),
-        (263_000, "$0.2630"),
+        (263_000, "$0.26"),
         (100_423_700, "$100.42"),
-        (-500_000, "-$0.5000"),
+        (-500_000, "-$0.50"),
     ],
 )
 def test_small_amounts_keep_two_significant_digits(micros: int, text: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import DamagedLedgerError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
@@ -44,15 +45,11 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def learn(ledger: Ledger, run: str, *, speed: float, at: datetime = NOW, **changes: object) -> None:
-    lesson: dict[str, object] = {
-        "engine": "faster-whisper",
-        "model": "small.en",
-        "instance_type": "g4dn.xlarge",
-        "setup_seconds": 100.0,
-        "release_seconds": 30.0,
-        "bytes_per_second": {"mp3": 6000.0},
-    }
-    ledger.learn(run=run, at=at, speed=speed, **(lesson | changes))  # type: ignore[arg-type]
+    lesson = {"engine": "faster-whisper", "model": "small.en", "instance_type": "g4dn.xlarge"}
+    lesson |= {name: str(changes.pop(name)) for name in lesson if name in changes}
+    usual = Priors(setup_seconds=100.0, release_seconds=30.0, bytes_per_second={"mp3": 6000.0})
+    measured = replace(usual, speed=speed, **changes)  # type: ignore[arg-type]
+    ledger.learn(run=run, at=at, measured=measured, **lesson)
 
 
 def priors(ledger: Ledger, model: str = "small.en") -> Priors:
@@ -112,14 +109,16 @@ def test_text_that_utf8_cannot_hold_is_kept_readable(ledger: Ledger) -> None:
 def test_samples_come_back_in_order(ledger: Ledger) -> None:
     for minutes in (0, 60):
         ledger.save_sample(
-            at=NOW + timedelta(minutes=minutes),
-            pending=40,
-            triggering=39,
-            waiting=2,
-            oldest=NOW - HOUR if minutes else None,
-            decision="below-threshold",
-            sentence="39 chunks pending, below the threshold of 100",
-            numbers='{"threshold": 100, "hours": 0.5, "run": null}',
+            QueueSample(
+                at=NOW + timedelta(minutes=minutes),
+                pending=40,
+                triggering=39,
+                waiting=2,
+                oldest=NOW - HOUR if minutes else None,
+                decision="below-threshold",
+                sentence="39 chunks pending, below the threshold of 100",
+                numbers={"threshold": 100, "hours": 0.5, "run": None},
+            )
         )
     first, second = ledger.samples(NOW)
     assert (first.at, first.oldest, first.pending, first.triggering, first.waiting) == (NOW, None, 40, 39, 2)
@@ -198,8 +197,8 @@ def test_a_death_between_two_statements_changes_nothing(path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from batchscribe.ledger import Ledger\n"
         "ledger = Ledger(Path(sys.argv[1]))\n"
-        "with ledger._transaction():\n"
-        "    ledger._query('put', {'key': 'half', 'value': 'done'})\n"
+        "with ledger._open_transaction():\n"
+        "    ledger._execute_query('put', {'key': 'half', 'value': 'done'})\n"
         "    os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
@@ -208,7 +207,7 @@ def test_a_death_between_two_statements_changes_nothing(path: Path) -> None:
 
 
 def test_a_held_ledger_is_transient(path: Path, ledger: Ledger) -> None:
-    with Ledger(path, pragmas={"busy_timeout": "1"}) as other, ledger._transaction():
+    with Ledger(path, pragmas={"busy_timeout": "1"}) as other, ledger._open_transaction():
         with pytest.raises(TransientError, match="held by another process"):
             other.put("key", "value")
         assert other.get("key") is None
@@ -372,7 +371,7 @@ def test_pruning_takes_old_rows_of_settled_runs_only(ledger: Ledger) -> None:
     ledger.put("paused_until", "x")
     for at in (old, NOW):
         ledger.save_sample(
-            at=at, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s", numbers="{}"
+            QueueSample(at=at, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s")
         )
     ledger.alert_due("tick-failed", old, HOUR)
     learn(ledger, "old", speed=7.0, at=old)

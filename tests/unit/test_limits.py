@@ -13,7 +13,7 @@ from batchscribe.cli.chunks import export
 from batchscribe.cli.chunks import why as why_command
 from batchscribe.cli.scan import scan
 from batchscribe.controller import fetching
-from batchscribe.controller.previous_failures import read_trouble
+from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
@@ -78,7 +78,7 @@ def test_it_is_written_again_once_the_transcript_can_be_read() -> None:
 def test_an_object_that_grew_since_the_listing_is_not_read_either() -> None:
     store = session(None)
     store.place("s/transcription-chunk-001.json", b"x", size=TRANSCRIPT_BYTES + 1)
-    ((key, data),) = fetching.fetched(store, ["s/transcription-chunk-001.json"], limit=TRANSCRIPT_BYTES)
+    ((key, data),) = fetching.fetch_objects(store, ["s/transcription-chunk-001.json"], limit=TRANSCRIPT_BYTES)
     assert (key, data) == ("s/transcription-chunk-001.json", b"")
 
 
@@ -133,7 +133,7 @@ def test_a_manifest_of_100_000_chunks_is_read() -> None:
 def test_a_failed_attempt_that_is_too_large_counts_as_one() -> None:
     store = Watched()
     store.place(keys.attempt("a.mp3", "e", "run"), b"{}", size=RECORD_BYTES + 1)
-    ((trouble,),) = read_trouble(store, None).values()
+    ((trouble,),) = read_past_attempts(store, None).values()
     assert (trouble.etag, trouble.failures) == ("e", 1)
 
 

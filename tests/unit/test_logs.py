@@ -108,7 +108,7 @@ def test_the_file_of_a_run_id_with_its_time_has_that_time_once(tmp_path: Path) -
         log().info("gpu started")
     (path,) = tmp_path.iterdir()
     assert path.name == "batchscribe-20261123-120000-abcdef.log"
-    logs.prune(tmp_path, NOW + logs.KEPT + timedelta(seconds=1))
+    logs.delete_old_logs(tmp_path, NOW + logs.KEPT + timedelta(seconds=1))
     assert not path.exists()
 
 
@@ -192,7 +192,7 @@ def test_old_run_logs_go_and_nothing_else(tmp_path: Path) -> None:
         path.touch()
         os.utime(path, (0, 0))
     (tmp_path / "batchscribe-20200101-000000-folder.log").mkdir()
-    logs.prune(tmp_path, NOW)
+    logs.delete_old_logs(tmp_path, NOW)
     assert not old.exists()
     assert all(path.exists() for path in kept)
     assert (tmp_path / "batchscribe-20200101-000000-folder.log").is_dir()
@@ -201,9 +201,9 @@ def test_old_run_logs_go_and_nothing_else(tmp_path: Path) -> None:
 def test_thirty_days_are_kept_to_the_second(tmp_path: Path) -> None:
     path = tmp_path / "batchscribe-20261024-120000-r1.log"
     path.touch()
-    logs.prune(tmp_path, NOW)
+    logs.delete_old_logs(tmp_path, NOW)
     assert path.exists()
-    logs.prune(tmp_path, NOW + timedelta(seconds=1))
+    logs.delete_old_logs(tmp_path, NOW + timedelta(seconds=1))
     assert not path.exists()
 
 
@@ -222,7 +222,7 @@ def test_old_logs_of_workers_go_by_their_last_line(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, limit - age))
-    logs.prune(tmp_path, NOW)
+    logs.delete_old_logs(tmp_path, NOW)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "my-worker-r0.log",
         "worker-r1-0.log",
@@ -239,7 +239,7 @@ def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(tmp_path: Path, s
 
 
 def test_a_full_disk_is_told_once(stream: io.StringIO) -> None:
-    logs._sinks.append(logs._to_file(Path("run.log"), Full()))
+    logs._sinks.append(logs._make_file_sink(Path("run.log"), Full()))
     log().info("one")
     log().info("two")
     assert stream.getvalue().count("cannot be written") == 1

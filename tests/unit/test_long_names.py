@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.stores.directory import DirectoryStore
-from batchscribe.controller.commands.redo import by_key, redo
-from batchscribe.controller.commands.why import why
+from batchscribe.controller.commands.redo import find_by_key, redo
+from batchscribe.controller.commands.why import read_history
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core.scan.backlog import ChunkState
@@ -29,15 +29,15 @@ def test_a_long_name_goes_all_the_way(store: DirectoryStore, name: str) -> None:
     key = f"s/{name}"
     store.create(key, b"audio")
     scanner = Scanner(store, store, clock=FakeClock())
-    life = why(scanner, key)
+    life = read_history(scanner, key)
     assert life.planned is not None
     assert store.create(life.planned, TEXT)
-    assert why(scanner, key).state is ChunkState.DONE
+    assert read_history(scanner, key).state is ChunkState.DONE
     stem = publish_session(scanner, key, lambda whole, _kind: whole.text.encode())
     assert store.get(f"{stem}.txt").data == b"hello"
-    (redone,) = redo(scanner, by_key(scanner, key), stamp="now")
+    (redone,) = redo(scanner, find_by_key(scanner, key), stamp="now")
     assert [store.get(kept).data for kept in redone.kept] == [TEXT]
-    assert why(scanner, key).planned == life.planned
+    assert read_history(scanner, key).planned == life.planned
 
 
 def test_two_long_names_that_begin_alike_have_a_transcript_each(store: DirectoryStore) -> None:
@@ -45,12 +45,12 @@ def test_two_long_names_that_begin_alike_have_a_transcript_each(store: Directory
     for key in keys:
         store.create(key, b"audio")
     scanner = Scanner(store, store, clock=FakeClock())
-    planned = {why(scanner, key).planned for key in keys}
+    planned = {read_history(scanner, key).planned for key in keys}
     assert len(planned) == 3
     for place in planned:
         assert place is not None
         assert store.create(place, TEXT)
-    assert all(why(scanner, key).state is ChunkState.DONE for key in keys)
+    assert all(read_history(scanner, key).state is ChunkState.DONE for key in keys)
 
 
 def test_a_transcript_that_has_its_long_name_whole_is_found_by_it() -> None:
@@ -60,4 +60,4 @@ def test_a_transcript_that_has_its_long_name_whole_is_found_by_it() -> None:
     key = "a" * 251 + ".mp3"
     store.place(key, b"audio")
     store.place(f"transcription-{'a' * 251}.json", TEXT)
-    assert why(Scanner(store, store, clock=clock), key).state is ChunkState.DONE
+    assert read_history(Scanner(store, store, clock=clock), key).state is ChunkState.DONE

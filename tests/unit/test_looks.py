@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchscribe.controller import advance
-from batchscribe.controller.context import moment
+from batchscribe.controller.context import read_moment
 from batchscribe.controller.follow import follow
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.teardown import teardown
@@ -182,7 +182,7 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
 def _released_with(at: Stage, seen: Instance) -> Run:
     """A look at the way out of the open run that shows this."""
     (run,) = at.ledger.open_runs()
-    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=moment(at.world))
+    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=read_moment(at.world))
     world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, lambda: seen)))
     return teardown(world, at.terms, out)
 

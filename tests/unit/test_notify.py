@@ -18,7 +18,7 @@ from batchscribe.adapters.machine import logs
 from batchscribe.adapters.notify import webhook
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.notify.child import SendRequest, deliver
-from batchscribe.adapters.notify.receivers import Receiver, receivers
+from batchscribe.adapters.notify.receivers import Receiver, build_receivers
 from batchscribe.core.messages import Level, Message
 from batchscribe.protocols import Notifier
 from batchscribe.testing.clock import FakeClock
@@ -72,7 +72,7 @@ def test_a_webhook_of_slacks_kind_gets_one_text() -> None:
 
 
 def test_slack_itself_is_asked_for_the_text_alone() -> None:
-    (slack,) = receivers(
+    (slack,) = build_receivers(
         urls=(), email=(), smtp_url="", slack_webhook=f"https://hooks.slack.com/services/T0/B0/{CANARY}"
     )
     assert slack.url.endswith(f"/services/T0/B0/{CANARY}?image=no&footer=no&timestamp=no")
@@ -119,7 +119,7 @@ def test_a_wrong_password_is_told_without_it(log: io.StringIO) -> None:
     ],
 )
 def test_a_password_goes_over_tls_or_to_this_machine(url: str, mode: str, port: int) -> None:
-    (mail,) = receivers(urls=(), email=("a@b.c",), smtp_url=url, slack_webhook="")
+    (mail,) = build_receivers(urls=(), email=("a@b.c",), smtp_url=url, slack_webhook="")
     assert mail.mail is not None
     assert (mail.mail["secure_mode"], mail.mail["port"]) == (mode, port)
 
@@ -146,8 +146,8 @@ def test_without_smtp_mail_goes_to_the_local_mail_system(sendmail: Path) -> None
 
 def test_no_mail_system_at_all_is_a_line_in_the_log() -> None:
     receiver = Receiver(label="e-mail", sendmail=("", "you@example.com"))
-    answer = deliver(SendRequest(receiver=receiver, title="t", body="b", level="info"))
-    assert (answer.sent, "BATCH_SMTP_URL" in answer.why) == (False, True)
+    failure = deliver(SendRequest(receiver=receiver, title="t", body="b", level="info"))
+    assert "BATCH_SMTP_URL" in failure
 
 
 def test_a_mail_system_that_fails_is_told(sendmail: Path, log: io.StringIO) -> None:
@@ -253,8 +253,8 @@ def test_an_event_is_retried_unless_it_is_refused(
 ) -> None:
     answers = list(statuses)
     monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(webhook, "_post", lambda *_args: answers.pop(0))
-    sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
+    monkeypatch.setattr(webhook, "_post_once", lambda *_args: answers.pop(0))
+    sent = not webhook.post_event("https://example.org/hook", "evt_1", "{}", 0)
     assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)
 
 
@@ -263,6 +263,34 @@ def test_a_test_event_reports_whether_the_webhook_accepted_it() -> None:
         sender = AppriseNotifier(webhook=f"{refusing.url}/hook", deadline=DEADLINE)
         assert sender.post("notify.test", {}) == [("webhook", "it answered with status 400")]
     assert AppriseNotifier().post("notify.test", {}) == []
+
+
+def test_an_event_that_is_sent_again_has_the_same_id() -> None:
+    """A crash between the message and the end of the settlement sends it again, at another time."""
+    session = {"run": "r1", "session": "walk/", "output": "s3://b"}
+    sent = [("run.settled", {"run": "r1"}), ("session.completed", session), ("run.settled", {"run": "r2"})]
+    with http_receiver() as inbox:
+        for kind, data in (*sent, *sent, ("notify.test", {}), ("notify.test", {})):
+            AppriseNotifier(webhook=f"{inbox.url}/hook", deadline=DEADLINE).emit(kind, data)
+    ids = [headers["webhook-id"] for headers in inbox.headers]
+    assert ids[:3] == ids[3:6]
+    assert len(set(ids)) == 5
+
+
+def test_a_result_that_a_command_prints_is_not_logged_too(log: io.StringIO) -> None:
+    sender = AppriseNotifier(
+        urls=[f"json://127.0.0.1:{closed_port()}"],
+        webhook=f"http://127.0.0.1:{closed_port()}/",
+        deadline=DEADLINE,
+    )
+    results = sender.deliver(MESSAGE) + sender.post("notify.test", {})
+    assert ([label for label, _why in results], all(why for _label, why in results)) == (
+        ["json", "webhook"],
+        True,
+    )
+    assert log.getvalue() == ""
+    sender.send(MESSAGE)
+    assert "message not sent receiver=json" in log.getvalue()
 
 
 def test_a_webhook_that_failed_gets_no_further_event_from_this_process() -> None:

@@ -12,6 +12,7 @@ from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.capacity import list_offers
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, Policy, decide
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
@@ -70,10 +71,7 @@ def test_each_offer_has_the_measurements_of_its_type(at: Stage) -> None:
         model="",
         instance_type="g5.xlarge",
         at=at.clock.now(),
-        speed=50.0,
-        setup_seconds=90.0,
-        release_seconds=30.0,
-        bytes_per_second={},
+        measured=Priors(speed=50.0, setup_seconds=90.0, release_seconds=30.0),
     )
     own, other, _last = list_offers(at.world, at.terms, instance())
     assert (own.priors.speed, other.priors.speed, other.priors.setup_seconds) == (20.0, 50.0, 90.0)

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.observe import PAUSED
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Hold, Policy, PolicyName
 from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import Grade
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import RunState
 from batchscribe.errors import StoreUnavailableError
+from support import values
 from support.world import Stage, once, stage
 
 
@@ -80,6 +84,47 @@ def test_a_store_that_fails_leaves_the_rest(at: Stage) -> None:
     at.store.before = refuse
     seen = overview(at.world, at.terms)
     assert (seen.observed, seen.decision, seen.error) == (None, None, "no answer")
+
+
+def put_run_of(at: Stage, scheduler: str, number: int, *, source: str = "") -> None:
+    """The record of a run that another scheduler opened now."""
+    run = values.run(
+        id=f"20261123-120000-{number:06}",
+        created=at.clock.now(),
+        deadline=at.clock.now() + timedelta(hours=2),
+        source=source or at.store.url,
+        output=at.store.url,
+        scheduler=scheduler,
+        host="other-host",
+    )
+    at.store.create(keys.intent(run.id), encode_run(run))
+
+
+def test_another_scheduler_on_the_same_source_is_reported_once(tmp_path: Path) -> None:
+    """Its run records are read for the recovery anyway: no request is added."""
+    at = stage(tmp_path)
+    at.upload(3)
+    at.clock.sleep(600)
+    put_run_of(at, "0ther", 1, source="memory://elsewhere")
+    tick(at.world, at.terms)
+    assert overview(at.world, at.terms).other_scheduler is None
+    for number in (2, 3):
+        put_run_of(at, "0ther", number)
+        tick(at.world, at.terms)
+    (message,) = at.notes.messages
+    assert message.title == "batchscribe: two schedulers on one source"
+    assert (
+        "scheduler 0ther on other-host works on this source, too (run 20261123-120000-000002" in message.body
+    )
+    assert "batchscribe uninstall" in message.body
+    seen = overview(at.world, at.terms).other_scheduler
+    assert seen is not None
+    assert seen.run == "20261123-120000-000003"
+    assert checks.check_other_scheduler(seen).level is Grade.WARN
+    at.clock.sleep(timedelta(days=8).total_seconds())
+    assert overview(at.world, at.terms).other_scheduler is None
+    assert checks.check_other_scheduler(None).ok
+    at.ledger.close()
 
 
 def test_a_pause_that_is_over_is_not_shown(at: Stage) -> None:

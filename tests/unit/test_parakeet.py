@@ -15,7 +15,7 @@ import pytest
 
 from batchscribe.adapters.engines.parakeet import engine, models
 from batchscribe.adapters.engines.parakeet.engine import FACTORY
-from batchscribe.adapters.engines.parakeet.words import Token, segments
+from batchscribe.adapters.engines.parakeet.words import Token, build_segments
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE
@@ -36,7 +36,7 @@ def spec_of(model: Path | str, **changes: Any) -> EngineSpec:
 
 
 def words_of(*tokens: tuple[str, float]) -> list[list[tuple[str, float, float]]]:
-    found = segments([Token(*token) for token in tokens], FRAME)
+    found = build_segments([Token(*token) for token in tokens], FRAME)
     return [[(word.word, round(word.start, 2), round(word.end, 2)) for word in part.words] for part in found]
 
 
@@ -68,9 +68,9 @@ def test_a_segment_ends_with_a_sentence_or_a_pause() -> None:
 
 
 def test_a_word_is_as_probable_as_its_tokens_together() -> None:
-    (segment,) = segments([Token(" a", 0.0, np.log(0.9)), Token("b", 0.1, np.log(0.4))], FRAME)
+    (segment,) = build_segments([Token(" a", 0.0, np.log(0.9)), Token("b", 0.1, np.log(0.4))], FRAME)
     assert segment.words[0].probability == pytest.approx(0.6)
-    (segment,) = segments([Token(" a", 0.0)], FRAME)
+    (segment,) = build_segments([Token(" a", 0.0)], FRAME)
     assert segment.words[0].probability is None
 
 
@@ -270,32 +270,32 @@ def test_every_published_model_is_one_of_the_librarys() -> None:
 
 
 def test_a_gpu_that_is_asked_for_is_never_replaced(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "on_the_bus", lambda: False)
+    monkeypatch.setattr(nvidia, "is_present", lambda: False)
     assert FACTORY.load(spec_of(tdt, device="auto")).device.startswith("cpu")
     with pytest.raises(GpuError, match=r"no CUDA support.*separate environment"):
         FACTORY.load(spec_of(tdt, device="cuda"))
     assert FACTORY.gpu_missing(spec_of(tdt, device="cuda"))
     assert not FACTORY.gpu_missing(spec_of(tdt, device="auto"))
-    monkeypatch.setattr(nvidia, "on_the_bus", lambda: True)
+    monkeypatch.setattr(nvidia, "is_present", lambda: True)
     assert "no CUDA support" in FACTORY.problems(spec_of(tdt, device="auto"))[0]
     assert FACTORY.problems(spec_of(tdt)) == ()
 
 
 def test_two_runtimes_in_one_environment_are_named(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
+    monkeypatch.setattr(engine, "_find_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
     assert "onnxruntime hides" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
 
 
 def test_a_driver_that_shows_no_gpu_is_told_apart(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA])
-    monkeypatch.setattr(nvidia, "usable", lambda: 0)
+    monkeypatch.setattr(nvidia, "count_usable", lambda: 0)
     assert "nvidia-smi" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
 
 
 def test_a_session_that_fell_to_the_cpu_is_an_error(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime warns and goes on where CUDA's libraries are missing: this one has none at all."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA, engine.CPU])
-    monkeypatch.setattr(nvidia, "usable", lambda: 1)
+    monkeypatch.setattr(nvidia, "count_usable", lambda: 1)
     assert FACTORY.problems(spec_of(tdt, device="cuda")) == ()
     with (
         pytest.raises(GpuError, match="loaded it on the CPU"),
@@ -306,14 +306,14 @@ def test_a_session_that_fell_to_the_cpu_is_an_error(tdt: Path, monkeypatch: pyte
 
 def test_a_gpu_is_counted_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(nvidia, "DRIVER", "libno-such-driver.so")
-    assert nvidia.usable() == 0
+    assert nvidia.count_usable() == 0
     monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
-    assert not nvidia.on_the_bus()
+    assert not nvidia.is_present()
     card = tmp_path / "0000:00:1e.0"
     card.mkdir()
     (card / "vendor").write_text("0x10de\n")
     (card / "class").write_text("0x030200\n")
-    assert nvidia.on_the_bus()
+    assert nvidia.is_present()
 
 
 def test_a_batch_that_is_too_large_is_an_error_of_its_own(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:

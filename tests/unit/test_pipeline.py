@@ -30,8 +30,8 @@ from batchscribe.core.run.manifest import (
     Phase,
     Progress,
     WorkerEnd,
-    counted,
     decode,
+    select_counted,
 )
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import Recognition, Window
@@ -48,7 +48,7 @@ from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import feeding
 from batchscribe.worker.pipeline import ConcurrencySettings, run_worker
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records
 from support.audio import encode, silent_flac, sine
 from support.films import Track, film
@@ -304,7 +304,7 @@ def test_what_is_done_already_is_not_done_again(bench: Bench) -> None:
     bench.add("note-002.webm")
     record = bench.run()
     assert (record.tally.done, record.tally.skipped) == (1, 1)
-    assert len(bench.engine.heard) == 1
+    assert len(bench.engine.transcribed) == 1
     assert bench.store.get(bench.chunk(key).transcript).data == b"{}"
 
 
@@ -341,7 +341,7 @@ def test_changed_gone_and_archived_objects_do_not_count_against_the_chunk(bench:
     failures = [bench.failure(key) for key in (changed, gone, archived)]
     kinds = [failure.kind for failure in failures]
     assert kinds == [FailureKind.CHANGED, FailureKind.CHANGED, FailureKind.ARCHIVED]
-    assert counted(failures) == []
+    assert select_counted(failures) == []
 
 
 def test_an_object_beyond_the_limit_is_not_even_fetched() -> None:
@@ -626,7 +626,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_costs_no_chunk(bench: Be
     assert (record.end, record.tally.done, record.failures) == (WorkerEnd.FINISHED, 12, ())
     assert [len(batch) for batch in engine.batches[:3]] == [8, 4, 2]
     assert {len(batch) for batch in engine.batches[2:]} == {2}
-    assert sorted(engine.heard) == list(range(12)), "each window is transcribed once"
+    assert sorted(engine.transcribed) == list(range(12)), "each window is transcribed once"
 
 
 def test_too_little_memory_for_one_window_is_a_broken_engine(bench: Bench) -> None:
@@ -847,8 +847,8 @@ def test_an_engine_that_waits_for_the_store_says_so(bench: Bench) -> None:
     assert timings.busy < 1
 
 
-def recording(bench: Bench) -> tuple[Board, Records]:
-    board = Board(bench.manifest, bench.clock)
+def recording(bench: Bench) -> tuple[ProgressTracker, Records]:
+    board = ProgressTracker(bench.manifest, bench.clock)
     ending = Ending(bench.clock, bench.manifest.deadline, bench.stop.is_set)
     records = Records(bench.manifest, bench.store, board, ending, bench.clock)
     return board, records
@@ -1066,7 +1066,7 @@ def test_chunks_of_one_recording_are_transcribed_with_the_header_of_its_first(be
     bench.engine.script = lambda window: " ".join(counting(window).replace("w", part) for part in "abcd")
     record = bench.run()
     assert (record.tally.done, record.tally.failed) == (10, 0)
-    assert len(bench.engine.heard) == 1
+    assert len(bench.engine.transcribed) == 1
     for name in names:
         found = bench.transcript(name)
         assert found.flags == (("repaired",) if name != names[0] else ())
@@ -1106,7 +1106,7 @@ def test_a_header_that_cannot_be_fetched_is_nobody_s_fault(bench: Bench) -> None
 
 def test_while_the_engine_waits_for_others_it_is_neither_busy_nor_silent() -> None:
     clock = FakeClock(START)
-    board = Board(Bench().manifest, clock)
+    board = ProgressTracker(Bench().manifest, clock)
     board.record_loaded()
     board.enter_engine(["a"])
     clock.sleep(1)

@@ -49,7 +49,7 @@ def test_one_chunk_less_holds_and_says_why() -> None:
 def test_nothing_pending_holds_under_every_policy() -> None:
     for name in PolicyName:
         assert isinstance(decide(observation(), replace(POLICY, name=name)), Hold)
-    assert isinstance(decide(observation(), replace(POLICY, by_hand=True)), Hold)
+    assert isinstance(decide(observation(), replace(POLICY, manual=True)), Hold)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_chunks_that_failed_before_start_nothing_but_a_person_may() -> None:
     seen = observation(backlog(150, troubled=150, oldest=None))
     decision = decide(seen, POLICY)
     assert isinstance(decision, Hold)
-    assert decision.reason.code is ReasonCode.ONLY_TROUBLED
+    assert decision.reason.code is ReasonCode.ONLY_FAILED_BEFORE
     assert isinstance(decide(seen, replace(POLICY, name=PolicyName.NOW)), Hold)
-    assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
+    assert isinstance(decide(seen, replace(POLICY, manual=True)), Launch)
 
 
 def test_a_running_gpu_that_is_not_ours_is_left_alone() -> None:
@@ -168,7 +168,7 @@ def test_each_start_without_a_chunk_done_doubles_the_pause_up_to_a_day(
         assert f"the last {unproductive} starts were paid for" in decision.reason.sentence
     else:
         assert isinstance(decision, Launch)
-    assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
+    assert isinstance(decide(seen, replace(POLICY, manual=True)), Launch)
 
 
 FAULT = HostFault(at=NOW - timedelta(hours=2), cause="the host key differs", access="these settings")
@@ -181,7 +181,7 @@ def test_the_same_cause_starts_no_gpu_again_from_the_first_start_on() -> None:
     assert decision.reason.code is ReasonCode.BACKING_OFF
     assert "would fail again: the host key differs" in decision.reason.sentence
     assert decision.overdue
-    assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
+    assert isinstance(decide(seen, replace(POLICY, manual=True)), Launch)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.machine import files
-from batchscribe.cli.render import planned
+from batchscribe.cli.render import render_dry_run
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Hold, Reason, ReasonCode
 from batchscribe.core.run.host import InstanceRecord
@@ -84,6 +84,15 @@ def test_what_is_known_beforehand_is_refused_with_its_fix(
     assert str(caught.value).endswith("(nothing was started)")
 
 
+def test_all_obstacles_are_named_at_once(tmp_path: Path) -> None:
+    broken = {"BATCH_ENGINE": "wisper", "GPU_SSH_KEY_PATH": "/nope.pem", "BATCH_CLOUD_GUARD": "eventbridge"}
+    with pytest.raises(MisconfiguredError) as caught:
+        preflight(settings(tmp_path, **broken), MemoryStore(FakeClock()))
+    obstacles = ("'wisper' is installed", "BATCH_GUARD_ROLE_ARN", "/nope.pem cannot", "is not set up: run")
+    assert [each for each in obstacles if each not in str(caught.value)] == []
+    assert str(caught.value).count("(nothing was started)") == 1
+
+
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "STATE_BYTES", 10**18)
     with pytest.raises(MisconfiguredError, match="its disk is full: free"):
@@ -119,9 +128,9 @@ def test_a_local_gpu_needs_its_engine(tmp_path: Path) -> None:
 
 def test_the_first_line_of_a_dry_run_is_the_refusal() -> None:
     hold = Hold(Reason(ReasonCode.EMPTY, "nothing is pending"))
-    lines = planned(observation(), hold, MisconfiguredError("no such engine"), WAIT)
+    lines = render_dry_run(observation(), hold, MisconfiguredError("no such engine"), WAIT)
     assert lines[:2] == ["Would not start: no such engine", "Would otherwise hold: nothing is pending"]
-    assert planned(observation(), hold, None, WAIT)[0] == "Would hold: nothing is pending"
+    assert render_dry_run(observation(), hold, None, WAIT)[0] == "Would hold: nothing is pending"
 
 
 def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ import re
 
 import pytest
 
-from batchscribe.adapters.aws.prices import PriceTable, _table
+from batchscribe.adapters.aws.prices import _load_table, find_rate
 from batchscribe.core.decide.money import Rate, Usd
 
 
 def rate(instance_type: str, region: str) -> Rate:
-    prices = PriceTable()
-    found = prices.rate(instance_type, region)
+    found = find_rate(instance_type, region)
     assert found is not None
     return found
 
@@ -31,7 +30,7 @@ def test_a_known_price_carries_its_source_and_date(instance_type: str, micros: i
     [("g4dn.xlarge", "eu-west-1"), ("m5.large", "us-east-1"), ("", "us-east-1"), ("", "")],
 )
 def test_what_is_not_listed_has_no_price(instance_type: str, region: str) -> None:
-    assert PriceTable().rate(instance_type, region) is None
+    assert find_rate(instance_type, region) is None
 
 
 def test_a_machine_outside_aws_is_priced_as_the_first_region_and_says_so() -> None:
@@ -39,7 +38,7 @@ def test_a_machine_outside_aws_is_priced_as_the_first_region_and_says_so() -> No
 
 
 def test_every_family_is_there_and_every_price_is_an_amount() -> None:
-    prices = {name: Usd.parse(text) for name, text in _table().per_hour.items()}
+    prices = {name: Usd.parse(text) for name, text in _load_table().per_hour.items()}
     assert {name.partition(".")[0] for name in prices} == {"g4dn", "g5", "g6", "g6e"}
     assert all(0 < price.micros < 50_000_000 for price in prices.values())
     for family in ("g4dn", "g5", "g6", "g6e"):

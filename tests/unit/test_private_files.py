@@ -21,7 +21,7 @@ from batchscribe.private_files import make_folder, restrict_to_owner
 from batchscribe.testing.clock import FakeClock
 from support.values import NOW, run
 
-USER = installed.owner(Path(__file__))
+USER = installed.find_owner(Path(__file__))
 RUN = run(id="r1")
 
 

@@ -6,20 +6,20 @@ import math
 
 from batchscribe.adapters.machine.schedule import WATCH_EVERY
 from batchscribe.controller.context import Waits
-from batchscribe.core.run.host import BoxWaits
+from batchscribe.core.run.host import HostWaits
 from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST
 from batchscribe.core.run.promises import (
     AFTER_DEADLINE,
     PASS_SECONDS,
     POWER_OFF_SECONDS,
     STALLED,
-    promises,
+    list_promises,
 )
 
 
 def test_every_bound_is_printed_with_the_minutes_of_its_constants() -> None:
-    usual, host, last = (each.sentence for each in promises(guarded=True, boots=True))
-    waits = BoxWaits()
+    usual, host, last = (each.sentence for each in list_promises(guarded=True, boots=True))
+    waits = HostWaits()
     assert f"within {2 * PASS_SECONDS / 60:.0f} min" in usual
     assert f"within {math.ceil((waits.linger + POWER_OFF_SECONDS) / 60)} min after its work" in host
     assert f"ended within {math.ceil((waits.silence + waits.grace) / 60)} min" in host

@@ -12,18 +12,18 @@ from batchscribe.cli.chunks import _describe_life
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.redo import (
     Redone,
-    by_key,
-    by_session,
-    model_not,
+    find_by_key,
+    find_by_session,
+    find_stale,
+    find_without_model,
+    list_quarantined,
     quarantine,
     quarantine_failed,
-    quarantined,
     record_crash,
     redo,
-    release,
-    stale,
+    release_quarantined,
 )
-from batchscribe.controller.commands.why import why
+from batchscribe.controller.commands.why import read_history
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -41,7 +41,7 @@ from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import AudioRef, Transcript
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
+from batchscribe.errors import ObjectNotFoundError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from support import values
@@ -132,25 +132,25 @@ def names(chosen: Sequence[AudioObject]) -> list[str]:
 
 def test_by_key(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "s/chunk-001.webm", "s/chunk-002.webm", "s/t/chunk-001.webm")
-    assert names(by_key(scanner, "s/chunk-001.webm")) == ["s/chunk-001.webm"]
+    assert names(find_by_key(scanner, "s/chunk-001.webm")) == ["s/chunk-001.webm"]
     for key in ("s/chunk-003.webm", "s/", "nothing"):
         with pytest.raises(ObjectNotFoundError, match="batchscribe scan"):
-            by_key(scanner, key)
+            find_by_key(scanner, key)
 
 
 def test_by_session(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "s/chunk-001.webm", "s/chunk-002.webm", "s/t/chunk-001.webm", "s/talk.mp3", "chunk-001.ogg")
-    assert names(by_session(scanner, "s/")) == ["s/chunk-001.webm", "s/chunk-002.webm"]
-    assert names(by_session(scanner, "s/talk.mp3")) == ["s/talk.mp3"]
-    assert names(by_session(scanner, "./")) == ["chunk-001.ogg"]
+    assert names(find_by_session(scanner, "s/")) == ["s/chunk-001.webm", "s/chunk-002.webm"]
+    assert names(find_by_session(scanner, "s/talk.mp3")) == ["s/talk.mp3"]
+    assert names(find_by_session(scanner, "./")) == ["chunk-001.ogg"]
     with pytest.raises(ObjectNotFoundError):
-        by_session(scanner, "u/")
+        find_by_session(scanner, "u/")
 
 
 def test_stale(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3", "b.mp3", "c.mp3", "transcription-b.json")
     store.place("transcription-a.json", told(), modified=OLD - timedelta(hours=1))
-    assert names(stale(scanner)) == ["a.mp3"]
+    assert names(find_stale(scanner)) == ["a.mp3"]
 
 
 def test_model_not(store: MemoryStore, clock: FakeClock) -> None:
@@ -162,8 +162,8 @@ def test_model_not(store: MemoryStore, clock: FakeClock) -> None:
     store.place("transcription-d.json", b'{"segments": []}')
     store.place("transcription-e.json", b"rubbish")
     scanner = Scanner(store, output, clock=clock)
-    assert names(model_not(scanner, "small.en")) == ["a.mp3", "d.mp3", "e.mp3"]
-    assert names(model_not(scanner, "large-v3")) == ["b.mp3", "c.mp3", "d.mp3", "e.mp3"]
+    assert names(find_without_model(scanner, "small.en")) == ["a.mp3", "d.mp3", "e.mp3"]
+    assert names(find_without_model(scanner, "large-v3")) == ["b.mp3", "c.mp3", "d.mp3", "e.mp3"]
 
 
 # Moving aside.
@@ -176,7 +176,7 @@ def test_redo_keeps_the_old_and_the_chunk_is_pending_again(store: MemoryStore, s
     put(store, layer, data=b"original")
     fail(store, "s/chunk-001.webm", "r0")
     assert pending(scanner) == []
-    (done,) = redo(scanner, by_key(scanner, "s/chunk-001.webm"), stamp="2026-11-23-120000")
+    (done,) = redo(scanner, find_by_key(scanner, "s/chunk-001.webm"), stamp="2026-11-23-120000")
     aside = "_batchscribe/superseded/2026-11-23-120000/"
     kept = (aside + layer, aside + "s/transcription-chunk-001.json")
     assert done == Redone("s/chunk-001.webm", "s/", kept)
@@ -191,7 +191,7 @@ def test_a_transcript_of_the_source_is_kept_in_the_output(store: MemoryStore, cl
     put(store, "transcription-a.json", data=b"in the source")
     put(output, "transcription-a.json", data=b"in the output")
     scanner = Scanner(store, output, clock=clock)
-    (done,) = redo(scanner, by_key(scanner, "a.mp3"), stamp="now")
+    (done,) = redo(scanner, find_by_key(scanner, "a.mp3"), stamp="now")
     assert sorted(output.get(key).data for key in done.kept) == [b"in the output", b"in the source"]
     assert store.keys() == ("a.mp3",)
     assert pending(scanner) == ["a.mp3"]
@@ -212,10 +212,10 @@ def test_a_crash_at_any_point_loses_no_transcript(
 
     store.before = crashing
     try:
-        list(redo(scanner, by_key(scanner, "a.mp3"), stamp="1"))
+        list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="1"))
     except StoreUnavailableError:
         store.before = lambda _method, _key: None
-        list(redo(scanner, by_key(scanner, "a.mp3"), stamp="2"))
+        list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="2"))
     store.before = lambda _method, _key: None
     held = {store.get(key).data for key in store.keys("_batchscribe/superseded/")}
     assert held == {b"transcription-a.json", b"transcription-a.mp3.json"}
@@ -226,7 +226,7 @@ def test_a_second_redo_of_one_moment_overwrites_nothing(store: MemoryStore, scan
     put(store, "a.mp3", "transcription-a.json")
     store.place(keys.superseded("transcription-a.json", "1"), b"kept before")
     with pytest.raises(StoreUnavailableError, match="nothing was moved"):
-        list(redo(scanner, by_key(scanner, "a.mp3"), stamp="1"))
+        list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="1"))
     assert store.get("transcription-a.json").data == b"transcription-a.json"
 
 
@@ -235,7 +235,7 @@ def test_redo_releases_a_quarantined_chunk(store: MemoryStore, scanner: Scanner)
     fail(store, "a.mp3", "r1")
     quarantine_failed(store, [manifest(store, "a.mp3")], max_attempts=1, now=NOW)
     assert pending(scanner) == []
-    assert list(redo(scanner, by_key(scanner, "a.mp3"), stamp="1")) == [Redone("a.mp3", "a.mp3", ())]
+    assert list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="1")) == [Redone("a.mp3", "a.mp3", ())]
     assert pending(scanner) == ["a.mp3"]
 
 
@@ -253,7 +253,7 @@ def test_only_a_chunks_own_failures_lead_there(store: MemoryStore, scanner: Scan
     asked = manifest(store, "a.mp3", "b.mp3", "c.mp3", "d.mp3")
     (record,) = quarantine_failed(store, [asked], max_attempts=3, now=NOW)
     assert (record.key, record.attempts, record.decoder, record.message) == ("a.mp3", 3, "av-1", "bad in r3")
-    assert quarantined(store) == [record]
+    assert list_quarantined(store) == [record]
     assert scanner.backlog().quarantined == 1
     assert [each.key for each in quarantine_failed(store, [asked], max_attempts=2, now=NOW)] == [
         "a.mp3",
@@ -297,12 +297,12 @@ def record(**changes: Any) -> QuarantineRecord:
 def test_a_quarantine_stands_until_bytes_or_decoder_change(store: MemoryStore) -> None:
     quarantine(store, record())
     quarantine(store, record(message="again"))
-    assert quarantined(store) == [record()]
+    assert list_quarantined(store) == [record()]
     quarantine(store, record(etag="e2"))
-    assert quarantined(store) == [record(etag="e2")]
+    assert list_quarantined(store) == [record(etag="e2")]
     store.place(keys.quarantine("a.mp3"), b"rubbish")
     quarantine(store, record(decoder="av-2"))
-    assert quarantined(store) == [record(decoder="av-2")]
+    assert list_quarantined(store) == [record(decoder="av-2")]
 
 
 def test_release_forgets_the_failures_too(store: MemoryStore, scanner: Scanner) -> None:
@@ -311,13 +311,13 @@ def test_release_forgets_the_failures_too(store: MemoryStore, scanner: Scanner) 
         fail(store, name, "r1")
     quarantine_failed(store, [manifest(store, "a.mp3", "b.mp3")], max_attempts=1, now=NOW)
     with pytest.raises(ObjectNotFoundError, match="not quarantined"):
-        release(store, ["a.mp3", "c.mp3"])
-    assert len(quarantined(store)) == 2
-    assert release(store, ["a.mp3"]) == ["a.mp3"]
-    assert [each.key for each in quarantined(store)] == ["b.mp3"]
-    assert release(store) == ["b.mp3"]
+        release_quarantined(store, ["a.mp3", "c.mp3"])
+    assert len(list_quarantined(store)) == 2
+    assert release_quarantined(store, ["a.mp3"]) == ["a.mp3"]
+    assert [each.key for each in list_quarantined(store)] == ["b.mp3"]
+    assert release_quarantined(store) == ["b.mp3"]
     assert scanner.backlog().triggering == 3
-    assert release(store) == []
+    assert release_quarantined(store) == []
 
 
 @pytest.mark.parametrize("chosen", [None, ["a.mp3"], [keys.quarantine("a.mp3")]])
@@ -327,8 +327,8 @@ def test_a_quarantine_that_cannot_be_read_is_listed_and_released(
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")
     store.place(keys.quarantine("a.mp3"), b"{")
-    assert [each.key for each in quarantined(store)] == [keys.quarantine("a.mp3")]
-    assert len(release(store, chosen)) == 1
+    assert [each.key for each in list_quarantined(store)] == [keys.quarantine("a.mp3")]
+    assert len(release_quarantined(store, chosen)) == 1
     backlog = scanner.backlog()
     assert (backlog.quarantined, backlog.triggering) == (0, 1)
 
@@ -344,8 +344,8 @@ def test_a_release_that_breaks_off_leaves_the_chunk_quarantined(store: MemorySto
 
     store.before = breaking
     with pytest.raises(StoreUnavailableError):
-        redoing.release(store)
-    assert len(quarantined(store)) == 1
+        redoing.release_quarantined(store)
+    assert len(list_quarantined(store)) == 1
 
 
 # Why.
@@ -361,7 +361,7 @@ def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: 
     store.place(keys.manifest("r3", 0), b'{"version": 99}')
     fail(store, "s/chunk-001.webm", "r2", at=NOW)
     fail(store, "s/chunk-001.webm", "r1", at=OLD, etag="older-bytes")
-    life = why(scanner, "s/chunk-001.webm")
+    life = read_history(scanner, "s/chunk-001.webm")
     assert (life.state, life.session, life.planned) == (
         ChunkState.PENDING,
         "s/",
@@ -373,7 +373,7 @@ def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: 
 
     store.place("s/transcription-chunk-001.json", told(text="a secret"), modified=OLD - timedelta(hours=1))
     quarantine(store, record(key="s/chunk-001.webm"))
-    life = why(scanner, "s/chunk-001.webm")
+    life = read_history(scanner, "s/chunk-001.webm")
     (transcript,) = life.transcripts
     assert (life.state, life.stale, life.quarantine is not None) == (ChunkState.DONE, True, True)
     assert (transcript.model, transcript.run, transcript.duration, transcript.side) == (
@@ -388,14 +388,14 @@ def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: 
 def test_why_says_what_a_transcript_says_of_itself(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     put(store, "transcription-a.json", data=told())
-    (line,) = [line for line in _describe_life(why(scanner, "a.mp3")) if "transcribed" in line]
+    (line,) = [line for line in _describe_life(read_history(scanner, "a.mp3")) if "transcribed" in line]
     assert "by faster-whisper small.en [no-speech]" in line
 
 
 def test_why_names_a_transcript_that_cannot_be_read(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     put(store, "transcription-a.json", data=told()[:50])
-    life = why(scanner, "a.mp3")
+    life = read_history(scanner, "a.mp3")
     assert life.state is ChunkState.DONE
     (line,) = [line for line in _describe_life(life) if "unreadable" in line]
     assert "`batchscribe redo a.mp3`" in line
@@ -405,7 +405,7 @@ def test_why_names_a_transcript_that_cannot_be_read(store: MemoryStore, scanner:
 def test_redo_moves_an_empty_transcript_aside_too(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     put(store, "transcription-a.json", data=b"")
-    (redone,) = redo(scanner, by_key(scanner, "a.mp3"), stamp="now")
+    (redone,) = redo(scanner, find_by_key(scanner, "a.mp3"), stamp="now")
     assert redone.kept == (keys.superseded("transcription-a.json", "now"),)
     assert store.keys("transcription-") == ()
 
@@ -414,15 +414,15 @@ def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")
     store.delete("a.mp3")
-    life = why(scanner, "a.mp3")
+    life = read_history(scanner, "a.mp3")
     assert (life.state, life.audio, len(life.failures)) == (None, None, 1)
 
 
 def test_why_of_nothing(scanner: Scanner) -> None:
     with pytest.raises(ObjectNotFoundError, match="no record of"):
-        why(scanner, "never.mp3")
-    with pytest.raises(MisconfiguredError, match="not the key of an audio file"):
-        why(scanner, "notes.txt")
+        read_history(scanner, "never.mp3")
+    with pytest.raises(ObjectNotFoundError, match="not the key of an audio file"):
+        read_history(scanner, "notes.txt")
 
 
 @pytest.mark.parametrize(("stored", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
@@ -431,16 +431,16 @@ def test_why_finds_a_key_whose_accents_are_composed_otherwise(
 ) -> None:
     key = normalize(stored, "Café/Gespräch.mp3")
     put(store, key, "Other.mp3")
-    life = why(scanner, normalize(asked, key))
+    life = read_history(scanner, normalize(asked, key))
     assert (life.key, life.state) == (key, ChunkState.PENDING)
 
 
 def test_why_takes_the_key_as_it_is_asked_if_both_are_there(store: MemoryStore, scanner: Scanner) -> None:
     both = [normalize("NFC", "é-è.mp3"), normalize("NFD", "é-è.mp3")]
     put(store, *both)
-    assert [why(scanner, key).key for key in both] == both
+    assert [read_history(scanner, key).key for key in both] == both
     with pytest.raises(ObjectNotFoundError, match="no record of"):
-        why(scanner, both[0][0] + both[1][1:])
+        read_history(scanner, both[0][0] + both[1][1:])
 
 
 def test_a_final_failure_is_enough(store: MemoryStore, scanner: Scanner) -> None:

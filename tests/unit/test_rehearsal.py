@@ -17,10 +17,10 @@ from batchscribe.controller.commands.rehearsal import (
     Act,
     Proof,
     check,
-    proofs,
+    decode_proofs,
+    make_terms,
     put_speech,
     rehearse,
-    terms_of,
 )
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.controller.tick import reconcile, tick
@@ -53,7 +53,7 @@ class Controller:
     def __init__(self, at: Stage, act: Act, *, steps: int = 9) -> None:
         self.kills = 0
         self.said: str | None = None
-        world, terms = place_of(at.world, NAME), terms_of(at.terms, act)
+        world, terms = place_of(at.world, NAME), make_terms(at.terms, act)
         for _step in range(steps):
             run = next(iter(at.ledger.open_runs()), None)
             if run is not None and run.dispatched is not None:
@@ -111,7 +111,7 @@ def test_the_box_that_powers_itself_off_is_the_proof(at: Stage) -> None:
     assert proof.seconds is not None
     assert 270 < proof.seconds < 330
     assert the_run(at).outcome is Outcome.INTERRUPTED
-    assert proofs(at.ledger.facts("rehearsed/")) == (proof,)
+    assert decode_proofs(at.ledger.facts("rehearsed/")) == (proof,)
     stopped_and_tidy(at)
 
 

@@ -182,10 +182,10 @@ def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
         "  GPU Type:       g4dn.xlarge",
         "  Hourly Rate:    $0.526 (AWS list, on-demand, us-east-2, as of 2026-11-23)",
         "  GPU Time:       at most 0.500 hours (1800 s)",
-        "  GPU Cost:       at most $0.2630",
+        "  GPU Cost:       at most $0.26",
         "  Chunks/Dollar:  ~449",
         "  Audio:          1.00 h",
-        "  $/Audio Hour:   at most $0.2630",
+        "  $/Audio Hour:   at most $0.26",
     ]
 
 
@@ -205,7 +205,7 @@ def test_an_estimate_is_called_one() -> None:
         rate=RATE,
     )
     lines = dict(estimate_block(planned, "g4dn.xlarge"))
-    assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.500 hours (1800 s)", "$0.2630")
+    assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.500 hours (1800 s)", "$0.26")
     assert lines["Chunks/Dollar"] == "~380"
 
 
@@ -269,9 +269,9 @@ def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
         "r1",
         "completed",
         "g4dn.xlarge",
-        "$0.2630",
+        "$0.26",
         "$0.526",
-        "at most $0.2630 per audio hour",
+        "at most $0.26 per audio hour",
         "1 run settled, 1 GPU start;",
     ):
         assert text in output

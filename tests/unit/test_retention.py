@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from batchscribe.controller.attempts import list_attempts
-from batchscribe.controller.retention import KEPT, KEPT_IN_LEDGER, retire
+from batchscribe.controller.retention import KEPT, KEPT_IN_LEDGER, delete_outdated
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run.report import QueueSample
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
@@ -78,20 +79,20 @@ def outdated(store: MemoryStore) -> set[str]:
 
 def test_control_objects_of_old_runs_go_and_their_records_stay(at: Stage) -> None:
     before, gone = without_attempts(at.store), outdated(at.store)
-    retire(at.world, now=NOW)
+    delete_outdated(at.world, now=NOW)
     assert before - without_attempts(at.store) == gone
     assert len(gone) == 12
-    assert retire(at.world, now=NOW) == 0
+    assert delete_outdated(at.world, now=NOW) == 0
 
 
 def test_old_attempts_go_unless_their_chunk_is_quarantined(at: Stage) -> None:
     at.store.delete("transcription-a.json")
-    retire(at.world, now=NOW)
+    delete_outdated(at.world, now=NOW)
     assert kept(at) == {("a.mp3", "r2"), ("held.mp3", "r1"), ("held.mp3", "r2")}
-    retire(at.world, now=NOW + KEPT)
+    delete_outdated(at.world, now=NOW + KEPT)
     assert kept(at) == {("a.mp3", "r2"), ("held.mp3", "r1"), ("held.mp3", "r2")}, "the store is not so late"
     at.store.place(keys.settlement("later"), modified=NOW + KEPT)
-    retire(at.world, now=NOW + KEPT)
+    delete_outdated(at.world, now=NOW + KEPT)
     assert kept(at) == {("held.mp3", "r1"), ("held.mp3", "r2")}
 
 
@@ -105,7 +106,7 @@ def kept(at: Stage) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("ahead", [timedelta(0), YEAR, -YEAR])
 def test_a_local_clock_that_is_wrong_deletes_nothing_that_is_not_old(at: Stage, ahead: timedelta) -> None:
     young = at.store.keys(f"{keys.RUNS}young/")
-    retire(at.world, now=NOW + ahead)
+    delete_outdated(at.world, now=NOW + ahead)
     assert at.store.keys(f"{keys.RUNS}young/") == young
     assert set(outdated(at.store)) == (set(outdated(furnished())) if ahead < timedelta(0) else set())
 
@@ -114,7 +115,7 @@ def test_a_tick_a_year_ahead_keeps_what_the_store_calls_young(tmp_path: Path) ->
     store = OrderlyStore(FakeClock())
     with stage(tmp_path, store=store, policy=Policy(name=PolicyName.NOW)).ledger as ledger:
         ledger.save_sample(
-            at=NOW, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s", numbers="{}"
+            QueueSample(at=NOW, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s")
         )
     at = stage(tmp_path, store=store, policy=Policy(name=PolicyName.NOW))
     store.place(keys.intent("young"))
@@ -131,34 +132,20 @@ def test_a_tick_a_year_ahead_keeps_what_the_store_calls_young(tmp_path: Path) ->
 
 def test_a_file_from_the_future_makes_nothing_old(at: Stage) -> None:
     at.store.place(keys.settlement("touched"), modified=NOW + YEAR)
-    retire(at.world, now=NOW)
+    delete_outdated(at.world, now=NOW)
     assert at.store.keys(f"{keys.RUNS}young/")[1:] == (
         keys.settlement("young"),
         keys.manifest("young", 0),
     )
 
 
-def test_how_long_is_a_choice(at: Stage) -> None:
-    at.store.place(keys.settlement("young"), modified=NOW - timedelta(days=2))
-    at.store.place(keys.settlement("now"))
-    retire(at.world, now=NOW, keep=timedelta(days=1))
-    assert open_runs(at.store) == {"open"}
-    assert at.store.keys(f"{keys.RUNS}young/") == (keys.intent("young"), keys.settlement("young"))
-
-
 def test_the_ledger_is_pruned_by_the_same_time(at: Stage) -> None:
     for days in (0, 1):
+        when = NOW - KEPT_IN_LEDGER - timedelta(days=days) + timedelta(hours=1)
         at.ledger.save_sample(
-            at=NOW - KEPT_IN_LEDGER - timedelta(days=days) + timedelta(hours=1),
-            pending=1,
-            triggering=1,
-            waiting=0,
-            oldest=None,
-            decision="d",
-            sentence="s",
-            numbers="{}",
+            QueueSample(at=when, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s")
         )
-    retire(at.world, now=NOW + YEAR)
+    delete_outdated(at.world, now=NOW + YEAR)
     assert len(at.ledger.samples(NOW - YEAR)) == 1
 
 
@@ -177,11 +164,11 @@ def test_a_crash_between_any_two_deletes_opens_no_run_and_the_next_time_ends_it(
         world = replace(at.world, output=copy)
         copy.before = dying
         with pytest.raises(StoreUnavailableError):
-            retire(world, now=NOW)
+            delete_outdated(world, now=NOW)
         assert len(wanted - set(copy.keys())) == survived
         assert open_runs(copy) == {"open"}
         copy.before = lambda _method, _key: None
-        retire(world, now=NOW)
+        delete_outdated(world, now=NOW)
         assert outdated(copy) == set()
         assert open_runs(copy) == {"open"}
 
@@ -194,5 +181,5 @@ def test_a_listing_that_fails_deletes_nothing(at: Stage, listing: str) -> None:
 
     before, at.store.before = at.store.keys(), broken
     with pytest.raises(StoreUnavailableError):
-        retire(at.world, now=NOW)
+        delete_outdated(at.world, now=NOW)
     assert at.store.keys() == before

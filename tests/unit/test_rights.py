@@ -17,7 +17,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy, trust
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy, make_trust
 from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.settings import load
@@ -39,24 +39,26 @@ PLACE = AccountPlace(
     guard_role=f"arn:aws:iam::{ACCOUNT}:role/guard",
     types=("g4dn.xlarge", "g5.xlarge"),
 )
+KEY = f"arn:aws:kms:us-east-2:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 """Where S3's operation and the right to it have two names."""
 SERVICES = {
     ("aws/ec2", "_client"): "ec2",
     ("aws/eventbridge", "_client"): "scheduler",
-    ("aws/account", "_ec2"): "ec2",
-    ("aws/account", "_quotas"): "service-quotas",
-    ("aws/account", "_scheduler"): "scheduler",
-    ("aws/account", "_sts"): "sts",
+    ("aws/account", "_client('ec2')"): "ec2",
+    ("aws/account", "_client('service-quotas')"): "service-quotas",
+    ("aws/account", "_client('scheduler')"): "scheduler",
+    ("aws/account", "_client('sts')"): "sts",
     ("stores/boto3_store", "_client"): "s3",
 }
 """By module and the attribute that holds the client."""
+OPENER = "aws/clients"
 INTERACTIVE = {"aws/inventory", "aws/stacks"}
 """Used by `init` alone, with a user's own rights: they are no part of the printed policies."""
 
 
 def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:
-    found: Any = policy(who, place)["Statement"]
+    found: Any = make_policy(who, place)["Statement"]
     return list(found)
 
 
@@ -105,9 +107,9 @@ def test_every_adapter_of_aws_is_looked_at() -> None:
     users = {
         path.relative_to(ADAPTERS).with_suffix("").as_posix()
         for path in ADAPTERS.rglob("*.py")
-        if re.search(r"\bboto3\.[a-z]", path.read_text())
+        if re.search(r"\b(boto3\.client|open_client)\b", path.read_text())
     }
-    assert users - INTERACTIVE == {module for module, _ in SERVICES}
+    assert users - INTERACTIVE - {OPENER} == {module for module, _ in SERVICES}
 
 
 def test_the_box_reads_and_writes_the_store_and_touches_no_instance() -> None:
@@ -225,7 +227,7 @@ def test_another_instance_cannot_be_touched() -> None:
 
 def test_a_wildcard_in_a_prefix_is_a_character() -> None:
     place = AccountPlace(output=Folder(bucket="b", prefix="what?*/"))
-    assert "arn:aws:s3:::b/what${?}${*}/*.json" in json.dumps(policy(Who.SCHEDULER, place))
+    assert "arn:aws:s3:::b/what${?}${*}/*.json" in json.dumps(make_policy(Who.SCHEDULER, place))
 
 
 def test_what_is_not_used_is_not_asked_for() -> None:
@@ -243,7 +245,7 @@ def reference() -> dict[str, Any]:
 def test_every_action_exists_and_names_a_resource_where_it_can() -> None:
     known = reference()
     for who in Who:
-        for statement in statements(who):
+        for statement in statements(who, replace(PLACE, kms_keys=(KEY,))):
             for action in listed(statement["Action"]):
                 service, _, name = action.partition(":")
                 takes = known[service]["Actions"][name.lower()].get("Resources", [])
@@ -255,8 +257,8 @@ def test_the_template_and_the_policies_are_clean(tmp_path: Path) -> None:
         who.title(): {
             "Type": "AWS::IAM::Role",
             "Properties": {
-                "AssumeRolePolicyDocument": trust(who, PLACE) or trust(Who.BOX, PLACE),
-                "Policies": [{"PolicyName": who, "PolicyDocument": policy(who, PLACE)}],
+                "AssumeRolePolicyDocument": make_trust(who, PLACE) or make_trust(Who.BOX, PLACE),
+                "Policies": [{"PolicyName": who, "PolicyDocument": make_policy(who, PLACE)}],
             },
         }
         for who in Who
@@ -298,8 +300,8 @@ def test_the_template_makes_the_role_and_the_group_that_the_guard_needs() -> Non
 
     template: Any = cfn_yaml.load(str(TEMPLATE))
     role = filled(template["Resources"]["StopRole"]["Properties"])
-    assert role["AssumeRolePolicyDocument"] == trust(Who.STOP, PLACE)
-    assert role["Policies"][0]["PolicyDocument"] == policy(Who.STOP, PLACE)
+    assert role["AssumeRolePolicyDocument"] == make_trust(Who.STOP, PLACE)
+    assert role["Policies"][0]["PolicyDocument"] == make_policy(Who.STOP, PLACE)
     assert filled(template["Resources"]["Orders"]["Properties"]["Name"]) == "batchscribe"
     assert template["Parameters"]["GroupName"]["Default"] == "batchscribe"
 
@@ -333,6 +335,25 @@ def test_control_objects_of_their_own_place_get_rights_there(tmp_path: Path) -> 
     assert place_of(load(NAMED, folder=tmp_path)).control is None
 
 
+@pytest.mark.parametrize("who", [Who.SCHEDULER, Who.BOX])
+def test_the_key_of_a_bucket_can_be_used_through_s3_alone(who: Who) -> None:
+    printed = CliRunner().invoke(
+        cli, ["iam-policy", "--role", who.value, "--kms-key", KEY, "--json"], env=NAMED
+    )
+    (found,) = [each for each in json.loads(printed.stdout)["policy"]["Statement"] if "Keys" in each["Sid"]]
+    assert found["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+    assert found["Resource"] == [KEY]
+    assert found["Condition"] == {"StringLike": {"kms:ViaService": "s3.*"}}
+    assert not [action for action in actions(who) if action.startswith("kms:")], "only if it is asked for"
+
+
+@pytest.mark.parametrize("name", ["alias/audio", KEY.replace("key/", "alias/"), "*"])
+def test_a_policy_names_no_alias_of_a_key(name: str) -> None:
+    refused = CliRunner().invoke(cli, ["iam-policy", "--kms-key", name], env=NAMED)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "aws kms describe-key" in refused.stderr
+
+
 def test_without_a_guard_no_right_to_one(tmp_path: Path) -> None:
     place = place_of(load(NAMED | {"BATCH_CLOUD_GUARD": "off"}, folder=tmp_path))
     assert not [action for action in actions(Who.SCHEDULER, place) if action.startswith("scheduler:")]
@@ -355,8 +376,8 @@ def test_the_command_prints_one_document_and_says_what_is_missing(
         assert f"{name} is unknown and stays" in whole.stderr
     one = CliRunner().invoke(cli, ["iam-policy", "--role", "stop", "--json"], env=NAMED)
     assert json.loads(one.stdout) == {
-        "policy": policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
-        "trust": trust(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+        "policy": make_policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+        "trust": make_trust(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
     }
     assert one.stderr == ""
     unnamed = CliRunner().invoke(cli, ["iam-policy"], env=NAMED | {"GPU_INSTANCE_TYPE": ""})

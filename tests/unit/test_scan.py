@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from batchscribe.controller.commands.why import why
+from batchscribe.controller.commands.why import read_history
 from batchscribe.controller.scan import KEEP_ALIVE_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -17,7 +17,7 @@ from batchscribe.core.scan.backlog import LiveLock
 from batchscribe.core.scan.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_text
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import AudioRef, Transcript
-from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.errors import StoreUnavailableError, UnsupportedAudioError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.stores import open_store
@@ -125,7 +125,7 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
     hold(store, "f.mp3")
     hold(store, "g.mp3", etag="of-older-bytes")
     backlog = scanner(store).backlog()
-    found = {chunk.key: (chunk.failures, chunk.troubled) for chunk in backlog.candidates}
+    found = {chunk.key: (chunk.failures, chunk.previously_failed) for chunk in backlog.candidates}
     assert found == {
         "a.mp3": (1, True),
         "b.mp3": (0, True),
@@ -361,5 +361,5 @@ def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: FakeClo
 
 def test_why_explains_a_kind_that_is_not_decoded(store: MemoryStore) -> None:
     put(store, "a.dss")
-    with pytest.raises(MisconfiguredError, match=r"'a\.dss' is skipped: \.dss is not decoded"):
-        why(scanner(store), "a.dss")
+    with pytest.raises(UnsupportedAudioError, match=r"'a\.dss' is skipped: \.dss is not decoded"):
+        read_history(scanner(store), "a.dss")

@@ -95,7 +95,7 @@ def test_a_transcript_that_is_none_is_named_with_the_way_out(app: App, tmp_path:
 def test_what_assembly_could_not_read_is_named_until_it_changes(app: App, tmp_path: Path) -> None:
     torn = tmp_path / "b/transcription-chunk-001.json"
     torn.write_text('{"text": "cut in the mid')
-    scanner = new_scanner(app.settings, *open_stores(app.settings), SystemClock(), by_hand=False)
+    scanner = new_scanner(app.settings, *open_stores(app.settings), SystemClock(), manual=False)
     with open_ledger(app.settings) as ledger:
         record_unreadable(ledger, session_parts(scanner, "b/"))
     document = json.loads(CliRunner().invoke(scan, ["--json"], obj=app).output)
@@ -144,7 +144,7 @@ def test_export_to_a_file_prints_a_line(app: App, tmp_path: Path) -> None:
     (tmp_path / "b/transcription-chunk-001.json").write_text('{"text": "one"}')
     result = CliRunner().invoke(export, ["b", "-o", str(tmp_path / "b.txt")], obj=app)
     assert (tmp_path / "b.txt").read_text() == "one\n\n"
-    assert (result.stdout, result.stderr) == (f"wrote {tmp_path / 'b.txt'}, 5 bytes\n", "")
+    assert (result.stdout, result.stderr) == (f"wrote {tmp_path / 'b.txt'}, 5 B\n", "")
 
 
 def test_the_flags_of_all_runs_are_counted(app: App) -> None:

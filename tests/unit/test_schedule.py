@@ -19,7 +19,7 @@ from batchscribe.adapters.machine.schedule import (
     Plan,
     render_cron,
     render_units,
-    with_block,
+    replace_block,
 )
 from batchscribe.errors import MisconfiguredError
 from batchscribe.wiring.scheduler import HANG_SECONDS
@@ -133,7 +133,7 @@ def test_a_local_gpu_is_not_capped() -> None:
 
 
 def test_policy_and_timer_know_one_interval() -> None:
-    half = replace(PLAN, interval=Interval(30), told=True)
+    half = replace(PLAN, interval=Interval(30), overrides_env=True)
     assert "Environment=BATCH_SCHEDULER_CHECK_HOURS=0.5" in lines(render_units(half)[SERVICE])
     assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 /home" in render_cron(half)
     assert "BATCH_SCHEDULER_CHECK_HOURS" not in render_units(PLAN)[SERVICE] + render_cron(PLAN)
@@ -156,7 +156,7 @@ def test_systemd_finds_no_fault_with_any_path(tmp_path: Path, name: str, *, loca
         folder=quoted,
         user="root",
         local_gpu=local,
-        told=local,
+        overrides_env=local,
         interval=Interval(30),
     )
     units = tmp_path / "units"
@@ -213,9 +213,8 @@ def test_cron_runs_the_program_in_its_folder_and_appends_to_its_log(tmp_path: Pa
     program = folder / "batchscribe"
     program.write_text('#!/bin/sh\npwd; echo "$BATCH_SCHEDULER_CHECK_HOURS $@"\n')
     program.chmod(0o755)
-    plan = replace(
-        PLAN, executable=program, folder=folder, log_dir=folder / "logs", interval=Interval(30), told=True
-    )
+    plan = replace(PLAN, executable=program, folder=folder, log_dir=folder / "logs")
+    plan = replace(plan, interval=Interval(30), overrides_env=True)
     _, *rendered, _ = render_cron(plan).splitlines()
     for line, times in zip(rendered, ("*/30 * * * * ", "*/1 * * * * "), strict=True):
         assert line.startswith(f"{times}cd ")
@@ -233,12 +232,12 @@ OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"
 
 def test_a_block_goes_in_once_is_replaced_in_place_and_goes_out_without_a_trace() -> None:
     block = render_cron(PLAN)
-    once = with_block(OTHERS, block, PLAN.folder)
+    once = replace_block(OTHERS, block, PLAN.folder)
     assert once == f"{OTHERS}{block}\n"
-    assert with_block(once, block, PLAN.folder) == once
+    assert replace_block(once, block, PLAN.folder) == once
     changed = render_cron(replace(PLAN, interval=Interval(30)))
-    assert with_block(once + "# the end\n", changed, PLAN.folder) == f"{OTHERS}{changed}\n# the end\n"
-    assert with_block(once, "", PLAN.folder) == OTHERS
-    assert with_block(once + once, "", PLAN.folder) == OTHERS * 2
-    assert with_block("", "", PLAN.folder) == ""
-    assert with_block("no newline", block, PLAN.folder) == f"no newline\n{block}\n"
+    assert replace_block(once + "# the end\n", changed, PLAN.folder) == f"{OTHERS}{changed}\n# the end\n"
+    assert replace_block(once, "", PLAN.folder) == OTHERS
+    assert replace_block(once + once, "", PLAN.folder) == OTHERS * 2
+    assert replace_block("", "", PLAN.folder) == ""
+    assert replace_block("no newline", block, PLAN.folder) == f"no newline\n{block}\n"

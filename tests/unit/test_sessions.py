@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
+from batchscribe.controller.commands.redo import quarantine
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import assemble
+from batchscribe.controller.sessions import assemble_session
+from batchscribe.core.run.manifest import QuarantineRecord
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, encode
 from batchscribe.errors import ObjectNotFoundError
@@ -42,17 +46,37 @@ def scanner(*transcribed: int) -> Scanner:
     return Scanner(store, store, clock=FakeClock())
 
 
-def test_a_session_as_it_stands_ends_with_its_last_transcript_and_shows_what_lacks_before() -> None:
-    found = assemble(scanner(1, 2, 4), "s/")
+def test_a_session_as_it_stands_shows_what_it_lacks() -> None:
+    found = assemble_session(scanner(1, 2, 4), "s/").transcript
     assert [(part.offset, MISSING in part.flags) for part in found.parts] == [
         (0, False),
         (9.5, False),
         (19.5, True),
         (19.5, False),
+        (29.5, True),
     ]
     assert [segment.start for segment in found.segments] == [1, 10.5, 20.5]
 
 
+def test_chunks_without_a_transcript_are_listed_with_their_reasons() -> None:
+    made = scanner(1, 2)
+    store = cast(MemoryStore, made.source)
+    etag = next(info.etag for info in store.list("s/chunk-004"))
+    record = QuarantineRecord(key="s/chunk-004.mp3", etag=etag, decoder="", attempts=3, message="bad", at=NOW)
+    quarantine(store, record)
+    store.place("s/chunk-005.mp3", b"")
+    store.place("s/chunk-006.dss", b"audio")
+    store.place("s/below/chunk-001.dss", b"audio")
+    found = assemble_session(made, "s/")
+    assert found.chunks == 6
+    assert found.missing == {
+        "waiting": ["s/chunk-003.mp3"],
+        "quarantined": ["s/chunk-004.mp3"],
+        "in an unsupported format": ["s/chunk-006.dss"],
+    }
+    assert assemble_session(scanner(1, 2, 3, 4, 5), "s/").missing == {}
+
+
 def test_of_a_session_without_a_transcript_there_is_none() -> None:
     with pytest.raises(ObjectNotFoundError, match="no transcript of session"):
-        assemble(scanner(), "s/")
+        assemble_session(scanner(), "s/")

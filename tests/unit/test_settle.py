@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.commands.redo import by_key, quarantined, redo
-from batchscribe.controller.context import moment
+from batchscribe.controller.commands.redo import find_by_key, list_quarantined, redo
+from batchscribe.controller.context import read_moment
 from batchscribe.controller.run_message import run_message
 from batchscribe.controller.settle import FORGOTTEN, settle
 from batchscribe.controller.tick import tick
@@ -107,7 +107,7 @@ def ends(at: Stage, manifest: Manifest, end: WorkerEnd, *failures: Failure) -> N
 
 def over(at: Stage, run: Run, outcome: Outcome | None, **changes: object) -> Run:
     """The run as it is settled after that outcome."""
-    stopped = run.machines[0].meter.end(moment(at.world))
+    stopped = run.machines[0].meter.end(read_moment(at.world))
     ended = replace(metered(run, stopped), state=RunState.VERIFYING, outcome=outcome)
     return settle(at.world, at.terms, replace(ended, **changes), [])  # type: ignore[arg-type]
 
@@ -197,7 +197,7 @@ def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no
         (Outcome.COMPLETED, 1, 3),
     ]
     assert "1 quarantined, 0 left" in at.notes.messages[-1].body
-    (held,) = quarantined(at.store)
+    (held,) = list_quarantined(at.store)
     assert (held.key, held.attempts, held.message) == (names[0], 3, FORGOTTEN)
     assert at.store.get("s/transcript.json").data, "nothing of its session is waited for"
     at.worker.skips = frozenset()
@@ -217,7 +217,7 @@ def test_one_forgotten_chunk_starts_a_gpu_at_its_longest_wait_once_for_each_atte
         at.clock.sleep(24 * 3600)
         started += len(tick(at.world, at.terms).runs)
     assert started == at.terms.max_attempts - 1
-    assert [held.key for held in quarantined(at.store)] == [names[0]]
+    assert [held.key for held in list_quarantined(at.store)] == [names[0]]
 
 
 def test_a_chunk_is_forgotten_once_in_a_run_however_often_that_is_settled(at: Stage) -> None:
@@ -234,7 +234,7 @@ def redone(at: Stage, manifest: Manifest) -> None:
     at.clock.sleep(60)
     publishes(at, manifest, manifest.chunks[:1])
     scanner = at.world.scanner(True)
-    assert list(redo(scanner, by_key(scanner, manifest.chunks[0].key), stamp="20261123-130000"))
+    assert list(redo(scanner, find_by_key(scanner, manifest.chunks[0].key), stamp="20261123-130000"))
 
 
 def another(at: Stage, manifest: Manifest) -> None:
@@ -265,7 +265,7 @@ def test_a_redo_of_another_day_excuses_nothing(at: Stage) -> None:
     (name,) = ready(at, 1)
     tick(at.world, at.terms)
     scanner = at.world.scanner(True)
-    assert list(redo(scanner, by_key(scanner, name), stamp="20261123-120000"))
+    assert list(redo(scanner, find_by_key(scanner, name), stamp="20261123-120000"))
     at.clock.sleep(24 * 3600)
     run = at_work(at)
     ends(at, at.worker.manifest(run), WorkerEnd.FINISHED)
@@ -349,7 +349,7 @@ def test_a_refusal_for_good_goes_to_quarantine_at_once(at: Stage) -> None:
     )
     ends(at, manifest, WorkerEnd.FINISHED, failure)
     over(at, run, None)
-    (held,) = quarantined(at.store)
+    (held,) = list_quarantined(at.store)
     assert (held.key, held.attempts) == (names[0], 1)
 
 

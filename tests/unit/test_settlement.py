@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
@@ -88,7 +88,7 @@ def test_reconcile_waits_for_its_stop_although_the_ledger_cannot_be_written(
 
 @pytest.mark.parametrize("make_pass", [tick, reconcile])
 def test_a_bill_that_only_the_store_knows_is_taken_over(
-    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, Terms], object]
+    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, RunConfig], object]
 ) -> None:
     """A user's session is up when the disk has room again: nothing of ours can be observed any more."""
     run, settled = forgotten(at, monkeypatch)
@@ -102,7 +102,7 @@ def test_a_bill_that_only_the_store_knows_is_taken_over(
 
 @pytest.mark.parametrize("make_pass", [tick, reconcile, watch])
 def test_a_settled_run_is_not_started_again(
-    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, Terms], object]
+    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, RunConfig], object]
 ) -> None:
     run, _ = forgotten(at, monkeypatch)
     asked = starts(at, monkeypatch)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxReply, Finding, InstanceRecord
+from batchscribe.core.run.host import CheckRequest, Finding, HostReply, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
@@ -21,9 +21,9 @@ INSTANCE = Instance(id="i-0123456789abcdef0", state=InstanceState.RUNNING)
 
 
 class Host:
-    def ask(self, _instance: Instance, _word: str, _data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, _instance: Instance, _word: str, _data: bytes = b"", *, timeout: float) -> HostReply:
         assert timeout
-        return BoxReply(release=__version__)
+        return HostReply(release=__version__)
 
 
 @dataclass
@@ -45,11 +45,9 @@ class Cloud:
     @property
     def setup(self) -> HostSetup:
         return HostSetup(
-            asks=Host(),
+            client=Host(),
             clock=FakeClock(),
-            terms=HostRequirements(
-                engine=EngineSpec(engine="played"), gpu=False, source="s3://b", output="s3://b"
-            ),
+            terms=CheckRequest(now=FakeClock().now(), engine=EngineSpec(engine="played"), gpu=False),
             output=self.store,
             published=lambda _instance: frozenset(),
             shows_tags=self.shows_tags,

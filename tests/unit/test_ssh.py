@@ -16,7 +16,7 @@ from batchscribe.adapters.host_access.ssh import (
     Ssh,
     SshOptions,
     connection_trouble,
-    quoted,
+    quote_path,
     remote_words,
 )
 from batchscribe.adapters.machine.clock import Interrupts
@@ -75,7 +75,7 @@ def test_any_ordinary_folder_can_hold_the_files(tmp_path: Path, folder: str) -> 
 @pytest.mark.parametrize("path", ['/a"b', "/a\nb", "/${HOME}/x", "/a\\b"])
 def test_a_path_that_ssh_would_misread_is_refused(path: str) -> None:
     with pytest.raises(MisconfiguredError, match="move it"):
-        quoted(Path(path))
+        quote_path(Path(path))
 
 
 def test_the_setting_chooses_the_address() -> None:
@@ -180,8 +180,8 @@ def test_without_a_last_word_nothing_is_known() -> None:
         b'{"box": "x"}',
         b'{"box":1}\nlate noise',
     ):
-        assert host.last_word(output) is None
-    found = host.last_word(b'Welcome!\n{"box": 1, "release": "1.2.3"}\n\n')
+        assert host.decode_reply(output) is None
+    found = host.decode_reply(b'Welcome!\n{"box": 1, "release": "1.2.3"}\n\n')
     assert found is not None
     assert found.release == "1.2.3"
 

@@ -206,7 +206,7 @@ def test_no_hard_links_is_said(store: DirectoryStore, monkeypatch: pytest.Monkey
 def test_a_file_that_changes_while_it_is_read(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create("k", b"1234")
     etags = iter(["before", "after"])
-    monkeypatch.setattr(directory, "_etag", lambda _status: next(etags))
+    monkeypatch.setattr(directory, "_make_etag", lambda _status: next(etags))
     with pytest.raises(StoreUnavailableError, match="written to"):
         store.get("k")
 
@@ -217,13 +217,13 @@ def test_folders_out_of_reach_of_a_prefix_are_not_walked(
     for key in ("a/1", "b/c/1", "b/d/1", "e/1"):
         store.create(key, b"")
     walked: list[str] = []
-    entries = DirectoryStore._entries
+    entries = DirectoryStore._list_folder
 
     def watched(self: DirectoryStore, folder: str) -> Sequence[Any]:
         walked.append(folder)
         return entries(self, folder)
 
-    monkeypatch.setattr(DirectoryStore, "_entries", watched)
+    monkeypatch.setattr(DirectoryStore, "_list_folder", watched)
     assert listed(store, "b/", after="b/c0") == ["b/d/1"]
     assert walked == ["b/", "b/d/"]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.machine.clock import Interrupts, TimeLimit
 from batchscribe.controller.records import read_manifest
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
@@ -15,8 +14,8 @@ from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Failure, FailureKind
 from batchscribe.settings import load
-from batchscribe.wiring.scheduler import scheduler
-from support.world import Notes, Stage, stage
+from batchscribe.wiring.scheduler import open_scheduler
+from support.world import Stage, stage
 
 HEARING = AudioOptions(overlap_ms=500, split_channels=True)
 
@@ -30,7 +29,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, AudioOptions, str]:
     settings = load({"BATCH_SOURCE": str(folder / "audio")} | environ, folder=folder)
-    with scheduler(settings, Notes(), Interrupts(), TimeLimit(600), remember=False) as made:
+    with open_scheduler(settings, remember=False) as made:
         return made.terms.engine, made.terms.audio_options, made.terms.settings_hash
 
 
@@ -69,4 +68,7 @@ def test_the_manifest_says_how_to_hear_and_which_chunk_is_in_trouble(at: Stage) 
     (run,) = tick(at.world, at.terms).runs
     manifest = read_manifest(at.world, run, 0)
     assert manifest.audio_options == HEARING
-    assert {chunk.key: chunk.troubled for chunk in manifest.chunks} == {names[0]: True, names[1]: False}
+    assert {chunk.key: chunk.previously_failed for chunk in manifest.chunks} == {
+        names[0]: True,
+        names[1]: False,
+    }

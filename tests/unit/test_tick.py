@@ -575,7 +575,7 @@ def test_a_run_is_finished_where_it_was_opened_whatever_the_settings_say(at: Sta
         at.world,
         source=other,
         output=other,
-        scanner=lambda _by_hand: Scanner(other, other, clock=at.clock),
+        scanner=lambda _manual: Scanner(other, other, clock=at.clock),
         elsewhere=lambda _world, _run: at.world,
     )
     (closed,) = tick(world, replace(at.terms, region="eu-west-1")).runs
@@ -686,8 +686,8 @@ def test_starts_that_are_paid_for_nothing_come_further_and_further_apart(at: Sta
     assert len(starts) <= 7
     assert "paid for" in at.notes.messages[-1].body
     at.launcher.silent_probes = 0
-    by_hand = replace(at.terms, policy=replace(at.terms.policy, by_hand=True))
-    assert tick(at.world, by_hand).runs[0].outcome is Outcome.COMPLETED
+    manual = replace(at.terms, policy=replace(at.terms.policy, manual=True))
+    assert tick(at.world, manual).runs[0].outcome is Outcome.COMPLETED
 
 
 def test_a_chunk_that_never_ends_starves_nobody_and_starts_a_gpu_once(tmp_path: Path) -> None:

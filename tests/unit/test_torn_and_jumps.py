@@ -13,15 +13,15 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.local.launcher import LocalHost
-from batchscribe.controller.context import Terms, World, moment
+from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import CheckRequest, ClaimLaunch, HostWaits, InstanceRecord
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
 from batchscribe.core.run.runs import Outcome, Run, RunState
@@ -127,7 +127,7 @@ def at_work(at: Stage) -> Run:
 
 @pytest.mark.parametrize("looks", [tick, reconcile])
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
-def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, Terms], object]) -> None:
+def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, RunConfig], object]) -> None:
     run = at_work(at)
     at.clock.sleep(5)
     at.worker.started[run.id, 0].die()
@@ -153,7 +153,7 @@ def test_a_torn_manifest_is_read_from_its_copy_in_the_ledger(at: Stage, data: by
 @pytest.mark.parametrize("looks", [tick, reconcile])
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
 def test_a_torn_manifest_without_a_copy_keeps_no_run_open(
-    at: Stage, data: bytes, looks: Callable[[World, Terms], object]
+    at: Stage, data: bytes, looks: Callable[[World, RunConfig], object]
 ) -> None:
     run = at_work(at)
     at.store.place(keys.manifest(run.id, 0), data)
@@ -176,7 +176,7 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     at.clock.sleep(60)
     forget_manifests(at.world, run)
     over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING)
-    over = metered(over, over.machines[0].meter.end(moment(at.world)))
+    over = metered(over, over.machines[0].meter.end(read_moment(at.world)))
     run = settle(at.world, at.terms, over, [])
     assert run.outcome is Outcome.INCOMPLETE
     assert "manifests that could not be read: 1 of 1" in run.detail
@@ -193,7 +193,7 @@ def test_a_box_goes_on_over_a_torn_progress(data: bytes) -> None:
     box.at(300, box.finish)
     off = box.live()
     assert off is not None
-    assert off >= 300 + BoxWaits().linger
+    assert off >= 300 + HostWaits().linger
     end = box.end()
     assert end is not None
     assert (end.worker, end.why) == (None, "work ended")
@@ -224,9 +224,9 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_paid(
 def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
     at.store.replace(keys.instance(INSTANCE), data)
     setup = HostSetup(
-        asks=LocalHost({}),
+        client=LocalHost({}),
         clock=at.clock,
-        terms=HostRequirements(engine=EngineSpec(engine="played"), gpu=False, source="", output=""),
+        terms=CheckRequest(now=at.clock.now(), engine=EngineSpec(engine="played"), gpu=False),
         output=at.store,
         published=lambda _instance: frozenset(),
         ssh=None,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.machine.clock import Interrupts, TimeLimit
 from batchscribe.controller.commands.rehearsal import Act
 from batchscribe.controller.commands.rehearsal import check as rehearsable
 from batchscribe.controller.context import refuse_unsupported
@@ -21,8 +20,8 @@ from batchscribe.testing.engine import ScriptedFactory
 from batchscribe.wiring import engines
 from batchscribe.wiring.gpu import open_gpu_tools
 from batchscribe.wiring.preflight import unsupported
-from batchscribe.wiring.scheduler import scheduler
-from support.world import INSTANCE, Notes, Stage, stage
+from batchscribe.wiring.scheduler import open_scheduler
+from support.world import INSTANCE, Stage, stage
 
 WHISPER, PARAKEET, SPHINX = "faster-whisper", "parakeet", "pocketsphinx"
 
@@ -127,7 +126,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
 
     def agreed(**environ: str) -> str:
         settings = load({"BATCH_SOURCE": str(tmp_path / "audio")} | environ, folder=tmp_path)
-        with scheduler(settings, Notes(), Interrupts(), TimeLimit(600), remember=False) as made:
+        with open_scheduler(settings, remember=False) as made:
             return made.terms.unsupported
 
     assert agreed() == ""

@@ -150,6 +150,6 @@ def test_both_detectors_agree() -> None:
 
 def test_a_detector_that_is_not_installed_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_vad, "MODEL_PACKAGE", "no_such_package")
-    onnx_vad._detector.cache_clear()
+    onnx_vad._load_detector.cache_clear()
     with pytest.raises(EngineError, match="does not run: ModuleNotFoundError"):
         onnx_vad.find_speech(noise(1))

@@ -139,5 +139,5 @@ def test_another_version_on_the_host_starts_it_once(at: Stage) -> None:
     at.terms = replace(at.terms, access="before")
     tick(at.world, at.terms)
     assert again(at) is Hold
-    by_hand = replace(at.terms, policy=replace(at.terms.policy, by_hand=True))
-    assert isinstance(tick(at.world, by_hand).decision, Launch)
+    manual = replace(at.terms, policy=replace(at.terms.policy, manual=True))
+    assert isinstance(tick(at.world, manual).decision, Launch)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from batchscribe.agent.boot import Boot, run_agent
 from batchscribe.agent.supervisor import POLL_SECONDS
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch, HostEnd
+from batchscribe.core.run.host import ClaimLaunch, HostEnd, HostWaits
 from batchscribe.core.run.manifest import Phase, Tally, WorkerEnd, WorkerName, encode
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from support.box_agent import RUN, Awake
 
-WAITS = BoxWaits()
+WAITS = HostWaits()
 LOOK = 10.0
 """At most so long is between two looks of the box, and the dead-man's."""
 
@@ -36,7 +36,7 @@ def test_a_dead_worker_is_named_and_its_controller_gets_a_moment(box: Awake) -> 
     assert end is not None
     assert (end.worker, end.why) == (0, "worker 0 died without an exit record")
     assert off is not None
-    assert 50 + WAITS.told <= off <= 50 + WAITS.told + LOOK
+    assert 50 + WAITS.after_report <= off <= 50 + WAITS.after_report + LOOK
 
 
 def test_a_worker_that_says_its_last_word_as_it_is_looked_at_did_not_die(box: Awake) -> None:
@@ -296,7 +296,7 @@ def test_a_deaf_worker_that_was_cancelled_is_killed_after_the_grace(box: Awake) 
     off = box.live()
     assert [each.force for each in box.workers.asked] == [False, True]
     assert off is not None
-    assert 60 + WAITS.grace <= off <= 60 + WAITS.grace + WAITS.told + 2 * LOOK
+    assert 60 + WAITS.grace <= off <= 60 + WAITS.grace + WAITS.after_report + 2 * LOOK
     end = box.end()
     assert end is not None
     assert end.why == "worker 0 was killed, as its controller asked"
@@ -311,7 +311,7 @@ def test_a_worker_whose_progress_cannot_be_read_is_ended_on_request(box: Awake) 
     off = box.live()
     assert [each.force for each in box.workers.asked] == [False, True]
     assert off is not None
-    assert off <= 60 + WAITS.grace + WAITS.told + 2 * LOOK
+    assert off <= 60 + WAITS.grace + WAITS.after_report + 2 * LOOK
 
 
 def test_a_deaf_worker_is_killed_where_its_controller_insists(box: Awake) -> None:
@@ -345,7 +345,7 @@ def test_a_worker_that_cannot_be_started_is_a_last_word(box: Awake) -> None:
     assert end.worker == 0
     assert "chmod 600" in end.why
     assert off is not None
-    assert off <= WAITS.told + LOOK
+    assert off <= WAITS.after_report + LOOK
 
 
 def test_over_ssh_a_worker_begins_after_the_start_request_and_the_host_powers_off(box: Awake) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe.adapters.engines.problems import out_of_memory
 from batchscribe.adapters.engines.whisper.batches import FasterWhisper
-from batchscribe.adapters.engines.whisper.guard import ALLOWANCE, MOST, SHARE, Budget
+from batchscribe.adapters.engines.whisper.budget import ALLOWANCE, MOST, SHARE, Budget
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import VOTERS
@@ -175,7 +175,7 @@ def test_what_looks_wrong_twice_is_kept_and_flagged() -> None:
 
 def test_second_hearings_end_with_their_time() -> None:
     clock = FakeClock()
-    takes = {"hear": 10.0, "again": 20.0}
+    takes = {"transcribe": 10.0, "transcribe_again": 20.0}
     decoder = ScriptedDecoder(says=loop, takes=lambda what: clock.sleep(takes[what]))
     engine = engine_of(decoder, clock)
     results = [result for number in range(5) for result in engine.transcribe([numbered(number)])]
@@ -188,10 +188,10 @@ def test_the_budget_grows_with_the_work() -> None:
     clock = FakeClock()
     budget = Budget(clock.monotonic)
     assert budget.left == ALLOWANCE
-    with budget.working():
+    with budget.measure(SHARE):
         clock.sleep(100.0)
     assert budget.left == pytest.approx(ALLOWANCE + 100.0 * SHARE)
-    with budget.spending():
+    with budget.measure(-1):
         clock.sleep(60.0)
     assert budget.left == pytest.approx(-10.0)
 
@@ -237,7 +237,7 @@ def test_who_is_to_end_hears_nothing_twice() -> None:
 def test_time_for_second_hearings_is_not_saved_up_for_hours() -> None:
     clock = FakeClock()
     budget = Budget(clock.monotonic)
-    with budget.working():
+    with budget.measure(SHARE):
         clock.sleep(3600.0)
     assert budget.left == MOST
 
@@ -256,13 +256,13 @@ def test_halves_of_a_batch_do_not_vote_again() -> None:
     asked: list[int] = []
     decoder = ScriptedDecoder(chances=lambda number: {"de": 0.9} if number < 2 else {"fr": 0.8})
 
-    def hear(encoded: Any, seconds: Any, language: str) -> list[Recognized]:
+    def transcribe(encoded: Any, seconds: Any, language: str, **_options: Any) -> list[Recognized]:
         asked.append(len(encoded))
         if len(encoded) > 1:
             raise RuntimeError("CUDA failed with error out of memory")
         return [ordinary(number) for number in encoded]
 
-    decoder.hear = hear  # type: ignore[method-assign]
+    decoder.transcribe = transcribe  # type: ignore[method-assign]
     engine = engine_of(decoder, language=None)
     windows = [numbered(number, "s") for number in range(2)]
     with pytest.raises(OutOfMemoryError):

@@ -169,7 +169,7 @@ def test_a_cpu_takes_one_window_at_a_time_and_a_gpu_what_was_measured(
     decoder = WhisperDecoder(model)
     assert batch_size(decoder, "cpu") == 1
     sizes: list[int] = []
-    generate = decoder._generate
+    generate = decoder._generate_tokens
 
     def noted(encoded: Any, count: int, *more: Any) -> Any:
         found = generate(encoded, count, *more)
@@ -178,7 +178,7 @@ def test_a_cpu_takes_one_window_at_a_time_and_a_gpu_what_was_measured(
         assert all(len(each.sequences_ids[0]) >= whisper_decoder.MAX_TOKENS // 2 for each in found)
         return found
 
-    monkeypatch.setattr(decoder, "_generate", noted)
+    monkeypatch.setattr(decoder, "_generate_tokens", noted)
     monkeypatch.setattr(device, "free_memory", lambda: None)
     assert batch_size(decoder, "cuda") == BATCH_UNMEASURED
     assert sizes == [1, PROBE_WINDOWS]
@@ -201,8 +201,8 @@ def test_another_faster_whisper_is_a_clear_error(monkeypatch: pytest.MonkeyPatch
 def test_a_window_that_is_filled_up_has_all_the_text_that_fits(tmp_path: Path) -> None:
     decoder = WhisperDecoder(faster_whisper.WhisperModel(str(build(tmp_path / "model")), device="cpu"))
     encoded = decoder.encode([decoder.features(np.zeros(24_000, np.float32))])
-    (short,) = decoder.hear(encoded, [1.5], "en")
-    (full,) = decoder.hear(encoded, [1.5], "en", fill=True)
+    (short,) = decoder.transcribe(encoded, [1.5], "en")
+    (full,) = decoder.transcribe(encoded, [1.5], "en", fill=True)
     assert len(short.words) < 20
     assert len(full.words) > 100
     assert short.heard_until is None

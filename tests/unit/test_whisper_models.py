@@ -15,7 +15,7 @@ import pytest
 
 from batchscribe.adapters.engines.whisper import models
 from batchscribe.adapters.engines.whisper.engine import FACTORY
-from batchscribe.adapters.engines.whisper.models import MODELS, model_folder, prefetch, verify
+from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder, verify_model
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -86,42 +86,42 @@ def test_every_name_of_faster_whispers_is_known_with_its_repository() -> None:
 
 def test_a_name_is_one_commit_for_the_fetch_and_for_the_run(hub: Hub) -> None:
     repository, commit = MODELS["small.en"]
-    folder = prefetch("small.en")
+    folder = fetch_model("small.en")
     assert model_folder(spec_of("")) == folder
     assert hub.calls == [(repository, commit, False), (repository, commit, True)]
 
 
 def test_where_no_commit_is_known_the_first_fetchs_is_kept(hub: Hub) -> None:
-    first = prefetch("somebody/a-whisper")
+    first = fetch_model("somebody/a-whisper")
     hub.head = "b" * 40
-    assert prefetch("somebody/a-whisper") == first
+    assert fetch_model("somebody/a-whisper") == first
     assert model_folder(spec_of("somebody/a-whisper")) == first
     assert [revision for _, revision, _ in hub.calls] == [None, HEAD, HEAD]
 
 
 def test_a_file_that_was_cut_short_shows_before_any_work(hub: Hub) -> None:
-    folder = prefetch("small.en")
+    folder = fetch_model("small.en")
     (folder / "model.bin").write_bytes(b"weight")
     assert "changed after it was fetched" in FACTORY.problems(spec_of("small.en"))[0]
     with pytest.raises(MisconfiguredError, match=rf"remove {hub.root}/models--Systran--faster-whisper-small"):
-        prefetch("small.en")
+        fetch_model("small.en")
 
 
 def test_a_file_that_was_changed_shows_when_its_contents_are_read(hub: Hub) -> None:
-    folder = prefetch("small.en")
+    folder = fetch_model("small.en")
     (folder / "model.bin").write_bytes(b"Weights")
     assert model_folder(spec_of("small.en")) == folder
-    verify(folder)
+    verify_model(folder)
     with pytest.raises(MisconfiguredError, match=r"model\.bin changed after it was fetched"):
-        verify(folder, contents=True)
+        verify_model(folder, contents=True)
     with pytest.raises(MisconfiguredError, match=r"model\.bin changed after it was fetched"):
-        prefetch("small.en")
+        fetch_model("small.en")
 
 
 def test_a_broken_transfer_is_seen_by_the_hubs_own_name_for_the_file(hub: Hub) -> None:
     hub.broken = True
     with pytest.raises(EngineError, match="is damaged"):
-        prefetch("small.en")
+        fetch_model("small.en")
 
 
 def test_a_model_that_somebody_else_put_into_the_cache_is_taken_as_it_is(hub: Hub) -> None:
@@ -137,7 +137,7 @@ def test_a_packaged_model_is_found_by_its_name_without_a_fetch(hub: Hub, package
 
 
 def test_a_fetched_model_comes_before_a_packaged_one(hub: Hub, package: Path) -> None:
-    folder = prefetch("tiny.en")
+    folder = fetch_model("tiny.en")
     assert folder != package
     assert model_folder(spec_of("tiny.en")) == folder
     assert hub.calls
@@ -150,7 +150,7 @@ def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch
 
 
 def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
-    folder = prefetch("small.en")
+    folder = fetch_model("small.en")
     models._record_file(folder).write_bytes(b"{")
     with pytest.raises(MisconfiguredError, match="cannot be read: remove it"):
         model_folder(spec_of("small.en"))
@@ -159,7 +159,7 @@ def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
 def test_a_fetch_without_the_hubs_client_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
     with pytest.raises(MisconfiguredError, match=r"not installed: pip install 'batchscribe\[gpu\]'"):
-        prefetch("small")
+        fetch_model("small")
 
 
 def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(EngineError, match=r"small\.en could not be fetched: no route$"):
-        prefetch("small.en")
+        fetch_model("small.en")
     assert hub.calls == []
 
 
@@ -187,7 +187,7 @@ def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatc
 def test_what_a_model_cannot_do_is_said_before_any_work(
     hub: Hub, model: str, task: str, language: str | None, problem: str
 ) -> None:
-    prefetch(model)
+    fetch_model(model)
     found = FACTORY.problems(spec_of(model, task=task, language=language))
     assert len(found) == 1
     assert problem in found[0]
@@ -196,7 +196,7 @@ def test_what_a_model_cannot_do_is_said_before_any_work(
 
 @pytest.mark.parametrize("model", ["small", "large-v3", "medium"])
 def test_models_of_many_languages_translate(hub: Hub, model: str) -> None:
-    prefetch(model)
+    fetch_model(model)
     assert FACTORY.problems(spec_of(model, task="translate", language="de")) == ()
     assert hub.calls
 

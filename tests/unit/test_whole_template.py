@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cfnlint.decode import cfn_yaml
 
-from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy, trust
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy, make_trust
 from batchscribe.settings import load
 
 TEMPLATE = Path(__file__).parents[2] / "deploy" / "cloudformation" / "batchscribe.yaml"
@@ -92,8 +92,8 @@ def test_each_role_has_the_rights_that_iam_policy_prints(
     resources: dict[str, Any], role: str, who: Who
 ) -> None:
     made = resources[role]
-    assert ordered(made["Policies"][0]["PolicyDocument"]) == ordered(policy(who, PLACE))
-    assert made["AssumeRolePolicyDocument"] == (trust(who, PLACE) or trust(Who.BOX, PLACE))
+    assert ordered(made["Policies"][0]["PolicyDocument"]) == ordered(make_policy(who, PLACE))
+    assert made["AssumeRolePolicyDocument"] == (make_trust(who, PLACE) or make_trust(Who.BOX, PLACE))
 
 
 def test_only_the_scheduler_has_more_and_that_is_its_login_and_one_key(resources: dict[str, Any]) -> None:

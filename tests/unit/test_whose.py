@@ -227,7 +227,7 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
     at.compute.stop(INSTANCE)
     end(at)
     with monkeypatch.context() as patch:
-        patch.setattr(teardown, "_stop", dies)
+        patch.setattr(teardown, "_stop_machine", dies)
         with pytest.raises(Killed):
             reconcile(at.world, at.terms)
     at.clock.sleep(3600)

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from batchscribe.controller.commands.why import why
-from batchscribe.controller.previous_failures import read_trouble
+from batchscribe.controller.commands.why import read_history
+from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -33,7 +33,7 @@ def store(clock: FakeClock) -> MemoryStore:
 
 def explained(store: MemoryStore, clock: FakeClock, key: str, **options: object) -> str:
     scanner = Scanner(store, store, clock=clock, **options)  # type: ignore[arg-type]
-    return why(scanner, key, max_wait=24 * HOUR).explanation
+    return read_history(scanner, key, max_wait=24 * HOUR).explanation
 
 
 def test_a_young_chunk_waits_until_a_stated_time(store: MemoryStore, clock: FakeClock) -> None:
@@ -84,15 +84,15 @@ def test_a_part_of_a_name_finds_its_only_chunk(store: MemoryStore, clock: FakeCl
     for key in ("user/Alice interview.mp3", "user/bob.mp3"):
         store.place(key, b"1")
     scanner = Scanner(store, store, clock=clock)
-    assert why(scanner, "alice").key == "user/Alice interview.mp3"
-    assert why(scanner, "bob.mp3").key == "user/bob.mp3"
+    assert read_history(scanner, "alice").key == "user/Alice interview.mp3"
+    assert read_history(scanner, "bob.mp3").key == "user/bob.mp3"
 
 
 def test_an_ambiguous_part_lists_what_is_similar(store: MemoryStore, clock: FakeClock) -> None:
     for key in ("a/note.mp3", "b/note.mp3"):
         store.place(key, b"1")
     with pytest.raises(ObjectNotFoundError, match=r"similar: a/note\.mp3, b/note\.mp3"):
-        why(Scanner(store, store, clock=clock), "note")
+        read_history(Scanner(store, store, clock=clock), "note")
 
 
 def test_a_failure_from_a_clock_ahead_does_not_delay_the_retry(store: MemoryStore) -> None:
@@ -106,5 +106,5 @@ def test_a_failure_from_a_clock_ahead_does_not_delay_the_retry(store: MemoryStor
         at=NOW + timedelta(days=3000),
     )
     store.create(keys.attempt("a.mp3", "e", "r1"), wire.encode(failure))
-    ((trouble,),) = read_trouble(store, None).values()
+    ((trouble,),) = read_past_attempts(store, None).values()
     assert trouble.last == NOW

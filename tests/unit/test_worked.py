@@ -13,13 +13,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.cli.render import settled
+from batchscribe.cli.render import render_run
 from batchscribe.cli.report import period_of, render_csv, summary
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.engine_time import flag_text, total, work_lines, work_of, worked
+from batchscribe.core.run.engine_time import (
+    flag_text,
+    format_engine_time,
+    make_engine_time,
+    measure_engine_time,
+    sum_engine_time,
+)
 from batchscribe.core.run.manifest import EngineTimeSummary, ExitRecord, Timings
 from batchscribe.core.run.records import decode_run, decode_settlement
 from batchscribe.core.run.report import RunReport, build, encode, totals
@@ -38,11 +44,15 @@ SAID = Timings(
     starved_by={"fetch": 0.5, "decode": 3.0},
 )
 COUNTED = {"no-speech": 4, "repaired": 3, "partial": 1, "rerun": 2, "low-confidence": 1}
-DONE = run(state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=NOW, worked=worked(SAID, COUNTED))
+DONE = run(
+    state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=NOW, worked=measure_engine_time(SAID, COUNTED)
+)
 
 
 def lines(**changes: Any) -> list[str]:
-    return work_lines(work_of(worked(msgspec.structs.replace(SAID, **changes), {})))
+    return format_engine_time(
+        make_engine_time(measure_engine_time(msgspec.structs.replace(SAID, **changes), {}))
+    )
 
 
 def test_the_engine_line_names_the_stage_that_starved_it() -> None:
@@ -70,8 +80,8 @@ def test_only_what_took_more_than_three_percent_is_blamed(changes: dict[str, Any
 
 def test_an_engine_that_never_loaded_has_no_shares() -> None:
     assert lines(loaded=None) == []
-    assert work_of(EngineTimeSummary()) is None
-    work = work_of(worked(Timings(loaded=2.0, elapsed=2.0), {}))
+    assert make_engine_time(EngineTimeSummary()) is None
+    work = make_engine_time(measure_engine_time(Timings(loaded=2.0, elapsed=2.0), {}))
     assert work is not None
     assert (work.load_seconds, work.busy_share, work.to_blame) == (2.0, None, ())
 
@@ -86,7 +96,13 @@ def test_flags_come_in_one_order_and_a_new_one_after_them() -> None:
 def test_several_workers_are_one_sum() -> None:
     other = Timings(loaded=6.0, elapsed=56.0, busy=30.0, starved=20.0, starved_by={"decode": 20.0})
     never = Timings(elapsed=900.0)
-    sums = total([worked(SAID, COUNTED), worked(other, {"partial": 2, "alien": 1}), worked(never, {})])
+    sums = sum_engine_time(
+        [
+            measure_engine_time(SAID, COUNTED),
+            measure_engine_time(other, {"partial": 2, "alien": 1}),
+            measure_engine_time(never, {}),
+        ]
+    )
     assert (sums.workers, sums.load, sums.after_load) == (3, 10.1, 150.0)
     assert (sums.busy, sums.starved, sums.blocked) == (126.2, 23.5, 0.3)
     assert sums.starved_by == {"fetch": 0.5, "decode": 23.0}
@@ -109,7 +125,7 @@ def test_a_run_s_report_has_it_for_people_and_programs(tmp_path: Path) -> None:
         "to_blame": ["decode"],
         "flags": COUNTED,
     }
-    told = "\n".join(settled(DONE, load({}, folder=tmp_path), left=None))
+    told = "\n".join(render_run(DONE, load({}, folder=tmp_path), left=None))
     assert "busy 96.2 %, starved 3.5 % (decode)" in told
     assert "Flags: 3 repaired, 1 partial" in told
 
@@ -153,7 +169,7 @@ def test_what_a_worker_said_last_survives_the_run_and_the_ledger(
     at.clock.sleep(600)
     speaks(at, monkeypatch)
     (closed,) = tick(at.world, at.terms).runs
-    assert closed.worked == worked(SAID, COUNTED)
+    assert closed.worked == measure_engine_time(SAID, COUNTED)
     assert at.ledger.run(closed.id) == closed
     stored = at.store.get(keys.settlement(closed.id)).data
     assert decode_settlement(stored, replace(closed, worked=EngineTimeSummary())) == closed
@@ -175,7 +191,7 @@ def without(document: Any, *names: str) -> bytes:
 
 def test_what_was_written_before_reads_as_before(at: Stage) -> None:
     at.ledger.save_run(DONE, at=NOW)
-    with at.ledger._transaction():
+    with at.ledger._open_transaction():
         old = without(DONE, "worked").decode()
         at.ledger._db.execute("UPDATE runs SET document = ?", (old,))
     assert at.ledger.run(DONE.id) == replace(DONE, worked=EngineTimeSummary())

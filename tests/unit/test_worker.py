@@ -26,6 +26,7 @@ from batchscribe.adapters.engines.whisper import silero_vad
 from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
 from batchscribe.core import keys
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
@@ -40,8 +41,9 @@ from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.wiring.stores import open_store
-from batchscribe.wiring.worker import split_location, work
+from batchscribe.wiring.worker import process_manifest, split_location
 from support.audio import bundled, corpus
+from support.forked import ENGINES
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -61,12 +63,13 @@ def named(key: str) -> str:
 
 
 class Place:
-    """A folder with the bundled speech, so many times over, and a manifest for all of it."""
+    """A folder with bundled speech, so many times over, and a manifest for all of it."""
 
-    def __init__(self, folder: Path, copies: int = 1, **changes: Any) -> None:
+    def __init__(self, folder: Path, copies: int = 1, speech: str = "", **changes: Any) -> None:
+        """`speech`: part of the names of the recordings."""
         self.store = open_store(folder.as_uri())
         for copy in range(copies):
-            for key in corpus():
+            for key in [key for key in corpus() if speech in key]:
                 self.store.create(f"{copy}/{key}", bundled(key))
         fields = {
             "run": "run-1",
@@ -95,7 +98,10 @@ class Place:
 
     def begin(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "batchscribe", "worker", self.location]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = os.environ | {"PYTHONPATH": ENGINES}
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def transcripts(self) -> list[str]:
         return [info.key for info in self.store.list() if info.key.endswith(".json") and info.key[0] != "_"]
@@ -126,11 +132,11 @@ def test_something_else_is_no_manifest(location: str) -> None:
 
 
 def test_the_command_transcribes_and_says_so(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = Place(tmp_path, speech="notes/")
     result = CliRunner().invoke(worker, [place.location])
     assert result.exit_code == 0, result.output
-    assert "14 transcribed" in result.output
-    assert len(place.transcripts()) == 14
+    assert "5 transcribed" in result.output
+    assert len(place.transcripts()) == 5
     heard = json.loads(place.store.get(named("0/notes/call back.mov")).data)
     assert "monday" in heard["text"]
     assert heard["model"] == "en-us"
@@ -151,7 +157,7 @@ def test_a_manifest_that_cannot_be_worked_on_is_refused_and_the_store_knows(
 ) -> None:
     place = Place(tmp_path, **changes)
     with pytest.raises(MisconfiguredError, match=reason) as error:
-        work(place.location)
+        process_manifest(place.location)
     assert error.value.exit_code == 2
     assert place.exit_record().end is WorkerEnd.FAILED
     assert reason in place.exit_record().message
@@ -161,7 +167,7 @@ def test_a_manifest_with_another_hash_is_refused_before_anything_is_written(tmp_
     place = Place(tmp_path)
     before = [info.key for info in place.store.list()]
     with pytest.raises(MisconfiguredError, match="is not the manifest that was announced"):
-        work(place.location, sha256="0" * 64)
+        process_manifest(place.location, sha256="0" * 64)
     assert [info.key for info in place.store.list()] == before
 
 
@@ -187,7 +193,7 @@ def refuse(child: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(tmp_path: Path, number: int) -> None:
-    place = Place(tmp_path, copies=8)
+    place = Place(tmp_path, copies=8, engine=EngineSpec(engine="scripted"))
     with place.begin() as process:
         until(lambda: len(place.transcripts()) >= 2)
         process.send_signal(number)
@@ -198,7 +204,7 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: int) -> None:
 
 
 def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) -> None:
-    place = Place(tmp_path, copies=2)
+    place = Place(tmp_path, copies=2, speech="notes/")
     with place.begin() as process:
         until(lambda: len(place.transcripts()) >= 2)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -208,7 +214,7 @@ def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) 
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family))
     before = set(place.transcripts())
     assert len(before) >= 2
-    record = work(place.location)
+    record = process_manifest(place.location)
     assert record.tally.skipped == len(before)
     assert record.tally.seen == len(place.manifest.chunks) == len(place.transcripts())
 
@@ -239,10 +245,7 @@ def test_engines_say_how_fast_they_were(tmp_path: Path, monkeypatch: pytest.Monk
                 model="nemo-parakeet-tdt-0.6b-v2",
                 instance_type="g4dn.xlarge",
                 at=datetime(2026, 1, 1, run, tzinfo=UTC),
-                speed=speed,
-                setup_seconds=None,
-                release_seconds=None,
-                bytes_per_second={},
+                measured=Priors(speed=speed),
             )
     seen = "measured: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
     assert seen in asked_of_engines().output

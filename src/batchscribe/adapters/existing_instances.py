@@ -32,7 +32,7 @@ class ExistingInstances:
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
         own_type = seen.type or self.own_type
-        return (self._offer(own_type), *self._other_offers(own_type))
+        return (self._make_offer(own_type), *self._make_other_offers(own_type))
 
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
         if offer.instance_type != (seen.type or self.own_type):
@@ -56,7 +56,7 @@ class ExistingInstances:
     def release(self, instance: str) -> None:
         self.compute.release(instance)
 
-    def _offer(self, instance_type: str) -> Offer:
+    def _make_offer(self, instance_type: str) -> Offer:
         return Offer(
             provider=self.provider,
             instance_type=instance_type,
@@ -64,10 +64,10 @@ class ExistingInstances:
             rate=self.rate_of(instance_type),
         )
 
-    def _other_offers(self, own_type: str) -> Iterator[Offer]:
+    def _make_other_offers(self, own_type: str) -> Iterator[Offer]:
         for other in self.types:
             try:
                 if other != own_type:
-                    yield self._offer(other)
+                    yield self._make_offer(other)
             except MisconfiguredError as error:
                 log.info("offer skipped", instance_type=other, error=str(error))

@@ -21,10 +21,10 @@ from batchscribe.agent.supervisor import Marks, Watch, Workers
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BootRecord,
-    BoxWaits,
     ClaimLaunch,
     HostClaim,
     HostPlace,
+    HostWaits,
     InstanceRecord,
     StartPermit,
 )
@@ -136,7 +136,7 @@ class BoxAgent:
         permit = self._seams.permit(claim.run)
         return permit.sha256 if permit else None
 
-    def _choose_waits(self, marks: Marks) -> BoxWaits:
+    def _choose_waits(self, marks: Marks) -> HostWaits:
         """Timeouts; without power-off, the agent waits longer for another manifest."""
         waits = self._place.waits
         return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)

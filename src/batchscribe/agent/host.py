@@ -23,11 +23,11 @@ from dotenv import dotenv_values
 from batchscribe import __version__
 from batchscribe.core.run import host
 from batchscribe.core.run.host import (
-    BoxReply,
     CheckRequest,
     EnvironmentRequest,
     Finding,
     HostPlace,
+    HostReply,
     StartPermit,
     StartRequest,
 )
@@ -86,10 +86,10 @@ class Box:
         """Lock file that this host's only agent holds while it runs."""
         return self._root / "agent.lock"
 
-    def report_version(self) -> BoxReply:
-        return BoxReply(release=__version__)
+    def report_version(self) -> HostReply:
+        return HostReply(release=__version__)
 
-    def start(self, request: StartRequest) -> BoxReply:
+    def start(self, request: StartRequest) -> HostReply:
         """Permits the run's workers, and starts an agent if none runs.
 
         Raises MisconfiguredError, LaunchError.
@@ -114,7 +114,7 @@ class Box:
                 spawn(argv, environment=environment, log=path.with_name("agent.log"))
         except OSError as error:
             raise LaunchError(f"the agent could not be started on this host: {error}") from error
-        return BoxReply(release=__version__, done=free)
+        return HostReply(release=__version__, done=free)
 
     def read_permit(self, run: str) -> StartPermit | None:
         """Reads the run's permit. None if there is none of this boot."""
@@ -147,15 +147,15 @@ class Box:
         """Asks the worker to end, or kills it; True if it ran."""
         return ask_to_end(self._process_path(name), force=force)
 
-    def keep_environment(self, request: EnvironmentRequest) -> BoxReply:
+    def keep_environment(self, request: EnvironmentRequest) -> HostReply:
         """Writes the environment file, readable by this user only."""
         write_atomically(self._root / "env", request.text.encode())
-        return BoxReply(release=__version__, done=True)
+        return HostReply(release=__version__, done=True)
 
-    def keep_place(self, place: HostPlace) -> BoxReply:
+    def keep_place(self, place: HostPlace) -> HostReply:
         """Records the instance's id and stores for later boots."""
         write_atomically(self._root / "box.json", msgspec.json.encode(place))
-        return BoxReply(release=__version__, done=True)
+        return HostReply(release=__version__, done=True)
 
     @property
     def is_set_up(self) -> bool:
@@ -171,7 +171,7 @@ class Box:
                 f"this GPU host has no record of its instance ({error.strerror}): run `batchscribe gpu setup`"
             ) from error
 
-    def check_host(self, request: CheckRequest) -> BoxReply:
+    def check_host(self, request: CheckRequest) -> HostReply:
         """Checks every precondition on this host."""
         findings = [
             self._check_clock(request.now),
@@ -184,7 +184,7 @@ class Box:
         if request.boots:
             findings.append(self._check_stores(request.home, request.control) or _check_units())
         findings.extend(self._check_engine(request))
-        return BoxReply(release=__version__, findings=tuple(findings))
+        return HostReply(release=__version__, findings=tuple(findings))
 
     def _check_stores(self, home: str, control: str) -> Finding | None:
         """Finding if the next boot would read claims from another store."""
@@ -198,7 +198,7 @@ class Box:
         detail = f"the GPU host reads its claims from {known}, not from {wanted}: another set-up replaced it"
         return Finding(what="units", ok=False, detail=detail, fix=SET_UP)
 
-    def prefetch_model(self, spec: EngineSpec) -> BoxReply:
+    def prefetch_model(self, spec: EngineSpec) -> HostReply:
         """Fetches the engine's model before any paid run. Raises EngineError."""
         return self._run_aside("fetch", spec, FETCH_SECONDS, self.build_environment())
 
@@ -285,7 +285,7 @@ class Box:
 
     def _run_aside(
         self, command: str, request: msgspec.Struct, seconds: float, environment: dict[str, str]
-    ) -> BoxReply:
+    ) -> HostReply:
         """Runs a command in a separate process. It may crash, and needs a worker's environment."""
         try:
             done = subprocess.run(
@@ -298,7 +298,7 @@ class Box:
             )
         except subprocess.TimeoutExpired as error:
             raise EngineError(f"{command} was not finished after {seconds:.0f} s") from error
-        reply = host.last_word(done.stdout)
+        reply = host.decode_reply(done.stdout)
         if reply is None or reply.error:
             raise EngineError(
                 reply.error if reply else f"{command} ended with code {done.returncode} and no reply"

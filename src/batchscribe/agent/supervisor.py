@@ -20,11 +20,11 @@ import structlog
 
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
-    BoxWaits,
     ClaimLaunch,
     EndRequest,
     HostClaim,
     HostEnd,
+    HostWaits,
 )
 from batchscribe.core.run.manifest import Manifest, Progress, WorkerName
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
@@ -91,7 +91,7 @@ class Watch:
     workers: Workers
     marks: Marks
     clock: Clock
-    waits: BoxWaits
+    waits: HostWaits
     limit: float
     """Monotonic time at which the dead-man powers off."""
     claimed: Callable[[], bool]
@@ -167,7 +167,7 @@ class Watch:
             return self._poll_manifest()
         if running is False:
             how = "was killed, as its controller asked" if self._obeyed else "died without an exit record"
-            return EndOfRun(f"worker {self._worker} {how}", self._worker, self.waits.told)
+            return EndOfRun(f"worker {self._worker} {how}", self._worker, self.waits.after_report)
         # Progress counts first: an unreadable cancel object ends no work.
         self._follow_progress()
         self._obey_cancel()
@@ -179,7 +179,7 @@ class Watch:
             self._worker += 1
         given = is_stored(self.runs, keys.manifest(self.claim.run, self._worker))
         why = "the GPU host was rebooted during the run"
-        return EndOfRun(why, self._worker if given else None, self.waits.told)
+        return EndOfRun(why, self._worker if given else None, self.waits.after_report)
 
     def _move_to_next_worker(self) -> None:
         self._worker += 1
@@ -197,7 +197,9 @@ class Watch:
             waited = self.clock.monotonic() - self._moved_at
             return EndOfRun(why) if waited >= self.waits.first else None
         if is_stored(self.runs, keys.cancel(self.claim.run, self._worker)):
-            return EndOfRun(f"worker {self._worker} was cancelled before it started", wait=self.waits.told)
+            return EndOfRun(
+                f"worker {self._worker} was cancelled before it started", wait=self.waits.after_report
+            )
         return self._start_worker(expected or "")
 
     def _refusal_reason(self, expected: str | None) -> str:
@@ -241,7 +243,7 @@ class Watch:
             )
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
-            return EndOfRun(why, self._worker, self.waits.told)
+            return EndOfRun(why, self._worker, self.waits.after_report)
         LOG.info("worker.started", run=claim.run, worker=self._worker)
         return None
 

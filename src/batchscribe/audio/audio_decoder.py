@@ -6,7 +6,6 @@ files are bounded; a crash of the process costs one chunk.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import select
@@ -17,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Annotated, Self, TypeVar
 
 import msgspec
@@ -40,16 +38,6 @@ CPU_SECONDS_PER_AUDIO_SECOND = 1 / 20
 """Decoding takes about 1/360 on an ordinary core: enough for the slowest host, but not for a bomb."""
 STRANGE = "its output is invalid"
 UNWANTED = "decoding was interrupted: the worker is ending"
-
-
-@cache
-def decoder_version() -> str:
-    """Version such as `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; empty if no decoder is installed."""
-    try:
-        av = importlib.import_module("av")
-    except ImportError:
-        return ""
-    return f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info} / rules {frames.RULES}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-import textwrap
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ import click
 from rich.console import Console
 
 from batchscribe import settings as configuration
+from batchscribe.cli.layout import fold
 from batchscribe.cli.times import show_times
 from batchscribe.core.figures import encode_json
 from batchscribe.core.redaction import printable, printable_json
@@ -32,15 +32,18 @@ UNITS = {
 
 
 class PlainConsole(Console):
-    """Console that escapes control characters, and shows local times on a terminal.
+    """Console that escapes control characters, shows local times on a terminal, and folds lines.
 
     Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
-        plain = (
-            show_times(printable(each, keep="\n\t")) if isinstance(each, str) else each for each in objects
-        )
+        plain = [
+            fold(show_times(printable(each, keep="\n\t")), self.width) if isinstance(each, str) else each
+            for each in objects
+        ]
+        if all(isinstance(each, str) for each in objects):
+            options["soft_wrap"] = True
         super().print(*plain, **options)
 
 
@@ -94,13 +97,8 @@ class App:
 
     def print_labelled(self, label: str, text: str, *, indent: int) -> None:
         """Prints `text` right of `label`, folded between words; further lines are indented."""
-        room = max(self.console.width - indent - 1, 1)
-        lines = textwrap.wrap(
-            show_times(printable(text)), room, break_long_words=False, break_on_hyphens=False
-        )
-        self.console.print(
-            f"{label:<{indent}}", f"\n{'':{indent + 1}}".join(lines), markup=False, soft_wrap=True
-        )
+        line = f"{label:<{indent}} {show_times(printable(text))}"
+        self.console.print(fold(line, self.console.width, hang=indent + 1), markup=False)
 
 
 def print_warning(text: str) -> None:

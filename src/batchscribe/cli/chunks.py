@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,13 +18,13 @@ from batchscribe.cli.tick import opened
 from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import ChunkHistory
-from batchscribe.controller.commands.why import why as life_of
+from batchscribe.controller.commands.why import read_history as life_of
 from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import assemble
+from batchscribe.controller.sessions import AssembledSession, assemble_session
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import decide
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import format_count, format_hours, format_size
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import TOP, session_id
@@ -83,16 +84,17 @@ def redo(
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
     scanner = open_scanner(app.settings)
-    chosen = _chosen(app, scanner, what, stale=stale, model_not=model_not)
-    planned = _describe_redo(app, chosen)
+    found = _chosen(app, scanner, what, stale=stale, model_not=model_not)
+    chosen = redoing.attempted(scanner, found)
     if dry_run or not chosen:
         if as_json:
             print_json({"would_redo": [audio.info.key for audio in chosen]})
         else:
-            app.console.print(f"Would redo {planned}. Nothing was changed.", markup=False)
+            line = f"Would redo {_describe_redo(app, chosen)}" if chosen else _nothing_to_redo(len(found))
+            app.console.print(f"{line}. Nothing was changed.", markup=False)
         return
     if not yes:
-        _confirm("redo", planned)
+        _confirm("redo", _describe_redo(app, chosen))
     stamp = f"{open_clock().now():%Y%m%d-%H%M%S}"
     redone = list(redoing.redo(scanner, chosen, stamp=stamp))
     if as_json:
@@ -100,10 +102,9 @@ def redo(
         return
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
-    aside = build_url(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
-    app.console.print(
-        f"{format_count(len(redone), 'chunk')} pending again; old transcripts in {aside}", markup=False
-    )
+    kept = any(each.kept for each in redone)
+    aside = f"; old transcripts in {build_url(scanner.output, f'{keys.SUPERSEDED}{stamp}/')}" if kept else ""
+    app.console.print(f"{format_count(len(redone), 'chunk')} pending again{aside}", markup=False)
 
 
 @click.group()
@@ -117,7 +118,7 @@ def quarantine() -> None:
 @pass_app
 def quarantine_list(app: App, *, as_json: bool) -> None:
     """Every quarantined chunk, with its last error."""
-    records = redoing.quarantined(open_stores(app.settings)[1])
+    records = redoing.list_quarantined(open_stores(app.settings)[1])
     if as_json:
         print_json({"quarantined": records})
         return
@@ -139,13 +140,17 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
     if bool(keys) == everything:
         raise click.UsageError("give the keys, or --all")
     wanted = None if everything else [app.relative(key) for key in keys]
-    released = redoing.release(open_stores(app.settings)[1], wanted)
+    released = redoing.release_quarantined(open_stores(app.settings)[1], wanted)
     if as_json:
         print_json({"released": released})
         return
     for key in released:
         app.console.print(f"released: {printable(key)}", markup=False)
-    app.console.print(f"{len(released)} released; they start no run of their own before the next listing")
+    app.console.print(
+        f"{format_count(len(released), 'chunk')} released for the next run; `batchscribe run` starts one"
+        if released
+        else "nothing is quarantined: nothing was released"
+    )
 
 
 @click.command()
@@ -169,19 +174,31 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
     kind = "json" if as_json else kind
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
     try:
-        whole = assemble(scanner, wanted)
+        found = assemble_session(scanner, wanted)
     except ObjectNotFoundError as error:
         raise _explain_missing(scanner, wanted) or error from error
-    for part in whole.parts:
+    for part in found.transcript.parts:
         if UNREADABLE in part.flags:
             print_warning(_unreadable(part.transcript, part.key))
-    data = render(whole, kind)
+    if found.missing:
+        print_warning(_describe_missing(shown(wanted), found))
+    data = render(found.transcript, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
-        app.console.print(f"wrote {output}, {len(data)} bytes", markup=False)
+        app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+
+
+def _describe_missing(session: str, found: AssembledSession) -> str:
+    """Returns how much of the session is not in its transcript, and why."""
+    reasons = ", ".join(f"{len(some)} {reason}" for reason, some in found.missing.items())
+    left = [key for some in found.missing.values() for key in some]
+    return (
+        f"session {session!r} is incomplete: {len(left)} of {format_count(found.chunks, 'chunk')} missing "
+        f"({reasons}), the rest is in its transcript; see `batchscribe why {shlex.quote(left[0])}`"
+    )
 
 
 def _explain_missing(scanner: Scanner, wanted: str) -> ObjectNotFoundError | None:
@@ -209,26 +226,29 @@ def _chosen(
     app: App, scanner: Scanner, what: str | None, *, stale: bool, model_not: str | None
 ) -> Sequence[AudioObject]:
     if stale:
-        return redoing.stale(scanner)
+        return redoing.find_stale(scanner)
     if model_not:
-        return redoing.model_not(scanner, model_not)
+        return redoing.find_without_model(scanner, model_not)
     name = app.relative(what or "")
     try:
-        return redoing.by_key(scanner, name)
+        return redoing.find_by_key(scanner, name)
     except ObjectNotFoundError:
-        return redoing.by_session(scanner, session_id(name))
+        return redoing.find_by_session(scanner, session_id(name))
 
 
 def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
     """Returns the number of chunks, with estimated audio and cost if the price is known."""
-    if not chosen:
-        return "nothing"
     try:
         estimated = estimate_audio(app.settings, chosen)
     except MisconfiguredError as error:
         return f"{format_count(len(chosen), 'chunk')} (cost unknown: {error})"
     audio = format_hours(estimated.audio_seconds)
     return f"{format_count(len(chosen), 'chunk')}, about {audio} of audio, about {estimated.cost}"
+
+
+def _nothing_to_redo(found: int) -> str:
+    fresh = f": {format_count(found, 'chunk')} not transcribed yet, which the next run takes" if found else ""
+    return f"There is nothing to redo{fresh}"
 
 
 def _confirm(act: str, planned: str) -> None:
@@ -239,7 +259,7 @@ def _confirm(act: str, planned: str) -> None:
 
 
 def _unreadable(transcript: str, key: str) -> str:
-    return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
+    return printable(f"{transcript} is not read; `batchscribe redo {shlex.quote(key)}` transcribes it again")
 
 
 def _next_tick(app: App) -> str:
@@ -257,7 +277,7 @@ def _describe_life(life: ChunkHistory) -> Iterator[str]:
     if life.audio is None:
         yield "  the audio was deleted"
     else:
-        yield f"  audio       {life.audio.size} bytes, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"  audio       {format_size(life.audio.size)}, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
         yield f"  state       {life.explanation}"
         if life.next_tick:
             yield f"  next tick   {life.next_tick}"

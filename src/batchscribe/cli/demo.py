@@ -21,7 +21,7 @@ from rich.table import Table
 
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App, pass_app
-from batchscribe.cli.render import decided, settled
+from batchscribe.cli.render import render_decision, render_run
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
@@ -63,18 +63,18 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
     with opened(app) as made, made.lock.held():
         ticked = one_tick(made.world, made.terms)
-        say("\n".join(decided(ticked)), markup=False)
+        say("\n".join(render_decision(ticked)), markup=False)
     run = ticked.runs[-1] if ticked.runs else None
     if run is None or run.outcome is not Outcome.COMPLETED:
         why = run.detail if run else ticked.decision.reason.sentence
         raise BatchscribeError(f"the demo did not complete: {why}; see the logs in {home / 'logs'}")
     say("[bold]3. Transcripts[/], beside what was spoken")
-    say(comparison(home / "bucket", corpus))
+    say(compare_texts(home / "bucket", corpus))
     say("[bold]4. Money[/]")
-    say("\n".join(settled(run, made.settings, left=None)), markup=False)
-    say(priced(run), markup=False)
+    say("\n".join(render_run(run, made.settings, left=None)), markup=False)
+    say(describe_price(run), markup=False)
     say("[bold]5. Files[/]")
-    for what, path in places(home):
+    for what, path in list_places(home):
         say(f"  {what:<12} {path}", markup=False)
     return 0
 
@@ -101,14 +101,14 @@ def demo_settings(home: Path, engine: str) -> configuration.Settings:
     return configuration.load({}, folder=home, flags=flags)
 
 
-def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
+def compare_texts(bucket: Path, corpus: dict[str, Any]) -> Table:
     """Table of transcripts and spoken text, with the word error rate.
 
     The recording that was cut at fixed times, within words too, is compared as a session.
     """
     import jiwer
 
-    rows = [(chunk["key"], chunk["text"], _transcribed(bucket, chunk["key"])) for chunk in corpus["chunks"]]
+    rows = [(each["key"], each["text"], _read_transcript(bucket, each["key"])) for each in corpus["chunks"]]
     cut = corpus["session"]
     name = f"{cut['folder']} ({len(cut['keys'])} chunks)"
     rows.append((name, cut["text"], (bucket / cut["folder"] / "transcript.txt").read_text().strip()))
@@ -117,22 +117,22 @@ def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
     table.add_column("spoken", max_width=COLUMN)
     table.add_column("transcribed", max_width=COLUMN)
     for key, spoken, text in rows:
-        shown = escape(text) if plain(text) == spoken else f"[yellow]{escape(text)}[/]"
+        shown = escape(text) if to_plain_words(text) == spoken else f"[yellow]{escape(text)}[/]"
         table.add_row(escape(key), escape(spoken), shown)
     table.add_section()
     reference = [spoken for _, spoken, _ in rows]
-    rate = jiwer.wer(reference, [plain(text) for _, _, text in rows])
+    rate = jiwer.wer(reference, [to_plain_words(text) for _, _, text in rows])
     words = len(" ".join(reference).split())
     table.add_row("[bold]word error rate[/]", f"[bold]{rate:.3f}[/] over {words} words", "")
     return table
 
 
-def plain(text: str) -> str:
+def to_plain_words(text: str) -> str:
     """Returns the words in lower case, without punctuation."""
     return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
-def priced(run: Run) -> str:
+def describe_price(run: Run) -> str:
     """Sentence with the price of the same seconds on PRICED_AS."""
     rate = rate_of(configuration.Settings(region=REGION))(PRICED_AS)
     amount = cost(rate, run.billed_seconds)
@@ -142,7 +142,7 @@ def priced(run: Run) -> str:
     )
 
 
-def places(home: Path) -> Iterator[tuple[str, Path]]:
+def list_places(home: Path) -> Iterator[tuple[str, Path]]:
     yield "audio", home / "bucket"
     yield "sessions", home / "bucket" / "morning-walk" / "transcript.srt"
     yield "reports", home / "batch-reports"
@@ -150,7 +150,7 @@ def places(home: Path) -> Iterator[tuple[str, Path]]:
     yield "ledger", home / ".batchscribe" / "ledger.sqlite"
 
 
-def _transcribed(bucket: Path, key: str) -> str:
+def _read_transcript(bucket: Path, key: str) -> str:
     name = audio_name(key)
     assert name is not None
     return transcripts.decode((bucket / transcript_key(name)).read_bytes()).text

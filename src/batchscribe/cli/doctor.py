@@ -10,13 +10,14 @@ from contextlib import nullcontext, redirect_stdout
 import click
 
 from batchscribe.cli.app import App, json_option, print_json
-from batchscribe.cli.gpu import LABELS, check_host, tools
+from batchscribe.cli.gpu import check_host, tools
 from batchscribe.cli.gpu_session import running_instance
+from batchscribe.cli.layout import describe_finding
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.settings import Settings
-from batchscribe.wiring.doctor import preconditions
+from batchscribe.wiring.doctor import open_preconditions
 from batchscribe.wiring.seams import rate_of
 
 ON_HOST = "started host"
@@ -44,7 +45,7 @@ def doctor(ctx: click.Context, *, start_it: bool, as_json: bool) -> int:
 
     # A document on stdout stands alone: what starting and stopping print goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        for group, finding in preconditions(app.settings).check():
+        for group, finding in open_preconditions(app.settings).check():
             show(group, finding)
         if start_it:
             _check_started(ctx, app.settings, show, fine=all(finding.ok for _, finding in rows))
@@ -65,11 +66,11 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
         show(ON_HOST, warned("start", "not started: a failure above would make it useless"))
         return
     at = tools(ctx)
-    seen = at.hand.look()
+    seen = at.control.poll()
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)
-        click.echo(f"\nStarting {seen.id} at {rate}: at least ${least.text()}, billed until it is stopped.")
+        click.echo(f"\nStarting {seen.id} at {rate}: at least {least}, billed until it is stopped.")
     with running_instance(at, seen, start_it=True) as running:
         assert running
         for finding in check_host(at, running):
@@ -79,9 +80,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
 def _print_row(app: App, finding: Finding, *, heading: str) -> None:
     if heading:
         app.console.print(f"[bold]{heading}[/bold]")
-    fix = f" -> {finding.fix}" if finding.fix and finding.level is not Grade.PASS else ""
-    line = f"  {LABELS[finding.level]}  {finding.what:<18} {finding.detail}{fix}"
-    app.console.print(line, markup=False)
+    app.console.print(describe_finding(finding, app.console.width, indent="  "), markup=False)
 
 
 def _document(group: str, finding: Finding) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from batchscribe.cli.gpu_session import (
     start_instance,
     stop_after,
 )
+from batchscribe.cli.layout import describe_finding
+from batchscribe.cli.times import describe_holder
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.core import keys
-from batchscribe.core.run.host import Finding, Grade, InstanceRecord, passed, warned
+from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
     LockHeldError,
@@ -40,7 +43,6 @@ NOT_CHECKED = warned(
     "not checked while it is not running: ssh, worker, engine and stores",
     "`batchscribe gpu check --start` starts it, checks them, and stops it again",
 )
-LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 
 
 def tools(ctx: click.Context) -> GpuTools:
@@ -72,19 +74,21 @@ def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
     if _is_local(at, "start"):
         return
     _check_guarded(at, length, wait=wait)
-    hand = at.hand
+    control = at.control
     at.preflight()
     with at.lock.held():
         refuse_open_run(at)
         end = at.clock.now() + length if length else None
         # An order takes effect GUARD_FIRST after its deadline.
-        session = prepare_session(at, hand, end - GUARD_FIRST if end and not wait else end)
-        seen = start_instance(at, hand, session)
-    click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_describe_address(seen)}.")
+        session = prepare_session(at, control, end - GUARD_FIRST if end and not wait else end)
+        seen = start_instance(at, control, session)
+    click.echo(
+        f"{seen.id} {'is running' if control.asked else 'was running already'}{_describe_address(seen)}."
+    )
     stops = f", at the latest {end:%Y-%m-%d %H:%M} UTC: the guard stops it then" if end and not wait else ""
     click.echo(f"The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`{stops}.")
     if length and wait:
-        stop_after(at, hand, seen, length.total_seconds(), session)
+        stop_after(at, control, seen, length.total_seconds(), session)
 
 
 def _check_guarded(at: GpuTools, length: timedelta | None, *, wait: bool) -> None:
@@ -120,11 +124,11 @@ def stop(ctx: click.Context, force: bool) -> None:
 def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
     if force:
         # Without the lock: the tick that holds it drives the run that is to be stopped.
-        return at.hand.stop(force=True)
+        return at.control.stop(force=True)
     try:
         with at.lock.held():
             refuse_open_run(at, "or `batchscribe gpu stop --force`")
-            return at.hand.stop(allowed=lambda found: refuse_foreign_claim(at, found))
+            return at.control.stop(allowed=lambda found: refuse_foreign_claim(at, found))
     except LockHeldError as error:
         raise RefusedError(f"{error}; to stop the GPU anyway: `batchscribe gpu stop --force`") from error
 
@@ -134,12 +138,14 @@ def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """State of the instance, its claim, lock and worker version."""
-    rows = _describe_status(tools(ctx))
+    at = tools(ctx)
+    rows = _describe_status(at)
     if as_json:
         print_json(rows)
         return
     for name, value in rows.items():
-        click.echo(f"{name.replace('_', ' '):<16} {'-' if value is None else value}")
+        shown = describe_holder(at.lock.holder()) if name == "lock" else _show_value(value)
+        ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)
 
 
 @gpu.command()
@@ -154,13 +160,14 @@ def check(ctx: click.Context, start_it: bool) -> None:
     exists = seen.state not in {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
-    fine = _print_findings([Finding(what="instance", ok=exists, detail=name, fix=fix)])
+    show = partial(_print_findings, ctx.ensure_object(App))
+    fine = show([Finding(what="instance", ok=exists, detail=name, fix=fix)])
     if not exists:
         ctx.exit(1)
     with running_instance(at, seen, start_it=start_it) as running:
         if not _is_local(at, "start"):
-            _print_findings([passed("state", (running or seen).state.value)])
-        fine &= _print_findings(check_host(at, running) if running else [NOT_CHECKED])
+            show([passed("state", (running or seen).state.value)])
+        fine &= show(check_host(at, running) if running else [NOT_CHECKED])
     if not fine:
         ctx.exit(1)
 
@@ -175,7 +182,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
 @click.option("--fingerprint", help="The only host key to trust, as SHA256:...")
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
 @click.pass_context
-def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
+def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
     """Install and check the worker on the GPU host.
 
     Fetches its model and pins its host key.
@@ -185,13 +192,13 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
         return
     at.preflight()
-    with running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
+    with running_instance(at, at.control.poll(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
-        fine = _print_findings(at.set_up(running, **wishes))
+        fine = _print_findings(ctx.ensure_object(App), at.set_up(running, **options))
     if not fine:
         click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)
@@ -208,7 +215,7 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
     at = tools(ctx)
     if at.ssh is None:
         raise MisconfiguredError("the GPU is in this machine: no login is needed")
-    argv = at.ssh.argv(at.hand.look(), command)
+    argv = at.ssh.argv(at.control.poll(), command)
     os.execvp(argv[0], argv)  # noqa: S606  ssh takes over the user's terminal
 
 
@@ -217,6 +224,18 @@ def _is_local(at: GpuTools, action: str) -> bool:
     if at.local:
         click.echo(f"the GPU is in this machine: nothing to {action}")
     return at.local
+
+
+def _show_value(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M} UTC"
+        case _:
+            return str(value)
 
 
 def _describe_status(at: GpuTools) -> dict[str, object]:
@@ -230,9 +249,9 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
         "state": seen.state.value,
         "billable": seen.state.billable,
         "address": at.ssh.address(seen) if at.ssh else None,
-        "launched_at": seen.launched_at.isoformat() if seen.launched_at else None,
+        "launched_at": seen.launched_at,
         "claimed_by": seen.run,
-        "deadline": seen.deadline.isoformat() if seen.deadline else None,
+        "deadline": seen.deadline,
         "open_run": run.id if run else None,
         "lock": at.lock.holder(),
         "worker": _read_worker_version(at, seen.state),
@@ -242,7 +261,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
 
 def _poll_existing(at: GpuTools) -> Instance:
     """Polls the instance. Raises MisconfiguredError if there is none in the region."""
-    seen = at.hand.look()
+    seen = at.control.poll()
     if seen.state is InstanceState.MISSING:
         raise MisconfiguredError(at.absence)
     return seen
@@ -259,14 +278,12 @@ def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
     return record.release if record else None
 
 
-def _print_findings(findings: Iterable[Finding]) -> bool:
+def _print_findings(app: App, findings: Iterable[Finding]) -> bool:
     """Prints each finding when it arrives; True if all passed."""
     fine = True
     for finding in findings:
         fine &= finding.ok
-        click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
-        if finding.level is not Grade.PASS and finding.fix:
-            click.echo(f"{'':<6}{'':<18} -> {finding.fix}")
+        app.console.print(describe_finding(finding, app.console.width), markup=False)
     return fine
 
 

@@ -51,23 +51,23 @@ def _exclude_runs(at: GpuTools) -> Iterator[None]:
 
 @contextmanager
 def _start_temporarily(at: GpuTools) -> Iterator[Instance]:
-    hand = at.hand
-    clear_orders(at, hand.free())
+    control = at.control
+    clear_orders(at, control.check_free())
     session = _arm_order(at, at.clock.now() + _SESSION)
     try:
-        hand.start()
-        yield hand.reached(at.setup.reach)
+        control.start()
+        yield control.await_reachable(at.setup.reach)
     finally:
         with at.shield.shielded():
-            if hand.asked:
-                stopped = hand.stop()
+            if control.asked:
+                stopped = control.stop()
                 click.echo(f"{stopped.id} is {stopped.state} again.")
-            at.orders.take_back(session)
+            at.orders.revoke(session)
 
 
-def prepare_session(at: GpuTools, hand: ManualControl, deadline: datetime | None) -> str:
+def prepare_session(at: GpuTools, control: ManualControl, deadline: datetime | None) -> str:
     """Clears stale orders; returns a guarded session, empty without a deadline."""
-    seen = hand.free()
+    seen = control.check_free()
     clear_orders(at, seen)
     if deadline is None:
         return ""
@@ -79,32 +79,32 @@ def _arm_order(at: GpuTools, deadline: datetime) -> str:
     """Arms the stop order of a new session; returns its name."""
     session = at.new_session()
     try:
-        at.orders.give(session, deadline)
+        at.orders.arm(session, deadline)
     except BatchscribeError:
         # The order may exist in spite of the error; its session does not begin.
         with suppress(BatchscribeError):
-            at.orders.take_back(session)
+            at.orders.revoke(session)
         raise
     return session
 
 
 def clear_orders(at: GpuTools, seen: Instance) -> None:
     run = at.open_run(at.instance)
-    if stale := at.orders.clear(seen, keep=run.id if run else None):
+    if stale := at.orders.revoke_stale(seen, keep=run.id if run else None):
         click.echo(f"Removed stale stop orders of {', '.join(stale)}.")
 
 
-def start_instance(at: GpuTools, hand: ManualControl, session: str) -> Instance:
+def start_instance(at: GpuTools, control: ManualControl, session: str) -> Instance:
     """Starts the instance; an interrupt stops it again.
 
     If the result of the start is unknown, the order stays: it stops an instance that comes up late.
     """
     try:
-        return hand.start()
+        return control.start()
     except InterruptedRunError:
         with at.shield.shielded():
-            if hand.asked:
-                hand.stop()
+            if control.asked:
+                control.stop()
             _revoke_order(at, session)
         raise
     except (RefusedError, MisconfiguredError):
@@ -114,10 +114,10 @@ def start_instance(at: GpuTools, hand: ManualControl, session: str) -> Instance:
 
 def _revoke_order(at: GpuTools, session: str) -> None:
     if session:
-        at.orders.take_back(session)
+        at.orders.revoke(session)
 
 
-def stop_after(at: GpuTools, hand: ManualControl, started: Instance, seconds: float, session: str) -> None:
+def stop_after(at: GpuTools, control: ManualControl, started: Instance, seconds: float, session: str) -> None:
     """Waits, then stops the instance and removes its order; a signal ends the wait."""
     click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
     end = at.clock.monotonic() + seconds
@@ -126,11 +126,11 @@ def stop_after(at: GpuTools, hand: ManualControl, started: Instance, seconds: fl
             at.clock.sleep(min(left, _POLL_SECONDS))
     finally:
         with at.shield.shielded():
-            _stop_own(at, hand, started)
-            at.orders.take_back(session)
+            _stop_own(at, control, started)
+            at.orders.revoke(session)
 
 
-def _stop_own(at: GpuTools, hand: ManualControl, started: Instance) -> None:
+def _stop_own(at: GpuTools, control: ManualControl, started: Instance) -> None:
     """Stops the instance, unless another owner restarted or claimed it since."""
 
     def still_ours(seen: Instance) -> None:
@@ -138,7 +138,7 @@ def _stop_own(at: GpuTools, hand: ManualControl, started: Instance) -> None:
             raise NotOursError(f"{seen.id} has another owner now ({seen.state}): not stopped.")
 
     try:
-        seen = hand.stop(allowed=still_ours)
+        seen = control.stop(allowed=still_ours)
     except NotOursError as error:
         click.echo(str(error))
         return

@@ -40,7 +40,8 @@ def init(
 ) -> None:
     """Write a .env: finds buckets, GPU instances and keys, and asks for the rest.
 
-    Nothing is installed, and nothing is created on AWS without a question.
+    Nothing is installed, and nothing is created on AWS without a question. Exit code 2 if a setting that a
+    start needs is missing.
     """
     path = Path.cwd() / DOTENV
     refuse_existing_file(path, force=force)
@@ -56,6 +57,7 @@ def init(
     kept = write_env_file(path, render_env(interview.values), force=force)
     print_line(f"{path} is written, for you alone (0600)" + (f"; the old one is {kept}" if kept else ""))
     print_line("\n  ".join(["Next:", *following]))
+    interview.refuse_unset(path)
 
 
 def _take_over(old: Path | None) -> dict[str, str]:

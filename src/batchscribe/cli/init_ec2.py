@@ -77,6 +77,7 @@ class Ec2Setup:
             "GPU instance (a number of the list, or an ID)" if found else "ID of the GPU instance",
             found[0].id if len(found) == 1 else "",
             check=self._check_instance,
+            numbers=len(numbers),
             shape=lambda text: numbers.get(text.strip(), text.strip()),
         )
         return ""
@@ -151,6 +152,7 @@ class Ec2Setup:
             return []
         role = self._find_or_create_role(self.account, instance) if self.account else ""
         if not role:
+            self.interview.unset += ["BATCH_GUARD_ROLE_ARN"] if self.interview.yes else []
             return UNGUARDED
         print_line(f"Guard: EventBridge stops the instance with {role}")
         self.interview.values["BATCH_GUARD_ROLE_ARN"] = role

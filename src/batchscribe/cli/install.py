@@ -51,7 +51,7 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
     _warn_about_shell_settings(app.settings)
     _print_lines(
         [
-            *([_interval_note(plan.interval.hours)] if plan.told else []),
+            *([_interval_note(plan.interval.hours)] if plan.overrides_env else []),
             f"A tick every {plan.interval} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
             "  show timers: systemctl list-timers 'batch-transcribe-*'",
             f"  show logs:   journalctl -u {service} -u {watch_service} -f",
@@ -82,7 +82,7 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
     shown = f"`crontab -u {owner} -l`" if owner else "`crontab -l`"
     _print_lines(
         [
-            *([_interval_note(plan.interval.hours)] if plan.told else []),
+            *([_interval_note(plan.interval.hours)] if plan.overrides_env else []),
             f"A tick every {plan.interval}, a watchdog every {WATCH_EVERY}, in {plan.folder}. See {shown}.",
         ]
     )

@@ -31,6 +31,8 @@ class Interview:
         self.given = {name: text for name, text in given.items() if text}
         self.yes = yes
         self.missing: list[str] = []
+        self.unset: list[str] = []
+        """Settings without which no GPU is started; the file is written without them."""
 
     def ask(
         self,
@@ -41,10 +43,12 @@ class Interview:
         check: Check | None = None,
         shape: Callable[[str], str] = str.strip,
         optional: bool = False,
+        numbers: int = 0,
     ) -> str:
         """Asks for a setting until the answer is accepted; returns it, empty if there is none.
 
-        `shape` turns the text of an answer into the value of the setting.
+        `shape` turns the text of an answer into the value of the setting, e.g. a number of a list with
+        `numbers` rows.
         """
         default = self.values.pop(name, "") or default
         if name in self.given or self.yes:
@@ -54,7 +58,7 @@ class Interview:
             if not text and not optional:
                 self.missing.append(f"{name}: {question}")
         else:
-            text = self._prompt(name, question, default, check, shape, optional=optional)
+            text = self._prompt(name, question, default, check, shape, optional=optional, numbers=numbers)
         if text:
             self.values[name] = text
         return text
@@ -90,6 +94,14 @@ class Interview:
         if self.missing:
             raise MisconfiguredError("nothing was written: answer these with options, or without --yes")
 
+    def refuse_unset(self, path: Path) -> None:
+        """Raises MisconfiguredError if a setting that `yes` cannot answer is left to the user."""
+        if self.unset:
+            raise MisconfiguredError(
+                f"{path} was written without {', '.join(self.unset)}: no GPU is started until the first of "
+                "the steps above is done"
+            )
+
     def _prompt(
         self,
         name: str,
@@ -99,6 +111,7 @@ class Interview:
         shape: Callable[[str], str],
         *,
         optional: bool,
+        numbers: int,
     ) -> str:
         offered = default if default or optional else None
         while True:
@@ -106,7 +119,8 @@ class Interview:
             problem = self._describe_problem(name, text, check)
             if not problem:
                 return text
-            print_line(f"  {problem}")
+            listed = f", or 1 to {numbers} for a row of the list" if numbers and text.isdigit() else ""
+            print_line(f"  {problem}{listed}")
 
     def _describe_problem(self, name: str, text: str, check: Check | None) -> str:
         if not text:

@@ -1,7 +1,9 @@
-"""Tables that fit the width of a console."""
+"""Tables, lines and findings that fit the width of a console."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from batchscribe.core.redaction import printable
+from batchscribe.core.run.host import Finding, Grade
 
 GAP = 2
 """Blanks between two columns of a table."""
+LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
+_LABEL = re.compile(r"\S {2,}(?=\S)")
+"""The gap after a label; text continues below what follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,46 @@ def print_table(console: Console, columns: Sequence[Column]) -> None:
     for row in zip(*(column.cells for column in kept), strict=True):
         table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
+
+
+def fold(text: str, width: int, *, hang: int | None = None, end: str = "") -> str:
+    """Folds each line between words; further lines hang below the text after its label.
+
+    Without a label they hang two columns further in. `hang` is another column for them; `end` is put at the
+    end of each folded line.
+    """
+    return "\n".join(_fold_line(line, width, hang, end) for line in text.split("\n"))
+
+
+def _fold_line(line: str, width: int, hang: int | None, end: str) -> str:
+    if len(line) <= width:
+        return line
+    labels = [found.end() for found in _LABEL.finditer(line, 0, width // 2)]
+    column = max([len(line) - len(line.lstrip()) + GAP, *labels]) if hang is None else hang
+    folded = textwrap.wrap(
+        line,
+        max(width - len(end), column + 1),
+        subsequent_indent=" " * column,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return f"{end}\n".join(folded)
+
+
+def describe_finding(finding: Finding, width: int, *, indent: str = "") -> str:
+    """A line with grade, name and detail, and its fix behind it, or below it if the line is too long.
+
+    A folded command of a shell stays one: its lines end with a backslash.
+    """
+    line = f"{indent}{LABELS[finding.level]}  {finding.what:<18} {finding.detail}"
+    fix = f" -> {finding.fix}" if finding.fix and finding.level is not Grade.PASS else ""
+    if not fix or len(line + fix) <= width:
+        return line + fix
+    column = len(indent) + 6
+    below = f"{'':{column - 1}}{fix}"
+    end = " \\" if finding.fix.startswith("aws ") else ""
+    return f"{line}\n{fold(below, width, hang=column + 3, end=end)}"
 
 
 def choose_columns(columns: Sequence[Column], width: int) -> list[Column]:

@@ -28,7 +28,7 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
     """Show the log of RUN (an id or a part of it); by default of the last run."""
     path = find_log(app.settings.log_dir, run or "")
     with path.open(encoding="utf-8") as file:
-        for line in _lines(file, follow=follow):
+        for line in _read_lines(file, follow=follow):
             click.echo(_as_json(line) if as_json else describe(line))
 
 
@@ -58,7 +58,7 @@ def _as_json(line: str) -> str:
     return line if line.startswith("{") else json.dumps({"event": line}, ensure_ascii=False)
 
 
-def _lines(file: TextIO, *, follow: bool) -> Iterator[str]:
+def _read_lines(file: TextIO, *, follow: bool) -> Iterator[str]:
     while True:
         if line := file.readline():
             yield line.rstrip("\n")

@@ -23,7 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("demo:demo", "A complete run on this machine: bundled speech, no account, no network."),
         "init": ("init:init", "Write a .env: finds buckets, GPU instances and keys, and asks for the rest."),
         "doctor": ("doctor:doctor", "Check every precondition of a run, with the fix for each."),
-        "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age."),
+        "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age, unless paused."),
     },
     "Every day": {
         "scan": ("scan:scan", "The backlog, by session."),

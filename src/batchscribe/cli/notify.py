@@ -7,7 +7,7 @@ import click
 from batchscribe.cli.app import App, pass_app
 from batchscribe.core.messages import Message
 from batchscribe.errors import MisconfiguredError
-from batchscribe.wiring.seams import notifier
+from batchscribe.wiring.seams import open_notifier
 
 TEST = Message(
     "batchscribe: test message", "Messages arrive. They are sent on completion, failure and timeout."
@@ -19,7 +19,7 @@ TEST = Message(
 @pass_app
 def notify(app: App, *, test: bool) -> int:  # noqa: ARG001  the option documents the act
     """Send a test message to all receivers; exit code 1 if one did not accept it."""
-    receivers = notifier(app.settings)
+    receivers = open_notifier(app.settings)
     results = receivers.deliver(TEST) + receivers.post("notify.test", {"text": TEST.body})
     if not results:
         raise MisconfiguredError(

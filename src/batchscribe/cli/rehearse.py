@@ -21,9 +21,9 @@ from batchscribe.controller.commands.rehearsal import (
     Act,
     Proof,
     check,
+    describe_proof,
+    make_terms,
     put_speech,
-    terms_of,
-    told,
 )
 from batchscribe.controller.commands.rehearsal import (
     rehearse as play,
@@ -95,7 +95,7 @@ def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as output:
         proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, output, log))
     if not quiet:
-        app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {told(proof)}", markup=False)
+        app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {describe_proof(proof)}", markup=False)
     return proof
 
 
@@ -125,7 +125,7 @@ def _run_controller(app: App, name: str, act: Act) -> int:
     """Runs one tick without the lock, which its parent process holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with opened(app) as made:
-        ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
+        ticked = one_tick(place_of(made.world, name), make_terms(made.terms, act))
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence

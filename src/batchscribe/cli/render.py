@@ -11,7 +11,7 @@ from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
 from batchscribe.core.figures import format_count
-from batchscribe.core.run.engine_time import work_lines
+from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
@@ -19,13 +19,13 @@ from batchscribe.errors import BatchscribeError
 from batchscribe.settings import Settings
 
 
-def decided(ticked: Ticked) -> list[str]:
+def render_decision(ticked: Ticked) -> list[str]:
     """Lines with the decision and the files that the listing passed over."""
     over = passed_over_text(ticked.seen.backlog.passed_over) if ticked.seen else ""
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
-def planned(
+def render_dry_run(
     seen: Observation, decision: Decision, refused: BatchscribeError | None, max_wait: timedelta
 ) -> list[str]:
     """Lines of a dry run: refusal, decision, reason, batch and estimates."""
@@ -33,8 +33,9 @@ def planned(
     otherwise = " otherwise" if refused else ""
     lines.append(f"Would{otherwise} {type(decision).__name__.lower()}: {decision.reason.sentence}")
     if isinstance(decision, Launch):
-        lines.append(_batch(decision.batch))
-        lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
+        batch = decision.batch
+        lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
+        lines.append(render_block(estimate_block(batch.estimate, seen.instance.type or "local")))
         if not seen.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
@@ -46,7 +47,7 @@ def planned(
     return lines
 
 
-def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
+def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
     """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
     yield ""
@@ -57,7 +58,7 @@ def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
     yield from failure_lines(run, run.chunks_failed)
     report = build(run)
     yield render_block(cost_block(report))
-    yield from work_lines(report.work)
+    yield from format_engine_time(report.work)
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
@@ -88,10 +89,6 @@ def tick_document(
         "errors": [str(error) for error in ticked.errors],
         "exit_code": refused.exit_code if refused else exit_code,
     }
-
-
-def _batch(batch: Batch) -> str:
-    return f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later"
 
 
 def _batch_document(batch: Batch) -> dict[str, Any]:

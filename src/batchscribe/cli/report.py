@@ -14,9 +14,9 @@ from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.times import show_times
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import flag_text, work_lines, work_of
+from batchscribe.core.run.engine_time import flag_text, format_engine_time, make_engine_time
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
 from batchscribe.wiring.process import open_clock
@@ -78,7 +78,7 @@ def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
 
 
 def period_of(runs: Sequence[Run], since: datetime, until: datetime) -> Period:
-    return Period(since=since, until=until, runs=tuple(_row(run) for run in runs), totals=totals(runs))
+    return Period(since=since, until=until, runs=tuple(_to_row(run) for run in runs), totals=totals(runs))
 
 
 def render_csv(period: Period) -> str:
@@ -86,18 +86,18 @@ def render_csv(period: Period) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, ReportRow.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_flat(row) for row in period.runs)
+    writer.writerows(_to_cells(row) for row in period.runs)
     return text.getvalue()
 
 
-def _flat(row: ReportRow) -> dict[str, object]:
+def _to_cells(row: ReportRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
     cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
-    return {name: _cell(value) for name, value in cells.items()}
+    return {name: _escape_cell(value) for name, value in cells.items()}
 
 
-def _cell(value: object) -> object:
+def _escape_cell(value: object) -> object:
     """Escapes control characters, and prevents spreadsheet formulas."""
     if not isinstance(value, str):
         return value
@@ -109,8 +109,10 @@ def show_table(app: App, period: Period) -> None:
     if not period.runs:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
-    print_table(app.console, _columns(period.runs))
-    app.console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
+    print_table(app.console, _build_columns(period.runs))
+    app.console.print(
+        "\n".join([summary(period.totals), *format_engine_time(period.totals.work)]), markup=False
+    )
 
 
 def summary(sums: Totals) -> str:
@@ -128,7 +130,7 @@ def summary(sums: Totals) -> str:
     )
 
 
-def _columns(rows: Sequence[ReportRow]) -> list[Column]:
+def _build_columns(rows: Sequence[ReportRow]) -> list[Column]:
     return [
         Column("Run", [row.run for row in rows]),
         Column("Started", [show_times(f"{row.created:%Y-%m-%d %H:%M} UTC") for row in rows], optional=3),
@@ -136,15 +138,15 @@ def _columns(rows: Sequence[ReportRow]) -> list[Column]:
         Column("GPU", [row.type for row in rows], optional=2),
         Column("Done", [str(row.chunks_done) for row in rows], right=True),
         Column("Failed", [str(row.chunks_failed) for row in rows], right=True),
-        Column("Audio", [format_hours(row.audio_hours * HOUR) for row in rows], right=True),
-        Column("GPU time", [format_hours(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
+        Column("Audio", [format_clock(row.audio_hours * HOUR) for row in rows], right=True),
+        Column("GPU time", [format_clock(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
         Column("$/h", [f"${Usd.parse(row.rate).text(3)}" for row in rows], optional=4, right=True),
         Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
     ]
 
 
-def _row(run: Run) -> ReportRow:
-    work = work_of(run.worked)
+def _to_row(run: Run) -> ReportRow:
+    work = make_engine_time(run.worked)
     return ReportRow(
         run=run.id,
         created=run.created,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from importlib.resources import files
 
 import click
@@ -26,28 +28,49 @@ _MEANT = {
 }
 
 
+def _check_keys(_context: click.Context, _option: click.Parameter, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses what a policy cannot name: an alias or a bare ID."""
+    for key in keys:
+        if not re.fullmatch(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+", key):
+            example = "arn:aws:kms:REGION:ACCOUNT:key/ID"
+            raise click.BadParameter(
+                f"{key!r} is not the ARN of a key ({example}): `aws kms describe-key --key-id {key}` shows it"
+            )
+    return keys
+
+
 @click.command(name="iam-policy")
 @click.option("--template", is_flag=True, help="Print the CloudFormation template of the stop role instead.")
+@click.option(
+    "--kms-key",
+    "kms_keys",
+    metavar="ARN",
+    multiple=True,
+    callback=_check_keys,
+    help="A KMS key that a bucket is encrypted with: adds the rights to use it. Can be repeated.",
+)
 @click.option("--role", type=click.Choice(list(_MEANT)), help="Print only this role.")
 @json_option
 @pass_app
-def iam_policy(app: App, *, role: str | None, template: bool, as_json: bool) -> None:
+def iam_policy(
+    app: App, *, kms_keys: tuple[str, ...], role: str | None, template: bool, as_json: bool
+) -> None:
     """The least AWS rights of scheduler, stop role and GPU host."""
     if template:
         click.echo((files("batchscribe.deploy") / "guard.yaml").read_text(encoding="utf-8"), nl=False)
         return
-    place = place_of(app.settings)
+    place = replace(place_of(app.settings), kms_keys=kms_keys)
     documents = documents_of(place)
     if as_json:
         print_json(documents[role] if role else documents)
     else:
         for who in (role,) if role else documents:
-            _show(who, documents[who])
+            _print_role(who, documents[who])
     for name in place.missing:
         click.echo(f"{name} is unknown and stays a placeholder: {_FROM[name]}", err=True)
 
 
-def _show(who: str, documents: dict[str, dict[str, object] | None]) -> None:
+def _print_role(who: str, documents: dict[str, dict[str, object] | None]) -> None:
     click.echo(f"# {who}: {_MEANT[who]}")
     for name, document in documents.items():
         if document is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,9 +12,9 @@ import click
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
-from batchscribe.core.figures import format_count
+from batchscribe.core.figures import format_count, format_size, format_sizes
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import flag_text, total
+from batchscribe.core.run.engine_time import flag_text, sum_engine_time
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
@@ -61,8 +61,8 @@ class SessionRow:
 @pass_app
 def scan(app: App, *, everything: bool, as_json: bool) -> None:
     """The backlog, by session: what is pending, done, stale or quarantined."""
-    unreadable, flags = _from_ledger(app)
-    scanner = open_scanner(app.settings, unreadable)
+    unreadable, flags = _read_ledger(app)
+    scanner = replace(open_scanner(app.settings), unreadable=unreadable)
     kept: list[SessionRow] = []
     backlog = summarise(
         _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
@@ -73,7 +73,7 @@ def scan(app: App, *, everything: bool, as_json: bool) -> None:
         return
     rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
-        print_table(app.console, _columns(rows, now))
+        print_table(app.console, _build_columns(rows, now))
     named = [key for row in kept for key in row.unreadable]
     for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
         app.console.print(line, markup=False)
@@ -81,14 +81,14 @@ def scan(app: App, *, everything: bool, as_json: bool) -> None:
         app.console.print(empty, markup=False)
 
 
-def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
+def _read_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
     """Returns unreadable transcripts of earlier runs, and the count of each flag.
 
     Both are empty if the ledger cannot be opened: `scan` does not require it.
     """
     try:
         with open_ledger(app.settings, remember=False) as ledger:
-            return known_unreadable(ledger), total(run.worked for run in ledger.runs(EVER)).flags
+            return known_unreadable(ledger), sum_engine_time(run.worked for run in ledger.runs(EVER)).flags
     except BatchscribeError:
         return {}, {}
 
@@ -103,14 +103,14 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
         "empty": backlog.empty,
         "bytes": backlog.pending_bytes,
         "oldest": backlog.oldest,
-        "oldest_age_seconds": _age(backlog.oldest, now),
+        "oldest_age_seconds": _age_seconds(backlog.oldest, now),
         "odd_keys": backlog.odd_keys,
         "passed_over": backlog.passed_over,
-        "sessions": [asdict(row) | {"oldest_age_seconds": _age(row.oldest, now)} for row in rows],
+        "sessions": [asdict(row) | {"oldest_age_seconds": _age_seconds(row.oldest, now)} for row in rows],
     }
 
 
-def _columns(rows: list[SessionRow], now: datetime) -> list[Column]:
+def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
     sessions = [row.session + (" (live)" if row.live else "") for row in rows]
     counts = {name: [getattr(row, name) for row in rows] for name in COUNTS} | {
         "unreadable": [len(row.unreadable) for row in rows]
@@ -118,7 +118,7 @@ def _columns(rows: list[SessionRow], now: datetime) -> list[Column]:
     return [
         Column("session", sessions, folded=24),
         *(_count_column(name, column) for name, column in counts.items()),
-        Column("bytes", [_bytes(row.bytes) for row in rows], right=True, optional=1),
+        Column("pending size", format_sizes([row.bytes for row in rows]), right=True, optional=1),
         Column("oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], right=True),
     ]
 
@@ -135,7 +135,7 @@ def summary(
     if hidden:
         yield f"{format_count(hidden, 'session')} not shown; `--all` shows every session"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
-    yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
+    yield f"{backlog.pending} pending ({format_size(backlog.pending_bytes)}){oldest}"
     counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
     counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
     yield ", ".join(counts) + f", in {format_count(backlog.sessions, 'session')}"
@@ -170,11 +170,11 @@ def span(age: timedelta) -> str:
 def _collect_rows(scans: Iterator[SessionScan], kept: list[SessionRow]) -> Iterator[SessionScan]:
     """Yields the sessions, and keeps only a row of each."""
     for scan in scans:
-        kept.append(_row(scan))
+        kept.append(_to_row(scan))
         yield scan
 
 
-def _row(scan: SessionScan) -> SessionRow:
+def _to_row(scan: SessionScan) -> SessionRow:
     return SessionRow(
         session=shown(scan.session),
         pending=len(scan.pending),
@@ -191,14 +191,5 @@ def _row(scan: SessionScan) -> SessionRow:
     )
 
 
-def _age(oldest: datetime | None, now: datetime) -> float | None:
+def _age_seconds(oldest: datetime | None, now: datetime) -> float | None:
     return round((now - oldest).total_seconds(), 1) if oldest else None
-
-
-def _bytes(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -12,18 +12,20 @@ from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
+from batchscribe.cli.times import describe_holder
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
-from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
-from batchscribe.controller.external_state import instance_record
+from batchscribe.controller.commands.rehearsal import PROVED, decode_proofs, describe_proof
+from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
-from batchscribe.core.run.promises import Promise, promises
+from batchscribe.core.run.other_scheduler import FIX
+from batchscribe.core.run.promises import Promise, list_promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.install import on_schedule
+from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scheduler import Scheduler
+from batchscribe.wiring.scheduler import Scheduler, derived_values
 from batchscribe.wiring.seams import open_ledger
 
 
@@ -35,11 +37,11 @@ def status(app: App, *, as_json: bool) -> None:
     """Lock, run in progress, backlog, GPU, pause, last runs."""
     with opened(app, remember=False) as made:
         now = overview(made.world, made.terms)
-        document = _document(made, now)
+        document = _build_document(made, now)
     if as_json:
         print_json(document)
         return
-    for label, value in _lines(now, document):
+    for label, value in _list_lines(now, document):
         app.print_labelled(label, value, indent=11)
 
 
@@ -83,9 +85,10 @@ def config(app: App, *, as_json: bool) -> None:
     if as_json:
         print_json({row.name: {"value": row.value, "origin": row.origin} for row in rows})
         return
+    derived = derived_values(app.settings)
     columns = [
         Column("setting", [row.name for row in rows]),
-        Column("value", [_show_value(row.value) for row in rows], folded=24),
+        Column("value", [_show_value(row.value) or derived.get(row.name) or "-" for row in rows], folded=24),
         Column("from", [row.origin for row in rows]),
     ]
     print_table(app.console, columns)
@@ -94,21 +97,23 @@ def config(app: App, *, as_json: bool) -> None:
 def _show_value(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "-" if value is None else str(value)
+    return "" if value is None else str(value)
 
 
-def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
+def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
     document: dict[str, Any] = {
         "at": now.at,
-        "timer": on_schedule(made.settings.folder),
+        "timer": describe_schedule(made.settings.folder),
         "lock": made.lock.holder(),
         "last_tick": now.last_tick,
         "paused_until": now.paused_until,
+        "other_scheduler": now.other_scheduler,
         "cloud_guard": made.settings.cloud_guard,
-        "guard": _guard(made),
-        "promises": _promises(made),
+        "guard": _describe_guard(made),
+        "promises": _list_promises(made),
         "proofs": [
-            {"told": told(proof), "proof": proof} for proof in proofs(made.world.ledger.facts(PROVED))
+            {"told": describe_proof(proof), "proof": proof}
+            for proof in decode_proofs(made.world.ledger.facts(PROVED))
         ],
         "run": _open_run(now.runs[0]) if now.runs else None,
         "last_runs": [_settled_run(run) for run in now.last_runs],
@@ -125,7 +130,7 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
     }
 
 
-def _guard(made: Scheduler) -> dict[str, Any]:
+def _describe_guard(made: Scheduler) -> dict[str, Any]:
     """Describes the guard, and lists runs with active stop orders."""
     guard = made.world.guard
     try:
@@ -136,16 +141,16 @@ def _guard(made: Scheduler) -> dict[str, Any]:
     return {"says": f"{guard.description}{orders}", "armed": armed}
 
 
-def _promises(made: Scheduler) -> tuple[Promise, ...]:
+def _list_promises(made: Scheduler) -> tuple[Promise, ...]:
     """Time bounds of settings and GPU host; empty if local."""
     if made.terms.shared_machine:
         return ()
     try:
-        record = instance_record(made.world, made.terms.instances[0])
+        record = read_instance_record(made.world, made.terms.instances[0])
     except BatchscribeError:
         record = None
     boots = record is not None and record.boots
-    return promises(guarded=made.settings.cloud_guard != "off", boots=boots)
+    return list_promises(guarded=made.settings.cloud_guard != "off", boots=boots)
 
 
 def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -190,10 +195,12 @@ def _settled_run(run: Run) -> dict[str, Any]:
     }
 
 
-def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Timer", document["timer"]
-    yield "Lock", document["lock"] or "free"
+    yield "Lock", describe_holder(document["lock"])
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
+    if now.other_scheduler:
+        yield "Warning", f"{now.other_scheduler.sentence}; {FIX}"
     if now.paused_until:
         yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"

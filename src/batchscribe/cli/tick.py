@@ -11,8 +11,8 @@ import click
 from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
-from batchscribe.cli.render import decided, planned, settled, tick_document
-from batchscribe.controller.commands.redo import by_session
+from batchscribe.cli.render import render_decision, render_dry_run, render_run, tick_document
+from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
@@ -55,7 +55,7 @@ def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
     app.warn_of_names()
     if dry_run:
         return _dry_run(app, as_json=as_json)
-    return _tick(app, wait=wait, as_json=as_json)
+    return _run_tick(app, wait=wait, as_json=as_json)
 
 
 @click.command()
@@ -80,15 +80,18 @@ def run(
     as_json: bool,
     **chosen: str | None,
 ) -> int:
-    """Transcribe the backlog now, or only SESSIONs, ignoring policy and age."""
+    """Transcribe the backlog now, or only SESSIONs, ignoring policy and age.
+
+    A pause and the day's budget hold it, too; `batchscribe resume` ends a pause.
+    """
     # A run with a limit takes no second batch, so that it stays within its sessions.
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)
     app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}
     only = _session_ids(app, sessions)
     if dry_run:
-        return _dry_run(app, by_hand=True, only=only, as_json=as_json)
-    return _tick(app, by_hand=True, only=only, wait=wait, as_json=as_json)
+        return _dry_run(app, manual=True, only=only, as_json=as_json)
+    return _run_tick(app, manual=True, only=only, wait=wait, as_json=as_json)
 
 
 def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
@@ -96,18 +99,18 @@ def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     scanner = open_scanner(app.settings)
     wanted = [session_id(app.relative(name)) for name in names]
     for session in wanted:
-        by_session(scanner, session)
+        find_by_session(scanner, session)
     return frozenset(wanted)
 
 
-def _tick(
-    app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
+def _run_tick(
+    app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
 ) -> int:
-    with opened(app, by_hand=by_hand, only=only) as made:
+    with opened(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         ticked = one_tick(made.world, made.terms, locked=locked, wait=wait)
         made.world.view.clear()
-        return _report(app, made, ticked, as_json=as_json)
+        return _print_result(app, made, ticked, as_json=as_json)
 
 
 @click.command()
@@ -136,7 +139,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         else:
             runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
-        print_json(_released(runs))
+        print_json(_list_released(runs))
         return 0
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
@@ -154,7 +157,7 @@ def watchdog(app: App, *, as_json: bool) -> int:
     with opened(app) as made:
         watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
     if as_json:
-        print_json({"found": watched.found} | _released(watched.runs))
+        print_json({"found": watched.found} | _list_released(watched.runs))
         return 0
     app.console.print(watched.found, markup=False)
     for each in watched.runs:
@@ -162,28 +165,28 @@ def watchdog(app: App, *, as_json: bool) -> int:
     return 0
 
 
-def _released(runs: Sequence[Run]) -> dict[str, object]:
+def _list_released(runs: Sequence[Run]) -> dict[str, object]:
     return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
 
 
 def opened(
-    app: App, *, by_hand: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
+    app: App, *, manual: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
 ) -> AbstractContextManager[Scheduler]:
     """Opens the scheduler of the command's settings."""
-    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient, only=only)
+    return open_scheduler(app.settings, manual=manual, remember=remember, lenient=app.lenient, only=only)
 
 
-def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
-    with opened(app, by_hand=by_hand, remember=False, only=only) as made:
+def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
+    with opened(app, manual=manual, remember=False, only=only) as made:
         seen = observe(made.world, made.terms)
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.terms.policy)
-        refused = _refusal(made, start=isinstance(decision, Launch))
+        refused = _find_refusal(made, start=isinstance(decision, Launch))
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
-        lines = planned(seen, decision, refused, made.terms.policy.max_wait)
+        lines = render_dry_run(seen, decision, refused, made.terms.policy.max_wait)
         app.console.print("\n".join(lines), markup=False)
         _print_empty(app, seen)
     return refused.exit_code if refused else 0
@@ -194,42 +197,38 @@ def _print_empty(app: App, seen: Observation | None) -> None:
         app.console.print(empty, markup=False)
 
 
-def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
+def _find_refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     """Error that would refuse the start; None if it can start."""
     try:
-        refuse_unsupported(made.terms.unsupported)
         if start:
             made.world.preflight()
+        refuse_unsupported(made.terms.unsupported)
     except MisconfiguredError as error:
         return error
     return None
 
 
-def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
-    code = _exit_code(ticked)
+def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
+    """Prints the tick's result; returns 0 if done, held or in progress, else the worst error's code."""
+    failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
+    code = choose_worst((exit_code(ticked.errors), int(failed)))
     if as_json:
         print_json(tick_document(ticked, exit_code=code))
         return code
-    app.console.print("\n".join(decided(ticked)), markup=False)
-    if made.terms.policy.by_hand:
+    app.console.print("\n".join(render_decision(ticked)), markup=False)
+    if made.terms.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
-        app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)
+        app.console.print("\n".join(render_run(each, made.settings, left=_count_left(ticked))), markup=False)
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     sys.stdout.flush()
     return code
 
 
-def _left(ticked: Ticked) -> int | None:
+def _count_left(ticked: Ticked) -> int | None:
     """Number of pending chunks that the run did not take; None without launch."""
     if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
     run = ticked.runs[-1]
     return max(0, ticked.seen.backlog.pending - run.chunks_done - run.chunks_failed)
-
-
-def _exit_code(ticked: Ticked) -> int:
-    """0 if done, held or in progress; otherwise the most serious error's code."""
-    failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
-    return choose_worst((exit_code(ticked.errors), int(failed)))

@@ -11,10 +11,19 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d(?::\d\d)?) UTC")
 
 def show_times(text: str) -> str:
     """Replaces each `YYYY-MM-DD HH:MM[:SS] UTC` by the local time if stdout is a terminal."""
-    return _TIME.sub(_localise, text) if sys.stdout.isatty() else text
+    return _TIME.sub(_to_local_time, text) if sys.stdout.isatty() else text
 
 
-def _localise(found: re.Match[str]) -> str:
+def describe_holder(holder: str | None) -> str:
+    """The "PID timestamp" of a lock's holder as text."""
+    process, _, at = (holder or "").partition(" ")
+    try:
+        return f"held by process {process} since {datetime.fromisoformat(at):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return holder or "free"
+
+
+def _to_local_time(found: re.Match[str]) -> str:
     try:
         local = datetime.fromisoformat(found[1]).replace(tzinfo=UTC).astimezone()
     except (ValueError, OverflowError):  # digits in a key, not a time

@@ -33,10 +33,10 @@ def worker(manifest: str, control: str, sha256: str) -> None:
     """
     # Imports numpy and the decoder's packages, which other commands do not need.
     from batchscribe.wiring.process import configure_host_log
-    from batchscribe.wiring.worker import work
+    from batchscribe.wiring.worker import process_manifest
 
     configure_host_log()
-    record = work(manifest, control=control, sha256=sha256)
+    record = process_manifest(manifest, control=control, sha256=sha256)
     click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:
         raise click.exceptions.Exit(1)
@@ -50,16 +50,15 @@ def worker(manifest: str, control: str, sha256: str) -> None:
 @click.option("--fetch", metavar="MODEL", help="Fetch a model of the engine onto this machine first.")
 @json_option
 @pass_app
-def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> None:
+def engines(app: App, /, *, fetch: str | None, as_json: bool, **options: str) -> None:
     """Speech engines of this machine: availability, models and measured speed.
 
     The speed comes from the runs of this machine: audio seconds per second of work.
     """
-    from batchscribe.wiring.engines import engine_reports
-    from batchscribe.wiring.engines import fetch as fetch_model
+    from batchscribe.wiring.engines import engine_reports, fetch_model
     from batchscribe.wiring.seams import open_ledger
 
-    spec = EngineSpec(**wishes)
+    spec = EngineSpec(**options)
     if fetch:
         folder = fetch_model(replace(spec, model=fetch))
         click.echo(f"{fetch} is in {folder}", err=True)
@@ -69,16 +68,16 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
     with open_ledger(app.settings, remember=False) as ledger:
         speeds = ledger.speeds()
     if as_json:
-        print_json({"engines": [_document(report, speeds) for report in reports]})
+        print_json({"engines": [_build_document(report, speeds) for report in reports]})
         return
     for report in reports:
         state = "usable" if report.usable else "; ".join(report.problems)
         app.print_labelled(report.name, state, indent=INDENT)
-        for line in _details(report, speeds):
+        for line in _list_details(report, speeds):
             app.print_labelled("", line, indent=INDENT)
 
 
-def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object]:
+def _build_document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object]:
     return {
         "name": report.name,
         "usable": report.usable,
@@ -88,7 +87,7 @@ def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object
     }
 
 
-def _details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str]:
+def _list_details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str]:
     here = [name for name, there in report.models.items() if there]
     missing = [name for name, there in report.models.items() if not there]
     if report.models:

@@ -12,13 +12,13 @@ from datetime import timedelta
 
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import (
-    Terms,
+    RunConfig,
     World,
     is_late,
-    latest,
     log,
-    moment,
     note_trouble,
+    read_latest,
+    read_moment,
     save_best_effort,
 )
 from batchscribe.controller.follow import dispatch_and_follow, follow
@@ -39,26 +39,14 @@ from batchscribe.errors import (
 )
 
 ACTS = {
-    Step.ARM: arm,
-    Step.PROVISION: provision,
-    Step.AWAIT_RUNNING: await_running,
-    Step.DISPATCH: dispatch_and_follow,
-    Step.FOLLOW: follow,
+    Step.ARM: (arm, Outcome.START_FAILED, Outcome.ABANDONED),
+    Step.PROVISION: (provision, Outcome.START_FAILED, Outcome.ABANDONED),
+    Step.AWAIT_RUNNING: (await_running, Outcome.START_FAILED, Outcome.THROTTLED),
+    Step.DISPATCH: (dispatch_and_follow, Outcome.LAUNCH_FAILED, Outcome.LAUNCH_FAILED),
+    Step.FOLLOW: (follow, Outcome.WORKER_FAILED, Outcome.WORKER_FAILED),
 }
-FAILED = {
-    Step.ARM: Outcome.START_FAILED,
-    Step.PROVISION: Outcome.START_FAILED,
-    Step.AWAIT_RUNNING: Outcome.START_FAILED,
-    Step.DISPATCH: Outcome.LAUNCH_FAILED,
-    Step.FOLLOW: Outcome.WORKER_FAILED,
-}
-OUTCOME_OF_TIMEOUT = {
-    Step.ARM: Outcome.ABANDONED,
-    Step.PROVISION: Outcome.ABANDONED,
-    Step.AWAIT_RUNNING: Outcome.THROTTLED,
-}
-"""Outcome of a run if transient errors before its instance runs do not pass."""
-RETRIED = "will be retried"
+"""Function of each step; outcome of a run if it fails, and if its transient errors do not pass."""
+RETRIED = "step.failed"
 UNREACHABLE = "unreachable/"
 """Ledger facts: monotonic time since when the steps of a run fail."""
 
@@ -79,63 +67,59 @@ class PassResult:
         return (*self.errors, *self.stuck.values())
 
 
-def advance_all(world: World, terms: Terms, passed: PassResult, *, start: bool = True) -> None:
+def advance_all(world: World, terms: RunConfig, passed: PassResult, *, start: bool = True) -> None:
     """Advances every open run. Without `start`, a run without a start request is only closed when due."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
         # If the ledger cannot be written, it may lag behind this process.
         run = known if known.ending and not recorded.ending else recorded
-        if start or run.started or run.ending or _expiry(world, run):
+        if start or run.started or run.ending or _find_expiry(world, run):
             advance(world, terms, run, passed)
 
 
-def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
+def advance(world: World, terms: RunConfig, run: Run, passed: PassResult) -> None:
     """Advances a run until a step has to wait. Raises only InterruptedRunError."""
     before = passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
     try:
         here = world_of(world, terms, run)
         with here.run_log(run):
-            _advance(here, terms, run, passed)
+            _take_steps(here, terms, run, passed)
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
         if str(error) != str(before):
-            log.warning("run stays open", run=run.id, error=str(error))
+            log.warning("run.stayed_open", run=run.id, error=str(error))
         passed.stuck[run.id] = error
     except Exception as error:  # noqa: BLE001  a bug in one run must not keep another GPU running
-        log.exception("internal error", run=run.id)
+        log.exception("run.crashed", run=run.id)
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
 
-def _advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
+def _take_steps(world: World, terms: RunConfig, run: Run, passed: PassResult) -> None:
     while (step := next_step(run)) is not None:
         world.keep_alive()
         before = run.state
         run = passed.runs[run.id] = take_step(world, terms, run, step, passed)
         if run.state is before:
-            _show_wait(world, terms, run)
+            # A worker's progress is shown when it is read.
+            if wait := find_wait(run, read_moment(world), up=terms.waits.up, reach=terms.waits.reach):
+                world.view.wait(wait, run.id)
             return
 
 
-def _show_wait(world: World, terms: Terms, run: Run) -> None:
-    """Shows what the run waits for. A worker's progress is shown when it is read."""
-    if wait := find_wait(run, moment(world), up=terms.waits.up, reach=terms.waits.reach):
-        world.view.wait(wait, run.id)
-
-
-def take_step(world: World, terms: Terms, run: Run, step: Step, passed: PassResult) -> Run:
-    if expired := _expiry(world, run):
+def take_step(world: World, terms: RunConfig, run: Run, step: Step, passed: PassResult) -> Run:
+    if expired := _find_expiry(world, run):
         # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.releasing(*expired), "reclaimed")
     if step is Step.RELEASE:
         return _tear_down(world, terms, run)
     if step is Step.SETTLE:
         return settle(world, terms, run, passed.errors)
-    return _attempt(world, terms, run, step, passed.errors)
+    return _try_step(world, terms, run, step, passed.errors)
 
 
-def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
+def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     """Outcome and reason if a run must end now. None if it may continue."""
     now = world.clock.now()
     if run.ending or not run.open:
@@ -149,33 +133,34 @@ def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
 
 
-def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
+def _try_step(world: World, terms: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
     """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
+    act, failed, timed_out = ACTS[step]
     try:
-        run = ACTS[step](world, terms, run)
+        run = act(world, terms, run)
     except InterruptedRunError:
         raise
     except TransientError as error:
-        run = note_trouble(world, latest(world, run), str(error), RETRIED)
+        run = note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         if not _is_hopeless(world, terms, run, step):
             return _alert_if_unreachable(world, terms, run, error)
-        return _give_up(world, run, OUTCOME_OF_TIMEOUT.get(step, FAILED[step]), error, errors)
+        return _give_up(world, run, timed_out, error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
-            return note_trouble(world, latest(world, run), str(error), RETRIED)
+            return note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         refused = isinstance(error, CredentialsError)
-        return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
+        return _give_up(world, run, Outcome.CREDENTIALS if refused else failed, error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
-        log.exception("internal error", run=run.id, step=step.value)
+        log.exception("step.crashed", run=run.id, step=step.value)
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
-        return _give_up(world, run, FAILED[step], wrapped, errors)
+        return _give_up(world, run, failed, wrapped, errors)
     _clear_unreachable(world, run)
     return note_trouble(world, run, "") if step is Step.FOLLOW else run
 
 
-def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
+def _is_hopeless(world: World, terms: RunConfig, run: Run, step: Step) -> bool:
     """True if transient errors have lasted too long. Live work continues until its deadline."""
-    now = moment(world)
+    now = read_moment(world)
     match step:
         case Step.AWAIT_RUNNING:
             return all(is_late(m.meter.start_requested, now, terms.waits.up) for m in run.working)
@@ -185,10 +170,10 @@ def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
             return False
 
 
-def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
+def _is_bearable(world: World, terms: RunConfig, run: Run) -> bool:
     """True if live work may continue without being followed. Credentials can fail for minutes."""
     last = [machine.meter.running_until for machine in run.working]
-    now, blind = moment(world), timedelta(seconds=terms.waits.blind)
+    now, blind = read_moment(world), timedelta(seconds=terms.waits.blind)
     return any(at is not None and now.is_within(blind, of=at) for at in last)
 
 
@@ -199,7 +184,7 @@ def _clear_unreachable(world: World, run: Run) -> None:
             world.ledger.put(key, None)
 
 
-def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: TransientError) -> Run:
+def _alert_if_unreachable(world: World, terms: RunConfig, run: Run, error: TransientError) -> Run:
     """Alerts if a paid run cannot be followed for a long time. It continues until its deadline."""
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
     with suppress(BatchscribeError):
@@ -219,11 +204,11 @@ def _give_up(
 ) -> Run:
     """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
-    log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
-    return save_best_effort(world, latest(world, run).releasing(outcome, str(error)), "giving up")
+    log.warning("run.given_up", run=run.id, outcome=outcome.value, error=str(error))
+    return save_best_effort(world, read_latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
-def _tear_down(world: World, terms: Terms, run: Run) -> Run:
+def _tear_down(world: World, terms: RunConfig, run: Run) -> Run:
     """Polls once during teardown. Raises NotStoppedError if the instance is not observed stopped in time."""
     if run.stop_requested is None:
         run = begin_teardown(world, run)
@@ -234,22 +219,22 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
         raise
     except BatchscribeError as error:
         trouble = str(error)
-        run = note_trouble(world, _latest_stopping(world, run), trouble, RETRIED)
+        run = note_trouble(world, _latest_stopping(world, run), trouble, event=RETRIED)
     except Exception as error:  # noqa: BLE001  the stop is requested again after any error
-        log.exception("internal error during teardown", run=run.id)
+        log.exception("teardown.crashed", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
-    if run.state is RunState.RELEASING and is_late(run.stop_requested, moment(world), terms.waits.stop):
-        raise _not_stopped(world, terms, run, trouble)
+    if run.state is RunState.RELEASING and is_late(run.stop_requested, read_moment(world), terms.waits.stop):
+        raise _make_not_stopped(world, terms, run, trouble)
     return run
 
 
 def _latest_stopping(world: World, run: Run) -> Run:
     """Returns the run as recorded before the step failed, if possible."""
-    recorded = latest(world, run)
+    recorded = read_latest(world, run)
     return recorded if recorded.stop_requested is not None else run
 
 
-def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:
+def _make_not_stopped(world: World, terms: RunConfig, run: Run, trouble: str) -> NotStoppedError:
     held = ", ".join(machine.id for machine in run.machines if not machine.released)
     error = NotStoppedError(
         f"instance {held} could not be proved stopped in {terms.waits.stop / 60:.0f} min"
@@ -263,15 +248,19 @@ def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStopp
     return error
 
 
-def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: PassResult) -> None:
+def end_interrupted(
+    world: World, terms: RunConfig, run: Run, error: InterruptedRunError, passed: PassResult
+) -> None:
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
     here = world_of(world, terms, run)
-    out = save_best_effort(here, latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted")
+    out = save_best_effort(
+        here, read_latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted"
+    )
     advance(world, terms, out, passed)
 
 
-def finish(world: World, terms: Terms, run: Run) -> None:
+def finish_teardown(world: World, terms: RunConfig, run: Run) -> None:
     """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
     passed = PassResult()
     while passed.runs.get(run.id, run).open:

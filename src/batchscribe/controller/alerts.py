@@ -21,8 +21,13 @@ def alert_conflict(world: World, key: str) -> None:
 
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
-    """Sends an alert, unless one with this key was sent lately."""
-    log.warning(title, detail=text)
+    """Logs and sends an alert; sends none if one with this key was sent lately."""
+    log.warning("alert.raised", title=title, detail=text)
+    send_alert(world, key, title, text, level)
+
+
+def send_alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
+    """Sends an alert about an error that the command itself prints."""
     try:
         due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))
     except BatchscribeError:

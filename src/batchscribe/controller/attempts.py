@@ -15,7 +15,7 @@ from itertools import islice
 
 import structlog
 
-from batchscribe.controller.fetching import fetched
+from batchscribe.controller.fetching import fetch_objects
 from batchscribe.core import keys
 from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
 from batchscribe.core.run import manifest as record
@@ -144,7 +144,7 @@ def _read_single(
         for name in names
         if name in listed.single and name not in listed.compacted.attempts
     }
-    for key, data in fetched(output, wanted, limit=RECORD_BYTES):
+    for key, data in fetch_objects(output, wanted, limit=RECORD_BYTES):
         name = wanted[key]
         stored = listed.single[name].modified
         yield name, StoredFailure(_decode_failure(name, data, stored), stored)
@@ -169,7 +169,7 @@ def _read_packs(output: Store) -> dict[str, CompactedAttempts]:
     """Compacted objects by key. An unreadable one is logged and left unchanged."""
     for _ in range(TRIES):
         listed = [info.key for info in output.list(keys.COMPACTED) if info.size <= wire.MAX_BYTES]
-        found = dict(fetched(output, listed, limit=wire.MAX_BYTES))
+        found = dict(fetch_objects(output, listed, limit=wire.MAX_BYTES))
         if len(found) == len(listed):
             return {key: pack for key, data in found.items() if (pack := _decode_pack(key, data))}
     raise StoreUnavailableError("failed attempts were compacted while they were read: try again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, end_machine, log, save
+from batchscribe.controller.context import RunConfig, World, end_machine, log, save
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Priors
@@ -19,7 +19,7 @@ def poll_one(world: World, instance: str) -> Instance:
     return seen
 
 
-def priors_of(world: World, terms: Terms, instance_type: str) -> Priors:
+def read_priors(world: World, terms: RunConfig, instance_type: str) -> Priors:
     """Measurements of earlier runs with this engine on this type, or the defaults."""
     return world.ledger.priors(
         engine=terms.engine.engine,
@@ -29,16 +29,16 @@ def priors_of(world: World, terms: Terms, instance_type: str) -> Priors:
     )
 
 
-def list_offers(world: World, terms: Terms, seen: Instance) -> tuple[Offer, ...]:
+def list_offers(world: World, terms: RunConfig, seen: Instance) -> tuple[Offer, ...]:
     """Offers in order of preference, with the priors of their types."""
     offers = world.capacity.offers(seen)
     return tuple(
-        replace(offer, priors=priors_of(world, terms, offer.instance_type))
+        replace(offer, priors=read_priors(world, terms, offer.instance_type))
         for offer in (offers[:1] if terms.first_offer_only else offers)
     )
 
 
-def choose_offer(world: World, terms: Terms, run: Run, seen: Instance) -> Offer:
+def choose_offer(world: World, terms: RunConfig, run: Run, seen: Instance) -> Offer:
     """The offer to acquire. Raises NoCapacityError if it is no longer offered."""
     offers = list_offers(world, terms, seen)
     for offer in offers:
@@ -48,13 +48,14 @@ def choose_offer(world: World, terms: Terms, run: Run, seen: Instance) -> Offer:
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
-    """Returns the run with the polled type and its rate."""
     if not seen.type:
         return run
     return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)
 
 
-def take_another_offer(world: World, terms: Terms, run: Run, seen: Instance, error: NoCapacityError) -> Run:
+def take_another_offer(
+    world: World, terms: RunConfig, run: Run, seen: Instance, error: NoCapacityError
+) -> Run:
     """Chooses the next offer, or begins teardown if none is left.
 
     Only records the choice: `Capacity.acquire` is repeated until polls show it.
@@ -73,11 +74,11 @@ def take_another_offer(world: World, terms: Terms, run: Run, seen: Instance, err
     return end_machine(world, run, seen.id, outcome, f"{error}{listed}")
 
 
-def _is_within_budget(world: World, terms: Terms, run: Run, offer: Offer) -> bool:
+def _is_within_budget(world: World, terms: RunConfig, run: Run, offer: Offer) -> bool:
     """True if the planned time costs no more than the rest of the daily budget."""
     budget = terms.policy.daily_budget
     midnight = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     if budget is None or world.ledger.spent(midnight) + cost(offer.rate, run.planned_seconds) <= budget:
         return True
-    log.warning("offer skipped: it would exceed the daily budget", instance_type=offer.instance_type)
+    log.warning("offer.skipped", reason="daily budget", instance_type=offer.instance_type)
     return False

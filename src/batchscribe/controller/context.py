@@ -13,9 +13,9 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
-from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
+from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Instance
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
-from batchscribe.core.run.meter import LONGEST_LAG, Moment, Poll
+from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import Wait
 from batchscribe.core.text.transcripts import SessionTranscript
@@ -81,8 +81,8 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Settings resolved for one tick."""
+class RunConfig:
+    """Run configuration: the settings as resolved for one tick."""
 
     scheduler: str
     """Id of this scheduler; it recovers its own runs if the ledger is lost."""
@@ -160,7 +160,7 @@ def refuse_unsupported(unsupported: str) -> None:
         raise MisconfiguredError(f"{unsupported} (nothing was started)")
 
 
-def moment(world: World) -> Moment:
+def read_moment(world: World) -> Moment:
     """Returns the present wall time, monotonic time and boot."""
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
 
@@ -170,9 +170,9 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
 
     Raises what Capacity.poll raises, and ComputeUnavailableError if an answer may be older than the last.
     """
-    asked = moment(world)
+    asked = read_moment(world)
     found = world.capacity.poll(tuple(machine.id for machine in machines))
-    answered = moment(world)
+    answered = read_moment(world)
     polls = {seen.id: Poll(asked=asked, answered=answered, instance=seen) for seen in found}
     for name, poll in polls.items():
         if run.machine(name).meter.contradicts(poll, world.lag):
@@ -181,7 +181,37 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
     return polls
 
 
-def latest(world: World, run: Run) -> Run:
+def explain_not_up(machine: Machine, seen: Instance) -> str:
+    """Reason why the machine is not up for its run. Empty if it is."""
+    if not seen.state.billable:
+        return f"{seen.id} is {seen.state}"
+    again = machine.meter.is_started_again(seen.launched_at)
+    return f"{seen.id} was started again from outside" if again else ""
+
+
+def read_tag(run: Run, machine: Machine, poll: Poll) -> Run:
+    """Returns the run with the machine as started if only the instance's tag shows that.
+
+    The ledger was replaced by an older copy, so the machine is billed from the run's creation on.
+    """
+    if machine.meter.start_requested is not None or run.borrowed or poll.instance.run != run.id:
+        return run
+    before = machine.meter.launched_before
+    meter = Meter.recovered(run.created, started=True, launched_before=before)
+    return run.with_machine(machine.id, meter=meter)
+
+
+def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
+    return run.with_machine(machine.id, meter=machine.meter.read(poll, ours=True))
+
+
+def is_poll_due(machine: Machine, terms: RunConfig, now: Moment) -> bool:
+    """True if the last poll of the running machine is too old."""
+    last = machine.meter.running_until
+    return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)
+
+
+def read_latest(world: World, run: Run) -> Run:
     """Returns the run as last recorded. A step may have recorded progress before it failed."""
     try:
         return world.ledger.run(run.id) or run
@@ -199,22 +229,34 @@ def save_best_effort(world: World, run: Run, note: str = "") -> Run:
     try:
         return save(world, run, note)
     except BatchscribeError as error:
-        log.warning("the ledger could not be written", run=run.id, error=str(error))
+        log.warning("ledger.write_failed", run=run.id, error=str(error))
         return run
     except Exception:
-        log.exception("the ledger could not be written", run=run.id)
+        log.exception("ledger.write_failed", run=run.id)
         return run
+
+
+def try_action(errors: list[BatchscribeError], run: Run, what: str, act: Callable[[], object]) -> None:
+    """Runs one of several actions. Logs and collects its error, so that the others still run."""
+    try:
+        act()
+    except BatchscribeError as error:
+        log.warning("action.failed", run=run.id, what=what, error=str(error))
+        errors.append(error)
+    except Exception as error:
+        log.exception("action.crashed", run=run.id, what=what)
+        errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
 
 
 def save(world: World, run: Run, note: str = "") -> Run:
     """Records the run durably and logs the note."""
     world.ledger.save_run(run, at=world.clock.now(), note=note)
     if text := note or (run.detail if run.state is RunState.RELEASING else ""):
-        log.info(text, run=run.id, state=run.state.value)
+        log.info("run.recorded", run=run.id, state=run.state.value, note=text)
     return run
 
 
-def note_trouble(world: World, run: Run, trouble: str, event: str = "") -> Run:
+def note_trouble(world: World, run: Run, trouble: str, *, event: str = "") -> Run:
     """Records the last trouble of a run if it changed, and logs it as `event`."""
     if trouble == run.trouble:
         return run
@@ -256,8 +298,8 @@ def step_each(
         except BatchscribeError as error:
             if len(run.machines) == 1:
                 raise
-            run = latest(world, run)
-            log.warning("step of one machine failed", run=run.id, instance=machine.id, error=str(error))
+            run = read_latest(world, run)
+            log.warning("machine.step_failed", run=run.id, instance=machine.id, error=str(error))
             if not isinstance(error, TransientError):
                 run = end_machine(world, run, machine.id, failed, str(error))
         if run.ending:

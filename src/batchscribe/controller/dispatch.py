@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from batchscribe.controller.capacity import priors_of
+from batchscribe.controller.capacity import read_priors
 from batchscribe.controller.context import (
-    Terms,
+    RunConfig,
     World,
     end_machine,
+    explain_not_up,
     is_late,
-    latest,
+    is_poll_due,
     note_trouble,
     poll_machines,
+    read_latest,
+    read_poll,
     save,
     save_best_effort,
     step_each,
 )
-from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch
@@ -39,7 +41,7 @@ MODEL_LOAD_SECONDS = 30.0
 """From the start of a worker to its first window, on a host that is up."""
 
 
-def dispatch(world: World, terms: Terms, run: Run) -> Run:
+def dispatch(world: World, terms: RunConfig, run: Run) -> Run:
     """Starts a worker on the next manifest of each idle machine once its host answers."""
     polls = poll_machines(world, run, run.undispatched)
 
@@ -49,19 +51,19 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
         except UnreadableError:
             raise
         except MisconfiguredError:
-            save_best_effort(world, replace(latest(world, run), blocked=terms.access))
+            save_best_effort(world, replace(read_latest(world, run), blocked=terms.access))
             raise
 
     return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
 
 
-def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> Run:
-    if down := why_not_up(machine, poll.instance):
+def _dispatch_machine(world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
+    if down := explain_not_up(machine, poll.instance):
         run = read_poll(run, machine, poll)
         if any(worker.launched for worker in run.workers if worker.machine == machine.id):
             return end_machine(world, run, machine.id, None, f"{down}: the rest is for the next run")
         return end_machine(world, run, machine.id, Outcome.START_FAILED, f"{down}, before any work")
-    if poll_due(machine, terms, poll.answered):
+    if is_poll_due(machine, terms, poll.answered):
         run = save(world, read_poll(run, machine, poll))
     try:
         version = world.launcher.probe(poll.instance)
@@ -74,7 +76,7 @@ def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, po
     )
 
 
-def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: TransientError) -> Run:
+def _await_host(world: World, terms: RunConfig, run: Run, poll: Poll, error: TransientError) -> Run:
     """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
     machine, now = run.machine(poll.instance.id), poll.answered
     refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
@@ -88,15 +90,15 @@ def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: Transie
     return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))
 
 
-def next_batch(world: World, terms: Terms, run: Run) -> Batch:
+def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
     """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
     given = (read_manifest(world, run, worker) for worker in range(len(run.workers)))
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
-    if run.workers and all(chunk.troubled for chunk in fresh):
+    if run.workers and all(chunk.previously_failed for chunk in fresh):
         fresh = []
-    priors = priors_of(world, terms, run.instance_type)
+    priors = read_priors(world, terms, run.instance_type)
     return pack(
         fresh,
         pending=len(fresh),
@@ -107,7 +109,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     )
 
 
-def ensure_manifest(world: World, terms: Terms, run: Run, instance: str) -> Run:
+def ensure_manifest(world: World, terms: RunConfig, run: Run, instance: str) -> Run:
     """Ensures a stored, unprocessed manifest of the machine. Ends its work if nothing is pending."""
     number = run.worker_on(instance)
     if number is not None and read_exit(world, run.name_of(number)) is None:
@@ -119,20 +121,20 @@ def ensure_manifest(world: World, terms: Terms, run: Run, instance: str) -> Run:
     return give_work(world, terms, run, instance, batch.chunks)
 
 
-def give_work(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+def give_work(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
     run = save(world, with_manifest(world, terms, run, instance, chunks))
     store_manifest(world, run, len(run.workers) - 1)
     return run
 
 
-def with_manifest(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Returns the run with the machine's next manifest, recorded but not yet stored."""
     key = record_manifest(world, _build_manifest(terms, run, chunks))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
-def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _launch_worker(world: World, terms: RunConfig, run: Run, seen: Instance) -> Run:
     """Starts the machine's last worker. Repeating it is harmless."""
     run = ensure_manifest(world, terms, run, seen.id)
     number = run.worker_on(seen.id)
@@ -147,7 +149,7 @@ def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
-def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(terms: RunConfig, run: Run, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.workers),
@@ -168,7 +170,7 @@ def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest
                 size=chunk.size,
                 session=chunk.session,
                 transcript=chunk.transcript,
-                troubled=chunk.troubled,
+                previously_failed=chunk.previously_failed,
             )
             for chunk in chunks
         ),

@@ -6,25 +6,26 @@ and all of it must be cleaned up. The ledger records what is left, and a later t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, moment
+from batchscribe.controller.context import (
+    START_VISIBILITY_DELAY,
+    RunConfig,
+    World,
+    log,
+    read_moment,
+    try_action,
+)
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
-from batchscribe.errors import (
-    BatchscribeError,
-    ComputeUnavailableError,
-    MisconfiguredError,
-    ObjectNotFoundError,
-)
-from batchscribe.reading import read_record
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError
+from batchscribe.reading import read_if_valid
 
 NOTED = "outside/"
 LOCAL = "local"
@@ -35,20 +36,20 @@ def record_external_state(world: World, run: Run) -> None:
     world.ledger.put(f"{NOTED}{run.id}", " ".join(run.instances))
 
 
-def leave_claims(world: World, terms: Terms, run: Run) -> str:
+def leave_claims(world: World, terms: RunConfig, run: Run) -> str:
     """Writes the claims into the instances' records. Returns how the run's workers will be started."""
     launches = {_leave_claim(world, terms, run, instance) for instance in run.instances}
     return launches.pop() if len(launches) == 1 else ClaimLaunch.SSH
 
 
-def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
+def _leave_claim(world: World, terms: RunConfig, run: Run, instance: str) -> str:
     """Writes the claim into an instance's record. Returns how its workers will be started.
 
     A borrowed instance gets none: it must not be powered off for this run.
     """
     if terms.shared_machine:
         return LOCAL
-    record = None if run.borrowed else instance_record(world, instance)
+    record = None if run.borrowed else read_instance_record(world, instance)
     if record is None:
         return ClaimLaunch.SSH
     wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
@@ -66,19 +67,16 @@ def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
     return launch
 
 
-def launch_left(world: World, run: Run) -> str:
+def read_claimed_launch(world: World, run: Run) -> str:
     """Launch kind of a run that the ledger lost, from its claim. Empty without a claim."""
-    record = instance_record(world, run.instance)
+    record = read_instance_record(world, run.instance)
     claim = record.claim if record else None
     return claim.launch if claim and claim.run == run.id else ""
 
 
-def instance_record(world: World, instance: str) -> InstanceRecord | None:
+def read_instance_record(world: World, instance: str) -> InstanceRecord | None:
     """The instance's record by `gpu setup`. None if missing or unreadable."""
-    try:
-        return read_record(world.home, keys.instance(instance), InstanceRecord)
-    except (ObjectNotFoundError, MisconfiguredError):
-        return None
+    return read_if_valid(world.home, keys.instance(instance), InstanceRecord)
 
 
 def own_type(world: World, seen: Instance) -> str:
@@ -100,25 +98,23 @@ def clean_up_external_state(world: World, run: Run) -> None:
         return
     left = [machine for machine in run.machines if not _clean_up_machine(world, run, machine)]
     if not left:
-        _try_cleanup(
-            "the clean-up was not recorded", run, partial(world.ledger.put, f"{NOTED}{run.id}", None)
-        )
+        forget = partial(world.ledger.put, f"{NOTED}{run.id}", None)
+        try_action([], run, "the clean-up was not recorded", forget)
 
 
 def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
-    """True if nothing is left."""
+    """True if nothing is left. A later tick retries the rest."""
     disarm = partial(world.guard.disarm, machine.id, run.id)
     remove = partial(_remove_claim, world, run, machine)
     restore = partial(_restore_instance, world, run, machine)
-    gone = [
-        _try_cleanup("the guard was not disarmed", run, disarm),
-        _try_cleanup("its claim was not removed", run, remove),
-        _try_cleanup("its instance's tags and type were not restored", run, restore),
-    ]
-    return all(gone)
+    errors = list[BatchscribeError]()
+    try_action(errors, run, "the guard was not disarmed", disarm)
+    try_action(errors, run, "its claim was not removed", remove)
+    try_action(errors, run, "its instance's tags and type were not restored", restore)
+    return not errors
 
 
-def retry_clean_up(world: World, terms: Terms) -> None:
+def retry_clean_up(world: World, terms: RunConfig) -> None:
     """Retries the clean-up of settled runs, each in its own world."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
@@ -133,12 +129,12 @@ def disarm_settled(world: World, instance: str) -> None:
     for run_id in sorted(world.guard.armed(instance)):
         run = world.ledger.run(run_id)
         if run is not None and not run.open:
-            log.info("stale guard order disarmed", run=run_id, instance=instance)
+            log.info("guard.disarmed", run=run_id, instance=instance)
             world.guard.disarm(instance, run_id)
 
 
 def _remove_claim(world: World, run: Run, machine: Machine) -> None:
-    record = instance_record(world, machine.id)
+    record = read_instance_record(world, machine.id)
     if record is not None and record.claim is not None and record.claim.run == run.id:
         _write_record(world, msgspec.structs.replace(record, claim=None))
 
@@ -181,20 +177,8 @@ def _just_over(world: World, run: Run, machine: Machine) -> bool:
     """True if polls may be older than the run's last call."""
     meter = machine.meter
     last = run.stop_requested or meter.start_accepted or meter.start_requested
-    return last is not None and moment(world).is_within(START_VISIBILITY_DELAY, of=last)
+    return last is not None and read_moment(world).is_within(START_VISIBILITY_DELAY, of=last)
 
 
 def _write_record(world: World, record: InstanceRecord) -> None:
     world.home.replace(keys.instance(record.instance), msgspec.json.encode(record))
-
-
-def _try_cleanup(what: str, run: Run, act: Callable[[], object]) -> bool:
-    try:
-        act()
-    except BatchscribeError as error:
-        log.warning(f"{what}: a later tick will retry", run=run.id, error=str(error))
-    except Exception:  # noqa: BLE001  a failed clean-up must not stop the teardown
-        log.exception(what, run=run.id)
-    else:
-        return True
-    return False

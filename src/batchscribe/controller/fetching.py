@@ -15,7 +15,7 @@ AT_ONCE = 2_000
 T = TypeVar("T")
 
 
-def fetched(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
+def fetch_objects(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
     """Yields (key, bytes) of each existing object, in the given order. Missing ones are left out.
 
     An object of more than `limit` bytes is not read: it yields empty bytes, which every decoder rejects.

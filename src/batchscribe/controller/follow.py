@@ -6,35 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
+
 from batchscribe.controller.context import (
-    Terms,
+    RunConfig,
     World,
     end_machine,
+    explain_not_up,
     is_late,
+    is_poll_due,
     log,
-    moment,
     poll_machines,
+    read_moment,
+    read_poll,
     save,
     step_each,
 )
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, dispatch, give_work, next_batch
-from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import (
     by_our_clock,
-    read_box_end,
     read_exit,
+    read_host_end,
     read_manifest,
     read_progress,
 )
-from batchscribe.controller.stall import stall_reason
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName
+from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
 
-def dispatch_and_follow(world: World, terms: Terms, run: Run) -> Run:
+def dispatch_and_follow(world: World, terms: RunConfig, run: Run) -> Run:
     """Starts workers on idle machines; follows those of the others meanwhile."""
     run = dispatch(world, terms, run)
     if run.state is not RunState.DISPATCHING:
@@ -44,7 +47,7 @@ def dispatch_and_follow(world: World, terms: Terms, run: Run) -> Run:
     return follow(world, terms, run) if len(run.machines) > 1 else run
 
 
-def follow(world: World, terms: Terms, run: Run) -> Run:
+def follow(world: World, terms: RunConfig, run: Run) -> Run:
     """Polls the machines at work if due, then reads their workers' reports."""
     idle = run.undispatched
     machines = [machine for machine in run.working if machine not in idle]
@@ -56,17 +59,17 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     return step_each(world, run, machines, act, Outcome.WORKER_FAILED)
 
 
-def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen: Instance | None) -> Run:
+def _follow_machine(world: World, terms: RunConfig, run: Run, machine: Machine, seen: Instance | None) -> Run:
     number = run.worker_on(machine.id)
     assert number is not None
     worker = run.name_of(number)
-    down = why_not_up(machine, seen) if seen else ""
+    down = explain_not_up(machine, seen) if seen else ""
     try:
         if record := read_exit(world, worker):
-            return _after_exit(world, terms, run, number, record)
+            return _handle_exit(world, terms, run, number, record)
         progress = read_progress(world, worker)
         if down:
-            return end_machine(world, run, machine.id, *_down_reason(world, run, worker, down))
+            return end_machine(world, run, machine.id, *_explain_down(world, run, worker, down))
     except BatchscribeError as error:
         if not down:
             raise
@@ -76,16 +79,16 @@ def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen
 
 
 def _poll_if_due(
-    world: World, terms: Terms, run: Run, machines: Sequence[Machine]
+    world: World, terms: RunConfig, run: Run, machines: Sequence[Machine]
 ) -> tuple[Run, Mapping[str, Instance]]:
     """Polls the machines if one is due. A transient failure does not prevent reading the store."""
-    now = moment(world)
-    if not any(poll_due(machine, terms, now) for machine in machines):
+    now = read_moment(world)
+    if not any(is_poll_due(machine, terms, now) for machine in machines):
         return run, {}
     try:
         polls = poll_machines(world, run, machines)
     except TransientError as error:
-        log.warning("poll will be repeated", run=run.id, error=str(error))
+        log.warning("instance.poll_failed", run=run.id, error=str(error))
         return run, {}
     for machine in machines:
         run = read_poll(run, machine, polls[machine.id])
@@ -93,9 +96,9 @@ def _poll_if_due(
 
 
 def _follow_progress(
-    world: World, terms: Terms, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
+    world: World, terms: RunConfig, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
 ) -> Run:
-    now, worker = moment(world), run.name_of(number)
+    now, worker = read_moment(world), run.name_of(number)
     machine = run.machine(run.workers[number].machine)
     if progress is not None:
         world.view.show(run, progress)
@@ -109,9 +112,30 @@ def _follow_progress(
     if progress is None and _awaits_host(run) and is_late(machine.reaching_since, now, terms.waits.reach):
         detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
         return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
-    if stall := stall_reason(world, terms, worker, progress):
+    if stall := _find_stall(world, terms, worker, progress):
         return end_machine(world, run, machine.id, Outcome.WORKER_LOST, stall)
     return run
+
+
+def _find_stall(world: World, terms: RunConfig, worker: WorkerRef, progress: Progress | None) -> str | None:
+    """Reason why the worker counts as lost. None if it made progress.
+
+    Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
+    rises while the engine hangs. The ledger keeps the last progress for the next pass.
+    """
+    key = f"watch/{worker.run}/{worker.worker}"
+    mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
+    now = world.clock.monotonic()
+    before = world.ledger.get(key)
+    seen, since = (
+        msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
+    )
+    if seen != mark or since > now:  # uptime begins again with each boot
+        world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
+        return None
+    if now - since < terms.waits.silence:
+        return None
+    return f"worker {worker.worker} showed no progress for {terms.waits.silence / 60:.0f} min"
 
 
 def _awaits_host(run: Run) -> bool:
@@ -128,7 +152,7 @@ def ensure_agent(world: World, run: Run, seen: Instance) -> None:
     try:
         world.launcher.launch(seen, read_manifest(world, run, number), url)
     except BatchscribeError as error:
-        log.warning("the agent could not be checked", run=run.id, error=str(error))
+        log.warning("agent.check_failed", run=run.id, error=str(error))
 
 
 def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, str] | None:
@@ -137,14 +161,14 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
-        return _outcome_of(number, record, over=world.clock.now() >= run.deadline)
-    end = read_box_end(world, run)
+        return _find_outcome(number, record, over=world.clock.now() >= run.deadline)
+    end = read_host_end(world, run)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
-def _down_reason(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
+def _explain_down(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
     """Outcome and reason of a machine that went down without an exit record."""
-    end = read_box_end(world, run)
+    end = read_host_end(world, run)
     if end is None:
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: stopped from outside"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
@@ -152,18 +176,18 @@ def _down_reason(world: World, run: Run, worker: WorkerName, down: str) -> tuple
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
-def _after_exit(world: World, terms: Terms, run: Run, number: int, record: ExitRecord) -> Run:
+def _handle_exit(world: World, terms: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
     if record.end is WorkerEnd.FINISHED:
         return _continue_run(world, terms, run, number)
-    end = _outcome_of(number, record, over=now >= run.deadline)
+    end = _find_outcome(number, record, over=now >= run.deadline)
     return end_machine(world, run, run.workers[number].machine, *end)
 
 
-def _outcome_of(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
+def _find_outcome(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
     match record.end:
         case WorkerEnd.FINISHED:
             return None, f"worker {number} finished"
@@ -174,7 +198,7 @@ def _outcome_of(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _continue_run(world: World, terms: Terms, run: Run, number: int) -> Run:
+def _continue_run(world: World, terms: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
@@ -182,7 +206,7 @@ def _continue_run(world: World, terms: Terms, run: Run, number: int) -> Run:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING)
-            again = again.with_machine(instance, reaching_since=moment(world), refused_since=None)
+            again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
             again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
             return give_work(world, terms, again, instance, batch.chunks)
     return end_machine(world, run, instance, None, note=note)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, log
+from batchscribe.controller.context import RunConfig, World, log
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.manifest import ExitRecord
 from batchscribe.core.run.runs import Run
 
 
-def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | None]) -> None:
+def learn(world: World, terms: RunConfig, run: Run, records: Sequence[ExitRecord | None]) -> None:
     """Records speed, set-up time and bitrate if any work was done."""
     seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
     if not seen:
@@ -24,24 +24,22 @@ def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | N
     elapsed = sum(record.timings.elapsed - (record.timings.first_window or 0.0) for record in seen)
     audio = sum(record.tally.audio_seconds for record in seen)
     begun = run.start_requested.at if run.start_requested else run.created
-    priors = replace(
-        terms.priors,
+    release = terms.priors.release_seconds
+    if run.stopped and run.work_ended:
+        release = (run.stopped.at - run.work_ended).total_seconds()
+    measured = Priors(
         speed=audio / elapsed if elapsed > 0 else terms.priors.speed,
         setup_seconds=(run.first_window - begun).total_seconds() if run.first_window else 0.0,
-        release_seconds=(run.stopped.at - run.work_ended).total_seconds()
-        if run.stopped and run.work_ended
-        else terms.priors.release_seconds,
-        bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0 and sizes[k] > 0},
+        release_seconds=release,
+        bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0},
     )
-    log.info("learned", run=run.id, speed=round(priors.speed, 2), setup=round(priors.setup_seconds, 1))
+    speed, setup = round(measured.speed, 2), round(measured.setup_seconds, 1)
+    log.info("run.measured", run=run.id, speed=speed, setup=setup)
     world.ledger.learn(
         run=run.id,
         engine=terms.engine.engine,
         model=terms.engine.model,
         instance_type=run.instance_type,
         at=world.clock.now(),
-        speed=priors.speed,
-        setup_seconds=priors.setup_seconds,
-        release_seconds=max(0.0, priors.release_seconds),
-        bytes_per_second=dict(priors.bytes_per_second),
+        measured=measured,
     )

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from batchscribe.controller.capacity import list_offers
-from batchscribe.controller.context import Terms, World
-from batchscribe.controller.external_state import instance_record
-from batchscribe.controller.rehearsal_place import rehearsed
+from batchscribe.controller.context import RunConfig, World
+from batchscribe.controller.external_state import read_instance_record
+from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.policy import HostFault, Observation
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run
@@ -17,17 +17,17 @@ PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
 
 
-def observe(world: World, terms: Terms) -> Observation:
+def observe(world: World, terms: RunConfig) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
-    settled = _settled_lately(world, now)
-    unproductive = _unproductive_runs(settled)
-    fault = _host_fault(unproductive)
-    record = instance_record(world, terms.instances[0]) if fault else None
+    recent = world.ledger.runs(now - FAILED_WITHIN)
+    unproductive = _list_unproductive_runs([run for run in recent if not run.open and not is_rehearsal(run)])
+    fault = _find_host_fault(unproductive)
+    record = read_instance_record(world, terms.instances[0]) if fault else None
     instances = world.capacity.poll(terms.instances)
     return Observation(
         now=now,
-        backlog=world.scanner(terms.policy.by_hand).backlog(),
+        backlog=world.scanner(terms.policy.manual).backlog(),
         instances=instances,
         offers=list_offers(world, terms, instances[0]),
         open_run=oldest_open_run(world),
@@ -42,19 +42,13 @@ def observe(world: World, terms: Terms) -> Observation:
     )
 
 
-def _settled_lately(world: World, now: datetime) -> list[Run]:
-    runs = world.ledger.runs(now - FAILED_WITHIN)
-    return [run for run in runs if not run.open and not rehearsed(run)]
-
-
-def _unproductive_runs(settled: list[Run]) -> list[Run]:
+def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
     """Newest paid runs without any finished chunk, oldest first."""
     paid = [run for run in settled if run.billed_seconds]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
 
 
-def _host_fault(unproductive: list[Run]) -> HostFault | None:
-    """Fault of the newest unproductive run."""
+def _find_host_fault(unproductive: list[Run]) -> HostFault | None:
     last = unproductive[-1] if unproductive else None
     if last is None or last.outcome is not Outcome.LAUNCH_FAILED or not last.blocked or not last.settled:
         return None

@@ -9,21 +9,21 @@ import msgspec
 import structlog
 
 from batchscribe.controller.attempts import Attempts, read_failures
-from batchscribe.controller.fetching import fetched
+from batchscribe.controller.fetching import fetch_objects
 from batchscribe.core import keys
 from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.core.scan.attempts import QuarantineMark, mark_name
 from batchscribe.core.scan.backlog import PastAttempts
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Store
-from batchscribe.reading import read_record
+from batchscribe.reading import read_if_valid
 
 log = structlog.get_logger("batchscribe")
 
 
-def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastAttempts, ...]]:
+def read_past_attempts(output: Store, decoder: str | None) -> Mapping[str, tuple[PastAttempts, ...]]:
     """Earlier failures by digest of the chunk's key and by ETag.
 
     Failures with another decoder do not count. Attempts at quarantined chunks are not read. Compacted
@@ -40,9 +40,9 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastA
 
     found: dict[str, list[PastAttempts]] = {}
     failed = {
-        name: _not_after(failure, stored[name]) for name, failure in read_failures(output, at_others).items()
+        name: _limit_time(failure, stored[name]) for name, failure in read_failures(output, at_others).items()
     }
-    for (digest, etag), failures in by_chunk(failed).items():
+    for (digest, etag), failures in group_by_chunk(failed).items():
         counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
         found.setdefault(digest, []).extend(_sum_failures(etag, counted))
     for digest, etag in held:
@@ -50,12 +50,12 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastA
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
 
 
-def _not_after(failure: Failure, stored: datetime) -> Failure:
+def _limit_time(failure: Failure, stored: datetime) -> Failure:
     """The failure, dated by the store if its writer's clock was ahead: a retry must not wait for that."""
     return failure if failure.at <= stored else msgspec.structs.replace(failure, at=stored)
 
 
-def by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Failure]]:
+def group_by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Failure]]:
     """Failures of each chunk, by digest and ETag."""
     found: dict[tuple[str, str], list[Failure]] = {}
     for name, failure in failures.items():
@@ -75,8 +75,8 @@ def read_marks(
 
     An unreadable record gets no mark, so that each scan logs it.
     """
-    names = {_digest_of(info.key): mark_name(_digest_of(info.key), info.etag) for info in listed}
-    new = [info for info in listed if names[_digest_of(info.key)] not in known]
+    names = {_parse_digest(info.key): mark_name(_parse_digest(info.key), info.etag) for info in listed}
+    new = [info for info in listed if names[_parse_digest(info.key)] not in known]
     marks = {name: known[name] for name in names.values() if name in known}
     for digest, record in _read_quarantines(output, new).items():
         if record.etag:
@@ -84,12 +84,9 @@ def read_marks(
     return marks
 
 
-def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
+def read_quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
     """Quarantine record of one chunk, even if outdated. None if missing or unreadable."""
-    try:
-        return read_record(output, keys.quarantine(key), QuarantineRecord)
-    except (ObjectNotFoundError, MisconfiguredError):
-        return None
+    return read_if_valid(output, keys.quarantine(key), QuarantineRecord)
 
 
 def _list_held(
@@ -98,11 +95,11 @@ def _list_held(
     """Digest and ETag of each chunk that is quarantined for this decoder. Only unknown records are read."""
     new = []
     for info in listed:
-        mark = known.get(mark_name(_digest_of(info.key), info.etag))
+        mark = known.get(mark_name(_parse_digest(info.key), info.etag))
         if mark is None:
             new.append(info)
         elif _is_current(mark.decoder, decoder):
-            yield _digest_of(info.key), mark.etag
+            yield _parse_digest(info.key), mark.etag
     for digest, record in _read_quarantines(output, new).items():
         if _is_current(record.decoder, decoder):
             yield digest, record.etag
@@ -110,21 +107,21 @@ def _list_held(
 
 def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
-    read = fetched(output, modified, limit=RECORD_BYTES)
-    return {_digest_of(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
+    read = fetch_objects(output, modified, limit=RECORD_BYTES)
+    return {_parse_digest(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
 def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[PastAttempts]:
     known = list(failures)
     kinds = {failure.kind for failure in known}
-    counting = len(wire.counted(known))
+    counting = len(wire.select_counted(known))
     # A changed chunk that is still listed with this ETag cannot be read.
-    troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
-    if counting or troubled:
+    unavailable = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
+    if counting or unavailable:
         yield PastAttempts(
             etag=etag,
             failures=counting,
-            troubled=troubled,
+            unavailable=unavailable,
             attempts=len(known),
             last=max(failure.at for failure in known),
         )
@@ -134,7 +131,7 @@ def _is_current(recorded: str, decoder: str | None) -> bool:
     return decoder is None or recorded in {"", decoder}
 
 
-def _digest_of(key: str) -> str:
+def _parse_digest(key: str) -> str:
     return key.removeprefix(keys.QUARANTINE).removesuffix(".json")
 
 
@@ -143,6 +140,6 @@ def _decode_quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
     try:
         return wire.decode(data, QuarantineRecord)
     except MisconfiguredError as error:
-        log.warning("a quarantine record cannot be read: its chunk is skipped", key=key, error=str(error))
+        log.warning("quarantine.unreadable", key=key, error=str(error))
         message = "this record cannot be read: release it to retry its chunk"
         return QuarantineRecord(key=key, etag="", decoder="", attempts=0, message=message, at=at)

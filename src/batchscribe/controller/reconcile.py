@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import msgspec
 
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
-from batchscribe.controller.context import Terms, World, log, poll_machines, save
-from batchscribe.controller.external_state import launch_left, record_external_state
-from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recovered_workers
-from batchscribe.controller.rehearsal_place import place_of
+from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
+from batchscribe.controller.external_state import read_claimed_launch, record_external_state
+from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recover_workers
+from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Poll
+from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
+from batchscribe.ledger import Ledger
 
 OVERDUE = timedelta(minutes=5)
 """Time after a run's deadline that its own scheduler has to stop it."""
 FOREIGN = "foreign/"
 """Ledger facts: runs in the store that are not ours to recover; their records are read once."""
+OTHER = "other-scheduler"
+"""Ledger fact: the last run of another scheduler on the same source."""
 
 
-def recover(world: World, terms: Terms) -> None:
+def recover(world: World, terms: RunConfig) -> None:
     """Restores runs that are in the store but not in the ledger.
 
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
@@ -45,7 +51,7 @@ def recover(world: World, terms: Terms) -> None:
     adopt_overdue(world, terms)
 
 
-def adopt_overdue(world: World, terms: Terms) -> None:
+def adopt_overdue(world: World, terms: RunConfig) -> None:
     """Takes over a foreign run with an instance running past its deadline.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
@@ -53,22 +59,18 @@ def adopt_overdue(world: World, terms: Terms) -> None:
     if terms.shared_machine:
         return
     for seen in world.capacity.poll(terms.instances):
-        _adopt_if_overdue(world, terms, seen)
+        late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
+        if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
+            why = (
+                f"{seen.id} still ran after the deadline of run {seen.run}, and its own scheduler did not "
+                "stop it"
+            )
+            adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
+            title = "batchscribe: an abandoned run is being stopped"
+            alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
 
 
-def _adopt_if_overdue(world: World, terms: Terms, seen: Instance) -> None:
-    late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-    if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
-        why = (
-            f"{seen.id} still ran after the deadline of run {seen.run}, and its own scheduler did not stop it"
-        )
-        adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
-        alert(
-            world, f"adopted/{seen.run}", "batchscribe: an abandoned run is being stopped", why, Level.FAILURE
-        )
-
-
-def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: str) -> Run:
+def adopt_run(world: World, terms: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
     """Takes over a run of another scheduler and tears it down. Its results stay where they are.
 
     Raises RefusedError if the instance's tag does not name it.
@@ -84,7 +86,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
     return save(world, run, "adopted")
 
 
-def _build_foreign_run(world: World, terms: Terms, run_id: str, tagged: Sequence[Instance]) -> Run:
+def _build_foreign_run(world: World, terms: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     seen = tagged[0]
     offer = world.capacity.offers(seen)[0]
@@ -112,17 +114,18 @@ def _build_foreign_run(world: World, terms: Terms, run_id: str, tagged: Sequence
     return replace(run, scheduler=record.scheduler, host=record.host)
 
 
-def _recover_run(world: World, terms: Terms, run_id: str) -> None:
+def _recover_run(world: World, terms: RunConfig, run_id: str) -> None:
     try:
         record, sealed = read_record(world, run_id)
     except ObjectNotFoundError:
         return
     except MisconfiguredError as error:
-        log.warning("a run cannot be read and is not touched", run=run_id, error=str(error))
+        log.warning("run.unreadable", run=run_id, error=str(error))
         world.ledger.put(f"{FOREIGN}{run_id}", "unreadable")
         return
     if not _is_ours(record, terms, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
+        _note_other_scheduler(world, terms, record)
         return
     if not sealed:
         alert_conflict(world, keys.intent(run_id))
@@ -130,31 +133,58 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         return
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
-    if _may_be_left(world, run) or run.id in {each.run for each in seen}:
+    may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
+    if may_be_left or run.id in {each.run for each in seen}:
         # The record of its external state was lost with the ledger.
         record_external_state(world, run)
     save(world, run, "recovered from the store")
 
 
-def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
+def find_other_scheduler(ledger: Ledger, now: datetime) -> OtherScheduler | None:
+    """Returns the scheduler that lately worked on the same source, by the records read so far."""
+    noted = ledger.get(OTHER)
+    found = msgspec.json.decode(noted, type=OtherScheduler) if noted else None
+    return found if found and found.is_recent(now) else None
+
+
+def _note_other_scheduler(world: World, terms: RunConfig, record: Run) -> None:
+    """Records and reports, once, that another scheduler works on this source."""
+    now, other = world.clock.now(), OtherScheduler.of(record)
+    same_source = record.source.rstrip("/") == world.source.url.rstrip("/")
+    if _is_opened_here(record, terms) or is_rehearsal(record) or not same_source or not other.is_recent(now):
+        return
+    known = find_other_scheduler(world.ledger, now)
+    world.ledger.put(OTHER, msgspec.json.encode(other).decode())
+    if known is None or known.scheduler != other.scheduler:
+        text = f"{other.sentence}. Nothing was changed: {FIX}"
+        alert(world, OTHER, "batchscribe: two schedulers on one source", text)
+
+
+def _is_opened_here(record: Run, terms: RunConfig) -> bool:
+    return record.scheduler == terms.scheduler and record.host in {"", terms.host}
+
+
+def _is_ours(record: Run, terms: RunConfig, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
-    opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
     here = (terms.instances, world.output.url.rstrip("/"), find_control_url(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
-    return record.id == run_id and opened_here and same_place
+    return record.id == run_id and _is_opened_here(record, terms) and same_place
 
 
 def _restore_stored(world: World, record: Run) -> Run:
     """Returns the run from its settlement, or else in its present state."""
+    if settled := read_settlement(world, record):
+        return settled
     fresh = replace(
         record,
         state=RunState.PLANNED,
         outcome=None,
         workers=(),
-        machines=tuple(_forget_polls(machine) for machine in record.machines),
+        machines=tuple(
+            Machine(id=machine.id, meter=Meter(launched_before=machine.meter.launched_before))
+            for machine in record.machines
+        ),
     )
-    if settled := read_settlement(world, record):
-        return settled
     run = _reopen_run(world, fresh)
     if len(run.machines) == 1:
         return run
@@ -162,13 +192,9 @@ def _restore_stored(world: World, record: Run) -> Run:
     return run.releasing(Outcome.INTERRUPTED, "the ledger was lost")
 
 
-def _forget_polls(machine: Machine) -> Machine:
-    return Machine(id=machine.id, meter=Meter(launched_before=machine.meter.launched_before))
-
-
 def _reopen_run(world: World, run: Run) -> Run:
     """Reopens a run. It is billed from its creation on, since its start is not recorded."""
-    run = replace(run, launch=launch_left(world, run), workers=recovered_workers(world, run))
+    run = replace(run, launch=read_claimed_launch(world, run), workers=recover_workers(world, run))
     polls = poll_machines(world, run, run.machines)
     for machine in run.machines:
         run = _recover_machine(run, machine, polls[machine.id])
@@ -196,11 +222,6 @@ def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
     return run.with_machine(machine.id, meter=accepted, reaching_since=poll.answered)
 
 
-def _may_be_left(world: World, run: Run) -> bool:
-    """True if external state of the run may be left."""
-    return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
-
-
 def _apply_type(world: World, run: Run, seen: Instance) -> Run:
     """Returns the run with the type that it gave its instance."""
     another = run.own_type and seen.type not in {"", run.own_type}
@@ -209,7 +230,7 @@ def _apply_type(world: World, run: Run, seen: Instance) -> Run:
     try:
         rate = world.capacity.offers(seen)[0].rate
     except MisconfiguredError as error:
-        log.warning("no price for the new type: the earlier price is used", run=run.id, error=str(error))
+        log.warning("price.missing", run=run.id, error=str(error))
         rate = run.rate
     changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type)
     return replace(changed, rate=rate) if run.open else changed

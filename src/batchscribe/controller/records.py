@@ -110,7 +110,7 @@ def _copy_key(run_id: str, worker: int) -> str:
     return f"{COPIES}{run_id}/{worker}"
 
 
-def recovered_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
+def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
     """The workers of a run that the ledger lost, from its stored manifests."""
     found = world.output.list(f"{keys.RUNS}{run.id}/workers/")
     manifests = [info.key for info in found if info.key.endswith("/manifest.json")]
@@ -118,20 +118,17 @@ def recovered_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
-    """Reads the exit record of a worker. An unreadable one counts as failed: the worker has ended."""
+    """Reads the exit record of a worker. An unreadable one counts as failed: the worker has ended.
+
+    Its counts are then those of the last progress report.
+    """
     key = keys.exit_record(worker.run, worker.worker)
     try:
         return reading.read_record(world.output, key, ExitRecord)
     except ObjectNotFoundError:
         return None
     except MisconfiguredError as error:
-        return _replace_unreadable(
-            world, worker, f"the worker's exit record cannot be read: {key} is {error}"
-        )
-
-
-def _replace_unreadable(world: World, worker: WorkerRef, message: str) -> ExitRecord:
-    """Builds an exit record from the last progress report."""
+        message = f"the worker's exit record cannot be read: {key} is {error}"
     progress = read_progress(world, worker)
     return ExitRecord(
         run=worker.run,
@@ -146,18 +143,12 @@ def _replace_unreadable(world: World, worker: WorkerRef, message: str) -> ExitRe
 
 def read_progress(world: World, worker: WorkerRef) -> Progress | None:
     """Reads the progress of a worker. None if missing or unreadable."""
-    try:
-        return reading.read_record(world.output, keys.progress(worker.run, worker.worker), Progress)
-    except (ObjectNotFoundError, MisconfiguredError):
-        return None
+    return reading.read_if_valid(world.output, keys.progress(worker.run, worker.worker), Progress)
 
 
-def read_box_end(world: World, run: Run) -> HostEnd | None:
+def read_host_end(world: World, run: Run) -> HostEnd | None:
     """Reads why the GPU host powered itself off. None if not reported."""
-    try:
-        return reading.read_record(world.output, keys.box_end(run.id), HostEnd)
-    except (ObjectNotFoundError, MisconfiguredError):
-        return None
+    return reading.read_if_valid(world.output, keys.box_end(run.id), HostEnd)
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:

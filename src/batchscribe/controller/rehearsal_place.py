@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.control_place import build_url, find_control_url
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.messages import Message
@@ -58,13 +58,13 @@ def place_of(world: World, name: str) -> World:
     """World of a rehearsal, with the real instance, guard and ledger."""
     store = Below(world.home, f"{FOLDER}{name}/")
 
-    def scanner(_by_hand: bool) -> Scanner:
+    def scanner(_manual: bool) -> Scanner:
         return Scanner(store, store, clock=world.clock, min_age=timedelta(0))
 
     return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
 
 
-def world_of(world: World, terms: Terms, run: Run) -> World:
+def world_of(world: World, terms: RunConfig, run: Run) -> World:
     """World that a run was opened in, or a rehearsal's.
 
     A run is stopped and finished where it was opened, even if the settings changed since.
@@ -81,7 +81,7 @@ def world_of(world: World, terms: Terms, run: Run) -> World:
     return world.elsewhere(world, run)
 
 
-def rehearsed(run: Run) -> bool:
+def is_rehearsal(run: Run) -> bool:
     """True if the run is a rehearsal's, below the control objects."""
     root = f"{run.control}/{FOLDER.removeprefix(keys.CONTROL)}" if run.control else f"/{FOLDER}"
     return root in run.output

@@ -28,7 +28,7 @@ KEEP_ALIVE_EVERY = 1000
 """Deleted objects."""
 
 
-def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
+def delete_outdated(world: World, *, now: datetime) -> int:
     """Deletes old control objects, compacts failed attempts, and prunes the ledger.
 
     An open run keeps everything, and so does a quarantined chunk. Returns the number of deleted objects.
@@ -41,8 +41,8 @@ def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
     if today is None:
         return 0
     # All listings end before the first deletion, so that none loses its own pages.
-    outdated = list(_list_outdated(runs, today - keep))
-    replaced = _compact_attempts(world, listed, quarantine, today - keep)
+    outdated = list(_list_outdated(runs, today - KEPT))
+    replaced = _compact_attempts(world, listed, quarantine, today - KEPT)
     number = 0
     for number, _ in enumerate(delete_all(output, [*outdated, *replaced]), start=1):
         if number % KEEP_ALIVE_EVERY == 0:
@@ -55,7 +55,7 @@ def compact_loose(world: World) -> None:
     """Compacts failed attempts outside a run, if there are many. A failure is logged and costs no tick."""
     try:
         if has_loose(world.output):
-            retire(world, now=world.clock.now())
+            delete_outdated(world, now=world.clock.now())
     except (TransientError, PermanentError) as error:
         log.warning("attempts.not_compacted", error=str(error))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.runs import Outcome, Run
@@ -27,9 +29,10 @@ def run_message(
         level = Level.WARNING
     asked = run.chunks_done + len(quarantined) + len(left)
     machine = run.instance_type or run.provider
+    done = f"{run.chunks_done} of {format_count(asked, 'chunk')} done"
     lines = [
-        f"{run.chunks_done} of {asked} chunks done, {len(quarantined)} quarantined, {len(left)} left.",
-        f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on {machine}.",
+        f"{done}, {len(quarantined)} quarantined, {len(left)} left.",
+        f"{format_hours(run.audio_seconds)} of audio, at most {run.cost} on {machine}.",
         run.detail,
         *failure_lines(run, len(quarantined) + len(left)),
         f"Transcripts: {run.output}. Audio: {run.source}. Scheduler: {run.host or 'this machine'}.",
@@ -51,11 +54,13 @@ def failure_lines(run: Run, failed: int) -> Iterator[str]:
 def _next_step(run: Run, quarantined: Sequence[str], left: Sequence[str]) -> str:
     if quarantined:
         return (
-            f"`batchscribe why {quarantined[0]}` shows its history; after a fix, "
+            f"`batchscribe why {shlex.quote(quarantined[0])}` shows its history; after a fix, "
             "`batchscribe quarantine release` retries quarantined chunks."
         )
     if left:
-        return f"The rest is for the next run; `batchscribe why {left[0]}` shows a chunk's history."
+        return (
+            f"The rest is for the next run; `batchscribe why {shlex.quote(left[0])}` shows a chunk's history."
+        )
     if run.outcome and not run.outcome.success:
         return (
             "`batchscribe gpu check --start` checks the GPU host, `batchscribe status` shows the next start."

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
-from batchscribe.controller.previous_failures import read_trouble
+from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.scan.backlog import Backlog, LiveLock, ScanRules, SessionScan, scan_sessions, summarise
 from batchscribe.core.scan.chunks import passed_over
@@ -24,7 +24,6 @@ LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
 KEEP_ALIVE_EVERY = 1000
 """Objects of a listing."""
-NONE_KNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 def no_lock() -> LiveLock | None:
@@ -32,41 +31,27 @@ def no_lock() -> LiveLock | None:
     return None
 
 
+@dataclass(eq=False)
 class Scanner:
-    """Lists source and output; repeatable. Errors of a listing are raised: no backlog is partial.
+    """Lists source and output; repeatable. Errors of a listing are raised: no backlog is partial."""
 
-    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the current version:
-    failures with another one do not count. `keep_alive` is called during a listing. `unreadable` has the
-    ETags of transcripts that could not be read before, by their keys.
-    """
-
-    def __init__(
-        self,
-        source: Store,
-        output: Store,
-        *,
-        clock: Clock,
-        min_age: timedelta = MIN_AGE,
-        live_lock: Callable[[], LiveLock | None] = no_lock,
-        longest_lock: timedelta | None = None,
-        decoder: str | None = None,
-        max_attempts: int = 3,
-        keep_alive: Callable[[], None] = lambda: None,
-        unreadable: Mapping[str, str] = NONE_KNOWN,
-        only: frozenset[str] = frozenset(),
-    ) -> None:
-        self.source = source
-        self.output = output
-        self._clock = clock
-        self._min_age = min_age
-        self._live_lock = live_lock
-        self._longest_lock = longest_lock
-        self._decoder = decoder
-        self._max_attempts = max_attempts
-        self._keep_alive = keep_alive
-        self._unreadable = unreadable
-        self._only = only
-        self._passed_over: Counter[str] = Counter()
+    source: Store
+    output: Store
+    _: KW_ONLY
+    clock: Clock
+    min_age: timedelta = MIN_AGE
+    live_lock: Callable[[], LiveLock | None] = no_lock
+    longest_lock: timedelta | None = None
+    """A chunk older than this is not held back by a live lock."""
+    decoder: str | None = None
+    """The current version: failures with another one do not count."""
+    max_attempts: int = 3
+    keep_alive: Callable[[], None] = lambda: None
+    """Called during a listing, which may take longer than a step may."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """ETags of transcripts that could not be read before, by their keys."""
+    only: frozenset[str] = frozenset()
+    _passed_over: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -88,48 +73,55 @@ class Scanner:
 
         Read before the listing, so that a change meanwhile delays a chunk by one tick at most.
         """
-        now = self._clock.now()
+        now = self.clock.now()
         self._passed_over.clear()
         return ScanRules(
             now=now,
-            min_age=self._min_age,
-            live=self._live_lock(),
-            overdue=now - self._longest_lock if self._longest_lock is not None else None,
-            max_attempts=self._max_attempts,
-            trouble=read_trouble(self.output, self._decoder),
-            unreadable=self._unreadable,
-            owner=self._owner,
+            min_age=self.min_age,
+            live=self.live_lock(),
+            overdue=now - self.longest_lock if self.longest_lock is not None else None,
+            max_attempts=self.max_attempts,
+            trouble=read_past_attempts(self.output, self.decoder),
+            unreadable=self.unreadable,
+            owner=self._read_owner,
             leave_out=self._leave_out,
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
         """Streams every session, or those in `only`; a prefix must be a whole folder."""
         rules = self.rules()
-        found = scan_sessions(self._listing(prefix), rules)
-        yield from (scan for scan in found if scan.session in self._only) if self._only else found
+        found = scan_sessions(self._list_tagged(prefix), rules)
+        yield from (scan for scan in found if scan.session in self.only) if self.only else found
 
     def backlog(self) -> Backlog:
         return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
 
-    def audio(self, prefix: str = "") -> Iterator[AudioObject]:
-        """Streams every audio object with its transcripts. A prefix must be a whole folder."""
-        for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
+    def audio(
+        self, prefix: str = "", *, leave_out: Callable[[str], None] | None = None
+    ) -> Iterator[AudioObject]:
+        """Streams every audio object with its transcripts. A prefix must be a whole folder.
+
+        `leave_out` gets the keys of the source that are neither audio nor a transcript.
+        """
+        for folder in audio_folders(
+            self._list_tagged(prefix), self._read_owner, leave_out or self._leave_out
+        ):
             yield from folder
 
     @property
     def _one_store(self) -> bool:
         return self.source is self.output or self.source.url == self.output.url
 
-    def _listing(self, prefix: str) -> Iterator[Tagged]:
+    def _list_tagged(self, prefix: str) -> Iterator[Tagged]:
         listed = merge_listings(
             self.source.list(prefix), None if self._one_store else self.output.list(prefix)
         )
         for number, each in enumerate(listed):
             if number % KEEP_ALIVE_EVERY == 0:
-                self._keep_alive()  # a listing may take longer than a step may
+                self.keep_alive()
             yield each
 
-    def _owner(self, transcript: str) -> str | None:
+    def _read_owner(self, transcript: str) -> str | None:
         for store in (self.output, self.source):
             try:
                 found = read_transcript(store, transcript)
@@ -141,23 +133,21 @@ class Scanner:
         return None
 
 
-def read_live_lock(
-    store: Store, key: str, now: datetime, stale_after: timedelta = LOCK_STALE_AFTER
-) -> LiveLock | None:
+def read_live_lock(store: Store, key: str, now: datetime) -> LiveLock | None:
     """Reads a recorder's lock. None if there is none, or it is stale.
 
     A fresh lock that cannot be read covers all sessions: waiting costs minutes, but a transcript of half a
     recording would stay.
     """
     info = next((info for info in store.list(key) if info.key == key), None)
-    if info is None or now - info.modified >= stale_after:
+    if info is None or now - info.modified >= LOCK_STALE_AFTER:
         return None
     try:
         content = _read_content(store, info)
     except ObjectNotFoundError:
         return None
-    since = min(info.modified, _timestamp(content) or info.modified)
-    if content.get("locked") is False or now - since >= stale_after:
+    since = min(info.modified, _parse_timestamp(content) or info.modified)
+    if content.get("locked") is False or now - since >= LOCK_STALE_AFTER:
         return None
     session = content.get("sessionId")
     named = session.strip("/").rpartition("/")[2] if isinstance(session, str) else ""
@@ -172,7 +162,7 @@ def _read_content(store: Store, info: ObjectInfo) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _timestamp(content: dict[str, Any]) -> datetime | None:
+def _parse_timestamp(content: dict[str, Any]) -> datetime | None:
     try:
         found = datetime.fromisoformat(content["timestamp"])
     except (KeyError, TypeError, ValueError):

@@ -6,17 +6,20 @@ file is never overwritten; the session's files then get another name.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from batchscribe.controller.fetching import fetched
+from batchscribe.controller.fetching import fetch_objects
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
-from batchscribe.core.scan.chunks import TOP, session_stems, split_key
+from batchscribe.core.scan.backlog import ChunkState, state_of
+from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_key
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
+from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
 from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.core.unreadable import UNREADABLE
@@ -28,6 +31,7 @@ FORMATS = ("srt", "vtt", "txt", "json")
 """The JSON last: if it exists, so do the others."""
 Render = Callable[[SessionTranscript, str], bytes]
 Content = transcripts.Transcript | transcripts.ForeignTranscript
+UNSUPPORTED = "in an unsupported format"
 UNREADABLE_FACTS = "unreadable/"
 EMPTY = "not a transcript: it is empty"
 TOO_LARGE = f"larger than {TRANSCRIPT_BYTES // MIB} MiB"
@@ -74,35 +78,77 @@ def known_unreadable(ledger: Ledger) -> dict[str, str]:
     return {fact.removeprefix(UNREADABLE_FACTS): etag for fact, etag in facts.items()}
 
 
-def assemble(scanner: Scanner, session: str) -> SessionTranscript:
-    """Assembles the session up to its last transcript. Raises ObjectNotFoundError."""
-    parts = session_parts(scanner, session)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembledSession:
+    """A session's transcript as far as there is one, and the keys that it lacks, by reason."""
+
+    transcript: SessionTranscript
+    chunks: int
+    """All of the session, with those of unsupported formats."""
+    missing: Mapping[str, Sequence[str]]
+
+
+def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
+    """Assembles the session from its transcripts so far. Raises ObjectNotFoundError without any."""
+    folder, others = "" if session == TOP else split_key(session)[0], list[str]()
+    own = _list_session(scanner, session, leave_out=others.append)
+    parts = _read_parts(scanner, own)
     if not any(part.content for part in parts):
         raise ObjectNotFoundError(_no_transcript(session, parts))
-    there = [place for place, part in enumerate(parts) if part.content or part.unreadable]
-    # A chunk without a transcript in between keeps its place: the next chunk overlaps it, not an earlier one.
-    return stitch(session, parts[: there[-1] + 1])
+    left = [audio for audio, part in zip(own, parts, strict=True) if not part.content]
+    missing = _list_missing(scanner, left) if left else {}
+    if session == TOP or session.endswith("/"):
+        missing[UNSUPPORTED] = [key for key in others if split_key(key)[0] == folder and passed_over(key)]
+    return AssembledSession(
+        transcript=stitch(session, parts),
+        chunks=len(parts) + len(missing.get(UNSUPPORTED, ())),
+        missing={reason: keys for reason, keys in missing.items() if keys},
+    )
+
+
+def _list_missing(scanner: Scanner, left: Iterable[AudioObject]) -> dict[str, list[str]]:
+    """Keys of chunks without a readable transcript, by state; an empty object has nothing to transcribe."""
+    rules, missing = scanner.rules(), dict[str, list[str]]()
+    for audio in left:
+        state = state_of(audio, rules)
+        reason = UNREADABLE_PART if state is ChunkState.DONE else state.value
+        if state is not ChunkState.EMPTY:
+            missing.setdefault(reason, []).append(audio.info.key)
+    return missing
 
 
 def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
     for part in parts:
         if part.unreadable:
-            return f"{part.transcript!r} cannot be read ({part.unreadable}): `batchscribe redo {part.key}`"
+            fix = f"`batchscribe redo {shlex.quote(part.key)}`"
+            return f"{part.transcript!r} cannot be read ({part.unreadable}): {fix}"
     return f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
 
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     """Chunks of a session in order, each with its newest transcript."""
+    return _read_parts(scanner, _list_session(scanner, session))
+
+
+def _list_session(
+    scanner: Scanner, session: str, *, leave_out: Callable[[str], None] | None = None
+) -> list[AudioObject]:
+    """Audio objects of a session in order."""
     folder = "" if session == TOP else split_key(session)[0]
-    own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
+    found = scanner.audio(folder, leave_out=leave_out)
+    own = [audio for audio in found if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    within = list(_within_limits(own))
+    return own
+
+
+def _read_parts(scanner: Scanner, own: Sequence[AudioObject]) -> list[PartInput]:
+    within = list(_limit_size(own))
     asked = {info.key for _side, info in within}
     contents = dict(_read_contents(scanner, within))
     return [_build_part(audio, asked, contents) for audio in own]
 
 
-def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
+def _limit_size(own: Iterable[AudioObject]) -> Iterator[Tagged]:
     """Transcripts to read, within the size limits of transcript and session."""
     left = SESSION_BYTES
     for audio in own:
@@ -116,7 +162,7 @@ def _read_contents(
 ) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
         keys = [info.key for side, info in wanted if side in sides]
-        for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
+        for key, data in fetch_objects(store, keys, limit=TRANSCRIPT_BYTES):
             try:
                 yield key, transcripts.decode(data)
             except PermanentError as error:

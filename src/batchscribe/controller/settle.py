@@ -6,7 +6,7 @@ run is settled in any case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -14,8 +14,8 @@ from functools import partial
 import msgspec
 
 from batchscribe.controller.alerts import alert_conflict
-from batchscribe.controller.commands.redo import quarantine_failed, record_crash
-from batchscribe.controller.context import Terms, World, log, save
+from batchscribe.controller.commands.redo import quarantine_failed, record_attempt, record_crash
+from batchscribe.controller.context import RunConfig, World, log, save, try_action
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
     forget_manifests,
@@ -23,21 +23,20 @@ from batchscribe.controller.records import (
     read_manifest,
     read_progress,
     read_settlement,
-    recovered_workers,
+    recover_workers,
     write_settlement,
 )
-from batchscribe.controller.rehearsal_place import rehearsed
-from batchscribe.controller.retention import retire
+from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.controller.retention import delete_outdated
 from batchscribe.controller.run_message import run_message
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.engine_time import total, worked
+from batchscribe.core.run.engine_time import measure_engine_time, sum_engine_time
 from batchscribe.core.run.manifest import (
     EngineTimeSummary,
     ExitRecord,
-    Failure,
     FailureKind,
     Manifest,
     ManifestChunk,
@@ -75,7 +74,7 @@ class WorkerResult:
         """Engine time from the same report; only an exit record has flags."""
         report = self.record or self.progress
         return (
-            worked(report.timings, self.record.flags if self.record else {})
+            measure_engine_time(report.timings, self.record.flags if self.record else {})
             if report
             else EngineTimeSummary()
         )
@@ -104,13 +103,13 @@ class Verified:
         return len(self.left)
 
 
-def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
+def settle(world: World, terms: RunConfig, run: Run, errors: list[BatchscribeError]) -> Run:
     """Verifies the run's chunks, publishes the results, and closes the run; repeatable.
 
     An earlier settlement by this scheduler is kept: its process died, or its ledger could not be written.
     """
     if not run.workers and run.started:
-        run = replace(run, workers=recovered_workers(world, run))
+        run = replace(run, workers=recover_workers(world, run))
     work = list(_read_work(world, run))
     before = read_settlement(world, run)
     if before is not None:
@@ -118,27 +117,25 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         run = before
     else:
         result = _verify_chunks(world, terms, run, work, errors)
-        run = _closed(world, run, result, work)
+        run = _close_run(world, run, result, work)
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
-    if not rehearsed(run):
-        _try_action(
-            errors,
-            "the measurements were not recorded",
-            lambda: learn(world, terms, run, [each.record for each in work]),
-        )
+    if not is_rehearsal(run):
+        measure = partial(learn, world, terms, run, [each.record for each in work])
+        try_action(errors, run, "the measurements were not recorded", measure)
     if run.started or (run.outcome and run.outcome.no_start):
-        _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
-        _try_action(errors, "no event was sent", lambda: _emit_events(world, run, result))
-    _try_action(errors, "no report was written", lambda: world.report(run))
-    _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
+        try_action(errors, run, "no message was sent", lambda: _send_message(world, run, result))
+        try_action(errors, run, "no event was sent", lambda: _emit_events(world, run, result))
+    try_action(errors, run, "no report was written", lambda: world.report(run))
+    delete = partial(delete_outdated, world, now=world.clock.now())
+    try_action(errors, run, "old control objects were not deleted", delete)
     run = save(world, run, run.detail)
-    _try_action(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
+    try_action(errors, run, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run
 
 
 def _verify_chunks(
-    world: World, terms: Terms, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
+    world: World, terms: RunConfig, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
 ) -> Verified:
     """Records failed attempts, checks the run's chunks, and writes complete sessions."""
     manifests = [each.manifest for each in work]
@@ -161,7 +158,7 @@ def _verify_chunks(
     for session in sorted(result.complete):
         world.keep_alive()
         publish = partial(publish_session, scanner, session, world.render, record=record)
-        _try_action(errors, "a session was not written", publish)
+        try_action(errors, run, "a session was not written", publish)
     return result
 
 
@@ -169,7 +166,7 @@ def _send_message(world: World, run: Run, result: Verified) -> None:
     """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
-        log.info("not reported again so soon", run=run.id, outcome=outcome.value)
+        log.info("message.suppressed", run=run.id, outcome=outcome.value)
         return
     left = [chunk.key for chunk in result.left]
     world.notifier.send(
@@ -190,7 +187,7 @@ def _emit_events(world: World, run: Run, result: Verified) -> None:
     world.notifier.emit("run.settled", msgspec.to_builtins(build(run)))
 
 
-def _first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
+def _list_first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
     """Returns a few failed chunks with their reasons; those of the settlement itself take precedence."""
     failures = (failure for each in work if each.record for failure in each.record.failures)
     reasons = {failure.key: failure.message for failure in failures} | result.reasons
@@ -198,24 +195,12 @@ def _first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str
     return {key: reasons[key] for key in [key for key in failed if key in reasons][:FAILURES_KEPT]}
 
 
-def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
-    """Runs one of several actions. Logs and collects its error, so that the others still run."""
-    try:
-        act()
-    except BatchscribeError as error:
-        log.warning(what, error=str(error))
-        errors.append(error)
-    except Exception as error:  # noqa: BLE001  a bug must not keep the run open for good
-        log.exception(what)
-        errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
-
-
 def _read_work(world: World, run: Run) -> Iterable[WorkerResult]:
     for worker in range(len(run.workers)):
         try:
             manifest = read_manifest(world, run, worker)
         except (ObjectNotFoundError, MisconfiguredError) as error:
-            log.warning("a manifest is skipped", run=run.id, error=str(error))
+            log.warning("manifest.skipped", run=run.id, error=str(error))
             continue
         yield WorkerResult(manifest, read_exit(world, manifest), read_progress(world, manifest))
 
@@ -229,14 +214,14 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
     for each in work:
         for failure in each.record.failures if each.record else ():
             world.output.create(keys.attempt(failure.key, failure.etag, failure.run), wire.encode(failure))
-        if _outcome_on(run, each.manifest) is Outcome.WORKER_LOST and (
+        if _find_outcome(run, each.manifest) is Outcome.WORKER_LOST and (
             each.record is None or each.record.end is WorkerEnd.STOPPED
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _outcome_on(run: Run, worker: WorkerRef) -> Outcome | None:
+def _find_outcome(run: Run, worker: WorkerRef) -> Outcome | None:
     """Outcome of the worker's machine, or else of the run."""
     machine = run.machine(run.workers[worker.worker].machine) if worker.worker < len(run.workers) else None
     return machine.outcome if machine and machine.outcome else run.outcome
@@ -250,18 +235,20 @@ def _attribute_failures(result: Verified, world: World, run: Run, work: list[Wor
     """
     left = {(chunk.key, chunk.etag) for chunk in result.left}
     unproductive = not result.done and not any(each.tally.failed for each in work)
-    endless = [(chunk, ENDLESS) for each in work for chunk in _endless(run, each, unproductive=unproductive)]
+    endless = [
+        (chunk, ENDLESS) for each in work for chunk in _list_endless(run, each, unproductive=unproductive)
+    ]
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
     failed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
     redone = _list_redone(world, run) if failed else frozenset()
     failed = [(chunk, why) for chunk, why in failed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in failed:
-        log.warning("a failure is attributed to a chunk", run=run.id, key=chunk.key, why=why)
-        _record_attempt(world, run, chunk, why)
+        log.warning("failure.attributed", run=run.id, key=chunk.key, why=why)
+        record_attempt(world.output, chunk, run.id, FailureKind.CHUNK, why, now=world.clock.now())
     return {chunk.key: why for chunk, why in failed}
 
 
-def _endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
+def _list_endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
     """Chunks that took a whole run in which no chunk was done.
 
     The only chunk of its manifest, or those in flight if the worker had most of the run.
@@ -291,18 +278,6 @@ def _list_redone(world: World, run: Run) -> frozenset[str]:
     return frozenset(info.key.removeprefix(keys.SUPERSEDED).partition("/")[2] for info in aside)
 
 
-def _record_attempt(world: World, run: Run, chunk: ManifestChunk, message: str) -> None:
-    failure = Failure(
-        key=chunk.key,
-        etag=chunk.etag,
-        run=run.id,
-        kind=FailureKind.CHUNK,
-        message=message,
-        at=world.clock.now(),
-    )
-    world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
-
-
 def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
     """Lists the store again for the chunks and sessions of these manifests."""
     asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
@@ -327,7 +302,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
     return result
 
 
-def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
+def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
     unread = len(run.workers) - len(work)
     if outcome is None:
@@ -341,8 +316,8 @@ def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) 
         settled=world.clock.now(),
         chunks_done=result.done,
         chunks_failed=result.missing + len(result.quarantined),
-        failures=_first_failures(result, work),
+        failures=_list_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
-        worked=total(each.worked for each in work),
+        worked=sum_engine_time(each.worked for each in work),
         cost=run.bill(),
     )

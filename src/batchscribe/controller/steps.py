@@ -14,20 +14,25 @@ from batchscribe.control_place import find_control_url
 from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
-    Terms,
+    RunConfig,
     World,
     end_machine,
     is_late,
-    moment,
     note_trouble,
     poll_machines,
+    read_moment,
+    read_tag,
     save,
     step_each,
 )
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
-from batchscribe.controller.external_state import launch_left, leave_claims, own_type, record_external_state
+from batchscribe.controller.external_state import (
+    leave_claims,
+    own_type,
+    read_claimed_launch,
+    record_external_state,
+)
 from batchscribe.controller.follow import end_of_work
-from batchscribe.controller.observation import read_tag
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
 from batchscribe.core.run.host import ClaimLaunch
@@ -38,7 +43,7 @@ from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, CredentialsError, MisconfiguredError, NoCapacityError
 
 
-def open_run(world: World, terms: Terms, decision: Launch, seen: Sequence[Instance]) -> Run:
+def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
     """Records the run and its manifest in the ledger. The deadline counts from here."""
     now = world.clock.now()
     batch = decision.batch
@@ -54,14 +59,14 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Sequence[Instan
         guard=terms.guard,
         control=find_control_url(world.home),
         borrowed=decision.borrowed,
-        policy="by hand" if terms.policy.by_hand else terms.policy.name.value,
+        policy="by hand" if terms.policy.manual else terms.policy.name.value,
         reason=decision.reason.sentence,
         created=now,
         deadline=now + terms.policy.max_runtime,
         rate=decision.offer.rate,
         instance_type=decision.offer.instance_type,
         own_type=own_type(world, seen[0]),
-        by_hand=terms.policy.by_hand,
+        by_hand=terms.policy.manual,
         limit=terms.policy.limit,
         planned_chunks=len(batch.chunks),
         planned_audio_seconds=batch.estimate.audio_seconds,
@@ -70,7 +75,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Sequence[Instan
     return save(world, with_manifest(world, terms, run, run.instance, batch.chunks), decision.reason.sentence)
 
 
-def arm(world: World, terms: Terms, run: Run) -> Run:
+def arm(world: World, terms: RunConfig, run: Run) -> Run:
     """Stores the run's record and manifest, then arms the guard of each machine.
 
     If any of these fails, nothing is started.
@@ -89,7 +94,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
     return save(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
 
 
-def provision(world: World, terms: Terms, run: Run) -> Run:
+def provision(world: World, terms: RunConfig, run: Run) -> Run:
     """Records the coming start requests once all machines are free."""
     polls = poll_machines(world, run, run.machines)
     if run.borrowed:
@@ -101,7 +106,7 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
         tagged = read_tag(ready, machine, poll)
         if tagged is not ready:
             ready, note = tagged, "its tag is on the instance already"
-        elif why := _refusal_reason(world, run, poll.instance, now.at):
+        elif why := _find_refusal(world, run, poll.instance, now.at):
             return save(world, run.releasing(Outcome.ABANDONED, why))
         elif state is InstanceState.STOPPING:
             return run
@@ -110,12 +115,12 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
         else:
             return save(world, run.releasing(Outcome.START_FAILED, f"{machine.id} is {state}"))
     fresh = note == "about to start"
-    launch = leave_claims(world, terms, run) if fresh else launch_left(world, run)
+    launch = leave_claims(world, terms, run) if fresh else read_claimed_launch(world, run)
     ready = replace(ready, launch=launch)
     return save(world, ready.moved(RunState.PROVISIONING), note)
 
 
-def _refusal_reason(world: World, run: Run, seen: Instance, now: datetime) -> str:
+def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
     """Reason why this run must no longer start the instance. Empty if it may."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
@@ -126,7 +131,7 @@ def _refusal_reason(world: World, run: Run, seen: Instance, now: datetime) -> st
     return ""
 
 
-def await_running(world: World, terms: Terms, run: Run) -> Run:
+def await_running(world: World, terms: RunConfig, run: Run) -> Run:
     """Requests the starts until accepted, then polls until all machines run."""
     awaited = [machine for machine in run.working if machine.reaching_since is None]
     polls = poll_machines(world, run, awaited)
@@ -140,7 +145,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     return save(world, run.moved(RunState.DISPATCHING), "observed running")
 
 
-def _await_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> Run:
+def _await_machine(world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     seen, now, meter = poll.instance, poll.answered, machine.meter
     if meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
         detail = f"{seen.id} came up, was stopped, and was started again from outside"
@@ -152,7 +157,7 @@ def _await_machine(world: World, terms: Terms, run: Run, machine: Machine, poll:
     if up:
         return _observe_up(world, run, poll)
     if is_late(meter.start_requested, now, terms.waits.up):
-        return end_machine(world, run, seen.id, *_start_timeout(run, meter, seen, terms))
+        return end_machine(world, run, seen.id, *_explain_timeout(run, meter, seen, terms))
     if seen.state is InstanceState.STOPPED:
         return _check_then_start(world, terms, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(meter.idle_until, now, START_VISIBILITY_DELAY.total_seconds())
@@ -178,7 +183,7 @@ def _is_our_start(run: Run, meter: Meter, poll: Poll) -> bool:
     return old_enough and poll.instance.run == run.id and meter.is_started_since(poll.instance.launched_at)
 
 
-def _start_timeout(run: Run, meter: Meter, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
+def _explain_timeout(run: Run, meter: Meter, seen: Instance, terms: RunConfig) -> tuple[Outcome, str]:
     detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
     if meter.start_accepted is None and run.trouble:
         return Outcome.THROTTLED, f"{detail}; {run.trouble}"
@@ -190,7 +195,7 @@ def claim_of(run: Run, instance: str) -> Claim:
     return Claim(instance=instance, run=run.id, deadline=run.deadline)
 
 
-def _borrow_instances(world: World, terms: Terms, run: Run, polls: Mapping[str, Poll]) -> Run:
+def _borrow_instances(world: World, terms: RunConfig, run: Run, polls: Mapping[str, Poll]) -> Run:
     """Bills instances that run already from now on, once all of them do."""
     borrowed = replace(run, launch=leave_claims(world, terms, run))
     for name, poll in polls.items():
@@ -214,14 +219,14 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
     return known is None or known.open
 
 
-def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _check_then_start(world: World, terms: RunConfig, run: Run, seen: Instance) -> Run:
     """Makes one start call, unless another run has claimed the instance."""
-    now, meter = moment(world), run.machine(seen.id).meter
+    now, meter = read_moment(world), run.machine(seen.id).meter
     accepted = meter.start_accepted
     if accepted is not None and meter.up_since is None and now.is_within(START_VISIBILITY_DELAY, of=accepted):
         return run  # the answer may be older than our start
     if accepted is not None:
-        return end_machine(world, run, seen.id, *_stop_reason(world, run, seen))
+        return end_machine(world, run, seen.id, *_explain_stop(world, run, seen))
     if _claimed_by_another(world, run, seen, now.at):
         detail = f"{seen.id} was claimed by run {seen.run}"
         return end_machine(world, run, seen.id, Outcome.ABANDONED, detail)
@@ -231,7 +236,7 @@ def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> R
     return _request_start(world, terms, run, seen, now)
 
 
-def _announced_hash(world: World, run: Run, instance: str) -> str:
+def _find_announced_hash(world: World, run: Run, instance: str) -> str:
     """Manifest hash if the host begins work at boot. Empty if started over ssh."""
     number = run.worker_on(instance)
     if number is None or run.launch != ClaimLaunch.BOOT:
@@ -239,7 +244,7 @@ def _announced_hash(world: World, run: Run, instance: str) -> str:
     return digest(read_manifest(world, run, number))
 
 
-def _stop_reason(world: World, run: Run, seen: Instance) -> tuple[Outcome | None, str]:
+def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | None, str]:
     """Outcome of a stop after our start: all work was done between two passes, or it never came up."""
     if worked := end_of_work(world, run, seen.id):
         return worked
@@ -247,23 +252,23 @@ def _stop_reason(world: World, run: Run, seen: Instance) -> tuple[Outcome | None
     return Outcome.STAYED_STOPPED, f"{seen.id} was started but is stopped again: {reason}"
 
 
-def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
+def _request_start(world: World, terms: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
     """Makes the next request towards a start. After a lost reply, the next poll shows its result."""
     if run.wanted_type and seen.type == run.wanted_type:
         changed = replace(with_type(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")
     try:
         offer = choose_offer(world, terms, run, seen)
-        claim = replace(claim_of(run, seen.id), manifest=_announced_hash(world, run, seen.id))
+        claim = replace(claim_of(run, seen.id), manifest=_find_announced_hash(world, run, seen.id))
         if not world.capacity.acquire(claim, offer, seen):
             return run
     except NoCapacityError as error:
         return take_another_offer(world, terms, run, seen, error)
     except ComputeUnavailableError as error:
-        return note_trouble(world, run, str(error), "start not confirmed")
+        return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
         if isinstance(error, CredentialsError) or not run.wanted_type:
             raise
         return take_another_offer(world, terms, run, seen, NoCapacityError(str(error)))
-    meter = run.machine(seen.id).meter.accept_start(asked, moment(world))
+    meter = run.machine(seen.id).meter.accept_start(asked, read_moment(world))
     return save(world, replace(run, trouble="").with_machine(seen.id, meter=meter), "start accepted")

@@ -12,17 +12,17 @@ from datetime import timedelta
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
-    Terms,
+    RunConfig,
     World,
     is_late,
     log,
-    moment,
     poll_machines,
+    read_moment,
+    read_tag,
     save_best_effort,
 )
 from batchscribe.controller.external_state import clean_up_external_state
 from batchscribe.controller.follow import ensure_agent
-from batchscribe.controller.observation import read_tag
 from batchscribe.controller.records import read_exit
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
@@ -41,7 +41,7 @@ OLD_POLL = 60.0
 
 def begin_teardown(world: World, run: Run) -> Run:
     """Asks workers that may still run to end. Never raises: the stop follows in any case."""
-    now = moment(world)
+    now = read_moment(world)
     run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
         for instance in run.instances:
@@ -60,7 +60,7 @@ def _is_recorded(world: World, run: Run) -> bool:
     return recorded is not None and recorded.stop_requested is not None
 
 
-def teardown(world: World, terms: Terms, run: Run) -> Run:
+def teardown(world: World, terms: RunConfig, run: Run) -> Run:
     """Polls all machines in teardown, and makes at most one act on each. Ends when all are released."""
     since = run.stop_requested
     assert since is not None
@@ -88,7 +88,9 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
     return run
 
 
-def _tear_down_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> tuple[Run, str]:
+def _tear_down_machine(
+    world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll
+) -> tuple[Run, str]:
     """Returns the run, and a note once the machine is released."""
     if not _is_ours(run, machine.meter, poll):
         if _may_become_ours(run, machine.meter, poll):
@@ -99,8 +101,8 @@ def _tear_down_machine(world: World, terms: Terms, run: Run, machine: Machine, p
     if stays_up and not _is_work_over(world, terms, run, poll):
         return run, ""
     if run.borrowed:
-        return _release(run, poll, "handed back running")
-    return _stop(world, terms, run, poll)
+        return _mark_released(run, poll, "handed back running")
+    return _stop_machine(world, terms, run, poll)
 
 
 def _check_tags(world: World, run: Run) -> Run:
@@ -109,20 +111,22 @@ def _check_tags(world: World, run: Run) -> Run:
         for name, poll in poll_machines(world, run, run.machines).items():
             run = read_tag(run, run.machine(name), poll)
     except BatchscribeError as error:
-        log.warning("the tag of a run that was never started was not checked", run=run.id, error=str(error))
+        log.warning("tag.check_failed", run=run.id, error=str(error))
     return run
 
 
-def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run, str]:
+def _stop_machine(world: World, terms: RunConfig, run: Run, poll: Poll) -> tuple[Run, str]:
     seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
     gone = seen.state is InstanceState.MISSING and meter.up_since is None
     if seen.state.proved_stopped or gone:
-        return (run, "") if _may_still_start(run, meter, now) else _release(run, poll, "observed stopped")
+        return (
+            (run, "") if _may_still_start(run, meter, now) else _mark_released(run, poll, "observed stopped")
+        )
     assert run.stop_requested is not None
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
         return run, ""
-    if moment(world).seconds_since(now) >= OLD_POLL:
+    if read_moment(world).seconds_since(now) >= OLD_POLL:
         return run, ""
     # Force only an instance that was observed stopping, however late it is.
     hangs = is_late(meter.stopped, now, terms.waits.force_after)
@@ -131,7 +135,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run, str]:
     return run, ""
 
 
-def _release(run: Run, poll: Poll, note: str) -> tuple[Run, str]:
+def _mark_released(run: Run, poll: Poll, note: str) -> tuple[Run, str]:
     instance = poll.instance.id
     meter = run.machine(instance).meter.end(poll.answered)
     return run.with_machine(instance, meter=meter, released=True), note
@@ -198,7 +202,7 @@ def _start_may_be_invisible(run: Run, meter: Meter, now: Moment) -> bool:
     return now.is_within(START_VISIBILITY_DELAY, of=asked)
 
 
-def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
+def _is_work_over(world: World, terms: RunConfig, run: Run, poll: Poll) -> bool:
     """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
     seen = poll.instance
     number = run.worker_on(seen.id)
@@ -238,7 +242,7 @@ def _ask_to_end(world: World, run: Run, instance: str, *, force: bool) -> None:
         if seen.state.billable:
             world.launcher.cancel(seen, run.name_of(number), force=force)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
-        log.warning("the worker could not be asked to end", run=run.id, error=str(error))
+        log.warning("worker.cancel_failed", run=run.id, error=str(error))
 
 
 def _clean_up(world: World, run: Run, note: str) -> Run:
@@ -259,4 +263,4 @@ def _leave_foreign(run: Run, machine: Machine, poll: Poll) -> tuple[Run, str]:
         outcome=run.outcome or Outcome.INSTANCE_LOST,
         detail="; ".join(filter(None, (run.detail, detail))),
     )
-    return _release(changed, poll, detail)
+    return _mark_released(changed, poll, detail)

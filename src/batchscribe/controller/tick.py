@@ -15,9 +15,9 @@ from typing import assert_never
 import msgspec
 
 from batchscribe.control_place import find_control_url
-from batchscribe.controller.advance import PassResult, advance, advance_all, interrupted
-from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
+from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted
+from batchscribe.controller.alerts import alert, send_alert
+from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
@@ -34,10 +34,11 @@ from batchscribe.core.decide.policy import (
     Resume,
     continue_run,
     decide,
-    fit,
+    fit_batch,
     wait_in_reach,
 )
 from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
@@ -72,7 +73,7 @@ class Watched:
     runs: tuple[Run, ...] = ()
 
 
-def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
+def tick(world: World, terms: RunConfig, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
     """Advances open runs, decides, and starts a run if that is worthwhile.
 
     With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them. A signal
@@ -86,7 +87,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
         for _ in range(MAX_CHECKS):
             with locked():
                 ticked = _run_pass(world, terms, passed)
-            closed = wait and _follow(world, terms, passed, locked)
+            closed = wait and _follow_runs(world, terms, passed, locked)
             if not (closed and isinstance(ticked.decision, Resume)):
                 break
     except InterruptedRunError as error:
@@ -95,18 +96,18 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
             raise
         _end_runs(world, terms, opened, error=error, passed=passed, locked=locked)
     except BatchscribeError as error:
-        alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
+        send_alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
         if wait:
-            _follow(world, terms, passed, locked, only_ending=True)
+            _follow_runs(world, terms, passed, locked, only_ending=True)
         raise
     _raise_not_stopped(passed)
     _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
         _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
-    return replace(ticked, runs=tuple(_latest_runs(world, passed)), errors=passed.all_errors)
+    return replace(ticked, runs=tuple(_read_latest_runs(world, passed)), errors=passed.all_errors)
 
 
-def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
+def reconcile(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
     """Stops instances that must not run. Starts nothing and leaves live work alone.
 
     Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
@@ -119,14 +120,14 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
         retry_clean_up(world, terms)
         for instance in terms.instances:
             _collect_error(passed, partial(disarm_settled, world, instance))
-    _follow(world, terms, passed, locked, only_ending=True)
+    _follow_runs(world, terms, passed, locked, only_ending=True)
     if errors := passed.all_errors:
         raise max(errors, key=lambda error: error.exit_code)
     _refuse_unreadable(world)
-    return _closed_runs(passed)
+    return _list_closed_runs(passed)
 
 
-def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watched:
+def watch(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> Watched:
     """Runs one pass over the open runs. A timer calls it each minute.
 
     Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
@@ -134,18 +135,19 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
     passed = PassResult()
     try:
         with locked():
-            quiet = _idle_reason(world, terms)
+            quiet = _find_idle_reason(world, terms)
             if not quiet:
                 advance_all(world, terms, passed)
                 retry_clean_up(world, terms)
     except BatchscribeError as error:
         if not isinstance(error, (InterruptedRunError, LockHeldError)):
-            alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
+            send_alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
         raise
     if passed.stuck:
         raise max(passed.stuck.values(), key=lambda error: error.exit_code)
     _refuse_unreadable(world)
-    return Watched(found=quiet or _describe_open_runs(passed), runs=_closed_runs(passed))
+    still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
+    return Watched(found=quiet or ", ".join(still_open) or "no run is open", runs=_list_closed_runs(passed))
 
 
 def forget_run(world: World, run_id: str) -> Run:
@@ -163,7 +165,7 @@ def forget_run(world: World, run_id: str) -> Run:
     return save(world, closed, "closed manually")
 
 
-def _run_pass(world: World, terms: Terms, passed: PassResult) -> Ticked:
+def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
     """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
@@ -179,7 +181,7 @@ def _run_pass(world: World, terms: Terms, passed: PassResult) -> Ticked:
     world.keep_alive()
     seen = observe(world, terms)
     decision = decide(seen, terms.policy)
-    log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
+    log.info("tick.decided", decision=type(decision).__name__, reason=decision.reason.sentence)
     _carry_out(world, terms, seen, decision, passed)
     return Ticked(seen, decision)
 
@@ -195,7 +197,9 @@ def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
             )
 
 
-def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision, passed: PassResult) -> None:
+def _carry_out(
+    world: World, terms: RunConfig, seen: Observation, decision: Decision, passed: PassResult
+) -> None:
     """Carries out the decision, as far as that needs no waiting."""
     match decision:
         case Hold():
@@ -204,8 +208,8 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
             # Reported before the first start, which may be days away.
             refuse_unsupported(terms.unsupported)
         case Launch():
-            refuse_unsupported(terms.unsupported)
             world.preflight()
+            refuse_unsupported(terms.unsupported)
             run = open_run(world, terms, decision, seen.instances)
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
@@ -217,8 +221,8 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
             assert_never(decision)
 
 
-def _follow(
-    world: World, terms: Terms, passed: PassResult, locked: Locked, *, only_ending: bool = False
+def _follow_runs(
+    world: World, terms: RunConfig, passed: PassResult, locked: Locked, *, only_ending: bool = False
 ) -> bool:
     """Repeats passes until no run can be closed. True if none is open."""
     begin = world.clock.monotonic()
@@ -247,7 +251,7 @@ def _is_stuck(error: BatchscribeError | None, *, patient: bool) -> bool:
 
 def _end_runs(
     world: World,
-    terms: Terms,
+    terms: RunConfig,
     runs: list[Run],
     *,
     error: InterruptedRunError,
@@ -258,11 +262,11 @@ def _end_runs(
     with world.shield.shielded():
         with locked():
             for run in runs:
-                interrupted(world, terms, run, error, passed)
-        _follow(world, terms, passed, locked, only_ending=True)
+                end_interrupted(world, terms, run, error, passed)
+        _follow_runs(world, terms, passed, locked, only_ending=True)
 
 
-def _idle_reason(world: World, terms: Terms) -> str:
+def _find_idle_reason(world: World, terms: RunConfig) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
@@ -284,19 +288,14 @@ def _is_idle(world: World, seen: Instance) -> bool:
     return seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None)
 
 
-def _describe_open_runs(passed: PassResult) -> str:
-    still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
-    return ", ".join(still_open) or "no run is open"
-
-
-def _latest_runs(world: World, passed: PassResult) -> Iterator[Run]:
+def _read_latest_runs(world: World, passed: PassResult) -> Iterator[Run]:
     """Yields the present runs: another process may have closed one meanwhile."""
     for run in passed.runs.values():
         recorded = world.ledger.run(run.id) if run.open else None
         yield recorded if recorded and not recorded.open else run
 
 
-def _closed_runs(passed: PassResult) -> tuple[Run, ...]:
+def _list_closed_runs(passed: PassResult) -> tuple[Run, ...]:
     return tuple(run for run in passed.runs.values() if not run.open)
 
 
@@ -327,14 +326,16 @@ def _refuse_unreadable(world: World) -> None:
 
 def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     world.ledger.save_sample(
-        at=seen.now,
-        pending=seen.backlog.pending,
-        triggering=seen.backlog.triggering,
-        waiting=seen.backlog.waiting,
-        oldest=seen.backlog.oldest,
-        decision=decision.reason.code.value,
-        sentence=decision.reason.sentence,
-        numbers=msgspec.json.encode(dict(decision.reason.numbers)).decode(),
+        QueueSample(
+            at=seen.now,
+            pending=seen.backlog.pending,
+            triggering=seen.backlog.triggering,
+            waiting=seen.backlog.waiting,
+            oldest=seen.backlog.oldest,
+            decision=decision.reason.code.value,
+            sentence=decision.reason.sentence,
+            numbers=dict(decision.reason.numbers),
+        )
     )
     if decision.overdue:
         given_up = seen.backlog.exhausted
@@ -347,10 +348,10 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
-def _alert_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
+def _alert_waits(world: World, terms: RunConfig, seen: Observation, run: Run) -> None:
     """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return
-    if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):
+    if wait_in_reach(seen, terms.policy, fit_batch(seen, terms.policy)):
         text = f"A chunk's longest wait is near, and the start failed ({run.outcome}): {run.detail}"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ _DIGITS = 6
 """Decimal places of floats in JSON documents: a microsecond, a micro-dollar."""
 _MINUTE = 60.0
 _HOUR = 3600.0
+_SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
 def format_count(count: int, noun: str) -> str:
@@ -24,6 +26,30 @@ def format_hours(seconds: float) -> str:
     if seconds < 0.1 * _HOUR:
         return f"{seconds / _MINUTE:.1f} min"
     return f"{seconds / _HOUR:.2f} h"
+
+
+def format_clock(seconds: float) -> str:
+    """Formats a duration of a table's column as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def format_size(count: int) -> str:
+    """Formats a number of bytes in its largest unit, such as "12.3 MB"."""
+    return format_sizes([count])[0]
+
+
+def format_sizes(counts: Sequence[int]) -> list[str]:
+    """Formats the bytes of a table's column in one unit, that of the largest."""
+    unit = min(len(_SIZES) - 1, max(0, len(str(max(counts, default=0))) - 1) // 3)
+    return [_in_unit(count, unit) for count in counts]
+
+
+def _in_unit(count: int, unit: int) -> str:
+    amount = count / 1000**unit
+    if unit and 0 < amount < 0.05:
+        return f"<0.1 {_SIZES[unit]}"
+    return f"{amount:,.{min(unit, 1)}f} {_SIZES[unit]}"
 
 
 def encode_json(document: Any) -> bytes:

@@ -113,10 +113,21 @@ def store_url(text: str) -> str:
     if text.startswith("/"):
         return f"file://{quote(matching()(text))}"
     parts = urlsplit(matching()(text))
+    if suggest_url(text):
+        raise ValueError
     local = parts.scheme == "file"
     if parts.scheme not in _STORES or parts.query or parts.fragment or bool(parts.netloc) == local:
         raise ValueError
     return "file:///" if local and not parts.path.strip("/") else text.rstrip("/")
+
+
+def suggest_url(text: str) -> str:
+    """Text with the URL that a mistyped one such as `s3:/x` stands for; empty for a path or a URL."""
+    found = re.fullmatch(rf"({'|'.join(sorted(_STORES))}):(/?)([^/].*)", text, re.IGNORECASE)
+    if found is None:
+        return ""
+    scheme = found[1].lower()
+    return f": did you mean {scheme}://{'/' if scheme == 'file' else ''}{found[3]}?"
 
 
 _STORES = frozenset({"s3", "gs", "az", "file"})

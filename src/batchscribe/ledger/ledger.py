@@ -100,26 +100,31 @@ class Ledger:
 
         Raises RefusedError if another process settled the run meanwhile.
         """
-        run = replace(run, detail=_storable(run.detail), reason=_storable(run.reason))
+        run = replace(run, detail=_escape_bytes(run.detail), reason=_escape_bytes(run.reason))
         row = {
             "id": run.id,
             "state": run.state.value,
             "outcome": run.outcome.value if run.outcome else None,
-            "created": _text(run.created),
-            "settled": _text(run.settled) if run.settled else None,
+            "created": _format_time(run.created),
+            "settled": _format_time(run.settled) if run.settled else None,
             "cost_micros": run.cost.micros,
             "document": encode_run(run).decode(),
         }
-        event = {"run": run.id, "at": _text(at), "state": run.state.value, "note": _storable(note)}
-        with self._transaction():
+        event = {
+            "run": run.id,
+            "at": _format_time(at),
+            "state": run.state.value,
+            "note": _escape_bytes(note),
+        }
+        with self._open_transaction():
             before = self.run(run.id)
             if before is not None and run.open and not before.open:
                 raise RefusedError(f"run {run.id} was settled by another process: it is not opened again")
-            self._query("save_run", row)
-            self._query("save_event", event)
+            self._execute_query("save_run", row)
+            self._execute_query("save_event", event)
 
     def run(self, run_id: str) -> Run | None:
-        return next(self._runs("run", {"id": run_id}), None)
+        return next(self._read_runs("run", {"id": run_id}), None)
 
     def open_runs(self) -> tuple[Run, ...]:
         """Runs that are not settled, oldest first.
@@ -127,7 +132,7 @@ class Ledger:
         Unreadable ones are left out and listed in `unreadable`: the others still have to be stopped.
         """
         runs, unreadable = [], []
-        for (document,) in self._rows("open_runs", {}):
+        for (document,) in self._fetch_rows("open_runs", {}):
             try:
                 runs.append(decode_run(document))
             except MisconfiguredError as error:
@@ -137,90 +142,59 @@ class Ledger:
 
     def runs(self, since: datetime) -> tuple[Run, ...]:
         """Runs that are open or were settled at `since` or later, newest last."""
-        return tuple(self._runs("runs", {"since": _text(since)}))
+        return tuple(self._read_runs("runs", {"since": _format_time(since)}))
 
     def spent(self, since: datetime) -> Usd:
         """Upper bound of the cost of the runs settled at `since` or later."""
-        return Usd(int(self._rows("spent", {"since": _text(since)})[0][0]))
+        return Usd(int(self._fetch_rows("spent", {"since": _format_time(since)})[0][0]))
 
     def events(self, run_id: str) -> tuple[RunEvent, ...]:
         """The history of a run, oldest first."""
-        rows = self._rows("events", {"run": run_id})
+        rows = self._fetch_rows("events", {"run": run_id})
         return tuple(
             RunEvent(at=datetime.fromisoformat(at), state=state, note=note) for at, state, note in rows
         )
 
-    def save_sample(
-        self,
-        *,
-        at: datetime,
-        pending: int,
-        triggering: int,
-        waiting: int,
-        oldest: datetime | None,
-        decision: str,
-        sentence: str,
-        numbers: str,
-    ) -> None:
-        """Saves the backlog that a holding tick observed.
-
-        `decision` is the reason's code, `numbers` a JSON object.
-        """
-        row = {
-            "at": _text(at),
-            "pending": pending,
-            "triggering": triggering,
-            "waiting": waiting,
-            "oldest": _text(oldest) if oldest else None,
-            "decision": decision,
-            "sentence": _storable(sentence),
-            "numbers": numbers,
+    def save_sample(self, sample: QueueSample) -> None:
+        """Saves the backlog that a holding tick observed."""
+        row = msgspec.structs.asdict(sample) | {
+            "at": _format_time(sample.at),
+            "oldest": _format_time(sample.oldest) if sample.oldest else None,
+            "sentence": _escape_bytes(sample.sentence),
+            "numbers": msgspec.json.encode(sample.numbers).decode(),
         }
-        with self._transaction():
-            self._query("save_sample", row)
+        with self._open_transaction():
+            self._execute_query("save_sample", row)
 
     def samples(self, since: datetime) -> tuple[QueueSample, ...]:
         """Samples of holding ticks at `since` or later, oldest first."""
-        return tuple(_sample(row) for row in self._rows("samples", {"since": _text(since)}))
+        return tuple(
+            _decode_sample(row) for row in self._fetch_rows("samples", {"since": _format_time(since)})
+        )
 
     def last_tick(self) -> datetime | None:
         """Time of the last tick that recorded something."""
-        latest = self._rows("last_tick", {})[0][0]
+        latest = self._fetch_rows("last_tick", {})[0][0]
         return datetime.fromisoformat(latest) if latest else None
 
     def learn(
-        self,
-        *,
-        run: str,
-        engine: str,
-        model: str,
-        instance_type: str,
-        at: datetime,
-        speed: float | None,
-        setup_seconds: float | None,
-        release_seconds: float | None,
-        bytes_per_second: Mapping[str, float],
+        self, *, run: str, engine: str, model: str, instance_type: str, at: datetime, measured: Priors
     ) -> None:
         """Saves a run's measurements, replacing earlier ones of the run.
 
-        Speed is audio seconds per second of work, overheads are seconds, bitrates are bytes per audio second
-        by file extension. Values that are not positive are unknown.
+        Values that are not positive are unknown.
         """
-        lesson: dict[str, object] = {
-            "run": run,
-            "engine": engine,
-            "model": model,
-            "instance_type": instance_type,
-            "at": _text(at),
-        }
-        measured = {"speed": speed, "setup_seconds": setup_seconds, "release_seconds": release_seconds}
-        lesson |= {name: value if value and value > 0 else None for name, value in measured.items()}
-        with self._transaction():
-            self._query("learn", lesson)
-            self._query("forget_bytes", {"run": run})
-            for kind, value in bytes_per_second.items():
-                if value > 0:
-                    self._query("learn_bytes", {"run": run, "type": kind, "bytes_per_second": value})
+        lesson: dict[str, object] = {"run": run, "engine": engine, "model": model}
+        lesson |= {"instance_type": instance_type, "at": _format_time(at)}
+        for name in ("speed", "setup_seconds", "release_seconds"):
+            value = getattr(measured, name)
+            lesson[name] = value if value > 0 else None
+        with self._open_transaction():
+            self._execute_query("learn", lesson)
+            self._execute_query("forget_bytes", {"run": run})
+            for kind, rate in measured.bytes_per_second.items():
+                if rate > 0:
+                    self._execute_query("learn_bytes", {"run": run, "type": kind, "bytes_per_second": rate})
 
     def priors(self, *, engine: str, model: str, instance_type: str, default: Priors) -> Priors:
         """Returns medians of the latest lessons, `default` if there are none.
@@ -228,10 +202,10 @@ class Ledger:
         Speed and overheads depend on engine, model and instance type; bitrates on the recordings alone.
         """
         of = {"engine": engine, "model": model, "instance_type": instance_type, "last": LESSONS}
-        rows = self._rows("lessons", of)
+        rows = self._fetch_rows("lessons", of)
         speeds, setups, releases = ([row[at] for row in rows if row[at] is not None] for at in range(3))
         sizes: dict[str, list[float]] = {}
-        for kind, value in self._rows("lesson_bytes", {"last": LESSONS}):
+        for kind, value in self._fetch_rows("lesson_bytes", {"last": LESSONS}):
             sizes.setdefault(kind, []).append(value)
         learned = {kind: median(values) for kind, values in sizes.items()}
         return Priors(
@@ -244,7 +218,7 @@ class Ledger:
 
     def speeds(self) -> tuple[Speed, ...]:
         """Median speed for each engine, model and instance type, from the latest lessons."""
-        rows = self._rows("speeds", {"last": LESSONS})
+        rows = self._fetch_rows("speeds", {"last": LESSONS})
         return tuple(
             Speed(engine, model, kind, median(speeds), len(speeds))
             for (engine, model, kind), group in groupby(rows, key=itemgetter(0, 1, 2))
@@ -252,28 +226,28 @@ class Ledger:
         )
 
     def get(self, key: str) -> str | None:
-        rows = self._rows("get", {"key": key})
+        rows = self._fetch_rows("get", {"key": key})
         return rows[0][0] if rows else None
 
     def facts(self, prefix: str) -> dict[str, str]:
         """Facts whose keys start with `prefix`, in key order."""
-        return dict(self._rows("facts", {"prefix": prefix}))
+        return dict(self._fetch_rows("facts", {"prefix": prefix}))
 
     def put(self, key: str, value: str | None) -> None:
         """Stores a fact under a key; None deletes it."""
-        with self._transaction():
+        with self._open_transaction():
             if value is None:
-                self._query("drop", {"key": key})
+                self._execute_query("drop", {"key": key})
             else:
-                self._query("put", {"key": key, "value": value})
+                self._execute_query("put", {"key": key, "value": value})
 
     def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
         """True if an alert is due; records it as sent."""
-        with self._transaction():
-            rows = self._query("last_alert", {"key": key}).fetchall()
+        with self._open_transaction():
+            rows = self._execute_query("last_alert", {"key": key}).fetchall()
             due = not rows or at - datetime.fromisoformat(rows[0][0]) >= every
             if due:
-                self._query("save_alert", {"key": key, "at": _text(at)})
+                self._execute_query("save_alert", {"key": key, "at": _format_time(at)})
         return due
 
     def prune(self, before: datetime) -> None:
@@ -282,19 +256,19 @@ class Ledger:
         Samples and alerts are older than `before`, events and facts belong to runs settled before it.
         Runs, lessons, and everything about an open run stay.
         """
-        with self._transaction():
+        with self._open_transaction():
             for name in PRUNED:
-                self._query(name, {"before": _text(before)})
+                self._execute_query(name, {"before": _format_time(before)})
 
-    def _query(self, name: str, values: Mapping[str, object]) -> sqlite3.Cursor:
+    def _execute_query(self, name: str, values: Mapping[str, object]) -> sqlite3.Cursor:
         return self._db.execute(queries()[name], values)
 
-    def _rows(self, name: str, values: Mapping[str, object]) -> list[Any]:
+    def _fetch_rows(self, name: str, values: Mapping[str, object]) -> list[Any]:
         with self._translate_errors():
-            return self._query(name, values).fetchall()
+            return self._execute_query(name, values).fetchall()
 
-    def _runs(self, name: str, values: Mapping[str, object]) -> Iterator[Run]:
-        for (document,) in self._rows(name, values):
+    def _read_runs(self, name: str, values: Mapping[str, object]) -> Iterator[Run]:
+        for (document,) in self._fetch_rows(name, values):
             try:
                 yield decode_run(document)
             except MisconfiguredError as error:
@@ -304,7 +278,7 @@ class Ledger:
                 ) from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _open_transaction(self) -> Iterator[None]:
         """Commits the whole block, or rolls it back on any exception."""
         with self._translate_errors():
             self._db.execute("BEGIN IMMEDIATE")
@@ -359,27 +333,18 @@ def _translate_error(path: Path, error: sqlite3.Error | OSError) -> BatchscribeE
     )
 
 
-def _text(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     """Formats a time in UTC with microseconds; sorts as text."""
     if at.tzinfo is None:
         raise ValueError(f"time without a time zone: {at}")
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _storable(text: str) -> str:
+def _escape_bytes(text: str) -> str:
     """Escapes bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _sample(row: tuple[Any, ...]) -> QueueSample:
-    at, pending, triggering, waiting, oldest, decision, sentence, numbers = row
-    return QueueSample(
-        at=datetime.fromisoformat(at),
-        pending=pending,
-        triggering=triggering,
-        waiting=waiting,
-        oldest=datetime.fromisoformat(oldest) if oldest else None,
-        decision=decision,
-        sentence=sentence,
-        numbers=msgspec.json.decode(numbers, type=dict[str, float | int | str | None]),
-    )
+def _decode_sample(row: tuple[Any, ...]) -> QueueSample:
+    fields = dict(zip(QueueSample.__struct_fields__, row, strict=True))
+    return msgspec.convert(fields | {"numbers": msgspec.json.decode(fields["numbers"])}, QueueSample)

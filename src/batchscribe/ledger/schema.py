@@ -16,7 +16,6 @@ _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 @cache
 def queries() -> dict[str, str]:
-    """Queries of queries.sql, by name."""
     text = (resources.files(__package__) / "queries.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)
     return dict(zip(parts[1::2], (body.strip() for body in parts[2::2]), strict=True))
@@ -37,15 +36,15 @@ def migrate(db: sqlite3.Connection) -> None:
     `db` is in autocommit mode. Raises MisconfiguredError if a newer batchscribe wrote the ledger.
     """
     known = migrations()
-    if _version(db) == max(known):
+    if _read_version(db) == max(known):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
         db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY) STRICT")
-        done = _version(db)
+        done = _read_version(db)
         _refuse_newer(done, max(known))
         for number in [number for number in known if number > done]:
-            for statement in _statements(known[number]):
+            for statement in _split_statements(known[number]):
                 db.execute(statement)
             db.execute("INSERT INTO migrations (number) VALUES (?)", (number,))
     except BaseException:
@@ -58,15 +57,15 @@ def refuse_damage(db: sqlite3.Connection) -> None:
     """Raises sqlite3.DatabaseError if pages are damaged or a table is missing."""
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise _damaged(found)
-    done = _version(db)
+        raise _make_damage_error(found)
+    done = _read_version(db)
     there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     texts = [text for number, text in migrations().items() if number <= done]
     if missing := {name for text in texts for name in _TABLE.findall(text)} - there:
-        raise _damaged(f"no table {', '.join(sorted(missing))}")
+        raise _make_damage_error(f"no table {', '.join(sorted(missing))}")
 
 
-def _damaged(found: str) -> sqlite3.DatabaseError:
+def _make_damage_error(found: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(found)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
@@ -80,13 +79,13 @@ def _refuse_newer(done: int, known: int) -> None:
         )
 
 
-def _version(db: sqlite3.Connection) -> int:
+def _read_version(db: sqlite3.Connection) -> int:
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
         return 0
     return int(db.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
 
 
-def _statements(script: str) -> list[str]:
+def _split_statements(script: str) -> list[str]:
     """Splits a script into statements: `executescript` would commit the surrounding transaction."""
     found, statement = [], ""
     for piece in script.split(";")[:-1]:

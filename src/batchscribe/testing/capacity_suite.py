@@ -20,6 +20,7 @@ from batchscribe.core.decide.offers import Offer
 from batchscribe.core.run.instances import MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Capacity
+from batchscribe.testing.expected_errors import expect_error
 
 DEADLINE = datetime(2030, 1, 1, 14, tzinfo=UTC)
 POLLS = 30
@@ -156,11 +157,8 @@ class CapacitySuite:
     def test_a_machine_that_does_not_exist_cannot_be_acquired(self, case: CapacityCase) -> None:
         offer = case.capacity.offers(case.poll())[0]
         missing = replace(case.poll(case.missing), type=offer.instance_type)
-        try:
+        with expect_error(MisconfiguredError):
             case.capacity.acquire(replace(case.claim(), instance=case.missing), offer, missing)
-        except MisconfiguredError:
-            return
-        raise AssertionError("no error")
 
     def test_the_end_of_a_machine_that_does_not_exist_is_no_error(self, case: CapacityCase) -> None:
         case.capacity.teardown(case.missing)

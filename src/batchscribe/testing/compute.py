@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -26,6 +28,31 @@ class Fault:
     applied: bool = False
 
 
+class FaultPlan:
+    """Records the calls of a double, and raises their planned faults."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._faults: dict[str, deque[Fault | None]] = {}
+
+    def fail(self, call: str, *faults: Fault | None) -> None:
+        """Plans faults of the next calls of a method; None is none."""
+        self._faults.setdefault(call, deque()).extend(faults)
+
+    def _take_fault(self, call: str) -> Fault | None:
+        faults = self._faults.get(call)
+        return faults.popleft() if faults else None
+
+    @contextmanager
+    def _meet_fault(self, call: str, instance: str) -> Iterator[bool]:
+        """Yields True if the call takes effect, then raises its planned fault."""
+        self.calls.append((call, instance))
+        fault = self._take_fault(call)
+        yield fault is None or fault.applied
+        if fault:
+            raise fault.error
+
+
 @dataclass(slots=True)
 class _Machine:
     seen: Instance
@@ -36,7 +63,7 @@ class _Machine:
     history: list[tuple[datetime, InstanceState]] = field(default_factory=list)
 
 
-class FakeCompute:
+class FakeCompute(FaultPlan):
     """A protocols.Compute whose machines move by the injected clock, as EC2's do.
 
     `pending` and `stopping` are the durations of a start and a stop. A stop is refused while a machine
@@ -49,9 +76,8 @@ class FakeCompute:
         *,
         pending: timedelta = timedelta(seconds=20),
         stopping: timedelta = timedelta(seconds=30),
-        stop_while_pending: bool = False,
     ) -> None:
-        self.calls: list[tuple[str, str]] = []
+        super().__init__()
         self.lag = timedelta(0)
         """Age of the states that `describe` shows."""
         self._clock = clock
@@ -60,9 +86,7 @@ class FakeCompute:
             InstanceState.STOPPING: stopping,
             InstanceState.SHUTTING_DOWN: stopping,
         }
-        self._stop_while_pending = stop_while_pending
         self._machines: dict[str, _Machine] = {}
-        self._faults: dict[str, deque[Fault | None]] = {}
 
     def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> None:
         """Adds a stopped machine."""
@@ -72,106 +96,21 @@ class FakeCompute:
         )
         self._machines[instance] = _Machine(stopped, now, history=[(now, InstanceState.STOPPED)])
 
-    def fail(self, call: str, *faults: Fault | None) -> None:
-        """Plans faults of the next calls of a method; None is none."""
-        self._faults.setdefault(call, deque()).extend(faults)
-
     def break_boot(self, instance: str, *, broken: bool = True) -> None:
         """Makes the next starts fall back to stopped."""
-        self._settled(instance).broken_boot = broken
+        self._advance_machine(instance).broken_boot = broken
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:
         """Keeps the machine pending or stopping while held; a forced stop frees it."""
-        self._settled(instance).stuck = stuck
+        self._advance_machine(instance).stuck = stuck
 
     def terminate(self, instance: str) -> None:
         """Terminates the machine from outside."""
-        self._move(self._settled(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
+        self._change_state(self._advance_machine(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
 
     def start_unclaimed(self, instance: str) -> None:
         """Starts the machine as a user would."""
-        self._begin(instance)
-
-    def tag(self, instance: str, tags: dict[str, str]) -> None:
-        """Sets tags from outside."""
-        self._tag(instance, tags)
-
-    def untag(self, instance: str) -> None:
-        """Removes all tags from outside."""
-        machine = self._settled(instance)
-        machine.seen = replace(machine.seen, tags={})
-
-    def billed_seconds(self, instance: str) -> float:
-        """True billed time so far, in seconds."""
-        machine = self._settled(instance)
-        ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
-        return sum(
-            (end - at).total_seconds()
-            for (at, state), end in zip(machine.history, ends, strict=True)
-            if state.billable
-        )
-
-    def describe(self, instance: str) -> Instance:
-        fault = self._enter("describe", instance)
-        if fault:
-            raise fault.error
-        if instance not in self._machines:
-            return Instance(id=instance, state=InstanceState.MISSING)
-        machine = self._settled(instance)
-        return replace(machine.seen, state=self._shown(machine), tags=dict(machine.seen.tags))
-
-    def start(self, claim: Claim) -> None:
-        fault = self._enter("start", claim.instance)
-        if fault is None or fault.applied:
-            self._tag(claim.instance, claim.tags)
-            self._begin(claim.instance)
-        if fault:
-            raise fault.error
-
-    def announce(self, instance: str, manifest: str) -> None:
-        fault = self._enter("announce", instance)
-        if fault is None or fault.applied:
-            self._tag(instance, {MANIFEST_TAG: manifest})
-        if fault:
-            raise fault.error
-
-    def stop(self, instance: str, *, force: bool = False) -> None:
-        fault = self._enter("stop", instance)
-        if instance in self._machines and (fault is None or fault.applied):
-            self._end(instance, force=force)
-        if fault:
-            raise fault.error
-
-    def release(self, instance: str) -> None:
-        fault = self._enter("release", instance)
-        if instance in self._machines and (fault is None or fault.applied):
-            self._tag(instance, RELEASED_TAGS)
-        if fault:
-            raise fault.error
-
-    def change_type(self, instance: str, instance_type: str) -> None:
-        fault = self._enter("change_type", instance)
-        if fault is None or fault.applied:
-            machine = self._settled(instance)
-            if machine.seen.state is not InstanceState.STOPPED:
-                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
-            machine.seen = replace(machine.seen, type=instance_type)
-        if fault:
-            raise fault.error
-
-    def _shown(self, machine: _Machine) -> InstanceState:
-        """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
-        then = self._clock.now() - self.lag
-        known = [state for at, state in machine.history if at <= then]
-        return known[-1] if known else machine.history[0][1]
-
-    def _enter(self, call: str, instance: str) -> Fault | None:
-        self.calls.append((call, instance))
-        faults = self._faults.get(call)
-        return faults.popleft() if faults else None
-
-    def _begin(self, instance: str) -> None:
-        machine = self._settled(instance)
+        machine = self._advance_machine(instance)
         state = machine.seen.state
         if state is InstanceState.STOPPING or state in _GONE:
             raise ComputeUnavailableError(f"{instance} is {state}: will retry")
@@ -181,18 +120,81 @@ class FakeCompute:
         machine.starts += 1
         address = f"203.0.113.{machine.starts % 254 + 1}"
         machine.seen = replace(machine.seen, launched_at=now, public_address=address, state_reason="")
-        self._move(machine, InstanceState.PENDING, now)
+        self._change_state(machine, InstanceState.PENDING, now)
 
-    def _end(self, instance: str, *, force: bool) -> None:
-        machine = self._settled(instance)
+    def tag(self, instance: str, tags: dict[str, str]) -> None:
+        """Sets tags from outside."""
+        machine = self._advance_machine(instance)
+        machine.seen = replace(machine.seen, tags={**machine.seen.tags, **tags})
+
+    def untag(self, instance: str) -> None:
+        """Removes all tags from outside."""
+        machine = self._advance_machine(instance)
+        machine.seen = replace(machine.seen, tags={})
+
+    def billed_seconds(self, instance: str) -> float:
+        """True billed time so far, in seconds."""
+        machine = self._advance_machine(instance)
+        ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
+        return sum(
+            (end - at).total_seconds()
+            for (at, state), end in zip(machine.history, ends, strict=True)
+            if state.billable
+        )
+
+    def describe(self, instance: str) -> Instance:
+        with self._meet_fault("describe", instance):
+            if instance not in self._machines:
+                return Instance(id=instance, state=InstanceState.MISSING)
+            machine = self._advance_machine(instance)
+            state = self._find_lagged_state(machine)
+            return replace(machine.seen, state=state, tags=dict(machine.seen.tags))
+
+    def start(self, claim: Claim) -> None:
+        with self._meet_fault("start", claim.instance) as applied:
+            if applied:
+                self.tag(claim.instance, claim.tags)
+                self.start_unclaimed(claim.instance)
+
+    def announce(self, instance: str, manifest: str) -> None:
+        with self._meet_fault("announce", instance) as applied:
+            if applied:
+                self.tag(instance, {MANIFEST_TAG: manifest})
+
+    def stop(self, instance: str, *, force: bool = False) -> None:
+        with self._meet_fault("stop", instance) as applied:
+            if applied and instance in self._machines:
+                self._begin_stop(instance, force=force)
+
+    def release(self, instance: str) -> None:
+        with self._meet_fault("release", instance) as applied:
+            if applied and instance in self._machines:
+                self.tag(instance, RELEASED_TAGS)
+
+    def change_type(self, instance: str, instance_type: str) -> None:
+        with self._meet_fault("change_type", instance) as applied:
+            if applied:
+                machine = self._advance_machine(instance)
+                if machine.seen.state is not InstanceState.STOPPED:
+                    raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
+                machine.seen = replace(machine.seen, type=instance_type)
+
+    def _find_lagged_state(self, machine: _Machine) -> InstanceState:
+        """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
+        then = self._clock.now() - self.lag
+        known = [state for at, state in machine.history if at <= then]
+        return known[-1] if known else machine.history[0][1]
+
+    def _begin_stop(self, instance: str, *, force: bool) -> None:
+        machine = self._advance_machine(instance)
         machine.stuck = machine.stuck and not force
         state = machine.seen.state
-        if state is InstanceState.PENDING and not self._stop_while_pending:
+        if state is InstanceState.PENDING:
             raise ComputeUnavailableError(f"{instance} is {state}: will retry")
-        if state in {InstanceState.RUNNING, InstanceState.PENDING}:
-            self._move(machine, InstanceState.STOPPING, self._clock.now())
+        if state is InstanceState.RUNNING:
+            self._change_state(machine, InstanceState.STOPPING, self._clock.now())
 
-    def _settled(self, instance: str) -> _Machine:
+    def _advance_machine(self, instance: str) -> _Machine:
         """Returns the machine, advanced to the current time."""
         if instance not in self._machines:
             raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
@@ -201,17 +203,13 @@ class FakeCompute:
         if window is not None and not machine.stuck and self._clock.now() - machine.since >= window:
             fell = machine.broken_boot and machine.seen.state is InstanceState.PENDING
             onward = InstanceState.STOPPED if fell else _NEXT[machine.seen.state]
-            self._move(machine, onward, machine.since + window)
+            self._change_state(machine, onward, machine.since + window)
             if fell:
                 machine.seen = replace(machine.seen, state_reason="Client.InternalError: broken boot")
         return machine
 
-    def _move(self, machine: _Machine, state: InstanceState, at: datetime) -> None:
+    def _change_state(self, machine: _Machine, state: InstanceState, at: datetime) -> None:
         address = None if state.proved_stopped else machine.seen.public_address
         machine.seen = replace(machine.seen, state=state, public_address=address)
         machine.since = at
         machine.history.append((at, state))
-
-    def _tag(self, instance: str, tags: dict[str, str]) -> None:
-        machine = self._settled(instance)
-        machine.seen = replace(machine.seen, tags={**machine.seen.tags, **tags})

@@ -10,7 +10,6 @@ from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.timing import limit_times
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.engine import Engine, EngineFactory
-from batchscribe.errors import EngineError
 
 
 def counting(window: Window) -> str:
@@ -29,17 +28,17 @@ class ScriptedEngine(Engine):
     batch_size: int = 1
     model: str = "scripted"
     device: str = "double"
-    heard: list[int] = field(default_factory=list)
+    transcribed: list[int] = field(default_factory=list)
     """Numbers of the transcribed windows, in order."""
 
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
         """See Engine."""
         for window in reversed(batch):
-            self.heard.append(window.id)
-            yield Recognition(window.id, _spread(self.script(window), window.seconds), "en")
+            self.transcribed.append(window.id)
+            yield Recognition(window.id, _spread_words(self.script(window), window.seconds), "en")
 
 
-def _spread(text: str, seconds: float) -> tuple[Segment, ...]:
+def _spread_words(text: str, seconds: float) -> tuple[Segment, ...]:
     spoken = text.split()
     if not spoken:
         return ()
@@ -57,8 +56,6 @@ class ScriptedFactory(EngineFactory):
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
     name: str = "scripted"
     broken: tuple[str, ...] = ()
-    load_error: str = ""
-    loads: int = 0
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:  # noqa: ARG002 - the base class's
         """See EngineFactory."""
@@ -67,7 +64,4 @@ class ScriptedFactory(EngineFactory):
     def load(self, spec: EngineSpec) -> ScriptedEngine:
         """See EngineFactory."""
         self.check(spec)
-        if self.load_error:
-            raise EngineError(self.load_error)
-        self.loads += 1
         return self.engine

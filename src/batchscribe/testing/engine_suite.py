@@ -63,7 +63,7 @@ def silence(number: int, seconds: float) -> Window:
     return Window(number, 0.0, np.zeros(int(seconds * SAMPLE_RATE), np.float32))
 
 
-def said(results: Sequence[Recognition]) -> str:
+def join_texts(results: Sequence[Recognition]) -> str:
     """Text of all results, in their order."""
     return " ".join(segment.text for result in results for segment in result.segments)
 
@@ -85,7 +85,7 @@ class EngineSuite:
         windows = [*self.speech(), silence(77, 1.5)]
         results = transcribe(engine, windows)
         assert sorted(result.window for result in results) == sorted(window.id for window in windows)
-        assert said(results), "the engine found no words in speech"
+        assert join_texts(results), "the engine found no words in speech"
 
     def test_a_window_of_any_length_is_heard(self, engine: Engine) -> None:
         audio = np.resize(recordings()[0], 30 * SAMPLE_RATE)
@@ -113,13 +113,13 @@ class EngineSuite:
         for _ in range(2):
             results = transcribe(engine, self.speech()[:2])
             assert sorted(result.window for result in results) == [10, 11]
-            assert said(results), "the engine found no words at its second use"
+            assert join_texts(results), "the engine found no words at its second use"
 
     def test_a_window_that_was_prepared_has_the_same_words(self, engine: Engine) -> None:
         windows = self.speech()
-        before = said(sorted(transcribe(engine, windows), key=attrgetter("window")))
+        before = join_texts(sorted(transcribe(engine, windows), key=attrgetter("window")))
         engine.prepare(windows[:2])
-        assert said(sorted(transcribe(engine, windows), key=attrgetter("window"))) == before
+        assert join_texts(sorted(transcribe(engine, windows), key=attrgetter("window"))) == before
 
     def test_whatever_breaks_is_an_engine_error_without_what_was_said(self, engine: Engine) -> None:
         audio: Any = BrokenAudio()
@@ -127,7 +127,7 @@ class EngineSuite:
             list(engine.transcribe([Window(1, 0.0, audio)]))
         except EngineError as error:
             _check_text(str(error))
-        assert said(transcribe(engine, self.speech())), "the engine stopped working after an error"
+        assert join_texts(transcribe(engine, self.speech())), "the engine stopped working after an error"
 
     def test_a_batch_that_is_left_in_the_middle_is_forgotten(self, engine: Engine) -> None:
         next(iter(engine.transcribe(self.speech()[: engine.batch_size])))

@@ -27,11 +27,11 @@ Request = Mapping[str, Any]
 
 def refusals(request: Request, now: datetime, *, groups: frozenset[str] = frozenset({GROUP})) -> list[str]:
     """Reasons for a ValidationException or a ResourceNotFoundException; empty if valid."""
-    found = [*_names(request, groups), *_times(request, now), *_window(request)]
-    return found + list(_target(request.get("Target", {})))
+    found = [*_check_names(request, groups), *_check_times(request, now), *_check_modes(request)]
+    return found + list(_check_target(request.get("Target", {})))
 
 
-def _names(request: Request, groups: frozenset[str]) -> Iterator[str]:
+def _check_names(request: Request, groups: frozenset[str]) -> Iterator[str]:
     for field in ("Name", "GroupName"):
         if not _NAME.fullmatch(str(request.get(field, ""))):
             yield f"{field} {request.get(field)!r} is not 1 to 64 letters, digits, '-', '_' or '.'"
@@ -41,7 +41,7 @@ def _names(request: Request, groups: frozenset[str]) -> Iterator[str]:
         yield "Description is longer than 512 characters"
 
 
-def _times(request: Request, now: datetime) -> Iterator[str]:
+def _check_times(request: Request, now: datetime) -> Iterator[str]:
     start, end = request.get("StartDate"), request.get("EndDate")
     if not _RATE.fullmatch(str(request.get("ScheduleExpression", ""))):
         yield f"Invalid Schedule Expression {request.get('ScheduleExpression')}."
@@ -56,7 +56,7 @@ def _times(request: Request, now: datetime) -> Iterator[str]:
         yield "The EndDate you specify cannot be in the past."
 
 
-def _window(request: Request) -> Iterator[str]:
+def _check_modes(request: Request) -> Iterator[str]:
     window = request.get("FlexibleTimeWindow", {})
     mode = window.get("Mode")
     if mode not in {"OFF", "FLEXIBLE"}:
@@ -71,7 +71,7 @@ def _window(request: Request) -> Iterator[str]:
             yield f"{field} {request.get(field)!r} is none of {', '.join(sorted(allowed))}"
 
 
-def _target(target: Request) -> Iterator[str]:
+def _check_target(target: Request) -> Iterator[str]:
     if not _UNIVERSAL.fullmatch(str(target.get("Arn", ""))):
         yield f"Provided Arn {target.get('Arn')!r} is not the ARN of a universal target"
     if not _ROLE.fullmatch(str(target.get("RoleArn", ""))):

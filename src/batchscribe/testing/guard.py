@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of
+from batchscribe.adapters.aws.schedules import GROUP, StopOrder, make_order
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
-from batchscribe.testing.compute import Fault
+from batchscribe.testing.compute import FaultPlan
 from batchscribe.testing.eventbridge import refusals
 
 ROLE = "arn:aws:iam::123456789012:role/batchscribe-guard"
@@ -34,14 +34,15 @@ class _Standing:
     tries: deque[datetime]
 
 
-class FakeGuard:
+class FakeGuard(FaultPlan):
     """A protocols.Guard whose orders call `stop(instance)`.
 
     Tries are at the deadline + 10, 15 and 20 minutes.
     It uses the clock's time: if a simulator moves the clock, `fire_due` makes the due tries, and
     `next_due` is the moment of the next. With `plan` (FakeClock.at) the guard plans its tries itself. A try
     whose stop raises has failed, is not repeated, and is recorded in `fired`; after its last try an
-    order is deleted. `role` and `groups` are those of the account: without them arming is refused.
+    order is deleted. `fail` plans faults of the calls and of `fire`. `role` and `groups` are those of the
+    account: without them arming is refused.
     """
 
     description = "a double: fires in memory"
@@ -55,7 +56,7 @@ class FakeGuard:
         role: str = ROLE,
         groups: frozenset[str] = frozenset({GROUP}),
     ) -> None:
-        self.calls: list[tuple[str, str]] = []
+        super().__init__()
         self.fired: list[Firing] = []
         self.role = role
         self.groups = groups
@@ -64,30 +65,24 @@ class FakeGuard:
         self._plan = plan
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._soonest: datetime | None = None
-        self._faults: dict[str, deque[Fault | None]] = {}
-
-    def fail(self, call: str, *faults: Fault | None) -> None:
-        """Plans faults of the next calls or `fire`; None is none."""
-        self._faults.setdefault(call, deque()).extend(faults)
 
     def arm(self, claim: Claim) -> None:
-        fault = self._enter("arm", claim.instance)
-        if fault is None or fault.applied:
-            self._give(order_of(claim))
-        if fault:
-            raise fault.error
+        self.fire_due()
+        with self._meet_fault("arm", claim.instance) as applied:
+            if applied:
+                self._arm_order(make_order(claim))
 
     def disarm(self, instance: str, run: str) -> None:
-        fault = self._enter("disarm", instance)
-        if fault is None or fault.applied:
-            self._drop(instance, run)
-        if fault:
-            raise fault.error
+        self.fire_due()
+        with self._meet_fault("disarm", instance) as applied:
+            if applied:
+                self._standing.pop((instance, run), None)
+                self._set_soonest()
 
     def armed(self, instance: str) -> frozenset[str]:
-        if fault := self._enter("armed", instance):
-            raise fault.error
-        return self.standing(instance)
+        self.fire_due()
+        with self._meet_fault("armed", instance):
+            return self.standing(instance)
 
     def standing(self, instance: str) -> frozenset[str]:
         """Runs with an order now, without the faults of `armed`."""
@@ -107,11 +102,10 @@ class FakeGuard:
             if not standing.tries:
                 del self._standing[standing.order.instance, standing.order.run]
             self._set_soonest()
-            self._fire(standing.order, at)
+            self._fire_order(standing.order, at)
 
-    def _fire(self, order: StopOrder, at: datetime) -> None:
-        faults = self._faults.get("fire")
-        fault = faults.popleft() if faults else None
+    def _fire_order(self, order: StopOrder, at: datetime) -> None:
+        fault = self._take_fault("fire")
         error = fault.error if fault else None
         try:
             if fault is None or fault.applied:
@@ -120,7 +114,7 @@ class FakeGuard:
             error = refused
         self.fired.append(Firing(at, order.instance, order.run, error))
 
-    def _give(self, order: StopOrder) -> None:
+    def _arm_order(self, order: StopOrder) -> None:
         known = self._standing.get((order.instance, order.run))
         if known and known.order == order:
             return
@@ -134,18 +128,8 @@ class FakeGuard:
             for each in tries:
                 self._plan((each - now).total_seconds(), self.fire_due)
 
-    def _drop(self, instance: str, run: str) -> None:
-        self._standing.pop((instance, run), None)
-        self._set_soonest()
-
     def _set_soonest(self) -> None:
         self._soonest = min(map(_next_try, self._standing.values()), default=None)
-
-    def _enter(self, call: str, instance: str) -> Fault | None:
-        self.fire_due()
-        self.calls.append((call, instance))
-        faults = self._faults.get(call)
-        return faults.popleft() if faults else None
 
 
 def _next_try(standing: _Standing) -> datetime:

@@ -23,14 +23,12 @@ class FakeLauncher:
     def __init__(
         self,
         *,
-        version: str = __version__,
-        silent_probes: int = 0,
         on_launch: Callable[[Instance, Manifest, str], None] | None = None,
         on_cancel: Callable[[WorkerRef], None] | None = None,
         on_kill: Callable[[WorkerRef], None] | None = None,
     ) -> None:
-        self.version = version
-        self.silent_probes = silent_probes
+        self.version = __version__
+        self.silent_probes = 0
         """Number of probes without an answer."""
         self.launched: dict[WorkerName, str] = {}
         """Manifest URL of each worker that was started."""
@@ -48,7 +46,7 @@ class FakeLauncher:
         self._faults.setdefault(call, deque()).extend(errors)
 
     def probe(self, instance: Instance) -> str:
-        self._meet("probe")
+        self._raise_planned_error("probe")
         if instance.state is not InstanceState.RUNNING:
             raise LaunchError(f"{instance.id} is {instance.state}")
         if self.silent_probes > 0:
@@ -57,7 +55,7 @@ class FakeLauncher:
         return self.version
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
-        self._meet("launch")
+        self._raise_planned_error("launch")
         if instance.state is not InstanceState.RUNNING:
             raise LaunchError(f"{instance.id} is {instance.state}: no worker was started")
         name = (manifest.run, manifest.worker)
@@ -70,7 +68,7 @@ class FakeLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
         """`is_alive` of a launched worker; None at a planned error."""
         try:
-            self._meet("alive")
+            self._raise_planned_error("alive")
         except BatchscribeError:
             return None
         if instance.state is not InstanceState.RUNNING:
@@ -78,7 +76,7 @@ class FakeLauncher:
         return (worker.run, worker.worker) in self.launched and self.is_alive(worker)
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
-        self._meet("cancel")
+        self._raise_planned_error("cancel")
         name = (worker.run, worker.worker)
         if force and name in self.launched:
             self.killed.append(name)
@@ -89,7 +87,7 @@ class FakeLauncher:
             if self._on_cancel:
                 self._on_cancel(worker)
 
-    def _meet(self, call: str) -> None:
+    def _raise_planned_error(self, call: str) -> None:
         faults = self._faults.get(call)
         fault = faults.popleft() if faults else None
         if fault:

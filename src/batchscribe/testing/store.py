@@ -40,9 +40,9 @@ class MemoryStore:
         self._lock = threading.RLock()
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        self._called("list", prefix)
+        self._count_call("list", prefix)
         with self._lock:
-            keys = self._sorted()
+            keys = self._sort_keys()
             found = [
                 self._objects[key].info
                 for key in keys[
@@ -53,7 +53,7 @@ class MemoryStore:
         yield from found
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        self._called("get", key)
+        self._count_call("get", key)
         with self._lock:
             stored = self._objects.get(key)
             if stored is None:
@@ -65,7 +65,7 @@ class MemoryStore:
             return Blob(stored.data, stored.info.etag)
 
     def create(self, key: str, data: bytes) -> bool:
-        self._called("create", key)
+        self._count_call("create", key)
         with self._lock:
             if key in self._objects:
                 return self._objects[key].data == data
@@ -73,11 +73,11 @@ class MemoryStore:
             return True
 
     def replace(self, key: str, data: bytes) -> None:
-        self._called("replace", key)
+        self._count_call("replace", key)
         self.place(key, data)
 
     def delete(self, key: str) -> None:
-        self._called("delete", key)
+        self._count_call("delete", key)
         with self._lock:
             if self._objects.pop(key, None) is not None:
                 self._keys = None
@@ -97,14 +97,14 @@ class MemoryStore:
     def keys(self, prefix: str = "") -> tuple[str, ...]:
         """Current keys, without counting a call."""
         with self._lock:
-            return tuple(key for key in self._sorted() if key.startswith(prefix))
+            return tuple(key for key in self._sort_keys() if key.startswith(prefix))
 
-    def _sorted(self) -> Keys:
+    def _sort_keys(self) -> Keys:
         if self._keys is None:
             self._keys = sorted(self._objects)
         return self._keys
 
-    def _called(self, method: str, key: str) -> None:
+    def _count_call(self, method: str, key: str) -> None:
         with self._lock:
             self.calls[method] = self.calls.get(method, 0) + 1
         self.before(method, key)

@@ -84,7 +84,7 @@ class PlayedWorker:
         self._sequence = 0
         self._done = 0
         self._failures: list[Failure] = []
-        self._then(self._load)
+        self._plan_act(self._load_model)
 
     def die(self) -> None:
         self.alive = False
@@ -107,26 +107,26 @@ class PlayedWorker:
             end=end,
             message=message,
             at=self._clock.now(),
-            tally=self._tally,
-            timings=self._timings,
+            tally=self._current_tally,
+            timings=self._current_timings,
             failures=tuple(self._failures),
         )
         key = keys.exit_record(record.run, record.worker)
-        self.store.create(key, self._tear(wire.encode(record)))
+        self.store.create(key, self._tear_record(wire.encode(record)))
         self.alive, self.ended = False, True
 
-    def _then(self, act: Callable[[], None]) -> None:
+    def _plan_act(self, act: Callable[[], None]) -> None:
         """Plans its next act, unless it is dead by then."""
         self._clock.at(self._script.seconds(), lambda: act() if self.alive else None)
 
-    def _load(self) -> None:
-        self._report(Phase.LOADING)
-        self._then(lambda: self._work(0))
+    def _load_model(self) -> None:
+        self._report_progress(Phase.LOADING)
+        self._plan_act(lambda: self._process_chunk(0))
 
-    def _work(self, index: int) -> None:
+    def _process_chunk(self, index: int) -> None:
         """Finishes a chunk with its result."""
         if not self._script.online():
-            self._clock.at(RETRY_SECONDS, lambda: self._work(index) if self.alive else None)
+            self._clock.at(RETRY_SECONDS, lambda: self._process_chunk(index) if self.alive else None)
             return
         if self._clock.now() >= self.manifest.deadline and not self._script.ignores_end():
             self.end(WorkerEnd.STOPPED)
@@ -134,26 +134,26 @@ class PlayedWorker:
         chunk = self.manifest.chunks[index]
         match self._script.fate(chunk.key):
             case ChunkFate.KILLER:
-                self._report(Phase.WORKING, (chunk.key,))
+                self._report_progress(Phase.WORKING, (chunk.key,))
                 self.die()
                 return
             case ChunkFate.ENDLESS:
-                self._report(Phase.WORKING, (chunk.key,))
+                self._report_progress(Phase.WORKING, (chunk.key,))
                 self.hung = True
                 return
             case ChunkFate.POISON:
-                self._fail(chunk)
+                self._fail_chunk(chunk)
             case ChunkFate.FORGOTTEN:
                 self._done += 1
             case ChunkFate.GOOD:
-                self._publish(chunk)
-        self._report(Phase.WORKING)
+                self._publish_chunk(chunk)
+        self._report_progress(Phase.WORKING)
         if index + 1 < len(self.manifest.chunks):
-            self._then(lambda: self._work(index + 1))
+            self._plan_act(lambda: self._process_chunk(index + 1))
         else:
             self._clock.at(1.0, lambda: self.end(*self._script.end()))
 
-    def _publish(self, chunk: ManifestChunk) -> None:
+    def _publish_chunk(self, chunk: ManifestChunk) -> None:
         transcript = make_transcript(
             chunk, self.manifest, at=self._clock.now(), seconds=self._script.audio_seconds
         )
@@ -161,7 +161,7 @@ class PlayedWorker:
         (self._script.published if created else self._script.published_before)(chunk.key)
         self._done += 1
 
-    def _fail(self, chunk: ManifestChunk) -> None:
+    def _fail_chunk(self, chunk: ManifestChunk) -> None:
         failure = Failure(
             key=chunk.key,
             etag=chunk.etag,
@@ -174,17 +174,17 @@ class PlayedWorker:
         self.store.create(keys.attempt(chunk.key, chunk.etag, failure.run), wire.encode(failure))
 
     @property
-    def _tally(self) -> Tally:
+    def _current_tally(self) -> Tally:
         audio = self._done * self._script.audio_seconds
         return Tally(done=self._done, failed=len(self._failures), audio_seconds=audio)
 
     @property
-    def _timings(self) -> Timings:
+    def _current_timings(self) -> Timings:
         elapsed = self._clock.seconds - self._born
         loaded, first = self._script.loaded, self._script.loaded + 1.0
         return Timings(loaded=loaded, first_window=first, elapsed=elapsed, busy=max(0.0, elapsed - first))
 
-    def _report(self, phase: Phase, in_flight: tuple[str, ...] = ()) -> None:
+    def _report_progress(self, phase: Phase, in_flight: tuple[str, ...] = ()) -> None:
         self._sequence += 1
         if not self._script.online():
             return
@@ -195,14 +195,14 @@ class PlayedWorker:
             phase=phase,
             at=self._clock.now(),
             total=len(self.manifest.chunks),
-            tally=self._tally,
-            timings=self._timings,
+            tally=self._current_tally,
+            timings=self._current_timings,
             in_flight=in_flight,
         )
         place = keys.progress(self.manifest.run, self.manifest.worker)
-        self.store.replace(place, self._tear(wire.encode(progress)))
+        self.store.replace(place, self._tear_record(wire.encode(progress)))
 
-    def _tear(self, data: bytes) -> bytes:
+    def _tear_record(self, data: bytes) -> bytes:
         return data[: len(data) // 2] if self._script.torn() else data
 
 

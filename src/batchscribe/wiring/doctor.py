@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 
-from batchscribe.adapters.host_access.host_keys import pinned
+from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.machine.files import (
     KEY_FILE,
@@ -19,18 +19,16 @@ from batchscribe.adapters.machine.files import (
     check_settings_file,
     check_state_folder,
 )
-from batchscribe.adapters.machine.installed import on_schedule
-from batchscribe.adapters.notify.receivers import receivers
-from batchscribe.adapters.stores.unusable import UnusableStore
-from batchscribe.control_place import combine_stores
+from batchscribe.adapters.machine.installed import describe_schedule
+from batchscribe.adapters.notify.receivers import build_receivers
 from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
+from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
@@ -40,11 +38,17 @@ from batchscribe.wiring.preflight import (
     check_local_engine,
     check_record,
     engine_spec,
-    instance_record,
     needs_ssh,
+    read_instance_record,
 )
-from batchscribe.wiring.seams import LOCAL, describe_missing, open_ledger, rate_of
-from batchscribe.wiring.stores import open_store
+from batchscribe.wiring.seams import (
+    LOCAL,
+    describe_missing,
+    open_ledger,
+    open_store_if_possible,
+    rate_of,
+    with_control,
+)
 
 TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
 """Of calls to EC2: each check ends within some seconds."""
@@ -70,11 +74,11 @@ class Preconditions:
 
     def check(self) -> Iterator[tuple[str, Finding]]:
         """Yields (group, finding) when each check is done. Never raises for a failed check."""
-        for group, findings in self._groups():
+        for group, findings in self._list_groups():
             for finding in findings():
                 yield group, finding
 
-    def _groups(self) -> Iterator[Group]:
+    def _list_groups(self) -> Iterator[Group]:
         yield "settings", self._check_settings
         if self.account:
             yield "AWS account", partial(self._check_account, self.account)
@@ -122,7 +126,7 @@ class Preconditions:
 
     def _check_instance(self, account: AccountReads) -> Iterator[Finding]:
         instance = self.settings.instance_id
-        seen = self._seen
+        seen = self._seen_instance
         if not isinstance(seen, Instance):
             yield seen
             return
@@ -134,7 +138,7 @@ class Preconditions:
         yield attempt("price", lambda: checks.check_price(types, rate_of(self.settings)))
         yield attempt(
             "shutdown",
-            lambda: checks.check_shutdown(instance, self.shutdown()),
+            lambda: checks.check_shutdown(instance, self.shutdown(), self.settings.region),
             optional="ec2:DescribeInstanceAttribute",
         )
 
@@ -143,13 +147,13 @@ class Preconditions:
 
         def check() -> Finding:
             kinds.append(account.machine_type(name))
-            return checks.check_type(kinds[0], needs_gpu=self._spec.device == "cuda")
+            return checks.check_type(kinds[0], needs_gpu=self._engine_spec.device == "cuda")
 
         yield attempt("type", check, optional="ec2:DescribeInstanceTypes")
         if kinds:
             yield attempt(
                 "quota",
-                lambda: checks.check_quota(account.quota(name), kinds[0]),
+                lambda: checks.check_quota(account.quota(name), kinds[0], self.settings.region),
                 optional="servicequotas:GetServiceQuota",
             )
 
@@ -162,18 +166,23 @@ class Preconditions:
             lambda: checks.check_schedule_group(account.schedule_group()),
             optional="scheduler:GetScheduleGroup",
         )
-        yield attempt("armed", lambda: checks.check_last_armed(self._runs()))
+        yield attempt("armed", self._check_last_armed)
+
+    def _check_last_armed(self) -> Finding:
+        with open_ledger(self.settings, remember=False) as ledger:
+            return checks.check_last_armed(ledger.runs(self.clock.now() - RECENT))
 
     def _check_host(self, account: AccountReads) -> Iterator[Finding]:
-        settings, record = self.settings, self._record
+        settings, record = self.settings, self._instance_record
         needed = needs_ssh(settings, record)
         key = check_key_file(settings.ssh_key_path)
         yield key if key.ok or needed else warned(KEY_FILE, key.detail, key.fix)
         if settings.ssh_host in {"public", "private"}:
-            sources = partial(account.port_sources, settings.instance_id, settings.ssh_port)
+            access = partial(account.port_access, settings.instance_id, settings.ssh_port)
+            own = checks.PUBLIC_ADDRESS if settings.ssh_host == "public" else checks.PRIVATE_ADDRESS
             yield attempt(
                 "ssh port",
-                lambda: checks.check_port(sources(), settings.ssh_port, needed=needed),
+                lambda: checks.check_port(access(), settings.ssh_port, settings.region, own, needed=needed),
                 optional="ec2:DescribeSecurityGroups",
             )
         yield attempt("host key", partial(self._check_host_key, needed=needed))
@@ -181,28 +190,28 @@ class Preconditions:
             yield record
             return
         yield from check_record(settings, record)
-        yield checks.check_model(record, self._spec)
+        yield checks.check_model(record, self._engine_spec)
 
     def _check_host_key(self, *, needed: bool) -> Finding:
-        fingerprint = pinned(self.settings.state_dir / "known_hosts", self.settings.instance_id)
+        fingerprint = find_pin(self.settings.state_dir / "known_hosts", self.settings.instance_id)
         if fingerprint:
             return passed("host key", f"{fingerprint} is pinned")
         return (failed if needed else warned)("host key", "none is pinned on this machine", SET_UP)
 
     def _check_engine(self) -> Iterator[Finding]:
-        engine = check_engine(self._spec)
+        engine = check_engine(self._engine_spec)
         yield engine
         if self.account is None and engine.ok:
-            yield check_local_engine(self._spec)
+            yield check_local_engine(self._engine_spec)
             yield attempt("decoder", check_decoder)
             yield check_model_space(Path.home() / ".cache")
 
     def _check_schedule(self) -> Iterator[Finding]:
-        yield checks.check_schedule(on_schedule(self.settings.folder))
+        yield checks.check_schedule(describe_schedule(self.settings.folder))
 
     def _check_messages(self) -> Iterator[Finding]:
         settings = self.settings
-        found = receivers(
+        found = build_receivers(
             urls=settings.notify_urls,
             email=settings.notify_email,
             smtp_url=settings.smtp_url,
@@ -215,41 +224,42 @@ class Preconditions:
         try:
             with open_ledger(self.settings, remember=False) as ledger:
                 runs, facts = ledger.open_runs(), ledger.facts(PROVED)
+                other = find_other_scheduler(ledger, self.clock.now())
         except BatchscribeError as error:
             yield to_failure("ledger", error)
             return
         if self.account is not None:
             yield from checks.check_proofs(facts)
         yield from checks.check_open_runs(runs, self.clock.now())
+        yield checks.check_other_scheduler(other)
         if not runs:
             yield passed("open runs", "none")
 
-    def _runs(self) -> tuple[Run, ...]:
-        with open_ledger(self.settings, remember=False) as ledger:
-            return ledger.runs(self.clock.now() - RECENT)
-
     @cached_property
-    def _spec(self) -> EngineSpec:
+    def _engine_spec(self) -> EngineSpec:
         return engine_spec(self.settings)
 
     @cached_property
-    def _seen(self) -> Instance | Finding:
+    def _seen_instance(self) -> Instance | Finding:
         try:
             return self.describe()
         except BatchscribeError as error:
             return to_failure("instance", error)
 
     @cached_property
-    def _record(self) -> InstanceRecord | Finding:
+    def _instance_record(self) -> InstanceRecord | Finding:
         try:
-            return instance_record(self.output, self.settings.instance_id)
+            return read_instance_record(self.output, self.settings.instance_id)
         except BatchscribeError as error:
             return to_failure("set-up", error)
 
 
-def preconditions(settings: Settings) -> Preconditions:
-    """Opens what the checks of these settings need. Makes no request."""
-    opened = partial(_open_hastily, settings)
+def open_preconditions(settings: Settings) -> Preconditions:
+    """Opens what the checks of these settings need. Makes no request.
+
+    The stores attempt each request once, so that a check ends within some seconds.
+    """
+    opened = partial(open_store_if_possible, settings, retry=False)
     source = opened(settings.source)
     same = settings.output in {"", settings.source}
     output = source if same else opened(settings.output, expected=False)
@@ -258,22 +268,11 @@ def preconditions(settings: Settings) -> Preconditions:
         settings=settings,
         clock=SystemClock(),
         source=source,
-        output=combine_stores(output, opened(settings.control, expected=False))
-        if settings.control
-        else output,
+        output=with_control(settings, output, retry=False),
         open_root=opened,
         describe=lambda: here,
     )
-    return made if settings.provider == LOCAL else _with_cloud(made, settings)
-
-
-def _open_hastily(settings: Settings, url: str, *, expected: bool = True) -> Store:
-    """Opens a store that attempts each request once, so that a check ends within some seconds."""
-    region, endpoint = settings.region or None, settings.endpoint_url or None
-    try:
-        return open_store(url, region=region, endpoint=endpoint, expected=expected, retry=False)
-    except MisconfiguredError as error:
-        return UnusableStore(url, error)
+    return made if settings.provider == LOCAL else _add_cloud(made, settings)
 
 
 def check_decoder() -> Finding:
@@ -288,7 +287,7 @@ def check_decoder() -> Finding:
     return passed("decoder", f"{decoded.seconds:.1f} s of bundled speech were decoded")
 
 
-def _with_cloud(made: Preconditions, settings: Settings) -> Preconditions:
+def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
     try:
         from batchscribe.adapters.aws.account import AwsAccount
         from batchscribe.adapters.aws.ec2 import Ec2Compute

@@ -33,23 +33,23 @@ class EngineReport:
 
 
 @cache
-def _entries() -> dict[str, EntryPoint]:
+def _list_entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def engine_names() -> tuple[str, ...]:
     """Values of BATCH_ENGINE on this machine, without `auto`."""
-    return tuple(sorted(_entries()))
+    return tuple(sorted(_list_entries()))
 
 
-def resolve(name: str) -> str:
+def resolve_engine(name: str) -> str:
     """Returns the engine's name: `auto` is DEFAULT."""
     return DEFAULT if name == AUTO else name
 
 
 def engine_factory(name: str) -> EngineFactory:
     """The factory registered under a name. Raises MisconfiguredError if there is none."""
-    entry = _entries().get(resolve(name))
+    entry = _list_entries().get(resolve_engine(name))
     if entry is None:
         known = ", ".join((AUTO, *engine_names()))
         raise MisconfiguredError(f"no speech engine {name!r} is installed here: BATCH_ENGINE may be {known}")
@@ -86,7 +86,7 @@ class _Absent(EngineFactory):
         raise MisconfiguredError(self.reason)
 
 
-def unable(spec: EngineSpec) -> tuple[str, ...]:
+def list_limits(spec: EngineSpec) -> tuple[str, ...]:
     """Why no machine can run `spec`, as far as that is known without the engine's packages.
 
     Never raises, since commands that only observe or stop a GPU call it, too.
@@ -98,14 +98,14 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
         return (f"the speech engine {spec.engine} fails to report its limits ({broken}): fix its package",)
 
 
-def fetch(spec: EngineSpec) -> Path:
+def fetch_model(spec: EngineSpec) -> Path:
     """Downloads the engine's model to this machine; returns its folder. Only this uses a model hub.
 
     Raises MisconfiguredError if the engine has no model to fetch, and the engine's own errors.
     """
     folder = engine_factory(spec.engine).fetch(spec)
     if folder is None:
-        raise MisconfiguredError(f"the engine {resolve(spec.engine)} has no model to fetch")
+        raise MisconfiguredError(f"the engine {resolve_engine(spec.engine)} has no model to fetch")
     return folder
 
 
@@ -114,7 +114,7 @@ def engine_reports(spec: EngineSpec) -> tuple[EngineReport, ...]:
 
     The model name in `spec` belongs to `spec.engine`; other engines are checked with their defaults.
     """
-    chosen = resolve(spec.engine)
+    chosen = resolve_engine(spec.engine)
     return tuple(
         EngineReport(
             name=name,

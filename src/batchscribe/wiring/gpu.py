@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
@@ -15,21 +17,20 @@ from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.controller.commands.manual_control import (
+    MANUAL_PREFIX,
     ManualCompute,
     ManualControl,
     ManualOrders,
-    ManualTimeouts,
 )
-from batchscribe.controller.context import Shield, View
+from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.orders import HAND
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
-from batchscribe.wiring.host_access import box_setup, open_ssh
+from batchscribe.wiring.host_access import open_host_setup, open_ssh
 from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unsupported
-from batchscribe.wiring.scheduler import instances, new_run_id
+from batchscribe.wiring.scheduler import list_instances, new_run_id
 from batchscribe.wiring.seams import (
     LOCAL,
     describe_missing,
@@ -70,7 +71,7 @@ class GpuTools:
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
-    patience: ManualTimeouts = field(default_factory=ManualTimeouts)
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def local(self) -> bool:
@@ -83,8 +84,8 @@ class GpuTools:
         return not isinstance(self.guard, NoGuard)
 
     @property
-    def hand(self) -> ManualControl:
-        return ManualControl(self.compute, self.clock, self.view, self.instance, self.patience)
+    def control(self) -> ManualControl:
+        return ManualControl(self.compute, self.clock, self.view, self.instance, self.waits)
 
     @property
     def orders(self) -> ManualOrders:
@@ -92,11 +93,11 @@ class GpuTools:
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
-        return replace(self.setup, terms=replace(self.setup.terms, busy=busy)).check(instance)
+        return replace(self.setup, terms=structs.replace(self.setup.terms, busy=busy)).check(instance)
 
-    def set_up(self, instance: Instance, **wishes: Any) -> Iterator[Finding]:
+    def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""
-        return self.setup.set_up(instance, SetupOptions(**wishes))
+        return self.setup.set_up(instance, SetupOptions(**options))
 
 
 @contextmanager
@@ -109,26 +110,25 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         spec = engine_spec(settings)
         yield GpuTools(
             provider=settings.provider,
-            instance=instances(settings)[0],
+            instance=list_instances(settings)[0],
             compute=compute,
             guard=open_guard(settings),
             clock=clock,
             shield=interrupts,
             view=view,
             lock=tick_lock(settings, clock),
-            open_run=lambda instance: _open_run_on(settings, instance),
-            new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
+            open_run=partial(_read_open_run, settings),
+            new_session=lambda: f"{MANUAL_PREFIX}{new_run_id(clock.now())}",
             output=output,
-            setup=box_setup(settings, clock, compute, output, spec),
+            setup=open_host_setup(settings, clock, compute, output, spec),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
             ssh=open_ssh(settings),
-            patience=ManualTimeouts(poll=settings.poll_seconds or ManualTimeouts().poll),
+            waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
 
 
-def _open_run_on(settings: Settings, instance: str) -> Run | None:
-    """Returns our open run on an instance, from the ledger."""
+def _read_open_run(settings: Settings, instance: str) -> Run | None:
     with open_ledger(settings, remember=False) as ledger:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)

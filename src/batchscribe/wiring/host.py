@@ -19,13 +19,14 @@ from batchscribe.agent.host import AGENT_COMMAND, Box
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
-    BoxReply,
     CheckRequest,
     EnvironmentRequest,
     Finding,
     HostPlace,
+    HostReply,
     StartRequest,
     failed,
+    passed,
 )
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import (
@@ -34,7 +35,7 @@ from batchscribe.errors import (
     MissingCredentialsError,
     TransientError,
 )
-from batchscribe.wiring.engines import engine_factory, known_factory, resolve
+from batchscribe.wiring.engines import engine_factory, known_factory, resolve_engine
 from batchscribe.wiring.stores import open_store
 
 
@@ -51,16 +52,16 @@ def main(words: Sequence[str] | None = None, *, agent: Sequence[str] = AGENT_COM
     return 1 if reply.error else 0
 
 
-def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
     """The reply to one request; a BatchscribeError becomes an error reply."""
     try:
         return _handle_request(words, asked, data)
     except BatchscribeError as error:
         lasting = not isinstance(error, TransientError)
-        return BoxReply(release=__version__, error=str(error), permanent=lasting)
+        return HostReply(release=__version__, error=str(error), permanent=lasting)
 
 
-def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
     if list(words) == ["version"]:
         return asked.report_version()
     kind, respond = _HANDLERS.get(" ".join(words), (None, None))
@@ -71,39 +72,34 @@ def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes])
     return respond(asked, decode(data(), kind))
 
 
-def inspect(request: CheckRequest) -> BoxReply:
+def inspect(request: CheckRequest) -> HostReply:
     """Loads the engine and lists the stores, in this process's environment."""
-    engine = _skip_engine(request.engine) if request.busy else _check_engine(request.engine)
-    findings = (engine, *_stores(request))
-    return BoxReply(release=__version__, findings=findings)
+    engine = _check_engine(request.engine, busy=request.busy)
+    return HostReply(release=__version__, findings=(engine, *_check_stores(request)))
 
 
-def fetch(spec: EngineSpec) -> BoxReply:
+def fetch(spec: EngineSpec) -> HostReply:
     """Fetches the engine's model, if it has one to fetch."""
     done = known_factory(spec.engine).fetch(spec) is not None
-    return BoxReply(release=__version__, done=done)
+    return HostReply(release=__version__, done=done)
 
 
-def _check_engine(spec: EngineSpec) -> Finding:
-    remedy = "batchscribe gpu setup"
-    what = f"engine {resolve(spec.engine)}"
+def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
+    what = f"engine {resolve_engine(spec.engine)}"
+    if busy:
+        detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
+        return passed(what, detail)
     try:
         factory = engine_factory(spec.engine)
-        problems = factory.problems(spec)
-        if problems:
-            return Finding(what=what, ok=False, detail="; ".join(problems), fix=remedy)
+        if problems := factory.problems(spec):
+            raise MisconfiguredError("; ".join(problems))
         factory.load(spec)
     except BatchscribeError as error:
-        return Finding(what=what, ok=False, detail=str(error), fix=remedy)
-    return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
+        return failed(what, str(error), "batchscribe gpu setup")
+    return passed(what, f"loads {spec.model or 'its own model'}")
 
 
-def _skip_engine(spec: EngineSpec) -> Finding:
-    detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
-    return Finding(what=f"engine {resolve(spec.engine)}", ok=True, detail=detail)
-
-
-def _stores(request: CheckRequest) -> Iterator[Finding]:
+def _check_stores(request: CheckRequest) -> Iterator[Finding]:
     region, endpoint = aws_environment.find_place(region=request.region, endpoint=request.endpoint)
     for url in dict.fromkeys(filter(None, (request.source, request.output, request.control))):
         remedy = "fix this; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
@@ -114,12 +110,12 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
         except MissingCredentialsError:
             yield failed(CREDENTIALS, f"no AWS credentials on the host, for {url}", CREDENTIALS_FIX)
         except BatchscribeError as error:
-            yield Finding(what="store", ok=False, detail=str(error), fix=remedy)
+            yield failed("store", str(error), remedy)
         else:
-            yield Finding(what="store", ok=True, detail=f"{url} can be listed")
+            yield passed("store", f"{url} can be listed")
 
 
-_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
+_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], HostReply]]] = {
     "start": (StartRequest, Box.start),
     "check": (CheckRequest, Box.check_host),
     "environment": (EnvironmentRequest, Box.keep_environment),

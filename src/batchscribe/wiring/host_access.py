@@ -5,17 +5,18 @@ from __future__ import annotations
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
 from batchscribe.adapters.local.launcher import LocalHost
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
+from batchscribe.core.bounds import EARLIEST
+from batchscribe.core.run.host import CheckRequest
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engines import known_factory
-
-LOCAL = "local"
+from batchscribe.wiring.seams import LOCAL
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
@@ -33,14 +34,14 @@ def open_ssh(settings: Settings) -> Ssh | None:
     )
 
 
-def box_launcher(settings: Settings, output: Store) -> Launcher:
+def open_host_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
     assert ssh is not None
-    return AgentLauncher(output, output, SshHost(ssh))
+    return AgentLauncher(output, SshHost(ssh))
 
 
-def box_setup(
+def open_host_setup(
     settings: Settings, clock: Clock, compute: ManualCompute, output: Store, spec: EngineSpec
 ) -> HostSetup:
     """Builds the set-up and check of the GPU host of these settings."""
@@ -48,15 +49,14 @@ def box_setup(
     cloud = compute if isinstance(compute, Ec2Compute) else None
     factory = known_factory(spec.engine)
     return HostSetup(
-        asks=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
+        client=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
         clock=clock,
-        terms=HostRequirements(
+        terms=CheckRequest(
+            now=EARLIEST,  # each check sets the time: a wrong clock must not prevent `gpu stop`
             engine=spec,
             gpu=spec.device == "cuda",
             source=settings.source,
             output=settings.output,
-            extra=factory.extra,
-            packages=factory.packages,
             control=find_control_url(output),
             region=settings.region,
             endpoint=settings.endpoint_url,
@@ -67,4 +67,6 @@ def box_setup(
         show_tags=cloud.show_tags if cloud else lambda _id: None,
         shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
         ssh=ssh,
+        extra=factory.extra,
+        packages=factory.packages,
     )

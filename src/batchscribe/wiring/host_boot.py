@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
     given = list(sys.argv[1:] if words is None else words)
     try:
         if len(given) == 2:
-            _live(_place_over_ssh(box), box, clock, run=given[1])
+            _run_agent(_read_place_over_ssh(box), box, clock, run=given[1])
             return 0
         place = box.read_place()
         if another := copied_from(place):
@@ -56,23 +56,23 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
             return 0
         if given != [LIVE]:
             begin_anew(box.build_environment(region=place.region, endpoint=place.endpoint))
-        _live(place, box, clock)
+        _run_agent(place, box, clock)
     except BatchscribeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
 
 
-def _live(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
+def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
     with try_lock(box.agent_lock) as alone:
         if not alone:
             LOG.info("agent.already_alive", run=run)
             return
         boot = Boot(id=boot_id(), at=clock.booted())
-        run_agent(BoxAgent(place, boot, seams(place, box, clock), run=run), clock)
+        run_agent(BoxAgent(place, boot, open_seams(place, box, clock), run=run), clock)
 
 
-def _place_over_ssh(box: Box) -> HostPlace:
+def _read_place_over_ssh(box: Box) -> HostPlace:
     """The host's place; empty if it has no units, as its start permit has the details."""
     try:
         return box.read_place()
@@ -96,7 +96,7 @@ def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:
     return here if here.startswith("i-") and here != place.instance else ""
 
 
-def seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
+def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
     """The agent's seams on this machine; each store is opened once."""
 
     @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 from collections.abc import Callable, Mapping
@@ -13,13 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from batchscribe import __version__
-from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.adapters.aws.schedules import GROUP
-from batchscribe.adapters.machine import key_files
+from batchscribe.adapters.machine import files as machine_files
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.env_text import render_env
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
+from batchscribe.core.setting_parsers import suggest_url
 from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
@@ -38,7 +38,8 @@ GPU_TYPE = "g4dn.xlarge"
 """The template's default."""
 _POLL = 5.0
 """Seconds between two polls of a stack."""
-list_key_files, describe_key_problem = key_files.list_key_files, key_files.describe_key_problem
+list_key_files = machine_files.list_key_files
+describe_key_problem = machine_files.describe_key_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,8 @@ class Account:
 def open_account(region: str) -> Account:
     """The account of boto3's credentials; makes no request. Raises MisconfiguredError without boto3."""
     try:
-        from batchscribe.adapters.aws.inventory import Inventory, default_region
+        from batchscribe.adapters.aws.inventory import Inventory
+        from batchscribe.adapters.aws.regions import default_region
         from batchscribe.adapters.aws.stacks import Stacks
     except ImportError as error:
         raise MisconfiguredError("AWS needs its extra: pip install 'batchscribe[aws]'") from error
@@ -142,7 +144,7 @@ def open_account(region: str) -> Account:
 def find_default_region() -> str:
     """The region of AWS's own settings; empty if none is set or boto3 is not installed."""
     try:
-        from batchscribe.adapters.aws.inventory import default_region
+        from batchscribe.adapters.aws.regions import default_region
     except ImportError:
         return ""
     return default_region()
@@ -151,19 +153,15 @@ def find_default_region() -> str:
 def describe_region_problem(region: str) -> str:
     """Why the region is refused; empty if boto3 knows it, or is not installed."""
     try:
-        from batchscribe.adapters.aws.inventory import list_regions
+        from batchscribe.adapters.aws.regions import describe_unknown_region
     except ImportError:
         return ""
-    known = list_regions()
-    if region in known or not known:
-        return ""
-    near = " or ".join(difflib.get_close_matches(region, known, n=2)) or known[-1]
-    return f"{region} is not a region of EC2: did you mean {near}?"
+    return describe_unknown_region(region)
 
 
 def describe_price(instance: FoundInstance, region: str) -> str:
     """Price of an hour with its source; empty if it is unknown."""
-    rate = PriceTable().rate(instance.type, region)
+    rate = find_rate(instance.type, region)
     return f"${rate.per_hour.dollars}/h" if rate else ""
 
 
@@ -203,5 +201,9 @@ def list_engine_problems(values: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def make_absolute(text: str, home: Path) -> str:
-    """A path from `home`; URLs and empty texts stay."""
-    return text if not text or "://" in text else os.path.normpath(home / Path(text).expanduser())
+    """A path from `home`; URLs, mistyped ones too, and empty texts stay."""
+    return (
+        text
+        if not text or "://" in text or suggest_url(text)
+        else os.path.normpath(home / Path(text).expanduser())
+    )

@@ -13,7 +13,8 @@ from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 
 CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
 UNIT_DIR = installed.UNIT_DIR
-install_units, on_schedule, render_cron = installed.install_units, installed.on_schedule, schedule.render_cron
+install_units, render_cron = installed.install_units, schedule.render_cron
+describe_schedule = installed.describe_schedule
 
 
 def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
@@ -22,8 +23,8 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
     Raises MisconfiguredError for a bad interval or user, or a missing program.
     """
     interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
-    name = user or _owner(settings.folder)
-    installed.known_user(name)
+    name = user or _find_owner(settings.folder)
+    installed.find_user(name)
     executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
     if not executable.exists():
         raise MisconfiguredError(f"{executable} is missing: install batchscribe into this Python first")
@@ -33,7 +34,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         user=name,
         interval=interval,
         # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
-        told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
+        overrides_env=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )
@@ -41,7 +42,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
 
 def units_of(plan: Plan, unit_dir: Path) -> tuple[Names, dict[str, str]]:
     """(names of the plan's units, their texts by file name)."""
-    names = installed.names_of(plan.folder, unit_dir)
+    names = installed.find_names(plan.folder, unit_dir)
     return names, schedule.render_units(plan, names)
 
 
@@ -54,7 +55,7 @@ def install_cron(plan: Plan, owner: str | None) -> list[str]:
 def uninstall(folder: Path, unit_dir: Path, user: str | None) -> list[str]:
     """Removes units and lines of the project in that folder."""
     done = installed.uninstall_units(unit_dir, folder)
-    crontabs = [None, _owner(folder)] if is_root() and not user else [user]
+    crontabs = [None, _find_owner(folder)] if is_root() and not user else [user]
     return done + [line for owner in crontabs for line in installed.uninstall_cron(owner, folder)]
 
 
@@ -63,6 +64,6 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def _owner(folder: Path) -> str:
+def _find_owner(folder: Path) -> str:
     dotenv = folder / DOTENV
-    return installed.owner(dotenv if dotenv.exists() else folder)
+    return installed.find_owner(dotenv if dotenv.exists() else folder)

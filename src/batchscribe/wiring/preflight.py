@@ -28,8 +28,8 @@ from batchscribe.wiring.engines import (
     engine_factory,
     engine_names,
     known_factory,
-    resolve,
-    unable,
+    list_limits,
+    resolve_engine,
 )
 from batchscribe.wiring.seams import LOCAL
 
@@ -38,7 +38,7 @@ SET_UP = "run `batchscribe gpu setup`"
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
-    engine = resolve(settings.engine)
+    engine = resolve_engine(settings.engine)
     factory = known_factory(engine)
     # A run on a paid GPU uses it or fails: it never falls back to the host's CPU.
     paid_gpu = settings.provider != LOCAL and factory.needs_gpu
@@ -54,12 +54,12 @@ def engine_spec(settings: Settings) -> EngineSpec:
 
 def unsupported(spec: EngineSpec) -> str:
     """Why no machine can run this engine configuration; empty if one can."""
-    return "; ".join(unable(spec))
+    return "; ".join(list_limits(spec))
 
 
 def preflight(settings: Settings, output: Store) -> None:
     """Raises MisconfiguredError, with a remedy, if a started GPU could not do its work."""
-    _refuse_failures(_start_findings(settings, output))
+    _refuse_failures(_check_start(settings, output))
 
 
 def refuse_manual_start(settings: Settings) -> None:
@@ -107,7 +107,7 @@ def check_guard_role(settings: Settings) -> Finding:
     )
 
 
-def instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
+def read_instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
     """Reads the record of `gpu setup`; a finding if there is none. Raises what the store raises."""
     try:
         return read_record(output, keys.instance(instance), InstanceRecord)
@@ -146,27 +146,29 @@ def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
     return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
 
 
-def _start_findings(settings: Settings, output: Store) -> Iterator[Finding]:
+def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
     spec = engine_spec(settings)
-    yield check_engine(spec)
+    engine = check_engine(spec)
+    yield engine
     yield check_state_folder(settings.state_dir)
     if settings.provider == LOCAL:
-        yield check_local_engine(spec)
+        if engine.ok:
+            yield check_local_engine(spec)
         return
     instance = settings.require("GPU_INSTANCE_ID")
     yield check_guard_role(settings)
-    record = instance_record(output, instance)
-    if isinstance(record, Finding):
-        yield record
-        return
-    yield from check_record(settings, record)
+    record = read_instance_record(output, instance)
     if needs_ssh(settings, record):
         yield check_key_file(settings.ssh_key_path)
+    if isinstance(record, Finding):
+        yield record
+    else:
+        yield from check_record(settings, record)
 
 
 def _refuse_failures(findings: Iterable[Finding]) -> None:
-    """Raises MisconfiguredError for the first failure."""
-    for finding in findings:
-        if not finding.ok:
-            fix = f": {finding.fix}" if finding.fix else ""
-            raise MisconfiguredError(f"{finding.detail}{fix} (nothing was started)")
+    """Raises MisconfiguredError with all failures, each with its fix."""
+    failures = [finding for finding in findings if not finding.ok]
+    if failures:
+        obstacles = "; ".join(": ".join(filter(None, (each.detail, each.fix))) for each in failures)
+        raise MisconfiguredError(f"{obstacles} (nothing was started)")

@@ -14,43 +14,43 @@ from batchscribe.adapters.aws.iam import (
     Document,
     Folder,
     Who,
-    policy,
-    trust,
+    make_policy,
+    make_trust,
 )
 from batchscribe.settings import DEFAULT, Settings
 
 
 def documents_of(place: AccountPlace) -> dict[str, dict[str, Document | None]]:
     """Permissions and trust policy of each role; None if a role needs no trust policy."""
-    return {who.value: {"policy": policy(who, place), "trust": trust(who, place)} for who in Who}
+    return {who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who}
 
 
 def place_of(settings: Settings) -> AccountPlace:
     """Returns the locations from the settings, with placeholders for unknown ones."""
     role = settings.guard_role_arn
     place = AccountPlace(
-        partition=role.split(":")[1] if role else _partition(settings.region),
+        partition=role.split(":")[1] if role else _find_partition(settings.region),
         account=role.split(":")[4] if role else ACCOUNT,
         region=settings.region or REGION,
         instance=settings.instance_id or INSTANCE,
-        source=_folder(settings.source),
-        output=_folder(settings.output),
-        control=_folder(settings.control) if settings.control else None,
-        live_lock=_live_lock(settings),
-        types=_types(settings),
+        source=_parse_folder(settings.source),
+        output=_parse_folder(settings.output),
+        control=_parse_folder(settings.control) if settings.control else None,
+        live_lock=_parse_live_lock(settings),
+        types=_list_types(settings),
     )
     unguarded = settings.cloud_guard == "off" and settings.origins["BATCH_CLOUD_GUARD"] != DEFAULT
     return place if unguarded else replace(place, guard_role=role or place.unknown_role)
 
 
-def _types(settings: Settings) -> tuple[str, ...]:
+def _list_types(settings: Settings) -> tuple[str, ...]:
     """Instance types that the scheduler may set; empty if it sets none."""
     if not settings.instance_types:
         return ()
     return tuple(dict.fromkeys((settings.instance_type or OWN_TYPE, *settings.instance_types)))
 
 
-def _folder(url: str) -> Folder | None:
+def _parse_folder(url: str) -> Folder | None:
     """Parses an S3 URL; None for other stores, placeholder if empty."""
     scheme, _, rest = url.partition("://")
     if url and scheme != "s3":
@@ -59,11 +59,11 @@ def _folder(url: str) -> Folder | None:
     return Folder(bucket=bucket or BUCKET, prefix=f"{below.rstrip('/')}/" if below.rstrip("/") else "")
 
 
-def _live_lock(settings: Settings) -> tuple[str, str] | None:
+def _parse_live_lock(settings: Settings) -> tuple[str, str] | None:
     root, key = settings.live_lock_key or ("", "")
     return (root.removeprefix("s3://"), key) if root.startswith("s3://") else None
 
 
-def _partition(region: str) -> str:
+def _find_partition(region: str) -> str:
     named = {"cn": "aws-cn", "us-gov": "aws-us-gov"}
     return next((name for start, name in named.items() if region.startswith(f"{start}-")), "aws")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
+from batchscribe.audio.decoding.frames import decoder_version
+from batchscribe.controller.scan import Scanner, no_lock, read_live_lock
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.core.scan.chunks import audio_name
@@ -24,10 +25,10 @@ PROBE = 200
 """Objects listed of one folder."""
 
 
-def open_scanner(settings: Settings, unreadable: Mapping[str, str] = NONE_KNOWN) -> Scanner:
+def open_scanner(settings: Settings) -> Scanner:
     """Builds the scanner of a command that only reads."""
     source, output = open_stores(settings)
-    return new_scanner(settings, source, output, SystemClock(), by_hand=False, unreadable=unreadable)
+    return new_scanner(settings, source, output, SystemClock(), manual=False)
 
 
 def new_scanner(
@@ -36,60 +37,48 @@ def new_scanner(
     output: Store,
     clock: Clock,
     *,
-    by_hand: bool,
+    manual: bool,
     keep_alive: Callable[[], None] = lambda: None,
-    unreadable: Mapping[str, str] = NONE_KNOWN,
     only: frozenset[str] = frozenset(),
 ) -> Scanner:
-    """Builds the scanner. With `by_hand`, neither age nor a live lock holds a chunk back."""
+    """Builds the scanner. With `manual`, neither age nor a live lock holds a chunk back."""
     return Scanner(
         source,
         output,
         clock=clock,
-        min_age=timedelta(0) if by_hand else settings.min_age,
-        live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
+        min_age=timedelta(0) if manual else settings.min_age,
+        live_lock=no_lock if manual else _find_live_lock(settings, clock),
         longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
-        decoder=_decoder(settings),
+        decoder=_find_decoder(settings),
         max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
-        unreadable=unreadable,
         only=only,
     )
 
 
-def _no_live_lock() -> LiveLock | None:
-    return None
-
-
-def _live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None]:
+def _find_live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None]:
     place = settings.live_lock_key
     if place is None:
-        return _no_live_lock
+        return no_lock
     url, key = place
     return lambda: read_live_lock(open_settings_store(settings, url), key, clock.now())
 
 
-def _decoder(settings: Settings) -> str | None:
+def _find_decoder(settings: Settings) -> str | None:
     """Version of the audio decoder on this machine; None if chunks are decoded on a GPU host."""
-    if settings.provider != LOCAL:
-        return None
-    try:
-        from batchscribe.audio.audio_decoder import decoder_version
-    except ImportError:
-        return None
-    return decoder_version()
+    return decoder_version() if settings.provider == LOCAL else None
 
 
 def explain_empty(settings: Settings, backlog: Backlog) -> str:
     """Returns that nothing was found, with prefixes beside it that have audio; empty if there is audio."""
     if backlog.sessions or backlog.passed_over:
         return ""
-    beside = _audio_beside(settings)
+    beside = _list_audio_beside(settings)
     hint = f"; audio is under {', '.join(beside)}: set BATCH_SOURCE or --source" if beside else ""
     return f"nothing was found under {settings.source}{hint}"
 
 
-def _audio_beside(settings: Settings) -> list[str]:
+def _list_audio_beside(settings: Settings) -> list[str]:
     """URLs with audio below the parents of the source, of the nearest parent that has any."""
     scheme, _, path = settings.source.partition("://")
     while path := path.rpartition("/")[0]:

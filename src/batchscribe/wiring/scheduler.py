@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 
@@ -18,12 +19,13 @@ from batchscribe.adapters.machine.logs import run_log
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
-from batchscribe.controller.rehearsal_place import rehearsed
+from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
+from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
-from batchscribe.core.run.engine_time import work_lines
-from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits
+from batchscribe.core.keys import CONTROL
+from batchscribe.core.run.engine_time import format_engine_time
+from batchscribe.core.run.manifest import AudioOptions, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import BLOCK_TITLE, build, cost_block
 from batchscribe.core.run.runs import Run
@@ -33,18 +35,18 @@ from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.protocols import Clock, Lock
+from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import engine_spec, preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
-    notifier,
     open_capacity,
     open_guard,
     open_launcher,
     open_ledger,
+    open_notifier,
     open_store_if_possible,
     open_stores,
     tick_lock,
@@ -64,7 +66,7 @@ class Scheduler:
 
     settings: Settings
     world: World
-    terms: Terms
+    terms: RunConfig
     lock: Lock
     trouble: Fallbacks
 
@@ -77,74 +79,48 @@ class Scheduler:
 def open_scheduler(
     settings: Settings,
     *,
-    by_hand: bool = False,
+    manual: bool = False,
     remember: bool = True,
     lenient: bool = False,
     only: frozenset[str] = frozenset(),
 ) -> Iterator[Scheduler]:
-    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr."""
-    with (
-        Interrupts() as interrupts,
-        TimeLimit(HANG_SECONDS) as limit,
-        ProgressView(SystemClock()) as view,
-        scheduler(
-            settings,
-            view,
-            interrupts,
-            limit,
-            by_hand=by_hand,
-            remember=remember,
-            lenient=lenient,
-            only=only,
-        ) as made,
-    ):
-        yield made
+    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr.
 
-
-@contextmanager
-def scheduler(
-    settings: Settings,
-    view: View,
-    interrupts: Interrupts,
-    limit: TimeLimit,
-    *,
-    by_hand: bool = False,
-    remember: bool = True,
-    lenient: bool = False,
-    only: frozenset[str] = frozenset(),
-) -> Iterator[Scheduler]:
-    """Builds the scheduler of these settings. With `remember=False` it writes nothing to disk.
-
-    `only` restricts a manual run to these sessions; empty: all.
-
-    Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the end,
-    and nothing is started.
+    With `remember=False` it writes nothing to disk. `only` restricts a manual run to these sessions; empty:
+    all. Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the
+    end, and nothing is started.
     """
     if lenient:
         settings = _collect_missing(settings)
     else:
         settings.require("BATCH_SOURCE")
-    clock = SystemClock(interrupts)
-    lock = tick_lock(settings, clock)
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
-    with _ledger(settings, clock, trouble, remember=remember) as ledger:
-        world = _world(
-            settings,
-            clock,
-            ledger,
-            view=view,
-            shield=interrupts,
-            limit=limit,
-            lock=lock,
-            remember=remember,
-            only=only,
+    with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, ProgressView(SystemClock()) as view:
+        clock = SystemClock(interrupts)
+        lock = tick_lock(settings, clock)
+        identity, secret = scheduler_identity(settings, remember=remember)
+        path = settings.state_dir / FILE_NAME
+        ledger = (
+            usable_ledger(path, clock.now(), trouble) if remember else open_ledger(settings, remember=False)
         )
-        world = replace(world, preflight=lambda: _checked_start(trouble, settings, world))
-        if found := (*trouble.notices, *map(str, trouble.errors)):
-            alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-        terms = _terms(settings, by_hand=by_hand, remember=remember)
-        yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
-        trouble.refuse_start()
+        with ledger:
+            world = _build_world(
+                settings,
+                clock,
+                ledger,
+                lock,
+                view=view,
+                shield=interrupts,
+                limit=limit,
+                secret=secret,
+                only=only,
+            )
+            world = replace(world, preflight=partial(_check_start, trouble, settings, world.output))
+            if found := (*trouble.notices, *map(str, trouble.errors)):
+                alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
+            terms = _build_terms(settings, identity, manual=manual)
+            yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
+            trouble.refuse_start()
 
 
 def _collect_missing(settings: Settings) -> Settings:
@@ -159,37 +135,33 @@ def _collect_missing(settings: Settings) -> Settings:
     return replace(settings, problems=tuple(problems))
 
 
-def _ledger(settings: Settings, clock: Clock, trouble: Fallbacks, *, remember: bool) -> Ledger:
-    if not remember:
-        return open_ledger(settings, remember=False)
-    return usable_ledger(settings.state_dir / FILE_NAME, clock.now(), trouble)
-
-
-def _checked_start(trouble: Fallbacks, settings: Settings, world: World) -> None:
+def _check_start(trouble: Fallbacks, settings: Settings, output: Store) -> None:
     trouble.refuse_start()
-    preflight(settings, world.output)
-
-
-def audio_options(settings: Settings) -> AudioOptions:
-    return AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
-
-
-def settings_hash(spec: EngineSpec, audio: AudioOptions) -> str:
-    """Hash of all settings that affect a transcript."""
-    return _hash(spec, audio)
+    preflight(settings, output)
 
 
 def access_hash(settings: Settings) -> str:
     """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
     ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
-    return _hash(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
+    return _hash_values(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
 
 
-def _hash(*values: object) -> str:
+def derived_values(settings: Settings) -> dict[str, str]:
+    """Values in effect of settings that are not set, by name."""
+    poll = (LOCAL_WAITS if settings.provider == LOCAL else Waits()).poll
+    return {
+        "BATCH_CONTROL": f"{settings.output}/{CONTROL}".rstrip("/") if settings.output else "",
+        "BATCH_POLL_SECONDS": f"{poll:g}",
+        "BATCH_LANGUAGE": "auto",
+        "BATCH_CHUNK_OVERLAP_MS": "auto",
+    }
+
+
+def _hash_values(*values: object) -> str:
     return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
-def instances(settings: Settings) -> tuple[str, ...]:
+def list_instances(settings: Settings) -> tuple[str, ...]:
     if settings.provider == LOCAL:
         return (LOCAL,)
     return (settings.instance_id if settings.problems else settings.require("GPU_INSTANCE_ID"),)
@@ -208,21 +180,21 @@ def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[st
             write_atomically(path, "\n".join([*fresh, ""]).encode())
             words = fresh
     except OSError as error:
-        log.warning("the scheduler's ID cannot be stored", file=str(path), error=error.strerror)
+        log.warning("scheduler_id.not_stored", file=str(path), error=error.strerror)
     scheduler, secret = [*words, "", ""][:2]
     return scheduler, secret
 
 
-def _world(
+def _build_world(
     settings: Settings,
     clock: SystemClock,
     ledger: Ledger,
+    lock: Lock,
     *,
     view: View,
     shield: Shield,
     limit: TimeLimit,
-    lock: Lock,
-    remember: bool,
+    secret: str,
     only: frozenset[str],
 ) -> World:
     source, output = open_stores(settings)
@@ -234,34 +206,34 @@ def _world(
         capacity=open_capacity(settings, clock),
         launcher=open_launcher(settings, output),
         guard=open_guard(settings),
-        notifier=notifier(settings),
+        notifier=open_notifier(settings),
         ledger=ledger,
         shield=shield,
         keep_alive=limit.restart,
-        elsewhere=lambda world, run: _elsewhere(settings, world, run),
+        elsewhere=partial(_build_world_of_run, settings),
         view=view,
-        scanner=lambda by_hand: new_scanner(
-            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart, only=only
+        scanner=lambda manual: new_scanner(
+            settings, source, output, clock, manual=manual, keep_alive=limit.restart, only=only
         ),
-        preflight=lambda: preflight(settings, output),
-        secret=scheduler_identity(settings, remember=remember)[1],
+        preflight=partial(preflight, settings, output),
+        secret=secret,
         new_run_id=new_run_id,
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
-        report=lambda run: _report(settings, ledger, run, lock.holder() or ""),
-        lag=_lag(settings),
+        report=lambda run: _write_run_report(settings, ledger, run, lock.holder() or ""),
+        lag=_max_poll_age(settings),
     )
 
 
-def _lag(settings: Settings) -> timedelta:
-    """Maximum age of an observation: some poll intervals, or 0 if the GPU is in this machine."""
+def _max_poll_age(settings: Settings) -> timedelta:
+    """Maximum age of the answer to a poll: some poll intervals; 0 if the GPU is in this machine."""
     if settings.provider == LOCAL:
         return timedelta(0)
     return min(LONGEST_LAG, LAG_POLLS * timedelta(seconds=settings.poll_seconds or Waits().poll))
 
 
-def _elsewhere(settings: Settings, world: World, run: Run) -> World:
-    """The world as of a run's start. A store that cannot be opened fails only if it is used."""
+def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
+    """Builds the world as of a run's start. A store that cannot be opened fails only if it is used."""
     then = replace(
         settings,
         provider=run.provider,
@@ -271,7 +243,7 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         output=run.output,
         cloud_guard=run.guard or settings.cloud_guard,
         # A rehearsal's own control objects are below its output.
-        control="" if rehearsed(run) else run.control,
+        control="" if is_rehearsal(run) else run.control,
     )
     source, output = open_store_if_possible(then, run.source), open_store_if_possible(then, run.output)
     output = with_control(then, source if run.output == run.source else output)
@@ -283,23 +255,24 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         capacity=open_capacity(then, world.clock),
         launcher=open_launcher(then, output),
         guard=open_guard(then),
-        lag=_lag(then),
-        scanner=lambda by_hand: new_scanner(
-            then, source, output, world.clock, by_hand=by_hand, keep_alive=world.keep_alive
+        lag=_max_poll_age(then),
+        scanner=lambda manual: new_scanner(
+            then, source, output, world.clock, manual=manual, keep_alive=world.keep_alive
         ),
     )
 
 
-def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
-    spec, audio = engine_spec(settings), audio_options(settings)
+def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfig:
+    spec = engine_spec(settings)
+    audio = AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
-    return Terms(
-        scheduler=scheduler_identity(settings, remember=remember)[0],
+    return RunConfig(
+        scheduler=identity,
         host=socket.gethostname(),
         release=__version__,
         provider=settings.provider,
-        instances=instances(settings),
+        instances=list_instances(settings),
         launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,
@@ -315,12 +288,12 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
             if_running=settings.if_running,
             limit=settings.limit,
             daily_budget=settings.max_dollars_per_day,
-            by_hand=by_hand,
+            manual=manual,
         ),
         engine=spec,
         unsupported=unsupported(spec),
         audio_options=audio,
-        settings_hash=settings_hash(spec, audio),
+        settings_hash=_hash_values(spec, audio),
         limits=Limits(
             max_audio_seconds=settings.max_audio_hours * 3600,
             max_object_bytes=settings.max_object_mb * 1024 * 1024,
@@ -336,7 +309,7 @@ def new_run_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
+def _write_run_report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     earlier = [other.created for other in ledger.runs(run.created - timedelta(days=30)) if other.id != run.id]
     since = max((at for at in earlier if at < run.created), default=run.created - timedelta(days=30))
     samples = [sample for sample in ledger.samples(since) if sample.at <= run.created]
@@ -344,6 +317,6 @@ def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
     log.info(BLOCK_TITLE, **dict(cost_block(report)))
-    for line in work_lines(report.work):
-        log.info(line, run=run.id)
+    for line in format_engine_time(report.work):
+        log.info("run.reported", run=run.id, line=line)
     write_report(settings.reports_dir, report)

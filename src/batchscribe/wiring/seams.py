@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
@@ -47,23 +47,28 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
     return source, with_control(settings, output)
 
 
-def with_control(settings: Settings, output: Store) -> Store:
+def with_control(settings: Settings, output: Store, *, retry: bool = True) -> Store:
     """Returns the output store, with its control objects at BATCH_CONTROL if that is set."""
     if not settings.control:
         return output
-    return combine_stores(output, open_store_if_possible(settings, settings.control, expected=False))
+    return combine_stores(
+        output, open_store_if_possible(settings, settings.control, expected=False, retry=retry)
+    )
 
 
-def open_store_if_possible(settings: Settings, url: str, *, expected: bool = True) -> Store:
+def open_store_if_possible(
+    settings: Settings, url: str, *, expected: bool = True, retry: bool = True
+) -> Store:
+    """Opens a store; one that cannot be opened fails at its first use."""
     try:
-        return open_settings_store(settings, url, expected=expected)
+        return open_settings_store(settings, url, expected=expected, retry=retry)
     except MisconfiguredError as error:
         return UnusableStore(url, error)
 
 
-def open_settings_store(settings: Settings, url: str, *, expected: bool = True) -> Store:
+def open_settings_store(settings: Settings, url: str, *, expected: bool = True, retry: bool = True) -> Store:
     region, endpoint = settings.region or None, settings.endpoint_url or None
-    return open_store(url, region=region, endpoint=endpoint, expected=expected)
+    return open_store(url, region=region, endpoint=endpoint, expected=expected, retry=retry)
 
 
 def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
@@ -92,13 +97,12 @@ def open_capacity(settings: Settings, clock: Clock) -> Capacity:
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
     """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
-    table = PriceTable()
 
     def rate(instance_type: str) -> Rate:
         # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
         if settings.hourly_cost is not None and instance_type not in settings.instance_types:
             return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
-        if found := table.rate(instance_type, settings.region):
+        if found := find_rate(instance_type, settings.region):
             return found
         if settings.provider == LOCAL and not instance_type:
             return FREE
@@ -140,12 +144,12 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             environment=settings.child_environment(),
             control=find_control_url(output),
         )
-    from batchscribe.wiring.host_access import box_launcher
+    from batchscribe.wiring.host_access import open_host_launcher
 
-    return box_launcher(settings, output)
+    return open_host_launcher(settings, output)
 
 
-def notifier(settings: Settings) -> AppriseNotifier:
+def open_notifier(settings: Settings) -> AppriseNotifier:
     return AppriseNotifier(
         urls=settings.notify_urls,
         email=settings.notify_email,

@@ -20,6 +20,7 @@ import obstore.store
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from batchscribe import aws_environment
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.adapters.stores.obstore_store import CLIENT, RETRY, ObstoreStore
 from batchscribe.errors import MisconfiguredError, MissingCredentialsError
@@ -53,17 +54,17 @@ def open_store(
     if not separator:
         return DirectoryStore(Path(url), expected=expected)
     if scheme == "s3":
-        return _s3(rest, region, endpoint, RETRY if retry else ONCE)
+        return _open_s3(rest, region, endpoint, RETRY if retry else ONCE)
     if scheme == "file":
-        return DirectoryStore(_folder(rest), expected=expected)
+        return DirectoryStore(_parse_folder(rest), expected=expected)
     if scheme == "memory":
-        return _memory(rest)
+        return _open_memory(rest)
     if scheme in {"gs", "az"}:
-        return _other(url)
+        return _open_other(url)
     raise MisconfiguredError(f"{scheme}:// is not a supported store: use s3://, gs://, az:// or file://")
 
 
-def _folder(rest: str) -> Path:
+def _parse_folder(rest: str) -> Path:
     host, slash, path = rest.partition("/")
     if host not in {"", "localhost"} or not slash:
         raise MisconfiguredError(
@@ -73,12 +74,12 @@ def _folder(rest: str) -> Path:
 
 
 @cache
-def _memory(name: str) -> ObstoreStore:
+def _open_memory(name: str) -> ObstoreStore:
     """One store per name for the life of the process."""
     return ObstoreStore(f"memory://{name}", obstore.store.MemoryStore())
 
 
-def _other(url: str) -> ObstoreStore:
+def _open_other(url: str) -> ObstoreStore:
     try:
         vendor: ObjectStore = obstore.store.from_url(url, client_options=CLIENT, retry_config=RETRY)
     except (BaseError, ValueError) as error:
@@ -86,13 +87,13 @@ def _other(url: str) -> ObstoreStore:
     return ObstoreStore(url.rstrip("/"), vendor)
 
 
-def _s3(rest: str, region: str | None, endpoint: str | None, retries: RetryConfig) -> ObstoreStore:
+def _open_s3(rest: str, region: str | None, endpoint: str | None, retries: RetryConfig) -> ObstoreStore:
     bucket, _, prefix = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise MisconfiguredError("an S3 URL needs a bucket and an optional prefix: s3://my-bucket/recordings")
     base = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
     url = f"s3://{bucket}/{base}".rstrip("/")
-    provider, home = _credentials()
+    provider, home = _find_credentials()
     config: S3Config = {"disable_bulk_delete": True}  # many S3-compatible stores have no bulk delete
     if endpoint:
         config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # else the environment's overrides it
@@ -101,11 +102,21 @@ def _s3(rest: str, region: str | None, endpoint: str | None, retries: RetryConfi
     vendor = S3Store(
         bucket, config=config, client_options=CLIENT, retry_config=retries, credential_provider=provider
     )
-    fallback = partial(_fallback, url, bucket, base, region=region, endpoint=endpoint)
-    return ObstoreStore(url, vendor, base=base, fallback=fallback)
+    fallback = partial(_open_fallback, url, bucket, base, region=region, endpoint=endpoint)
+    named = "" if aws_environment.find_place(endpoint=endpoint or "")[1] else region or home or ""
+    return ObstoreStore(url, vendor, base=base, fallback=fallback, doubt=partial(_doubt_region, named))
 
 
-def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
+def _doubt_region(region: str) -> str:
+    """Reports a region that boto3 does not know; empty without boto3, or for an endpoint of one's own."""
+    try:
+        regions = importlib.import_module("batchscribe.adapters.aws.regions")
+    except ModuleNotFoundError:
+        return ""
+    return str(regions.describe_unknown_region(region))
+
+
+def _find_credentials() -> tuple[S3CredentialProvider | None, str | None]:
     """(boto3's credential chain, its region); (None, None) without boto3: obstore uses its own chain."""
     try:
         auth = importlib.import_module("obstore.auth.boto3")
@@ -120,7 +131,7 @@ def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
     return provider, provider.config.get("region")
 
 
-def _fallback(url: str, bucket: str, base: str, *, region: str | None, endpoint: str | None) -> Store:
+def _open_fallback(url: str, bucket: str, base: str, *, region: str | None, endpoint: str | None) -> Store:
     found = entry_points(group="batchscribe.stores", name="boto3")
     try:
         opened: Store = next(iter(found)).load()(url, bucket, base, region=region, endpoint=endpoint)

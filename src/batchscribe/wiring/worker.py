@@ -58,7 +58,7 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
     return decode(data, Manifest), store
 
 
-def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
+def process_manifest(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
@@ -73,7 +73,7 @@ def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
     refuse_foreign_work(manifest, root=root, key=key, place=place)
     with _stop_on_signals() as stop:
         try:
-            factory = check(manifest)
+            factory = find_factory(manifest)
             source, output = _open_stores(manifest, home)
             find_speech = find_voice_detector()
         except (MisconfiguredError, ImportError) as error:
@@ -105,7 +105,7 @@ def _choose_crew(cores: int) -> ConcurrencySettings:
     return ConcurrencySettings(decoders=decoders, timelines=max(2, decoders // 2))
 
 
-def check(manifest: Manifest) -> EngineFactory:
+def find_factory(manifest: Manifest) -> EngineFactory:
     """The factory of the manifest's engine. Raises MisconfiguredError if it cannot run here."""
     if manifest.release != __version__:
         raise MisconfiguredError(

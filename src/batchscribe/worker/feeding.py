@@ -27,7 +27,7 @@ from batchscribe.errors import (
     UnsupportedAudioError,
 )
 from batchscribe.protocols import Clock, Store
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 
@@ -57,10 +57,10 @@ def queue_sessions(chunks: Sequence[ManifestChunk]) -> tuple[SessionQueue, ...]:
     """
     sessions: dict[str, list[int]] = {}
     for place, chunk in enumerate(chunks):
-        if not chunk.troubled:
+        if not chunk.previously_failed:
             sessions.setdefault(chunk.session, []).append(place)
     longest = sorted(sessions.values(), key=lambda places: -(max(chunks[n].size for n in places) // LONG))
-    failed_before = [place for place, chunk in enumerate(chunks) if chunk.troubled]
+    failed_before = [place for place, chunk in enumerate(chunks) if chunk.previously_failed]
     return (
         *(SessionQueue(tuple(places)) for places in longest),
         *(SessionQueue((place,), alone=True) for place in failed_before),
@@ -88,7 +88,7 @@ class PipelineState:
 
     manifest: Manifest
     ending: Ending
-    board: Board
+    board: ProgressTracker
     records: Records
     sessions: tuple[SessionQueue, ...]
     pipes: Pipes
@@ -100,7 +100,7 @@ class PipelineState:
     def create(
         cls, manifest: Manifest, ending: Ending, *, output: Store, clock: Clock, decoders: int
     ) -> PipelineState:
-        board = Board(manifest, clock)
+        board = ProgressTracker(manifest, clock)
         return cls(
             manifest,
             ending,

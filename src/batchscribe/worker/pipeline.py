@@ -30,7 +30,7 @@ from batchscribe.worker.assembly import TranscribedChunk, make_transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
 from batchscribe.worker.feeding import Fetcher, PipelineState, Preparer, WorkQueue
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records, Reporter
 from batchscribe.worker.session_queue import Prepared, TimelineAssembler
 
@@ -93,7 +93,7 @@ def fail_worker(
     manifest: Manifest, output: Store, clock: Clock, reason: str, *, gpu_broken: bool = False
 ) -> ExitRecord:
     """Writes the exit record of a worker that could not start."""
-    board = Board(manifest, clock)
+    board = ProgressTracker(manifest, clock)
     record = board.make_exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
     Records(
         manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock
@@ -175,7 +175,7 @@ class _Worker:
                 new_decoder,
                 self._ending.is_due,
                 overlap_ms=self._manifest.audio_options.overlap_ms,
-                apart=[chunk.key for chunk in self._manifest.chunks if chunk.troubled],
+                apart=[chunk.key for chunk in self._manifest.chunks if chunk.previously_failed],
             ),
             find_speech=find_speech,
             out=self._ready,

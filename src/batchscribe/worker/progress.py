@@ -77,7 +77,7 @@ class Ending:
         return "the deadline passed" if self._is_late() else "stop requested"
 
 
-class Board:
+class ProgressTracker:
     """Counts and times of one worker. Thread-safe."""
 
     def __init__(self, manifest: Manifest, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from batchscribe.audio.audio_decoder import decoder_version
+from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
 from batchscribe.core.text import transcripts
@@ -15,7 +15,7 @@ from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import BatchscribeError, MisconfiguredError, PermanentError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import is_stored
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 
 LOG = structlog.get_logger()
 
@@ -23,7 +23,9 @@ LOG = structlog.get_logger()
 class Records:
     """Writes the worker's objects, create-only except for the progress; counts only what was written."""
 
-    def __init__(self, manifest: Manifest, output: Store, board: Board, ending: Ending, clock: Clock) -> None:
+    def __init__(
+        self, manifest: Manifest, output: Store, board: ProgressTracker, ending: Ending, clock: Clock
+    ) -> None:
         self._manifest = manifest
         self._output = output
         self._board = board

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cache, partial
 from typing import Any
 
-import boto3
-
-from batchscribe.adapters.aws.clients import Api, Meaning, let_ours_through, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.adapters.aws.schedules import GROUP
-from batchscribe.core.run.account import Caller, MachineType, Quota
+from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
 from batchscribe.errors import ObjectNotFoundError
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 5.0
@@ -40,20 +39,29 @@ class AwsAccount:
 
     def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
         self._region = region
-        self._endpoint = endpoint
+        self._client = cache(
+            partial(
+                open_client,
+                region=region,
+                endpoint=endpoint,
+                attempts=1,
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+            )
+        )
 
     def caller(self) -> Caller:
         """Owner of these credentials. Needs no right."""
-        with self._api("STS").asked("sts:GetCallerIdentity", "these credentials"):
-            answer = self._sts.get_caller_identity()
+        with self._convert_errors("STS", "sts:GetCallerIdentity", "these credentials"):
+            answer = self._client("sts").get_caller_identity()
         headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
         return Caller(
             account=answer["Account"], arn=answer["Arn"], answered=_parse_date(headers.get("date", ""))
         )
 
     def machine_type(self, name: str) -> MachineType:
-        with self._api("EC2").asked("ec2:DescribeInstanceTypes", name):
-            (found,) = self._ec2.describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
+        with self._convert_errors("EC2", "ec2:DescribeInstanceTypes", name):
+            (found,) = self._client("ec2").describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
         gpus = [
             f"{gpu['Count']} {gpu.get('Manufacturer', '')} {gpu.get('Name', '')}".strip()
             for gpu in found.get("GpuInfo", {}).get("Gpus", [])
@@ -66,63 +74,39 @@ class AwsAccount:
         code = QUOTAS.get(family[0] if family else "")
         if code is None:
             raise ObjectNotFoundError(f"no quota is known for the family of {instance_type}")
-        with self._api("Service Quotas").asked("servicequotas:GetServiceQuota", f"quota {code}"):
-            answer = self._quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)
+        right = "servicequotas:GetServiceQuota"
+        with self._convert_errors("Service Quotas", right, f"quota {code}"):
+            answer = self._client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
         return Quota(code=code, vcpus=int(answer["Quota"]["Value"]))
 
-    def port_sources(self, instance: str, port: int) -> tuple[str, ...]:
-        """Address ranges and groups from which the instance's security groups admit TCP on `port`."""
-        with self._api("EC2").asked("ec2:DescribeInstances", instance):
-            answer = self._ec2.describe_instances(InstanceIds=[instance])
+    def port_access(self, instance: str, port: int) -> PortAccess:
+        """The instance's security groups, and from where they admit TCP on `port`."""
+        with self._convert_errors("EC2", "ec2:DescribeInstances", instance):
+            answer = self._client("ec2").describe_instances(InstanceIds=[instance])
         rows = [row for group in answer["Reservations"] for row in group["Instances"]]
         names = [group["GroupId"] for row in rows for group in row.get("SecurityGroups", [])]
         if not names:
-            return ()
-        with self._api("EC2").asked("ec2:DescribeSecurityGroups", ", ".join(names)):
-            groups = self._ec2.describe_security_groups(GroupIds=names)["SecurityGroups"]
+            return PortAccess()
+        with self._convert_errors("EC2", "ec2:DescribeSecurityGroups", ", ".join(names)):
+            groups = self._client("ec2").describe_security_groups(GroupIds=names)["SecurityGroups"]
         rules = [rule for group in groups for rule in group.get("IpPermissions", [])]
-        return tuple(
-            dict.fromkeys(source for rule in rules if _admits(rule, port) for source in _sources(rule))
-        )
+        admitting = [rule for rule in rules if _admits_port(rule, port)]
+        sources = dict.fromkeys(source for rule in admitting for source in _list_sources(rule))
+        return PortAccess(groups=tuple(names), sources=tuple(sources))
 
     def schedule_group(self) -> str:
         """State of the schedule group of stop orders; empty if there is none."""
-        api = self._api("EventBridge Scheduler")
         try:
-            with api.asked("scheduler:GetScheduleGroup", f"schedule group {GROUP}"):
-                return str(self._scheduler.get_schedule_group(Name=GROUP)["State"])
+            with self._convert_errors(
+                "EventBridge Scheduler", "scheduler:GetScheduleGroup", f"schedule group {GROUP}"
+            ):
+                return str(self._client("scheduler").get_schedule_group(Name=GROUP)["State"])
         except ObjectNotFoundError:
             return ""
 
-    def _api(self, service: str) -> Api:
-        return Api(service=service, region=self._region, meanings=_MEANINGS)
-
-    @cached_property
-    def _sts(self) -> Any:
-        return self._client("sts")
-
-    @cached_property
-    def _ec2(self) -> Any:
-        return self._client("ec2")
-
-    @cached_property
-    def _quotas(self) -> Any:
-        return self._client("service-quotas")
-
-    @cached_property
-    def _scheduler(self) -> Any:
-        return self._client("scheduler")
-
-    def _client(self, service: str) -> Any:
-        with self._api(service).asked("a connection", service):
-            client: Any = boto3.session.Session().client(  # type: ignore[call-overload]
-                service,
-                region_name=self._region,
-                endpoint_url=self._endpoint,
-                config=patience(1, CONNECT_SECONDS, READ_SECONDS),
-            )
-        client.meta.events.register_first("needs-retry", let_ours_through)
-        return client
+    def _convert_errors(self, service: str, right: str, subject: str) -> AbstractContextManager[None]:
+        api = Api(service=service, region=self._region, meanings=_MEANINGS)
+        return api.convert_errors(right, subject)
 
 
 def _parse_date(text: str) -> datetime | None:
@@ -133,14 +117,14 @@ def _parse_date(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)  # "-0000" is parsed without a zone
 
 
-def _admits(rule: dict[str, Any], port: int) -> bool:
+def _admits_port(rule: dict[str, Any], port: int) -> bool:
     """True if the rule admits TCP on that port; protocol -1 is every protocol and port."""
     if rule["IpProtocol"] == "-1":
         return True
     return rule["IpProtocol"] == "tcp" and port in range(rule["FromPort"], rule["ToPort"] + 1)
 
 
-def _sources(rule: dict[str, Any]) -> Iterator[str]:
+def _list_sources(rule: dict[str, Any]) -> Iterator[str]:
     fields = (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"), ("PrefixListIds", "PrefixListId"))
     for listed, name in (*fields, ("UserIdGroupPairs", "GroupId")):
         yield from (source[name] for source in rule.get(listed, []))

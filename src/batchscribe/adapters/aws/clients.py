@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+from batchscribe.adapters.aws.regions import describe_unknown_region
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -74,18 +77,33 @@ _NO_CREDENTIALS_YET = (
 """Credential providers that fail temporarily. Their error texts are not shown."""
 
 
-def patience(attempts: int, connect_timeout: float, read_timeout: float) -> Config:
-    """Client configuration for at most `attempts` attempts, each bounded by both timeouts (seconds)."""
-    return Config(
+def open_client(
+    service: str,
+    region: str | None,
+    endpoint: str | None = None,
+    *,
+    attempts: int = 2,
+    connect_timeout: float = 3.0,
+    read_timeout: float = 10.0,
+) -> Any:
+    """Opens a client with bounded calls: each of the `attempts` by both timeouts (seconds).
+
+    A signal ends a call at once.
+    """
+    session: Any = boto3.session.Session()
+    config = Config(
         # `max_attempts` would count the retries only.
         retries={"total_max_attempts": attempts, "mode": "standard"},
         connect_timeout=connect_timeout,
         read_timeout=read_timeout,
     )
+    client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
+    client.meta.events.register_first("needs-retry", _raise_own_error)
+    return client
 
 
-def let_ours_through(caught_exception: Exception | None = None, **_event: object) -> None:
-    """Ends a call at once if a signal interrupts it; a handler for the event `needs-retry`.
+def _raise_own_error(caught_exception: Exception | None = None, **_event: object) -> None:
+    """Raises our error again if a signal interrupted the call; a handler for the event `needs-retry`.
 
     botocore treats any exception within a request as a network error, wraps it and retries, so the
     interrupt would be lost.
@@ -105,7 +123,7 @@ class Api:
     meanings: Mapping[str, Meaning]
 
     @contextmanager
-    def asked(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
+    def convert_errors(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
         """Converts boto's errors in the block to ours; `meanings` apply to this call only."""
         try:
             yield
@@ -114,20 +132,22 @@ class Api:
         except _NO_ANSWER as error:
             raise ComputeUnavailableError(
                 f"{self.service} did not answer ({type(error).__name__}): {right} on {subject} may have been "
-                "done; try again"
+                f"done; try again{self._doubt_region(error)}"
             ) from error
         except _NO_CREDENTIALS_YET as error:
             raise ComputeUnavailableError(
                 f"no credentials yet for {right} on {subject} ({type(error).__name__}): try again"
             ) from error
-        except boto.NoCredentialsError as error:
-            raise CredentialsError(
-                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
-            ) from error
         except boto.BotoCoreError as error:
-            raise MisconfiguredError(
+            kind = CredentialsError if isinstance(error, boto.NoCredentialsError) else MisconfiguredError
+            raise kind(
                 f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
             ) from error
+
+    def _doubt_region(self, error: Exception) -> str:
+        """Reports an unknown region if its name is in the address that did not answer."""
+        unknown = describe_unknown_region(self.region or "")
+        return f"; {unknown}" if unknown and f".{self.region}." in str(error) else ""
 
     def _convert_error(
         self, error: boto.ClientError, right: str, subject: str, meanings: Mapping[str, Meaning]

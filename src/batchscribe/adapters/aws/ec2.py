@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from functools import cached_property
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from botocore.exceptions import ClientError
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, let_ours_through, patience
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, open_client
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
@@ -97,14 +96,20 @@ class Ec2Compute:
         connect_timeout: float = 3.0,
         read_timeout: float = 10.0,
     ) -> None:
-        self._region = region
-        self._endpoint = endpoint
-        self._config = patience(attempts, connect_timeout, read_timeout)
+        self._open_client = partial(
+            open_client,
+            "ec2",
+            region,
+            endpoint,
+            attempts=attempts,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+        )
         self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
 
     def describe(self, instance: str) -> Instance:
         try:
-            with self._asked("ec2:DescribeInstances", instance):
+            with self._convert_errors("ec2:DescribeInstances", instance):
                 answer = self._client.describe_instances(InstanceIds=[instance])
         except _MissingError:
             return Instance(id=instance, state=InstanceState.MISSING)
@@ -113,44 +118,40 @@ class Ec2Compute:
 
     def start(self, claim: Claim) -> None:
         # Tags first: a starting instance must already show its claim.
-        self._tag(claim.instance, claim.tags)
-        self._start(claim.instance)
+        self._write_tags(claim.instance, claim.tags)
+        self.start_unclaimed(claim.instance)
 
     def announce(self, instance: str, manifest: str) -> None:
-        self._tag(instance, {MANIFEST_TAG: manifest})
+        self._write_tags(instance, {MANIFEST_TAG: manifest})
 
     def start_unclaimed(self, instance: str) -> None:
-        """Starts it manually: without a claim, so that no scheduler stops it."""
-        self._start(instance)
+        """Requests a start without a claim, as for manual control: no scheduler stops it."""
+        with self._convert_errors("ec2:StartInstances", instance):
+            self._client.start_instances(InstanceIds=[instance])
 
     def stop(self, instance: str, *, force: bool = False) -> None:
         # A forced stop is for an operating system that does not shut down.
         how = {"Force": True, "SkipOsShutdown": True} if force and self._may_skip else {"Force": force}
-        try:
-            with self._asked("ec2:StopInstances", instance):
-                self._client.stop_instances(InstanceIds=[instance], **how)
-        except _MissingError:
-            return
+        with suppress(_MissingError), self._convert_errors("ec2:StopInstances", instance):
+            self._client.stop_instances(InstanceIds=[instance], **how)
 
     def release(self, instance: str) -> None:
-        try:
-            self._tag(instance, RELEASED_TAGS)
-        except _MissingError:
-            return
+        with suppress(_MissingError):
+            self._write_tags(instance, RELEASED_TAGS)
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        with self._asked("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
+        with self._convert_errors("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
             self._client.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": instance_type})
 
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
         """`SHA256:…` of each host key in the console output; only the first boot prints them."""
-        with self._asked("ec2:GetConsoleOutput", instance):
+        with self._convert_errors("ec2:GetConsoleOutput", instance):
             answer = self._client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
 
     def shutdown_behaviour(self, instance: str) -> str:
         """Effect of a power-off by its own system: `stop` or `terminate`."""
-        with self._asked("ec2:DescribeInstanceAttribute", instance):
+        with self._convert_errors("ec2:DescribeInstanceAttribute", instance):
             answer = self._client.describe_instance_attribute(
                 InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior"
             )
@@ -158,23 +159,19 @@ class Ec2Compute:
 
     def shows_tags(self, instance: str) -> bool:
         """True if its metadata service shows its tags."""
-        with self._asked("ec2:DescribeInstances", instance):
+        with self._convert_errors("ec2:DescribeInstances", instance):
             answer = self._client.describe_instances(InstanceIds=[instance])
         options = answer["Reservations"][0]["Instances"][0].get("MetadataOptions", {})
         return options.get("InstanceMetadataTags") == "enabled" and options.get("HttpEndpoint") != "disabled"
 
     def show_tags(self, instance: str) -> None:
         """Makes its metadata service show its tags."""
-        with self._asked("ec2:ModifyInstanceMetadataOptions", instance):
+        with self._convert_errors("ec2:ModifyInstanceMetadataOptions", instance):
             self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
 
-    def _start(self, instance: str) -> None:
-        with self._asked("ec2:StartInstances", instance):
-            self._client.start_instances(InstanceIds=[instance])
-
-    def _tag(self, instance: str, tags: Mapping[str, str]) -> None:
+    def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]
-        with self._asked("ec2:CreateTags", instance):
+        with self._convert_errors("ec2:CreateTags", instance):
             self._client.create_tags(Resources=[instance], Tags=rows)  # type: ignore[arg-type]
 
     @cached_property
@@ -185,17 +182,14 @@ class Ec2Compute:
 
     @cached_property
     def _client(self) -> EC2Client:
-        client = boto3.session.Session().client(
-            "ec2", region_name=self._region, endpoint_url=self._endpoint, config=self._config
-        )
-        client.meta.events.register_first("needs-retry.ec2", let_ours_through)
+        client: EC2Client = self._open_client()
         client.meta.events.register_first("needs-retry.ec2.StartInstances", _raise_missing_capacity)
         return client
 
-    def _asked(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
+    def _convert_errors(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
         if not instance:
             raise MisconfiguredError("GPU_INSTANCE_ID is not set: set it to the instance with the GPU")
-        return self._api.asked(right, instance, **meanings)
+        return self._api.convert_errors(right, instance, **meanings)
 
 
 def _raise_missing_capacity(

@@ -7,15 +7,14 @@ machine and without any process of ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-import boto3
-
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, let_ours_through, patience
-from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of, prefix, run_of
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
+from batchscribe.adapters.aws.schedules import GROUP, StopOrder, extract_run, make_order, name_prefix
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 
@@ -63,8 +62,8 @@ _EXACT = timedelta(minutes=1)
 class EventBridgeGuard:
     """A protocols.Guard of schedules in the group `batchscribe`, named `<instance>.<run>`.
 
-    An order counts as armed only after it was read back. A call takes at most `attempts` times the sum of
-    both timeouts (seconds), plus the backoff between attempts. `role` is the ARN of the role that stops the
+    An order counts as armed only after it was read back. A call takes at most `attempts` times 13 s, plus the
+    backoff between attempts. `role` is the ARN of the role that stops the
     instance; `endpoint` replaces AWS's address.
     """
 
@@ -75,76 +74,69 @@ class EventBridgeGuard:
         region: str | None,
         endpoint: str | None = None,
         attempts: int = 4,
-        connect_timeout: float = 3.0,
-        read_timeout: float = 10.0,
     ) -> None:
         self.description = DESCRIPTION if role else WITHOUT_ROLE
         self._role = role
-        self._region = region
-        self._endpoint = endpoint
-        self._config = patience(attempts, connect_timeout, read_timeout)
+        self._open_client = partial(open_client, "scheduler", region, endpoint, attempts=attempts)
         self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:
         if not self._role:
             raise MisconfiguredError(f"BATCH_GUARD_ROLE_ARN is not set: {WAYS_OUT}")
-        order = order_of(claim)
+        order = make_order(claim)
         request: dict[str, Any] = order.request(self._role)
         try:
-            with self._api.asked("scheduler:CreateSchedule", order.name):
+            with self._api.convert_errors("scheduler:CreateSchedule", order.name):
                 self._client.create_schedule(**request)
         except _OrderThereError:
-            if not self._differences(order):
+            if not self._read_differences(order):
                 return
-            with self._api.asked("scheduler:UpdateSchedule", order.name, ConflictException=AGAIN):
+            with self._api.convert_errors("scheduler:UpdateSchedule", order.name, ConflictException=AGAIN):
                 self._client.update_schedule(**request)
-        if different := self._differences(order):
+        if different := self._read_differences(order):
             raise ComputeUnavailableError(
                 f"the order {order.name} reads back with a different {', '.join(different)}: it does not "
                 "count as armed; try again"
             )
 
     def disarm(self, instance: str, run: str) -> None:
-        name = f"{prefix(instance)}{run}"
-        try:
-            with self._api.asked("scheduler:DeleteSchedule", name, ConflictException=AGAIN):
-                self._client.delete_schedule(Name=name, GroupName=GROUP)
-        except _NoSuchOrderError:
-            return
+        name = f"{name_prefix(instance)}{run}"
+        with (
+            suppress(_NoSuchOrderError),
+            self._api.convert_errors("scheduler:DeleteSchedule", name, ConflictException=AGAIN),
+        ):
+            self._client.delete_schedule(Name=name, GroupName=GROUP)
 
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an enabled order; disabled orders do not count."""
         try:
-            with self._api.asked("scheduler:ListSchedules", prefix(instance)):
-                return frozenset(run_of(name, instance) for name in self._names(instance))
+            with self._api.convert_errors("scheduler:ListSchedules", name_prefix(instance)):
+                pages = self._client.get_paginator("list_schedules").paginate(
+                    GroupName=GROUP, NamePrefix=name_prefix(instance), State="ENABLED"
+                )
+                return frozenset(
+                    extract_run(found["Name"], instance) for page in pages for found in page["Schedules"]
+                )
         except _NoSuchOrderError:
             return frozenset()
 
-    def _names(self, instance: str) -> Iterator[str]:
-        pages = self._client.get_paginator("list_schedules")
-        for page in pages.paginate(GroupName=GROUP, NamePrefix=prefix(instance), State="ENABLED"):
-            yield from (found["Name"] for found in page["Schedules"])
-
-    def _differences(self, order: StopOrder) -> list[str]:
+    def _read_differences(self, order: StopOrder) -> list[str]:
         """Fields of the order that EventBridge stored differently."""
         lost: Meaning = (
             ComputeUnavailableError,
             "the order {subject} was created but cannot be read back: it does not count as armed; try again",
         )
-        with self._api.asked("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
+        with self._api.convert_errors("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
             found = self._client.get_schedule(Name=order.name, GroupName=GROUP)
-        return _differences(order.request(self._role), found)
+        return _list_differences(order.request(self._role), found)
 
     @cached_property
     def _client(self) -> EventBridgeSchedulerClient:
-        client = boto3.session.Session().client(
-            "scheduler", region_name=self._region, endpoint_url=self._endpoint, config=self._config
-        )
-        client.meta.events.register_first("needs-retry.scheduler", let_ours_through)
+        client: EventBridgeSchedulerClient = self._open_client()
         return client
 
 
-def _differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _list_differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     fields = ("State", "ScheduleExpression", "StartDate", "EndDate")
     different = [field for field in fields if not _is_same(asked[field], found.get(field))]
     target = found.get("Target", {})

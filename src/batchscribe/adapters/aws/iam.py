@@ -6,10 +6,11 @@ Nothing is denied, so existing permissions stay.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from batchscribe.adapters.aws.schedules import GROUP, prefix
+from batchscribe.adapters.aws.schedules import GROUP, name_prefix
 from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.run.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
 
@@ -56,6 +57,8 @@ class AccountPlace:
     """ARN of the stop role; empty if there is no guard."""
     types: tuple[str, ...] = ()
     """The types that the instance may be changed to, and back to."""
+    kms_keys: tuple[str, ...] = ()
+    """ARNs of the keys that the buckets are encrypted with."""
 
     @property
     def instance_arn(self) -> str:
@@ -76,15 +79,17 @@ class AccountPlace:
         return tuple(name for name in placeholders if name in found)
 
 
-def policy(who: Who, place: AccountPlace) -> Document:
+def make_policy(who: Who, place: AccountPlace) -> Document:
     """The permissions policy of a role."""
-    made = {Who.SCHEDULER: _scheduler_statements, Who.STOP: _stop_statements, Who.BOX: _host_statements}[who](
-        place
-    )
-    return {"Version": "2012-10-17", "Statement": made}
+    makers: dict[Who, tuple[Callable[[AccountPlace], list[Document]], ...]] = {
+        Who.SCHEDULER: (_allow_instance, _allow_type_change, _allow_guard, _allow_results, _allow_checks),
+        Who.STOP: (_allow_stop,),
+        Who.BOX: (_allow_host,),
+    }
+    return {"Version": "2012-10-17", "Statement": [each for make in makers[who] for each in make(place)]}
 
 
-def trust(who: Who, place: AccountPlace) -> Document | None:
+def make_trust(who: Who, place: AccountPlace) -> Document | None:
     """The trust policy of a role: EventBridge for orders of our group, EC2 for the GPU host.
 
     None for the scheduler, since it may run anywhere.
@@ -105,21 +110,11 @@ def trust(who: Who, place: AccountPlace) -> Document | None:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
-def _scheduler_statements(place: AccountPlace) -> list[Document]:
-    return [
-        *_allow_instance(place),
-        *_allow_type_change(place),
-        *_allow_guard(place),
-        *_allow_results(place),
-        *_allow_checks(place),
-    ]
+def _allow_stop(place: AccountPlace) -> list[Document]:
+    return [_allow_action("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
 
 
-def _stop_statements(place: AccountPlace) -> list[Document]:
-    return [_allow("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
-
-
-def _host_statements(place: AccountPlace) -> list[Document]:
+def _allow_host(place: AccountPlace) -> list[Document]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
     transcripts = "*transcription-*.json"
     written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, transcripts)]
@@ -128,22 +123,23 @@ def _host_statements(place: AccountPlace) -> list[Document]:
         *_allow_listing(place),
         *_allow_if_any("ReadAudioAndManifests", "s3:GetObject", _all_store_arns(place)),
         *_allow_if_any("WriteTranscriptsAndProgress", "s3:PutObject", written),
+        *_allow_keys(place),
     ]
 
 
 def _allow_instance(place: AccountPlace) -> list[Document]:
-    see = _allow("SeeInstances", "ec2:DescribeInstances", "*")
+    see = _allow_action("SeeInstances", "ec2:DescribeInstances", "*")
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
-    tags = _allow("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
+    tags = _allow_action("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
     tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG]}}
     acts = ["ec2:StartInstances", "ec2:StopInstances"]
-    looks = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
+    reads = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
     return [
         see,
-        _allow("StartAndStopTheInstance", acts, place.instance_arn),
-        _allow("LookAtTheInstance", looks, place.instance_arn),
-        _allow("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
+        _allow_action("StartAndStopTheInstance", acts, place.instance_arn),
+        _allow_action("LookAtTheInstance", reads, place.instance_arn),
+        _allow_action("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
         tags,
     ]
 
@@ -151,7 +147,7 @@ def _allow_instance(place: AccountPlace) -> list[Document]:
 def _allow_type_change(place: AccountPlace) -> list[Document]:
     if not place.types:
         return []
-    change = _allow("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
+    change = _allow_action("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
     change["Condition"] = {"StringEquals": {"ec2:Attribute/InstanceType": list(place.types)}}
     return [change]
 
@@ -162,12 +158,12 @@ def _allow_guard(place: AccountPlace) -> list[Document]:
     schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
     acts = [f"scheduler:{act}Schedule" for act in ("Create", "Get", "Update", "Delete")]
     group = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule-group/{GROUP}"
-    passing = _allow("GiveTheStopRole", "iam:PassRole", place.guard_role)
+    passing = _allow_action("GiveTheStopRole", "iam:PassRole", place.guard_role)
     passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
     return [
-        _allow("GiveStopOrders", acts, f"{schedules}/{prefix(place.instance)}*"),
-        _allow("SeeStopOrders", "scheduler:ListSchedules", "*"),
-        _allow("SeeTheirGroup", "scheduler:GetScheduleGroup", group),
+        _allow_action("GiveStopOrders", acts, f"{schedules}/{name_prefix(place.instance)}*"),
+        _allow_action("SeeStopOrders", "scheduler:ListSchedules", "*"),
+        _allow_action("SeeTheirGroup", "scheduler:GetScheduleGroup", group),
         passing,
     ]
 
@@ -177,8 +173,8 @@ def _allow_checks(place: AccountPlace) -> list[Document]:
     quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
     reads = ["ec2:DescribeInstanceTypes", "ec2:DescribeSecurityGroups", "sts:GetCallerIdentity"]
     return [
-        _allow("CheckTypePortAndIdentity", reads, "*"),
-        _allow("CheckQuota", "servicequotas:GetServiceQuota", quotas),
+        _allow_action("CheckTypePortAndIdentity", reads, "*"),
+        _allow_action("CheckQuota", "servicequotas:GetServiceQuota", quotas),
     ]
 
 
@@ -198,7 +194,17 @@ def _allow_results(place: AccountPlace) -> list[Document]:
         *_allow_if_any("ReadAudioAndResults", "s3:GetObject", read),
         *_allow_if_any("WriteResults", "s3:PutObject", written),
         *_allow_if_any("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
+        *_allow_keys(place),
     ]
+
+
+def _allow_keys(place: AccountPlace) -> list[Document]:
+    """Use of the buckets' own keys, through S3 alone."""
+    if not place.kms_keys:
+        return []
+    use = _allow_action("UseKeysOfBuckets", ["kms:Decrypt", "kms:GenerateDataKey"], list(place.kms_keys))
+    use["Condition"] = {"StringLike": {"kms:ViaService": "s3.*"}}
+    return [use]
 
 
 def _allow_listing(place: AccountPlace) -> list[Document]:
@@ -211,7 +217,9 @@ def _allow_listing(place: AccountPlace) -> list[Document]:
         prefixes.setdefault(folder.bucket, set()).add(folder.prefix)
     made = []
     for number, (bucket, wanted) in enumerate(sorted(prefixes.items())):
-        statement = _allow(f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}")
+        statement = _allow_action(
+            f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}"
+        )
         if "" not in wanted:
             shown = [f"{_escape_key(text)}*" for text in sorted(wanted)]
             statement["Condition"] = {"StringLikeIfExists": {"s3:prefix": shown}}
@@ -245,8 +253,8 @@ def _escape_key(key: str) -> str:
 
 
 def _allow_if_any(sid: str, action: str, resources: list[str]) -> list[Document]:
-    return [_allow(sid, action, sorted(set(resources)))] if resources else []
+    return [_allow_action(sid, action, sorted(set(resources)))] if resources else []
 
 
-def _allow(sid: str, action: str | list[str], resource: str | list[str]) -> Document:
+def _allow_action(sid: str, action: str | list[str], resource: str | list[str]) -> Document:
     return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}

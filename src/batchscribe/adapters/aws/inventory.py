@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-import boto3
-from botocore.exceptions import BotoCoreError
-
 from batchscribe.adapters.aws.account import AwsAccount
-from batchscribe.adapters.aws.clients import Api, Meaning, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.errors import MisconfiguredError
 
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
@@ -44,28 +42,12 @@ class VcpuQuota:
     allowed: int
 
 
-def list_regions() -> tuple[str, ...]:
-    """Regions with EC2 in boto3's own table; empty if AWS_PROFILE names no profile."""
-    try:
-        return tuple(sorted(boto3.session.Session().get_available_regions("ec2")))
-    except BotoCoreError:
-        return ()
-
-
-def default_region() -> str:
-    """The region of the environment or of AWS's configuration file; empty if neither names one."""
-    try:
-        return boto3.session.Session().region_name or ""
-    except BotoCoreError:
-        return ""
-
-
 class Inventory:
     """Bounded reads of one account in one region. Each raises our errors, also for a missing right."""
 
     def __init__(self, region: str) -> None:
         self._region = region
-        self._client = cache(self._open_client)
+        self._client = cache(partial(open_client, region=region))
         self._account = AwsAccount(region=region)
 
     def identity(self) -> str:
@@ -73,11 +55,11 @@ class Inventory:
         return self._account.caller().arn
 
     def buckets(self) -> tuple[str, ...]:
-        with self._api("S3").asked("s3:ListAllMyBuckets", "this account"):
+        with self._convert_errors("S3", "s3:ListAllMyBuckets", "this account"):
             return tuple(row["Name"] for row in self._client("s3").list_buckets()["Buckets"])
 
     def bucket_region(self, bucket: str) -> str:
-        with self._api("S3").asked("s3:GetBucketLocation", bucket):
+        with self._convert_errors("S3", "s3:GetBucketLocation", bucket):
             answer = self._client("s3").get_bucket_location(Bucket=bucket)
         return answer.get("LocationConstraint") or "us-east-1"
 
@@ -85,13 +67,13 @@ class Inventory:
         """Instances of GPU families that are not terminated."""
         states = ["pending", "running", "stopping", "stopped"]
         filters = [{"Name": "instance-state-name", "Values": states}]
-        with self._api("EC2").asked("ec2:DescribeInstances", "this account"):
+        with self._convert_errors("EC2", "ec2:DescribeInstances", "this account"):
             pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
             found = list(_list_instances(pages))
         return tuple(each for each in found if each.type.partition(".")[0] in GPU_FAMILIES)
 
     def instance(self, instance: str) -> FoundInstance:
-        with self._api("EC2").asked("ec2:DescribeInstances", instance):
+        with self._convert_errors("EC2", "ec2:DescribeInstances", instance):
             answer = self._client("ec2").describe_instances(InstanceIds=[instance])
         return next(_list_instances([answer]))
 
@@ -101,31 +83,24 @@ class Inventory:
         return VcpuQuota(needed=needed, allowed=self._account.quota(instance_type).vcpus)
 
     def has_schedule_group(self, name: str) -> bool:
-        with self._api("EventBridge Scheduler").asked("scheduler:ListScheduleGroups", name):
+        with self._convert_errors("EventBridge Scheduler", "scheduler:ListScheduleGroups", name):
             answer = self._client("scheduler").list_schedule_groups(NamePrefix=name)
         return any(group["Name"] == name for group in answer["ScheduleGroups"])
 
-    def _api(self, service: str) -> Api:
-        return Api(service=service, region=self._region, meanings=_MEANINGS)
-
-    def _open_client(self, service: str) -> Any:
-        session: Any = boto3.session.Session()
-        config = patience(2, connect_timeout=3, read_timeout=10)
-        return session.client(service, region_name=self._region, config=config)
+    def _convert_errors(self, service: str, right: str, subject: str) -> AbstractContextManager[None]:
+        api = Api(service=service, region=self._region, meanings=_MEANINGS)
+        return api.convert_errors(right, subject)
 
 
 def _list_instances(pages: Any) -> Iterator[FoundInstance]:
     for page in pages:
         for group in page["Reservations"]:
-            yield from map(_to_found, group["Instances"])
-
-
-def _to_found(row: Mapping[str, Any]) -> FoundInstance:
-    tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
-    return FoundInstance(
-        id=row["InstanceId"],
-        type=row["InstanceType"],
-        state=row["State"]["Name"],
-        name=tags.get("Name", ""),
-        key_name=row.get("KeyName", ""),
-    )
+            for row in group["Instances"]:
+                tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
+                yield FoundInstance(
+                    id=row["InstanceId"],
+                    type=row["InstanceType"],
+                    state=row["State"]["Name"],
+                    name=tags.get("Name", ""),
+                    key_name=row.get("KeyName", ""),
+                )

@@ -19,11 +19,11 @@ def read_tag(name: str, endpoint: str) -> str | None:
 
     Raises ComputeUnavailableError. No proxy is used: it would return another machine's tags.
     """
-    token = _ask(endpoint, "PUT", "/latest/api/token", {f"{_TOKEN}-ttl-seconds": "60"})
-    return _ask(endpoint, "GET", f"/latest/meta-data/tags/instance/{name}", {_TOKEN: token or ""})
+    token = _send_request(endpoint, "PUT", "/latest/api/token", {f"{_TOKEN}-ttl-seconds": "60"})
+    return _send_request(endpoint, "GET", f"/latest/meta-data/tags/instance/{name}", {_TOKEN: token or ""})
 
 
-def _ask(endpoint: str, method: str, path: str, headers: dict[str, str]) -> str | None:
+def _send_request(endpoint: str, method: str, path: str, headers: dict[str, str]) -> str | None:
     place = urlsplit(endpoint)
     connection = HTTPConnection(place.hostname or "", place.port, timeout=TIMEOUT)
     try:

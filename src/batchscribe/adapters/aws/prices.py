@@ -21,23 +21,20 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_hour: dict[str, str]
 
 
-class PriceTable:
-    """On-demand prices by instance type and region, from the dated table in the package."""
+def find_rate(instance_type: str, region: str) -> Rate | None:
+    """The on-demand rate with its source and date; None if the type or region is not in the table.
 
-    def rate(self, instance_type: str, region: str) -> Rate | None:
-        """The rate with its source and date; None if the type or region is not in the table.
-
-        A machine outside AWS has no region: it is priced as the same type in the first region.
-        """
-        table = _table()
-        price = table.per_hour.get(instance_type)
-        where = region or table.regions[0]
-        if price is None or where not in table.regions:
-            return None
-        return Rate(per_hour=Usd.parse(price), source=f"{table.source}, {where}", as_of=table.as_of)
+    A machine outside AWS has no region: it is priced as the same type in the first region.
+    """
+    table = _load_table()
+    price = table.per_hour.get(instance_type)
+    where = region or table.regions[0]
+    if price is None or where not in table.regions:
+        return None
+    return Rate(per_hour=Usd.parse(price), source=f"{table.source}, {where}", as_of=table.as_of)
 
 
 @cache
-def _table() -> _Table:
+def _load_table() -> _Table:
     text = (resources.files(__package__) / "prices.json").read_bytes()
     return msgspec.json.decode(text, type=_Table)

@@ -30,7 +30,7 @@ class StopOrder:
 
     @property
     def name(self) -> str:
-        return f"{prefix(self.instance)}{self.run}"
+        return f"{name_prefix(self.instance)}{self.run}"
 
     @property
     def tries(self) -> tuple[datetime, ...]:
@@ -65,7 +65,7 @@ class StopOrder:
         }
 
 
-def order_of(claim: Claim) -> StopOrder:
+def make_order(claim: Claim) -> StopOrder:
     """The order of a claim, in whole seconds as EventBridge stores them."""
     deadline = claim.deadline.replace(microsecond=0)
     return StopOrder(
@@ -73,11 +73,11 @@ def order_of(claim: Claim) -> StopOrder:
     )
 
 
-def prefix(instance: str) -> str:
+def name_prefix(instance: str) -> str:
     """Common prefix of the names of an instance's orders."""
     return f"{instance}."
 
 
-def run_of(name: str, instance: str) -> str:
+def extract_run(name: str, instance: str) -> str:
     """The run in an order's name."""
-    return name.removeprefix(prefix(instance))
+    return name.removeprefix(name_prefix(instance))

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import boto3
-
-from batchscribe.adapters.aws.clients import Api, Meaning, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.errors import MisconfiguredError
 
 _MEANINGS: dict[str, Meaning] = {
@@ -45,30 +43,29 @@ class Stacks:
     """CloudFormation in one region. Errors are ours; a missing right is a MisconfiguredError."""
 
     def __init__(self, region: str) -> None:
-        self._region = region
         self._api = Api(service="CloudFormation", region=region, meanings=_MEANINGS)
 
     def list(self) -> tuple[MadeStack, ...]:
-        with self._api.asked("cloudformation:DescribeStacks", "this account"):
+        with self._api.convert_errors("cloudformation:DescribeStacks", "this account"):
             pages = self._client.get_paginator("describe_stacks").paginate()
             return tuple(_to_stack(row) for page in pages for row in page["Stacks"])
 
     def create(self, name: str, template: str, parameters: Mapping[str, str]) -> None:
         """Requests the stack; `failure` and `describe` show the result."""
         rows = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-        with self._api.asked("cloudformation:CreateStack", name):
+        with self._api.convert_errors("cloudformation:CreateStack", name):
             self._client.create_stack(
                 StackName=name, TemplateBody=template, Parameters=rows, Capabilities=["CAPABILITY_IAM"]
             )
 
     def describe(self, name: str) -> MadeStack:
-        with self._api.asked("cloudformation:DescribeStacks", name):
+        with self._api.convert_errors("cloudformation:DescribeStacks", name):
             (found,) = self._client.describe_stacks(StackName=name)["Stacks"]
         return _to_stack(found)
 
     def failure(self, name: str) -> str:
         """The first error in the stack's events; empty if there is none."""
-        with self._api.asked("cloudformation:DescribeStackEvents", name):
+        with self._api.convert_errors("cloudformation:DescribeStackEvents", name):
             events = self._client.describe_stack_events(StackName=name)["StackEvents"]
         failed = [row for row in events if row.get("ResourceStatus", "").endswith("_FAILED")]
         return (
@@ -79,8 +76,7 @@ class Stacks:
 
     @cached_property
     def _client(self) -> Any:
-        config = patience(2, connect_timeout=3, read_timeout=10)
-        return boto3.session.Session().client("cloudformation", region_name=self._region, config=config)
+        return open_client("cloudformation", self._api.region)
 
 
 def _to_stack(row: Mapping[str, Any]) -> MadeStack:

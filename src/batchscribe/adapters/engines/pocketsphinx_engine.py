@@ -159,11 +159,9 @@ class PocketsphinxFactory(EngineFactory):
     needs_gpu = False
 
     def model_name(self, wanted: str) -> str:  # noqa: ARG002 - there is no choice of models
-        """See EngineFactory."""
         return ""
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory."""
         found = list(self.unable(spec))
         if missing := not_installed(NAME):
             found.append(f"{missing}: pip install 'batchscribe[demo]'")
@@ -172,7 +170,6 @@ class PocketsphinxFactory(EngineFactory):
         return tuple(found)
 
     def unable(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory."""
         unsupported = []
         if spec.language not in {None, "en"}:
             unsupported.append(f"BATCH_LANGUAGE is {spec.language}")
@@ -181,7 +178,6 @@ class PocketsphinxFactory(EngineFactory):
         return tuple(f"{NAME} supports English only, and {setting}: {_REMEDY}" for setting in unsupported)
 
     def load(self, spec: EngineSpec) -> PocketSphinx:
-        """See EngineFactory."""
         self.check(spec)
         engine = PocketSphinx(len(os.sched_getaffinity(0)))
         engine.warm()

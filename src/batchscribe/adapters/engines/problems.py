@@ -17,7 +17,9 @@ TOO_LITTLE_MEMORY = (
 )
 
 
-def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec], object]]) -> Iterator[str]:
+def list_failures(
+    name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec], object]]
+) -> Iterator[str]:
     """Yields the error of each failed check, with its remedy."""
     for check in checks:
         try:
@@ -25,7 +27,7 @@ def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec],
         except MisconfiguredError as error:
             yield str(error)
         except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
-            yield f"{name} does not run here ({line(error)}): install it again"
+            yield f"{name} does not run here ({first_line(error)}): install it again"
 
 
 def describe_unknown(kind: str, model: str, models: Iterable[str]) -> str:
@@ -52,7 +54,7 @@ def choose_device(spec: EngineSpec, why_no_gpu: Callable[[], str]) -> str:
         raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
     if not (reason := why_no_gpu()):
         return "cuda"
-    if spec.device == "cuda" or nvidia.on_the_bus():
+    if spec.device == "cuda" or nvidia.is_present():
         raise GpuError(f"{reason} (to use the CPU, set the device to cpu)")
     return "cpu"
 
@@ -70,7 +72,7 @@ def engine_errors(
     except BatchscribeError:
         raise
     except Exception as error:
-        text = f"{doing}: {line(error) if shows(error) else type(error).__name__}"
+        text = f"{doing}: {first_line(error) if shows(error) else type(error).__name__}"
         if out_of_memory(error):
             raise OutOfMemoryError(f"{text}: {TOO_LITTLE_MEMORY}") from error
         raise EngineError(text) from error
@@ -83,7 +85,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in known)
 
 
-def line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, else its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

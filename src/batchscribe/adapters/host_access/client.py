@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from batchscribe.adapters.host_access.ssh import Reply, Ssh, connection_trouble, remote_words
+from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble, remote_words
 from batchscribe.core.run import host
-from batchscribe.core.run.host import BoxReply
+from batchscribe.core.run.host import HostReply
 from batchscribe.core.run.instances import Instance
-from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
+from batchscribe.errors import LaunchError, MisconfiguredError
 
 REMOTE_PYTHON = "~/.batchscribe/venv/bin/python"
 NOT_INSTALLED = "no worker is installed on {id}: run `batchscribe gpu setup`"
@@ -18,7 +18,7 @@ _COMMAND_NOT_FOUND = {126, 127}
 class HostClient(Protocol):
     """A client of the GPU host of an instance."""
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         """The host's reply. Raises LaunchError if there is none, MisconfiguredError."""
 
 
@@ -29,16 +29,22 @@ class SshHost:
         self._ssh = ssh
         self._python = remote_python
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         command = remote_words(self._python, "-I", "-m", host.MODULE, word)
         reply = self._ssh.run(instance, [command], data, timeout=timeout)
-        answer = host.last_word(reply.stdout)
-        if answer is None:
-            raise _no_answer(reply, instance, word)
-        return checked(answer, instance)
+        answer = host.decode_reply(reply.stdout)
+        if answer is not None:
+            return check_reply(answer, instance)
+        if failure := connection_trouble(reply, instance):
+            raise failure
+        if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
+            raise MisconfiguredError(NOT_INSTALLED.format(id=instance.id))
+        raise LaunchError(
+            f"{instance.id} did not reply to {word!r} ({reply.complaint}): it may have been done"
+        )
 
 
-def checked(answer: BoxReply, instance: Instance) -> BoxReply:
+def check_reply(answer: HostReply, instance: Instance) -> HostReply:
     """Returns the reply, unless it is an error: that is raised."""
     if answer.box != host.VERSION:
         raise MisconfiguredError(
@@ -47,11 +53,3 @@ def checked(answer: BoxReply, instance: Instance) -> BoxReply:
     if answer.error:
         raise (MisconfiguredError if answer.permanent else LaunchError)(f"{instance.id}: {answer.error}")
     return answer
-
-
-def _no_answer(reply: Reply, instance: Instance, word: str) -> BatchscribeError:
-    if failure := connection_trouble(reply, instance):
-        return failure
-    if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
-        return MisconfiguredError(NOT_INSTALLED.format(id=instance.id))
-    return LaunchError(f"{instance.id} did not reply to {word!r} ({reply.complaint}): it may have been done")

@@ -27,7 +27,7 @@ class Pin:
     """It was compared with a fingerprint from another channel."""
 
 
-def pinned(known_hosts: Path, instance: str) -> str | None:
+def find_pin(known_hosts: Path, instance: str) -> str | None:
     """The fingerprint that is pinned for the instance, or None."""
     if not known_hosts.exists():
         return None
@@ -42,21 +42,23 @@ def pinned(known_hosts: Path, instance: str) -> str | None:
     return found[0] if found else None
 
 
-def pin(ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), repin: bool = False) -> Pin:
+def pin_key(
+    ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), repin: bool = False
+) -> Pin:
     """Pins the host key of an instance, unless one is pinned and `repin` is False.
 
     `trusted` are fingerprints from another channel; if there are any, the key must be one of them. Raises
     MisconfiguredError for an unexpected key (nothing is pinned), LaunchError if the host cannot be reached.
     """
     known_hosts = ssh.options.known_hosts
-    before = pinned(known_hosts, instance.id)
+    before = find_pin(known_hosts, instance.id)
     if before and not repin:
-        _connect(ssh, instance, known_hosts, accept=False)
+        _check_connection(ssh, instance, known_hosts, accept=False)
         return Pin(before, new=False, compared=before in trusted)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "known_hosts"
-        _connect(ssh, instance, draft, accept=True)
-        fingerprint = pinned(draft, instance.id)
+        _check_connection(ssh, instance, draft, accept=True)
+        fingerprint = find_pin(draft, instance.id)
         if fingerprint is None:
             raise LaunchError(f"{instance.id} presented no host key: nothing was pinned, try again")
         if trusted and fingerprint not in trusted:
@@ -69,7 +71,7 @@ def pin(ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), 
     return Pin(fingerprint, new=True, compared=bool(trusted))
 
 
-def _connect(ssh: Ssh, instance: Instance, known_hosts: Path, *, accept: bool) -> None:
+def _check_connection(ssh: Ssh, instance: Instance, known_hosts: Path, *, accept: bool) -> None:
     reply = ssh.run(instance, ["true"], timeout=_SECONDS, known_hosts=known_hosts, pin=accept)
     if failure := connection_trouble(reply, instance):
         raise failure

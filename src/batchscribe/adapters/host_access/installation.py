@@ -49,7 +49,7 @@ def find_wheel(given: Path | None, folder: Path) -> Path | None:
     return given
 
 
-def install(
+def install_worker(
     ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str, packages: Sequence[str] = ()
 ) -> str:
     """Installs the worker in a new environment on the host, and switches to it at the end.
@@ -67,7 +67,7 @@ def install(
     }
     if wheel:
         files[wheel.name] = wheel.read_bytes()
-    if pinned := pins(extra):
+    if pinned := read_pins(extra):
         files["pins.txt"] = pinned
     if packages:
         files["packages.txt"] = "".join(f"{package}\n" for package in packages).encode()
@@ -83,7 +83,7 @@ def install(
     return reply.stdout.decode(errors="replace").strip().splitlines()[-1]
 
 
-def pins(extra: str) -> bytes | None:
+def read_pins(extra: str) -> bytes | None:
     """The pinned packages of an extra with hashes, from the package or the sources; None if not pinned."""
     name, sources = f"{extra}.txt", _find_sources()
     places = [resources.files("batchscribe").joinpath("requirements", name)]
@@ -93,10 +93,10 @@ def pins(extra: str) -> bytes | None:
 
 def run_installer(ssh: Ssh, instance: Instance, files: Mapping[str, bytes]) -> Reply:
     """Unpacks the files in a new folder on the host, and runs `install.sh` there."""
-    return ssh.run(instance, [_UNPACK], _pack(files), timeout=INSTALL_SECONDS)
+    return ssh.run(instance, [_UNPACK], _pack_files(files), timeout=INSTALL_SECONDS)
 
 
-def _pack(files: Mapping[str, bytes]) -> bytes:
+def _pack_files(files: Mapping[str, bytes]) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, data in files.items():

@@ -17,19 +17,17 @@ from batchscribe.reading import is_stored, read_optional
 class AgentLauncher:
     """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
 
-    `home` contains the instances' records, `runs` the runs' objects. `timeout` bounds each request to the
-    host, in seconds.
+    `store` holds the records of instances and runs. `timeout` bounds each request to the host, in seconds.
     """
 
-    def __init__(self, home: Store, runs: Store, host: HostClient, *, timeout: float = 60.0) -> None:
-        self._home = home
-        self._runs = runs
+    def __init__(self, store: Store, host: HostClient, *, timeout: float = 60.0) -> None:
+        self._store = store
         self._host = host
         self._timeout = timeout
 
     def probe(self, instance: Instance) -> str:
         """The version in the record if ssh is not needed, else the one that the host reports."""
-        record = self._record(instance)
+        record = self._read_record(instance)
         if record and record.claim and record.claim.launch is not ClaimLaunch.SSH:
             return record.release
         return self._host.ask(instance, "version", timeout=self._timeout).release
@@ -39,7 +37,7 @@ class AgentLauncher:
 
         An agent that starts at boot needs no request, and a claim on hold starts none.
         """
-        record = self._record(instance)
+        record = self._read_record(instance)
         claim = record.claim if record and record.claim and record.claim.run == manifest.run else None
         if claim and claim.launch is not ClaimLaunch.SSH:
             return
@@ -58,23 +56,21 @@ class AgentLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
         """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
-            ended = is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
-            return False if ended or self._was_lost(worker) else None
+            if is_stored(self._store, keys.exit_record(worker.run, worker.worker)):
+                return False
+            end = read_optional(self._store, keys.box_end(worker.run), HostEnd)
         except (TransientError, MisconfiguredError):
             return None
+        return False if end and end.worker == worker.worker else None
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
         """Writes the request for the agent."""
         request = EndRequest(run=worker.run, worker=worker.worker, force=force)
-        self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
+        self._store.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
-    def _was_lost(self, worker: WorkerRef) -> bool:
-        end = read_optional(self._runs, keys.box_end(worker.run), HostEnd)
-        return end is not None and end.worker == worker.worker
-
-    def _record(self, instance: Instance) -> InstanceRecord | None:
+    def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""
         try:
-            return read_optional(self._home, keys.instance(instance.id), InstanceRecord)
+            return read_optional(self._store, keys.instance(instance.id), InstanceRecord)
         except MisconfiguredError:
             return None

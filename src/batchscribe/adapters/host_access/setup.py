@@ -11,14 +11,16 @@ from pathlib import Path
 
 import msgspec
 from dotenv.parser import parse_stream
+from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import HostClient
-from batchscribe.adapters.host_access.host_keys import Pin, pin
-from batchscribe.adapters.host_access.installation import find_wheel, install
+from batchscribe.adapters.host_access.host_keys import Pin, pin_key
+from batchscribe.adapters.host_access.installation import find_wheel, install_worker
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
+from batchscribe.core.run.account import keep_at_shutdown
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CheckRequest,
@@ -26,11 +28,11 @@ from batchscribe.core.run.host import (
     Finding,
     HostPlace,
     InstanceRecord,
+    failed,
     passed,
     warned,
 )
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -53,27 +55,6 @@ SHOW_TAGS = "batchscribe gpu setup, with the right ec2:ModifyInstanceMetadataOpt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostRequirements:
-    """Requirements of the workers on the GPU host."""
-
-    engine: EngineSpec
-    gpu: bool
-    """True if an NVIDIA GPU is required."""
-    source: str
-    output: str
-    extra: str = "gpu"
-    packages: tuple[str, ...] = ()
-    """The engine's extra and further requirements."""
-    control: str = ""
-    """Empty: below the output."""
-    region: str = ""
-    endpoint: str = ""
-    """Region and endpoint of AWS, for a host without such settings."""
-    busy: bool = False
-    """True if a run is in progress there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SetupOptions:
     """The user's options of one `gpu setup`."""
 
@@ -90,9 +71,10 @@ class SetupOptions:
 class HostSetup:
     """Prepares and checks a GPU host. `ssh` is None if the host is this machine."""
 
-    asks: HostClient
+    client: HostClient
     clock: Clock
-    terms: HostRequirements
+    terms: CheckRequest
+    """Requirements of the workers; each check sets the time, and whether the host boots by itself."""
     output: Store
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""
@@ -103,6 +85,9 @@ class HostSetup:
     show_tags: Callable[[str], object] = lambda _instance: None
     """Makes it show them."""
     ssh: Ssh | None = None
+    extra: str = "gpu"
+    packages: tuple[str, ...] = ()
+    """The engine's extra and further requirements."""
 
     def reach(self, instance: Instance) -> None:
         """Connects to the host. Raises LaunchError with the cause if no machine answers."""
@@ -117,58 +102,61 @@ class HostSetup:
 
         `boots`: True if the host starts its agent at boot; None: as in its record.
         """
-        recorded = self._recorded(instance)
+        recorded = self._read_record(instance)
         promised = boots is None and recorded is not None and recorded.shows_tags
         if boots is None:
             boots = recorded is not None and recorded.boots
         if not (yield from self._check_connection(instance)):
             return
         try:
-            release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
+            release = self.client.ask(instance, "version", timeout=ASK_SECONDS).release
         except BatchscribeError as error:
-            yield Finding(what="worker", ok=False, detail=str(error), fix="batchscribe gpu setup")
+            yield failed("worker", str(error), "batchscribe gpu setup")
             return
         same = release == __version__
         detail = f"version {release}" + ("" if same else f", this is {__version__}")
         yield Finding(what="worker", ok=same, detail=detail, fix="batchscribe gpu setup")
-        shutdown = self._shutdown(instance)
+        shutdown = self._check_shutdown(instance)
         if boots or not shutdown.ok:
             yield shutdown
         if boots:
-            shown, detail = self._tags(instance)
+            shown, detail = self._check_tags(instance)
             yield Finding(what="instance tags", ok=shown or not promised, detail=detail, fix=SHOW_TAGS)
         if same:
             yield from self._request_check(instance, boots=boots)
 
-    def set_up(self, instance: Instance, wishes: SetupOptions) -> Iterator[Finding]:
+    def set_up(self, instance: Instance, options: SetupOptions) -> Iterator[Finding]:
         """Yields each step of the set-up when it is done. The record is written if all checks pass.
 
         Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
         """
-        environment = read_environment(wishes.env_file) if wishes.env_file else None
+        environment = read_environment(options.env_file) if options.env_file else None
         fingerprint = ""
         if self.ssh:
-            trusted, doubt = self._trusted(instance, wishes)
-            pinned = pin(self.ssh, instance, trusted=trusted, repin=wishes.repin)
+            trusted, doubt = self._find_trusted_keys(instance, options)
+            pinned = pin_key(self.ssh, instance, trusted=trusted, repin=options.repin)
             fingerprint = pinned.fingerprint
             yield _describe_pin(pinned, doubt)
             with tempfile.TemporaryDirectory() as folder:
-                wheel = find_wheel(wishes.wheel, Path(folder))
-                yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the host's index")
-                python = install(
+                wheel = find_wheel(options.wheel, Path(folder))
+                yield passed("wheel", wheel.name if wheel else "from the host's index")
+                python = install_worker(
                     self.ssh,
                     instance,
                     wheel=wheel,
-                    extra=wishes.extra or self.terms.extra,
-                    packages=self.terms.packages,
+                    extra=options.extra or self.extra,
+                    packages=self.packages,
                 )
-            yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
+            yield passed("installed", f"batchscribe {__version__} on {python}")
         if environment is not None:
-            yield self._keep_environment(instance, environment)
+            self._send_request(instance, "environment", EnvironmentRequest(text=environment), ASK_SECONDS)
+            yield passed("environment file", "written, readable by its user only")
         boots = yield from self._install_units(instance)
         if boots:
             self._enable_tags(instance)
-        yield self._prefetch(instance)
+        engine = self.terms.engine
+        self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
+        yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
         for finding in self.check(instance, boots=boots):
             findings.append(finding)
@@ -198,44 +186,27 @@ class HostSetup:
         return not isinstance(failure, LaunchError)
 
     def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
-        terms = self.terms
-        request = CheckRequest(
-            now=self.clock.now(),
-            engine=terms.engine,
-            gpu=terms.gpu,
-            source=terms.source,
-            output=terms.output,
-            region=terms.region,
-            endpoint=terms.endpoint,
-            busy=terms.busy,
-            boots=boots,
-            home=terms.output,
-            control=terms.control,
-        )
+        request = structs.replace(self.terms, now=self.clock.now(), boots=boots, home=self.terms.output)
         # This machine has no environment file, and its clock cannot differ.
         word = "check" if self.ssh else "inspect"
         try:
-            yield from self._ask(instance, word, request, CHECK_SECONDS)
+            yield from self._send_request(instance, word, request, CHECK_SECONDS)
         except BatchscribeError as error:
-            yield Finding(what="self-test", ok=False, detail=str(error), fix="batchscribe gpu setup")
+            yield failed("self-test", str(error), "batchscribe gpu setup")
 
-    def _ask(
+    def _send_request(
         self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
     ) -> tuple[Finding, ...]:
-        return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
+        return self.client.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
-    def _trusted(self, instance: Instance, wishes: SetupOptions) -> tuple[frozenset[str], str]:
+    def _find_trusted_keys(self, instance: Instance, options: SetupOptions) -> tuple[frozenset[str], str]:
         """(fingerprints from another channel, why there are none); the comparison is optional."""
-        if wishes.fingerprint:
-            return frozenset({wishes.fingerprint}), ""
+        if options.fingerprint:
+            return frozenset({options.fingerprint}), ""
         try:
             return self.published(instance.id), "none in its console output"
         except (ComputeUnavailableError, MisconfiguredError) as error:
             return frozenset(), str(error)
-
-    def _keep_environment(self, instance: Instance, text: str) -> Finding:
-        self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
-        return Finding(what="environment file", ok=True, detail="written, readable by its user only")
 
     def _install_units(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Installs the units. True if the host now processes its claim at boot and powers itself off."""
@@ -250,29 +221,24 @@ class HostSetup:
             region=terms.region,
             endpoint=terms.endpoint,
         )
-        self._ask(instance, "place", place, ASK_SECONDS)
-        if not self._shutdown(instance).ok:
+        self._send_request(instance, "place", place, ASK_SECONDS)
+        if not self._check_shutdown(instance).ok:
             return False
         why_not = install_units(self.ssh, instance)
-        yield Finding(
-            what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS
-        )
+        yield passed("launch at boot", NO_UNITS.format(why=why_not) if why_not else UNITS)
         return not why_not
 
-    def _shutdown(self, instance: Instance) -> Finding:
+    def _check_shutdown(self, instance: Instance) -> Finding:
         """Checks that an instance that powers itself off is not terminated."""
-        remedy = (
-            f"aws ec2 modify-instance-attribute --instance-id {instance.id} "
-            "--instance-initiated-shutdown-behavior stop"
-        )
+        remedy = keep_at_shutdown(instance.id, self.terms.region)
         try:
             behaviour = self.shutdown(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:
-            return Finding(what="when it powers off", ok=True, detail=f"not checked: {error}")
+            return passed("when it powers off", f"not checked: {error}")
         detail = f"the instance will {behaviour}" if behaviour else "not reported by the cloud"
         return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, fix=remedy)
 
-    def _tags(self, instance: Instance) -> tuple[bool, str]:
+    def _check_tags(self, instance: Instance) -> tuple[bool, str]:
         """(True if the host can read its manifest's hash from its tag, description)."""
         try:
             shown = self.shows_tags(instance.id)
@@ -281,28 +247,23 @@ class HostSetup:
         return shown, TAGS if shown else NO_TAGS
 
     def _enable_tags(self, instance: Instance) -> None:
-        """Makes the metadata service show tags; without the right to do so, `_tags` reports it."""
+        """Makes the metadata service show tags; without the right to do so, `_check_tags` reports it."""
         with suppress(ComputeUnavailableError, MisconfiguredError):
             if not self.shows_tags(instance.id):
                 self.show_tags(instance.id)
-
-    def _prefetch(self, instance: Instance) -> Finding:
-        self._ask(instance, "fetch" if self.ssh is None else "prefetch", self.terms.engine, FETCH_SECONDS)
-        model = self.terms.engine.model or "its own"
-        return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
 
     def _write_record(
         self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
     ) -> Finding:
         """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
-        recorded = self._recorded(instance)
+        recorded = self._read_record(instance)
         record = InstanceRecord(
             instance=instance.id,
             release=__version__,
             at=self.clock.now(),
             fingerprint=fingerprint,
             boots=boots,
-            shows_tags=boots and self._tags(instance)[0],
+            shows_tags=boots and self._check_tags(instance)[0],
             credentials=credentials,
             engine=self.terms.engine.engine,
             model=self.terms.engine.model,
@@ -314,7 +275,7 @@ class HostSetup:
             return warned("recorded", f"{key}: nothing is started until the host has credentials")
         return passed("recorded", key)
 
-    def _recorded(self, instance: Instance) -> InstanceRecord | None:
+    def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""
         try:
             return read_optional(self.output, keys.instance(instance.id), InstanceRecord)
@@ -346,4 +307,4 @@ def _describe_pin(pinned: Pin, doubt: str) -> Finding:
             f"{pinned.fingerprint}, pinned unverified ({doubt}): compare it on the host with "
             "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
         )
-    return Finding(what="host key", ok=True, detail=detail)
+    return passed("host key", detail)

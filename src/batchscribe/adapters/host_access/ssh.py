@@ -105,7 +105,7 @@ class Ssh:
         for name, word in words.items():
             if not _PLAIN.fullmatch(word):
                 raise MisconfiguredError(f"{name} is not a plain word: {word!r}")
-        settings = self._settings(instance.id, known_hosts or self.options.known_hosts, pin=pin)
+        settings = self._list_settings(instance.id, known_hosts or self.options.known_hosts, pin=pin)
         flags = [flag for setting in settings for flag in ("-o", setting)]
         return [self.options.program, "-p", str(self.options.port), *flags, "--", address, *command]
 
@@ -135,14 +135,14 @@ class Ssh:
             ) from error
         return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"), place)
 
-    def _settings(self, alias: str, known_hosts: Path, *, pin: bool) -> list[str]:
+    def _list_settings(self, alias: str, known_hosts: Path, *, pin: bool) -> list[str]:
         options = self.options
-        key = ["IdentitiesOnly=yes", f"IdentityFile={quoted(options.key)}"] if options.key else []
+        key = ["IdentitiesOnly=yes", f"IdentityFile={quote_path(options.key)}"] if options.key else []
         return [
             "BatchMode=yes",
             f"User={options.user}",
             f"HostKeyAlias={alias}",
-            f"UserKnownHostsFile={quoted(known_hosts)}",
+            f"UserKnownHostsFile={quote_path(known_hosts)}",
             "GlobalKnownHostsFile=/dev/null",
             f"StrictHostKeyChecking={'accept-new' if pin else 'yes'}",
             "UpdateHostKeys=no",
@@ -165,7 +165,7 @@ class Ssh:
         ]
 
 
-def quoted(path: Path) -> str:
+def quote_path(path: Path) -> str:
     """Quotes a path for ssh's configuration, which splits at spaces and expands `%` and `${`."""
     text = str(path)
     if any(character in text for character in '"\n\r\\') or "${" in text:
@@ -185,10 +185,12 @@ def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | N
 
     None if it connected. A connection that broke later looks like a remote exit code of 255.
     """
-    return None if reply.connected else _refused_login(reply, instance) or _no_connection(reply, instance)
+    if reply.connected:
+        return None
+    return _explain_refused_login(reply, instance) or _explain_failed_connection(reply, instance)
 
 
-def _refused_login(reply: Reply, instance: Instance) -> MisconfiguredError | None:
+def _explain_refused_login(reply: Reply, instance: Instance) -> MisconfiguredError | None:
     """Why ssh did not log in, if a setting or a key must be fixed."""
     text = reply.stderr
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in text:
@@ -199,7 +201,7 @@ def _refused_login(reply: Reply, instance: Instance) -> MisconfiguredError | Non
         )
     if "host key is known for" in text or "Host key verification failed" in text:
         return MisconfiguredError(f"no host key is pinned for {instance.id}: run `batchscribe gpu setup`")
-    if unread := _unread_key(text):
+    if unread := _describe_key_problem(text):
         return MisconfiguredError(f"{instance.id} refuses the login: {unread}")
     if "Permission denied" in text:
         return MisconfiguredError(
@@ -210,7 +212,7 @@ def _refused_login(reply: Reply, instance: Instance) -> MisconfiguredError | Non
     return None
 
 
-def _no_connection(reply: Reply, instance: Instance) -> LaunchError:
+def _explain_failed_connection(reply: Reply, instance: Instance) -> LaunchError:
     """Why there is no connection, in ssh's words."""
     cause = _CONNECTION.sub("", reply.complaint)
     cause = f"ssh to {reply.address or instance.id}: {cause[:1].lower()}{cause[1:]}"
@@ -221,7 +223,7 @@ def _no_connection(reply: Reply, instance: Instance) -> LaunchError:
     return LaunchError(cause)
 
 
-def _unread_key(text: str) -> str:
+def _describe_key_problem(text: str) -> str:
     """Why ssh did not use its key file, with the fix. Empty if it did."""
     if found := re.search(r"Permissions \d+ for '(.+)' are too open", text):
         return f"{found[0]} (UNPROTECTED PRIVATE KEY FILE): chmod 600 {found[1]}"

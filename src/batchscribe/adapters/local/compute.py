@@ -25,16 +25,13 @@ class _Started(msgspec.Struct, frozen=True):
 class LocalCompute:
     """A protocols.Compute for a GPU in this machine. `instance_type` only prices it."""
 
-    def __init__(
-        self, state_dir: Path, clock: Clock, *, instance_type: str = "", instance: str = LOCAL_ID
-    ) -> None:
+    def __init__(self, state_dir: Path, clock: Clock, *, instance_type: str = "") -> None:
         self._path = state_dir / "local-instance.json"
         self._clock = clock
         self._type = instance_type
-        self._instance = instance
 
     def describe(self, instance: str) -> Instance:
-        if instance != self._instance:
+        if instance != LOCAL_ID:
             return Instance(id=instance, state=InstanceState.MISSING)
         started = self._read_claim()
         if started is None:
@@ -50,9 +47,9 @@ class LocalCompute:
         )
 
     def start(self, claim: Claim) -> None:
-        if claim.instance != self._instance:
+        if claim.instance != LOCAL_ID:
             raise MisconfiguredError(
-                f"this machine is {self._instance!r}, not {claim.instance!r}: fix GPU_INSTANCE_ID"
+                f"this machine is {LOCAL_ID!r}, not {claim.instance!r}: fix GPU_INSTANCE_ID"
             )
         before = self._read_claim()
         self._write_claim(_Started(before.at if before else self._clock.now(), claim.tags))
@@ -65,13 +62,13 @@ class LocalCompute:
         raise MisconfiguredError("the GPU is in this machine: nothing to start")
 
     def stop(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  nothing to force
-        if instance == self._instance:
+        if instance == LOCAL_ID:
             self._path.unlink(missing_ok=True)
 
     def release(self, instance: str) -> None:
         """Empties the claim of a borrowed instance; a stopped one has none."""
         started = self._read_claim()
-        if instance == self._instance and started is not None:
+        if instance == LOCAL_ID and started is not None:
             self._write_claim(_Started(started.at, RELEASED_TAGS))
 
     def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature

@@ -13,7 +13,7 @@ import structlog
 from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.run import host
-from batchscribe.core.run.host import BoxReply
+from batchscribe.core.run.host import HostReply
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerName, WorkerRef, digest
 from batchscribe.detached import ask_to_end, is_running, start_once
@@ -31,7 +31,7 @@ class LocalHost:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         """The reply. Raises LaunchError if there is none."""
         argv = [sys.executable, "-P", "-m", host.MODULE, word]
         try:
@@ -40,7 +40,7 @@ class LocalHost:
             )
         except subprocess.TimeoutExpired as error:
             raise LaunchError(f"{instance.id} did not reply to {word!r} within {timeout:g} s") from error
-        answer = host.last_word(done.stdout)
+        answer = host.decode_reply(done.stdout)
         if answer is None or answer.error:
             reason = answer.error if answer else f"exit code {done.returncode}"
             raise LaunchError(f"{instance.id} did not reply to {word!r}: {reason}")

@@ -53,14 +53,14 @@ class Interrupts(Shielded):
     def __enter__(self) -> Self:
         handled = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         for number in handled:
-            self._before[number] = signal.signal(number, self._handle)
+            self._before[number] = signal.signal(number, self._handle_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, _frame: FrameType | None) -> None:
         first = self.signal is None
         self.signal = signal.Signals(number).name
         if first:

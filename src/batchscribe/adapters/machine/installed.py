@@ -11,8 +11,8 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from batchscribe.adapters.machine.schedule import (
@@ -23,9 +23,9 @@ from batchscribe.adapters.machine.schedule import (
     WATCHDOG_SERVICE,
     WATCHDOG_TIMER,
     Names,
-    blocks,
-    folder_of_unit,
-    with_block,
+    find_blocks,
+    find_unit_folder,
+    replace_block,
 )
 from batchscribe.errors import MisconfiguredError
 from batchscribe.private_files import FILE, make_folder
@@ -39,19 +39,19 @@ _TIMEOUT_SECONDS = 60
 _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
 
-def names_of(folder: Path, unit_dir: Path) -> Names:
+def find_names(folder: Path, unit_dir: Path) -> Names:
     """Unit names of the project in that folder: its own, else the plain ones if they are free."""
     tagged = Names.tagged(folder)
     for names in (PLAIN, tagged):
-        if folder in _folders(names, unit_dir):
+        if folder in _find_project_folders(names, unit_dir):
             return names
-    return tagged if _folders(PLAIN, unit_dir) else PLAIN
+    return tagged if _find_project_folders(PLAIN, unit_dir) else PLAIN
 
 
-def _folders(names: Names, unit_dir: Path) -> set[Path]:
+def _find_project_folders(names: Names, unit_dir: Path) -> set[Path]:
     """Folders of the projects whose services have these names."""
-    texts = (_text(unit_dir / names.of(service)) or "" for service in (SERVICE, WATCHDOG_SERVICE))
-    return {folder for text in texts if (folder := folder_of_unit(text))}
+    texts = (_read_text(unit_dir / names.of(service)) or "" for service in (SERVICE, WATCHDOG_SERVICE))
+    return {folder for text in texts if (folder := find_unit_folder(text))}
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
@@ -65,10 +65,10 @@ def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> lis
             "cron`, or a machine that systemd has booted"
         )
     done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
-    _call("systemctl", "daemon-reload")
-    _call("systemctl", "enable", "--now", *names.timers)
+    _run_checked("systemctl", "daemon-reload")
+    _run_checked("systemctl", "enable", "--now", *names.timers)
     if done:
-        _call("systemctl", "restart", *names.timers)
+        _run_checked("systemctl", "restart", *names.timers)
     active = [f"{timer} is enabled and active" for timer in names.timers]
     return [*(done or ["the units are unchanged"]), *active]
 
@@ -78,19 +78,20 @@ def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
 
     A running tick is not interrupted.
     """
-    names = names_of(folder, unit_dir)
-    if folder not in _folders(names, unit_dir):
+    names = find_names(folder, unit_dir)
+    if folder not in _find_project_folders(names, unit_dir):
         return []
     ours = [path for path in (unit_dir / name for name in names.units) if _is_ours(path)]
     timers = [path.name for path in ours if path.name in names.timers]
     links = [link for name in timers if (link := unit_dir / _ENABLED / name).is_symlink()]
     running = _has_systemd()
     if timers and running:
-        _call("systemctl", "disable", "--now", *timers)
+        _run_checked("systemctl", "disable", "--now", *timers)
     for path in (*ours, *links):
-        _write(path, partial(path.unlink, missing_ok=True))
+        with _convert_write_errors(path):
+            path.unlink(missing_ok=True)
     if running:
-        _call("systemctl", "daemon-reload")
+        _run_checked("systemctl", "daemon-reload")
     return [f"removed {path}" for path in ours]
 
 
@@ -100,37 +101,38 @@ def _has_systemd() -> bool:
 
 def install_cron(block: str, user: str | None, folder: Path) -> list[str]:
     """Writes the block to the crontab of `user` (None: the current one). Raises MisconfiguredError."""
-    before = _crontab(user)
-    after = with_block(before, block, folder)
-    if after == before:
+    if not _replace_block(user, block, folder):
         return ["the crontab is unchanged"]
-    _call("crontab", *_for(user), "-", given=after)
     return [f"wrote a block to the crontab{f' of {user}' if user else ''}"]
 
 
 def uninstall_cron(user: str | None, folder: Path) -> list[str]:
     """Removes the project's block from the crontab; the rest stays."""
-    if shutil.which("crontab") is None:
+    if shutil.which("crontab") is None or not _replace_block(user, "", folder):
         return []
-    before = _crontab(user)
-    after = with_block(before, "", folder)
-    if after == before:
-        return []
-    _call("crontab", *_for(user), "-", given=after)
     return [f"removed the block from the crontab{f' of {user}' if user else ''}"]
 
 
-def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
+def _replace_block(user: str | None, block: str, folder: Path) -> bool:
+    """Replaces the project's block in the crontab; True if that changed it."""
+    before = _read_crontab(user)
+    after = replace_block(before, block, folder)
+    if after != before:
+        _run_checked("crontab", *_user_option(user), "-", given=after)
+    return after != before
+
+
+def describe_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
     """Describes what starts the next tick of the project in that folder. Never raises."""
     others: set[Path] = set()
     try:
-        names = names_of(folder, unit_dir)
-        others |= _folders(PLAIN, unit_dir) - {folder}
-        if folder in _folders(names, unit_dir) and _is_ours(unit_dir / names.of(TIMER)):
+        names = find_names(folder, unit_dir)
+        others |= _find_project_folders(PLAIN, unit_dir) - {folder}
+        if folder in _find_project_folders(names, unit_dir) and _is_ours(unit_dir / names.of(TIMER)):
             state, following = _query_timer(names.of(TIMER))
             coming = f", next {following}" if following else ""
             return f"systemd timer, {state}{coming}; {_describe_watchdog(unit_dir, names)}"
-        found = blocks(_crontab(None)) if shutil.which("crontab") else {}
+        found = find_blocks(_read_crontab(None)) if shutil.which("crontab") else {}
         others |= {other for other in found if other} - {folder}
         if folder in found:
             watched = "" if " watchdog >>" in found[folder] else f"; {_NO_WATCHDOG} cron`"
@@ -143,7 +145,7 @@ def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
 
 def _query_timer(name: str) -> tuple[str, str]:
     """(state of a timer, its next start); empty if systemd does not report them."""
-    shown = _run("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
+    shown = _run_command("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
     facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
     return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")
 
@@ -160,25 +162,18 @@ def make_cron_log(log: Path, user: str) -> None:
 
     The shell that cron starts would create a file that all can read.
     """
-    made: list[Path] = []
-    _write(log.parent, lambda: made.extend(make_folder(log.parent)))
-    _write(log, lambda: made.extend(_create_empty(log)))
+    with _convert_write_errors(log.parent):
+        made = make_folder(log.parent)
+    with _convert_write_errors(log), suppress(FileExistsError):
+        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
+        made.append(log)
     if os.geteuid() == 0:
-        account = known_user(user)
+        account = find_user(user)
         for path in made:
             os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
-def _create_empty(path: Path) -> list[Path]:
-    """Creates an empty file if the name is free; no link is followed."""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
-    except FileExistsError:
-        return []
-    return [path]
-
-
-def owner(path: Path) -> str:
+def find_owner(path: Path) -> str:
     """Name of the user that owns a file."""
     try:
         return pwd.getpwuid(path.stat().st_uid).pw_name
@@ -186,7 +181,7 @@ def owner(path: Path) -> str:
         raise MisconfiguredError(f"the owner of {path} is not a known user: use --user NAME") from None
 
 
-def known_user(name: str) -> pwd.struct_passwd:
+def find_user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -194,26 +189,28 @@ def known_user(name: str) -> pwd.struct_passwd:
 
 
 def _write_unit(path: Path, text: str) -> list[str]:
-    before = _text(path)
+    before = _read_text(path)
     if before == text:
         return []
     aside = []
     if before and not before.startswith(MARK):
         kept = path.with_name(path.name + ".before-batchscribe")
-        _write(kept, lambda: kept.write_text(before, encoding="utf-8"))
+        with _convert_write_errors(kept):
+            kept.write_text(before, encoding="utf-8")
         aside = [f"kept the previous {path.name} as {kept.name}"]
     fresh = path.with_name(f".{path.name}.new")
-    _write(path, lambda: fresh.write_text(text, encoding="utf-8"))
-    _write(path, lambda: fresh.chmod(0o644))
-    _write(path, lambda: fresh.replace(path))
+    with _convert_write_errors(path):
+        fresh.write_text(text, encoding="utf-8")
+        fresh.chmod(0o644)
+        fresh.replace(path)
     return [*aside, f"wrote {path}"]
 
 
 def _is_ours(path: Path) -> bool:
-    return (_text(path) or "").startswith(MARK)
+    return (_read_text(path) or "").startswith(MARK)
 
 
-def _text(path: Path) -> str | None:
+def _read_text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -222,20 +219,21 @@ def _text(path: Path) -> str | None:
         raise MisconfiguredError(f"{path} cannot be read: {error}") from error
 
 
-def _write(path: Path, act: Callable[[], object]) -> None:
-    """Converts OSErrors of `act`, which writes `path`, to MisconfiguredError."""
+@contextmanager
+def _convert_write_errors(path: Path) -> Iterator[None]:
+    """Converts OSErrors of a block that writes `path` to MisconfiguredError."""
     try:
-        act()
+        yield
     except PermissionError as error:
         raise MisconfiguredError(f"no permission to write {path}: run this again with sudo") from error
     except OSError as error:
         raise MisconfiguredError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def _crontab(user: str | None) -> str:
+def _read_crontab(user: str | None) -> str:
     """The present crontab; empty if there is none."""
     try:
-        ended = _run("crontab", *_for(user), "-l")
+        ended = _run_command("crontab", *_user_option(user), "-l")
     except FileNotFoundError:
         raise MisconfiguredError(
             "there is no crontab on this machine: install cron, or use systemd"
@@ -247,18 +245,18 @@ def _crontab(user: str | None) -> str:
     raise MisconfiguredError(f"the crontab cannot be read: {_first_line(ended.stderr)}")
 
 
-def _for(user: str | None) -> tuple[str, ...]:
+def _user_option(user: str | None) -> tuple[str, ...]:
     return ("-u", user) if user else ()
 
 
-def _call(*command: str, given: str | None = None) -> None:
-    ended = _run(*command, given=given)
+def _run_checked(*command: str, given: str | None = None) -> None:
+    ended = _run_command(*command, given=given)
     if ended.returncode:
         hint = ": is sudo missing?" if os.geteuid() else ""
         raise MisconfiguredError(f"`{' '.join(command)}` failed ({_first_line(ended.stderr)}){hint}")
 
 
-def _run(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+def _run_command(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command, input=given, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS

@@ -41,7 +41,7 @@ class FileTickLock:
 
     @contextmanager
     def held(self, *, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-        with self._acquired(patience):
+        with self._hold_file(patience):
             holder = f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n"
             self._write_holder(holder)
             try:
@@ -50,11 +50,11 @@ class FileTickLock:
                 self._clear_holder(holder)
 
     @contextmanager
-    def _acquired(self, patience: float) -> Iterator[None]:
+    def _hold_file(self, patience: float) -> Iterator[None]:
         try:
             lock = self._open_lock()
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self._explain_unusable(error) from error
         try:
             lock.acquire(timeout=patience, poll_interval=0.05)
             _write_own_file(self._path, "")
@@ -64,13 +64,13 @@ class FileTickLock:
             ) from error
         except OSError as error:
             lock.release()
-            raise self._unusable(error) from error
+            raise self._explain_unusable(error) from error
         try:
             yield
         finally:
             lock.release()
 
-    def _unusable(self, error: OSError) -> MisconfiguredError:
+    def _explain_unusable(self, error: OSError) -> MisconfiguredError:
         return MisconfiguredError(f"the lock file {self._path} cannot be used ({error}): remove it")
 
     def holder(self) -> str | None:

@@ -53,15 +53,15 @@ def configure(
     and errors of libraries that use the standard library's logging are included. Events below `level` go
     only to the files of runs.
     """
-    sink = _to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)
-    _sinks[:] = [_at_least(level, sink)]
+    sink = _make_journal_sink(stream) if _is_journal(stream, journal_stream) else _make_terminal_sink(stream)
+    _sinks[:] = [_filter_level(level, sink)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            _stamp(clock or SystemClock()),
+            _add_time(clock or SystemClock()),
             structlog.processors.format_exc_info,
-            clean(Redactor(secrets)),
+            make_cleaner(Redactor(secrets)),
             _fan_out,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
@@ -81,8 +81,8 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
     stamp = f"{created.astimezone(UTC):%Y%m%d-%H%M%S}-"
     name = stamp + re.sub(r"[^A-Za-z0-9_.-]", "_", run.removeprefix(stamp))
     path = folder / f"batchscribe-{name}.log"
-    prune(folder, created)
-    with structlog.contextvars.bound_contextvars(run=run), _file(path) as sink:
+    delete_old_logs(folder, created)
+    with structlog.contextvars.bound_contextvars(run=run), _open_file(path) as sink:
         _sinks.append(sink)
         try:
             yield
@@ -90,7 +90,7 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
             _sinks.remove(sink)
 
 
-def prune(folder: Path, now: datetime) -> None:
+def delete_old_logs(folder: Path, now: datetime) -> None:
     """Deletes logs of runs and workers that are older than KEPT; other files are not touched.
 
     The age of a run's log is in its name; a worker's log counts from its last line.
@@ -121,7 +121,7 @@ def _named_time(stamp: str, now: datetime) -> datetime:
         return now
 
 
-def _stamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
+def _add_time(clock: Clock) -> Callable[[Any, str, Event], Event]:
     def stamp(_logger: Any, _method: str, event: Event) -> Event:
         event["timestamp"] = clock.now().isoformat(timespec="milliseconds")
         return event
@@ -129,27 +129,27 @@ def _stamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
     return stamp
 
 
-def clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
+def make_cleaner(redact: Redactor) -> Callable[[Any, str, Event], Event]:
     """A processor that removes secrets and control characters from all values of an event."""
 
     def cleaned(_logger: Any, _method: str, event: Event) -> Event:
         return {
-            key: printable(redact(value), keep="\n") if key == _TRACE else _cleaned(value, redact)
+            key: printable(redact(value), keep="\n") if key == _TRACE else _clean_value(value, redact)
             for key, value in event.items()
         }
 
     return cleaned
 
 
-def _cleaned(value: Any, redact: Redactor) -> Any:
+def _clean_value(value: Any, redact: Redactor) -> Any:
     """The value as plain data without secrets; other objects become text."""
     match value:
         case bool() | int() | float() | None:
             return value
         case Mapping():
-            return {printable(redact(str(key))): _cleaned(item, redact) for key, item in value.items()}
+            return {printable(redact(str(key))): _clean_value(item, redact) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [_cleaned(item, redact) for item in value]
+            return [_clean_value(item, redact) for item in value]
         case _:
             return printable(redact(str(value)))
 
@@ -160,7 +160,7 @@ def _fan_out(_logger: Any, _method: str, event: Event) -> Event:
     raise structlog.DropEvent
 
 
-def _at_least(level: str, sink: Sink) -> Sink:
+def _filter_level(level: str, sink: Sink) -> Sink:
     """Passes on the events of this level and above."""
 
     def write(event: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ def _at_least(level: str, sink: Sink) -> Sink:
     return write
 
 
-def _to_people(stream: TextIO | None) -> Sink:
+def _make_terminal_sink(stream: TextIO | None) -> Sink:
     coloured = (stream or sys.stderr).isatty()
     render = structlog.dev.ConsoleRenderer(
         colors=coloured, pad_event_to=0, pad_level=False, sort_keys=False, timestamp_key="timestamp"
@@ -178,23 +178,23 @@ def _to_people(stream: TextIO | None) -> Sink:
 
     def write(event: Mapping[str, Any]) -> None:
         shown = dict(event) | {"timestamp": str(event["timestamp"])[11:19]}
-        _line(stream, str(render(None, "", shown)))
+        _write_line(stream, str(render(None, "", shown)))
 
     return write
 
 
-def _to_journal(stream: TextIO | None) -> Sink:
+def _make_journal_sink(stream: TextIO | None) -> Sink:
     render = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False, sort_keys=False)
 
     def write(event: Mapping[str, Any]) -> None:
         shown = {key: value for key, value in event.items() if key != "timestamp"}
         prefix = f"<{_PRIORITIES.get(str(event.get('level')), 6)}>"
-        _line(stream, prefix + str(render(None, "", shown)).replace("\n", f"\n{prefix}"))
+        _write_line(stream, prefix + str(render(None, "", shown)).replace("\n", f"\n{prefix}"))
 
     return write
 
 
-def _line(stream: TextIO | None, text: str) -> None:
+def _write_line(stream: TextIO | None, text: str) -> None:
     """Writes a line to the current sys.stderr, which a progress bar may have replaced."""
     with suppress(OSError, ValueError):  # stderr is closed, so the error cannot be reported either
         target = stream or sys.stderr
@@ -211,23 +211,23 @@ def _is_journal(stream: TextIO | None, journal_stream: str) -> bool:
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[Sink]:
+def _open_file(path: Path) -> Iterator[Sink]:
     try:
         make_folder(path.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         file = open(os.open(path, flags, FILE), "a", encoding="utf-8")  # noqa: PTH123, SIM115
     except OSError as error:
-        _lost(path, error)
+        _warn_of_loss(path, error)
         yield lambda _event: None
         return
     try:
-        yield _to_file(path, file)
+        yield _make_file_sink(path, file)
     finally:
         with suppress(OSError):  # closing retries the failed writes
             file.close()
 
 
-def _to_file(path: Path, file: TextIO) -> Sink:
+def _make_file_sink(path: Path, file: TextIO) -> Sink:
     lost = False
 
     def write(event: Mapping[str, Any]) -> None:
@@ -235,23 +235,23 @@ def _to_file(path: Path, file: TextIO) -> Sink:
         if lost:
             return
         try:
-            file.write(_encode(event) + "\n")
+            file.write(_encode_event(event) + "\n")
             file.flush()
         except OSError as error:
             lost = True
-            _lost(path, error)
+            _warn_of_loss(path, error)
 
     return write
 
 
-def _encode(event: Mapping[str, Any]) -> str:
+def _encode_event(event: Mapping[str, Any]) -> str:
     """An event as a line of JSON; the cost block as text lines."""
     if event.get("event") != BLOCK_TITLE:
         return json.dumps(event, ensure_ascii=False, default=str)
     return render_block([(name, str(value)) for name, value in event.items() if name not in _META])
 
 
-def _lost(path: Path, error: OSError) -> None:
+def _warn_of_loss(path: Path, error: OSError) -> None:
     structlog.get_logger().warning(
         "the log of this run cannot be written; the run continues without it",
         path=str(path),

@@ -11,7 +11,7 @@ VENDOR = "0x10de"
 DRIVER = "libcuda.so.1"
 
 
-def on_the_bus() -> bool:
+def is_present() -> bool:
     """True if there is an NVIDIA display or compute device, with or without a driver."""
     for device in PCI_DEVICES.glob("*"):
         with suppress(OSError):
@@ -21,7 +21,7 @@ def on_the_bus() -> bool:
     return False
 
 
-def usable() -> int:
+def count_usable() -> int:
     """Number of GPUs that the driver offers; 0 if the driver is missing or broken."""
     count = ctypes.c_int(0)
     try:

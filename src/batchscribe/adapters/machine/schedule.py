@@ -47,7 +47,7 @@ class Interval:
         """Parses `30m`, `1h` or `1d`. Raises MisconfiguredError with the allowed intervals."""
         match = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text.strip())
         minutes = int(match[1]) * {"m": 1, "h": 60, "d": 1440}[match[2]] if match else 0
-        return cls._allowed(minutes, text)
+        return cls._check_minutes(minutes, text)
 
     @classmethod
     def of_hours(cls, hours: float) -> Self:
@@ -55,10 +55,10 @@ class Interval:
         minutes = round(hours * 60)
         # A third of an hour is not exact in binary.
         exact = abs(minutes - hours * 60) < 1e-6
-        return cls._allowed(minutes if exact else 0, f"{hours:g} h")
+        return cls._check_minutes(minutes if exact else 0, f"{hours:g} h")
 
     @classmethod
-    def _allowed(cls, minutes: int, text: str) -> Self:
+    def _check_minutes(cls, minutes: int, text: str) -> Self:
         if minutes in _MINUTES or (minutes % 60 == 0 and minutes // 60 in _HOURS):
             return cls(minutes)
         allowed = ", ".join([f"{value}m" for value in _MINUTES] + [f"{value}h" for value in _HOURS])
@@ -106,7 +106,7 @@ class Plan:
     """The folder of `.env`."""
     user: str
     interval: Interval
-    told: bool = False
+    overrides_env: bool = False
     """The interval differs from `.env`, so the schedule passes it to the policy."""
     local_gpu: bool
     log_dir: Path
@@ -142,12 +142,12 @@ PLAIN = Names()
 
 def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
     """Texts of timers and services by file name."""
-    environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.told else ""
+    environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.overrides_env else ""
     values = {
         "calendar": plan.interval.calendar,
         "random_delay": plan.interval.random_delay,
         "user": plan.user,
-        "folder": _unit_path(plan.folder),
+        "folder": _escape_unit_path(plan.folder),
         "executable": _quote_program(plan.executable),
         "environment": environment,
         "start_timeout": _format_span(START_TIMEOUT),
@@ -158,7 +158,7 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
     return {names.of(name): Template((folder / name).read_text("utf-8")).substitute(values) for name in UNITS}
 
 
-def folder_of_unit(text: str) -> Path | None:
+def find_unit_folder(text: str) -> Path | None:
     """The project's folder in a service written by batchscribe; None for any other text."""
     found = re.search(r"^WorkingDirectory=(.+)$", text, re.MULTILINE)
     return Path(found[1].replace("%%", "%")) if found and text.startswith(MARK) else None
@@ -166,17 +166,17 @@ def folder_of_unit(text: str) -> Path | None:
 
 def render_cron(plan: Plan) -> str:
     """Our block of a crontab, without a final newline."""
-    environment = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
+    environment = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.overrides_env else ""
     commands = ((plan.interval, "tick --no-wait"), (WATCH_EVERY, "watchdog"))
+    folder, program, log = map(_quote_cron_word, (plan.folder, plan.executable, plan.log_dir / CRON_LOG))
     lines = [
-        f"{interval.cron} cd {_cron_word(plan.folder)} && {environment}{_cron_word(plan.executable)} "
-        f"{command} >> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"
+        f"{interval.cron} cd {folder} && {environment}{program} {command} >> {log} 2>&1"
         for interval, command in commands
     ]
     return "\n".join([BEGIN, *lines, END])
 
 
-def with_block(crontab: str, block: str, folder: Path) -> str:
+def replace_block(crontab: str, block: str, folder: Path) -> str:
     """Returns the crontab with this project's block, at its old position or at the end.
 
     An empty block removes it. Blocks of other folders stay.
@@ -184,7 +184,7 @@ def with_block(crontab: str, block: str, folder: Path) -> str:
     remaining = [f"{block}\n"] if block else []
 
     def replaced(found: re.Match[str]) -> str:
-        if folder_of_block(found[0]) != folder:
+        if find_block_folder(found[0]) != folder:
             return found[0]
         return remaining.pop() if remaining else ""
 
@@ -193,12 +193,12 @@ def with_block(crontab: str, block: str, folder: Path) -> str:
     return after + gap + "".join(remaining)
 
 
-def blocks(crontab: str) -> dict[Path | None, str]:
+def find_blocks(crontab: str) -> dict[Path | None, str]:
     """Our blocks in a crontab by project folder."""
-    return {folder_of_block(found[0]): found[0] for found in _BLOCK.finditer(crontab)}
+    return {find_block_folder(found[0]): found[0] for found in _BLOCK.finditer(crontab)}
 
 
-def folder_of_block(block: str) -> Path | None:
+def find_block_folder(block: str) -> Path | None:
     """The folder that the lines of a block change to."""
     found = re.search(r" cd (.+?) && ", block)
     try:
@@ -218,7 +218,7 @@ def _check_path(path: Path, forbidden: str = "\\") -> str:
     return text
 
 
-def _unit_path(path: Path) -> str:
+def _escape_unit_path(path: Path) -> str:
     """A path for WorkingDirectory=: unquoted, with specifiers escaped."""
     return _check_path(path).replace("%", "%%")
 
@@ -228,7 +228,7 @@ def _quote_program(path: Path) -> str:
     return '"' + _check_path(path, "\\\"'").replace("%", "%%") + '"'
 
 
-def _cron_word(path: Path) -> str:
+def _quote_cron_word(path: Path) -> str:
     """A word for cron's shell. To cron, an unescaped percent sign ends the line."""
     return shlex.quote(_check_path(path)).replace("%", r"\%")
 

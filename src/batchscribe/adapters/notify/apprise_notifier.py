@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -18,7 +18,8 @@ import structlog
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.notify.child import SendRequest
-from batchscribe.adapters.notify.receivers import Answer, Receiver, receivers
+from batchscribe.adapters.notify.receivers import Receiver, build_receivers
+from batchscribe.adapters.notify.webhook import event_id
 from batchscribe.core import setting_parsers
 from batchscribe.core.messages import Message
 from batchscribe.core.redaction import Redactor, printable
@@ -40,7 +41,9 @@ class AppriseNotifier:
         webhook: str = "",
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
-        self._receivers = receivers(urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook)
+        self._receivers = build_receivers(
+            urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook
+        )
         self._webhooks = [Receiver(label="webhook", webhook=webhook)] if webhook else []
         addresses = filter(None, (*urls, smtp_url, slack_webhook, webhook))
         self._redact = Redactor(part for url in addresses for part in setting_parsers.secret_parts(url))
@@ -48,48 +51,48 @@ class AppriseNotifier:
 
     def send(self, message: Message) -> None:
         """Sends to all receivers in parallel; failures are logged."""
-        self.deliver(message)
+        _log_results(self.deliver(message), message.title)
 
     def emit(self, kind: str, data: Mapping[str, object]) -> None:
         """Posts a signed JSON event to the webhook.
 
         A failure is logged, and ends the events of this process: a run may have thousands of them.
         """
-        if any(why for _label, why in self.post(kind, data)):
+        results = self.post(kind, data)
+        _log_results(results, kind)
+        if any(why for _label, why in results):
             self._webhooks = []
 
     def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
         """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""
-        now, results = SystemClock().now(), list[tuple[str, str]]()
-        event = {"type": kind, "timestamp": now.isoformat(), "data": data}
-        body = self._redact(msgspec.json.encode(event).decode())
-        for receiver in self._webhooks:
-            order = SendRequest(
-                receiver=receiver, title=kind, body=body, level="info", at=int(now.timestamp())
-            )
-            answer = self._deliver(order)
-            _log_result(receiver, answer, Message(kind, ""))
-            results.append((receiver.label, "" if answer.sent else answer.why))
-        return results
+        now = SystemClock().now()
+        document = {"type": kind, "timestamp": now.isoformat(), "data": data}
+        body = self._redact(msgspec.json.encode(document).decode())
+        # Without a run, as a test, it is never the same event twice.
+        event, at = event_id(kind, {"run": now.isoformat(), **data}), int(now.timestamp())
+        return self._send_all(
+            SendRequest(receiver=receiver, title=kind, body=body, level="info", event=event, at=at)
+            for receiver in self._webhooks
+        )
 
     def deliver(self, message: Message) -> list[tuple[str, str]]:
-        """Sends and logs; returns each receiver's label with the reason of a failure, empty if sent."""
-        if not self._receivers:
-            return []
+        """Sends; returns each receiver's label with the reason of a failure, empty if sent."""
         # Titles are ours. Bodies quote errors and workers' reports.
         title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
-        orders = [
+        return self._send_all(
             SendRequest(receiver=receiver, title=title, body=body, level=message.level.value)
             for receiver in self._receivers
-        ]
-        results: list[tuple[str, str]] = []
-        with ThreadPoolExecutor(len(orders)) as threads:
-            for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
-                _log_result(receiver, answer, message)
-                results.append((receiver.label, "" if answer.sent else answer.why))
-        return results
+        )
 
-    def _deliver(self, order: SendRequest) -> Answer:
+    def _send_all(self, requests: Iterable[SendRequest]) -> list[tuple[str, str]]:
+        """Sends in parallel; returns each receiver's label with the reason of a failure."""
+        orders = tuple(requests)
+        with ThreadPoolExecutor(max(1, len(orders))) as threads:
+            reasons = list(threads.map(self._run_child, orders))
+        return [(order.receiver.label, why) for order, why in zip(orders, reasons, strict=True)]
+
+    def _run_child(self, order: SendRequest) -> str:
+        """Sends in a process of its own; returns the reason of a failure."""
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(
@@ -100,27 +103,24 @@ class AppriseNotifier:
                 start_new_session=True,
             )
         except OSError as error:
-            return Answer(sent=False, why=f"no process could be started: {error.strerror}")
+            return f"no process could be started: {error.strerror}"
         with child:
             try:
-                return _decode_answer(child.communicate(msgspec.json.encode(order), self._deadline)[0])
+                output, _ = child.communicate(msgspec.json.encode(order), self._deadline)
+                return msgspec.json.decode(output, type=str)
+            except msgspec.MsgspecError:
+                return "its process died"
             except subprocess.TimeoutExpired:
-                return Answer(sent=False, why=f"no answer in {self._deadline:g} s")
+                return f"no answer in {self._deadline:g} s"
             finally:
                 if child.returncode is None:
                     os.killpg(child.pid, signal.SIGKILL)
 
 
-def _decode_answer(output: bytes) -> Answer:
-    try:
-        return msgspec.json.decode(output, type=Answer)
-    except msgspec.MsgspecError:
-        return Answer(sent=False, why="its process died")
-
-
-def _log_result(receiver: Receiver, answer: Answer, message: Message) -> None:
+def _log_results(results: Sequence[tuple[str, str]], title: str) -> None:
     log = structlog.get_logger()
-    if answer.sent:
-        log.info("message sent", receiver=receiver.label, title=message.title)
-    else:
-        log.warning("message not sent", receiver=receiver.label, why=answer.why, title=message.title)
+    for receiver, why in results:
+        if why:
+            log.warning("message not sent", receiver=receiver, why=why, title=title)
+        else:
+            log.info("message sent", receiver=receiver, title=title)

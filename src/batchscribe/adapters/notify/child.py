@@ -1,4 +1,7 @@
-"""The process that notifies one receiver: order on stdin, answer without secrets on stdout."""
+"""The process that notifies one receiver: request on stdin, reason of a failure on stdout.
+
+A reason is our text with a status code, never a vendor's text; it is empty if the message was accepted.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.notify.receivers import Answer, Receiver
+from batchscribe.adapters.notify.receivers import Receiver
 from batchscribe.adapters.notify.webhook import post_event
 
 _STATUS = re.compile(r"error=(\d{3})\b")
@@ -24,6 +27,8 @@ class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     body: str
     level: str
+    event: str = ""
+    """Id of an event."""
     at: int = 0
     """Time of an event, in Unix seconds."""
 
@@ -40,16 +45,16 @@ class _Status(logging.Handler):
             self.code = match[1]
 
 
-def deliver(order: SendRequest) -> Answer:
-    """Sends the message; returns whether the receiver accepted it."""
+def deliver(order: SendRequest) -> str:
+    """Sends the message; returns why the receiver did not accept it, empty if it did."""
     if order.receiver.webhook:
-        return post_event(order.receiver.webhook, order.body, order.at)
+        return post_event(order.receiver.webhook, order.event, order.body, order.at)
     if order.receiver.sendmail:
         return _send_by_sendmail(order)
     return _send_by_apprise(order)
 
 
-def _send_by_apprise(order: SendRequest) -> Answer:
+def _send_by_apprise(order: SendRequest) -> str:
     import apprise  # noqa: PLC0415  takes a quarter of a second
 
     status = _Status()
@@ -63,17 +68,14 @@ def _send_by_apprise(order: SendRequest) -> Answer:
     receiver = order.receiver
     place = apprise.Apprise.instantiate(receiver.mail or receiver.url, asset=asset, suppress_exceptions=True)
     if place is None:
-        return Answer(sent=False, why="apprise does not support this URL")
+        return "apprise does not support this URL"
     client = apprise.Apprise(place, asset=asset)
-    if client.notify(**_content(order), notify_type=order.level, body_format="text"):
-        return Answer(sent=True)
-    reason = (
-        f"it answered with status {status.code}" if status.code else "it refused, or could not be reached"
-    )
-    return Answer(sent=False, why=reason)
+    if client.notify(**_build_content(order), notify_type=order.level, body_format="text"):
+        return ""
+    return f"it answered with status {status.code}" if status.code else "it refused, or could not be reached"
 
 
-def _content(order: SendRequest) -> dict[str, Any]:
+def _build_content(order: SendRequest) -> dict[str, Any]:
     title, body = order.title, order.body
     if order.receiver.escaped:
         title, body = (text.replace("<", "‹").replace(">", "›") for text in (title, body))
@@ -82,10 +84,10 @@ def _content(order: SendRequest) -> dict[str, Any]:
     return {"title": title, "body": body}
 
 
-def _send_by_sendmail(order: SendRequest) -> Answer:
+def _send_by_sendmail(order: SendRequest) -> str:
     program, *recipients = order.receiver.sendmail
     if not program:
-        return Answer(sent=False, why="no sendmail here: install a mail system, or set BATCH_SMTP_URL")
+        return "no sendmail here: install a mail system, or set BATCH_SMTP_URL"
     mail = EmailMessage()
     mail["Subject"] = " ".join(order.title.split())
     mail["To"] = ", ".join(recipients)
@@ -98,16 +100,14 @@ def _send_by_sendmail(order: SendRequest) -> Answer:
         stderr=subprocess.DEVNULL,
         check=False,
     )
-    if ended.returncode:
-        return Answer(sent=False, why=f"sendmail failed with exit code {ended.returncode}")
-    return Answer(sent=True)
+    return f"sendmail failed with exit code {ended.returncode}" if ended.returncode else ""
 
 
 def main() -> None:
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=SendRequest)
     with redirect_stdout(StringIO()):
-        answer = deliver(order)
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+        failure = deliver(order)
+    sys.stdout.buffer.write(msgspec.json.encode(failure))
 
 
 if __name__ == "__main__":

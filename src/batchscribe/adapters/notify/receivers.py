@@ -33,26 +33,20 @@ class Receiver(msgspec.Struct, frozen=True, kw_only=True):
     """Angle brackets are markup there (`<!channel>`), so they are replaced in texts."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The result. `why` is our text with a status code, never a vendor's text."""
-
-    sent: bool
-    why: str = ""
-
-
-def receivers(
+def build_receivers(
     *, urls: Sequence[str], email: Sequence[str], smtp_url: str, slack_webhook: str
 ) -> tuple[Receiver, ...]:
     """All receivers in the settings, in their order."""
-    return (*_mail(email, smtp_url), *_slack(slack_webhook), *(_apprise(url) for url in urls))
+    own = (*_build_mail_receiver(email, smtp_url), *_build_slack_receiver(slack_webhook))
+    return (*own, *map(_build_apprise_receiver, urls))
 
 
-def _apprise(url: str) -> Receiver:
+def _build_apprise_receiver(url: str) -> Receiver:
     scheme = urlsplit(url).scheme.lower()
     return Receiver(label=scheme, url=url, escaped=scheme == "slack")
 
 
-def _slack(webhook: str) -> Iterator[Receiver]:
+def _build_slack_receiver(webhook: str) -> Iterator[Receiver]:
     """Slack, or any other service that accepts Slack's `{"text": …}`."""
     if not webhook:
         return
@@ -68,17 +62,17 @@ def _slack(webhook: str) -> Iterator[Receiver]:
     yield Receiver(label="slack", url=f"{scheme}://{parts.netloc}{parts.path}?{query}", escaped=True)
 
 
-def _mail(email: Sequence[str], smtp_url: str) -> Iterator[Receiver]:
+def _build_mail_receiver(email: Sequence[str], smtp_url: str) -> Iterator[Receiver]:
     if not email:
         return
     if smtp_url:
-        yield Receiver(label="e-mail", mail=_smtp(email, smtp_url))
+        yield Receiver(label="e-mail", mail=_build_smtp_parameters(email, smtp_url))
         return
     program = shutil.which("sendmail") or shutil.which("sendmail", path=_SENDMAIL_PLACES) or ""
     yield Receiver(label="e-mail", sendmail=(program, *email))
 
 
-def _smtp(email: Sequence[str], smtp_url: str) -> dict[str, Any]:
+def _build_smtp_parameters(email: Sequence[str], smtp_url: str) -> dict[str, Any]:
     """Parameters of apprise's e-mail receiver. A password goes only over TLS or to this machine."""
     parts = urlsplit(smtp_url)
     options = dict(parse_qsl(parts.query))

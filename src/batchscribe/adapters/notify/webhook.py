@@ -7,10 +7,9 @@ import hashlib
 import hmac
 import http.client
 import ssl
+from collections.abc import Mapping
 from threading import Event
 from urllib.parse import urlsplit
-
-from batchscribe.adapters.notify.receivers import Answer
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 5.0
@@ -18,40 +17,46 @@ BACKOFF_SECONDS = 0.5
 _RETRIED = {408, 429}
 
 
-def post_event(url: str, body: str, at: int) -> Answer:
+def post_event(url: str, event: str, body: str, at: int) -> str:
     """Posts the event until it is accepted (2xx), refused (other 4xx), or ATTEMPTS are used up.
 
-    The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they could lead
-    a signed event elsewhere.
+    `event` is its id: receivers drop a second event with the same one. Returns why it was not accepted, empty
+    if it was. The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they
+    could lead a signed event elsewhere.
     """
-    headers = {"content-type": "application/json", **sign(urlsplit(url).fragment, body, at)}
+    headers = {"content-type": "application/json", **sign_event(urlsplit(url).fragment, event, body, at)}
     why = ""
     for attempt in range(ATTEMPTS):
         Event().wait(attempt * BACKOFF_SECONDS)
         try:
-            status = _post(url, body.encode(), headers)
+            status = _post_once(url, body.encode(), headers)
         except (OSError, http.client.HTTPException):
             why = "it could not be reached"
             continue
         if 200 <= status < 300:
-            return Answer(sent=True)
+            return ""
         why = f"it answered with status {status}"
         if status < 500 and status not in _RETRIED:
             break
-    return Answer(sent=False, why=why)
+    return why
 
 
-def sign(secret: str, body: str, at: int) -> dict[str, str]:
+def event_id(kind: str, data: Mapping[str, object]) -> str:
+    """Returns the same id for an event that is sent again, e.g. after a crash of its sender."""
+    parts = [kind, *(str(data.get(name, "")) for name in ("run", "session"))]
+    return "evt_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def sign_event(secret: str, event: str, body: str, at: int) -> dict[str, str]:
     """Returns the headers of an event; without a secret, it has no signature."""
-    name = "evt_" + hashlib.sha256(body.encode()).hexdigest()[:24]
-    headers = {"webhook-id": name, "webhook-timestamp": str(at)}
+    headers = {"webhook-id": event, "webhook-timestamp": str(at)}
     if secret:
-        digest = hmac.new(secret.encode(), f"{name}.{at}.{body}".encode(), hashlib.sha256).digest()
+        digest = hmac.new(secret.encode(), f"{event}.{at}.{body}".encode(), hashlib.sha256).digest()
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
     return headers
 
 
-def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
+def _post_once(url: str, body: bytes, headers: dict[str, str]) -> int:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection = (

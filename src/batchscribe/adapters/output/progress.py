@@ -70,7 +70,7 @@ class ProgressView:
         self._log_wait(wait, run)
         if self._console.is_terminal:
             with suppress(OSError):  # a terminal that is gone must not end a run
-                self._draw_line(_fit(wait, self._console.width))
+                self._draw_line(_fit_width(wait, self._console.width))
 
     def _draw_line(self, text: str) -> None:
         if self._line is None:
@@ -138,7 +138,7 @@ class ProgressView:
         )
 
 
-def _fit(wait: Wait, width: int) -> str:
+def _fit_width(wait: Wait, width: int) -> str:
     """The wait in one line of the terminal: a long cause is cut, the times are not."""
     over = len(wait_text(wait)) - width
     return wait_text(replace(wait, text=f"{wait.text[: -over - 1]}…") if over > 0 else wait)

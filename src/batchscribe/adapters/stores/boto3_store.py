@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import boto3
@@ -17,8 +17,8 @@ from batchscribe.adapters.stores.rules import (
     Action,
     ConflictError,
     check_size,
-    refusal,
-    settled_create,
+    convert_error,
+    create_verified,
 )
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import MissingCredentialsError, ObjectNotFoundError
@@ -44,55 +44,52 @@ class Boto3Store:
             Prefix=self._base + prefix,
             StartAfter=self._base + after if after else "",
         )
-        with self._refusals(Action.LIST, ""):
+        with self._convert_errors(Action.LIST, ""):
             for page in pages:
                 for row in page.get("Contents", ()):
                     key = row["Key"].removeprefix(self._base)
                     yield ObjectInfo(key, row["Size"], row["LastModified"], row["ETag"].strip('"'))
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        with self._refusals(Action.GET, key):
+        with self._convert_errors(Action.GET, key):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
             with answer["Body"] as body:
                 check_size(key, answer["ContentLength"], limit)
                 return Blob(body.read(), answer["ETag"].strip('"'))
 
     def create(self, key: str, data: bytes) -> bool:
-        return settled_create(lambda: self._create(key, data), lambda: self.get(key, limit=len(data)), data)
+        return create_verified(lambda: self._put_new(key, data), lambda: self.get(key, limit=len(data)), data)
 
     def replace(self, key: str, data: bytes) -> None:
-        with self._refusals(Action.PUT, key):
+        with self._convert_errors(Action.PUT, key):
             self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data)
 
     def delete(self, key: str) -> None:
-        try:
-            with self._refusals(Action.DELETE, key):
-                self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
-        except ObjectNotFoundError:
-            return
+        with suppress(ObjectNotFoundError), self._convert_errors(Action.DELETE, key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
 
-    def _create(self, key: str, data: bytes) -> None:
-        with self._refusals(Action.PUT, key):
+    def _put_new(self, key: str, data: bytes) -> None:
+        with self._convert_errors(Action.PUT, key):
             try:
                 self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if _code(error) in _CONFLICT:
+                if _error_code(error) in _CONFLICT:
                     raise ConflictError from error
                 raise
 
     @contextmanager
-    def _refusals(self, action: Action, key: str) -> Iterator[None]:
+    def _convert_errors(self, action: Action, key: str) -> Iterator[None]:
         try:
             yield
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            raise refusal(action, self.url, key, status=status, code=_code(error)) from error
+            raise convert_error(action, self.url, key, status=status, code=_error_code(error)) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise MissingCredentialsError(
                 f"no credentials for {self.url}: set them in the environment or in ~/.aws"
             ) from error
         except BotoCoreError as error:
-            raise refusal(action, self.url, key, status=None, code="") from error
+            raise convert_error(action, self.url, key, status=None, code="") from error
 
 
 def open_fallback(
@@ -109,5 +106,5 @@ def open_fallback(
     return Boto3Store(url, client, bucket, base)
 
 
-def _code(error: ClientError) -> str:
+def _error_code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")

@@ -68,33 +68,33 @@ class DirectoryStore:
         if not self._expected and not self._root.exists():
             return
         start = prefix.rpartition("/")[0]
-        with self._refusals(prefix):
+        with self._convert_errors(prefix):
             os.close(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             segments = start.split("/") if start else []
             if any(segment in {"", ".", ".."} for segment in segments):
                 return
-            stack: Stack = [iter(self._entries(start + "/" if start else ""))]
+            stack: Stack = [iter(self._list_folder(start + "/" if start else ""))]
             while stack:
                 entry = next(stack[-1], None)
                 if entry is None:
                     stack.pop()
                 elif not entry.key.endswith("/"):
                     if entry.key.startswith(prefix) and entry.key > after:
-                        yield _info(entry)
+                        yield _to_info(entry)
                 elif _may_hold(entry.key, prefix, after):
-                    stack.append(iter(self._entries(entry.key)))
+                    stack.append(iter(self._list_folder(entry.key)))
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        with self._refusals(key), self._folder(key) as (folder, name):
-            return _read(folder, name, key, limit)
+        with self._convert_errors(key), self._open_parent(key) as (folder, name):
+            return _read_file(folder, name, key, limit)
 
     def create(self, key: str, data: bytes) -> bool:
-        with self._refusals(key, make=True), self._folder(key, make=True) as (folder, name):
-            with _written(folder, data) as temporary:
+        with self._convert_errors(key, make=True), self._open_parent(key, make=True) as (folder, name):
+            with _write_temporary(folder, data) as temporary:
                 try:
                     os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
                 except FileExistsError:
-                    return _holds(folder, name, key, data)
+                    return _has_content(folder, name, key, data)
                 except OSError as error:
                     if error.errno in _NO_LINKS:
                         raise MisconfiguredError(
@@ -106,27 +106,33 @@ class DirectoryStore:
             return True
 
     def replace(self, key: str, data: bytes) -> None:
-        with self._refusals(key, make=True), self._folder(key, make=True) as (folder, name):
-            with _written(folder, data) as temporary:
+        with self._convert_errors(key, make=True), self._open_parent(key, make=True) as (folder, name):
+            with _write_temporary(folder, data) as temporary:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
 
     def delete(self, key: str) -> None:
-        with suppress(ObjectNotFoundError), self._refusals(key), self._folder(key) as (folder, name):
+        with (
+            suppress(ObjectNotFoundError),
+            self._convert_errors(key),
+            self._open_parent(key) as (folder, name),
+        ):
             os.unlink(name, dir_fd=folder)
             os.fsync(folder)
 
-    def _entries(self, folder: str) -> Sequence[_Entry]:
+    def _list_folder(self, folder: str) -> Sequence[_Entry]:
         """Entries of one folder in key order; a subfolder sorts like its keys."""
         segments = folder.rstrip("/").split("/") if folder else []
         try:
-            with self._opened(segments) as descriptor, os.scandir(descriptor) as entries:
-                found = [entry for item in entries if (entry := self._entry(folder, item))]
+            with self._open_folder(segments) as descriptor, os.scandir(descriptor) as entries:
+                found = [entry for item in entries if (entry := self._to_entry(folder, item))]
         except (FileNotFoundError, NotADirectoryError):
             return ()  # removed since its parent was listed, or not a folder
+        except PermissionError as error:
+            raise self._to_own_error(error, folder, make=False) from error
         return sorted(found, key=lambda entry: entry.key)
 
-    def _entry(self, folder: str, entry: os.DirEntry[str]) -> _Entry | None:
+    def _to_entry(self, folder: str, entry: os.DirEntry[str]) -> _Entry | None:
         key = folder + entry.name
         try:
             entry.name.encode()
@@ -152,7 +158,7 @@ class DirectoryStore:
             self._odd.append(row)
 
     @contextmanager
-    def _folder(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    def _open_parent(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """(open folder of a key, name in it)."""
         *segments, name = key.split("/")
         if any(segment in {"", ".", ".."} or "\0" in segment for segment in (*segments, name)):
@@ -160,17 +166,17 @@ class DirectoryStore:
             raise kind(f"a folder cannot hold an object named {key!r}")
         if make:
             self._root.mkdir(parents=True, exist_ok=True)
-        with self._opened(segments, make=make) as folder:
+        with self._open_folder(segments, make=make) as folder:
             yield folder, name
 
     @contextmanager
-    def _opened(self, segments: Sequence[str], *, make: bool = False) -> Iterator[int]:
+    def _open_folder(self, segments: Sequence[str], *, make: bool = False) -> Iterator[int]:
         """Opens a folder segment by segment from the root, so that no link is followed."""
         # The root itself may be a link: the user chose it.
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for segment in segments:
-                inner = _step(descriptor, segment, make=make)
+                inner = _open_subfolder(descriptor, segment, make=make)
                 os.close(descriptor)
                 descriptor = inner
             yield descriptor
@@ -178,14 +184,15 @@ class DirectoryStore:
             os.close(descriptor)
 
     @contextmanager
-    def _refusals(self, key: str, *, make: bool = False) -> Iterator[None]:
+    def _convert_errors(self, key: str, *, make: bool = False) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise self._refusal(error, key, make=make) from error
+            raise self._to_own_error(error, key, make=make) from error
 
-    def _refusal(self, error: OSError, key: str, *, make: bool) -> BatchscribeError:
-        why = f"{key!r} in {self._root}: {os.strerror(error.errno or 0)}"
+    def _to_own_error(self, error: OSError, key: str, *, make: bool) -> BatchscribeError:
+        place = f"{key!r} in {self._root}" if key else str(self._root)
+        why = f"{place}: {os.strerror(error.errno or 0)}"
         if error.errno == errno.ENOENT:
             if self._expected and not self._root.is_dir():
                 return MisconfiguredError(
@@ -208,25 +215,25 @@ def _may_hold(folder: str, prefix: str, after: str) -> bool:
     return wanted and (folder > after or after.startswith(folder))
 
 
-def _info(entry: _Entry) -> ObjectInfo:
+def _to_info(entry: _Entry) -> ObjectInfo:
     status = entry.status
     modified, changed = (datetime.fromtimestamp(at, UTC) for at in (status.st_mtime, status.st_ctime))
-    return ObjectInfo(entry.key, status.st_size, modified, _etag(status), changed)
+    return ObjectInfo(entry.key, status.st_size, modified, _make_etag(status), changed)
 
 
-def _etag(status: os.stat_result) -> str:
+def _make_etag(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def _holds(folder: int, name: str, key: str, data: bytes) -> bool:
+def _has_content(folder: int, name: str, key: str, data: bytes) -> bool:
     """True if the file holds exactly `data`."""
     try:
-        return _read(folder, name, key, len(data)).data == data
+        return _read_file(folder, name, key, len(data)).data == data
     except ObjectTooLargeError:
         return False
 
 
-def _read(folder: int, name: str, key: str, limit: int | None) -> Blob:
+def _read_file(folder: int, name: str, key: str, limit: int | None) -> Blob:
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
@@ -242,12 +249,12 @@ def _read(folder: int, name: str, key: str, limit: int | None) -> Blob:
         check_size(key, before.st_size, limit)
         data = file.read(before.st_size + 1)  # a file that grows during the read is refused below
         after = os.fstat(descriptor)
-    if _etag(before) != _etag(after) or len(data) != after.st_size:
+    if _make_etag(before) != _make_etag(after) or len(data) != after.st_size:
         raise StoreUnavailableError(f"{key!r} was written to while it was read; try again")
-    return Blob(data, _etag(after))
+    return Blob(data, _make_etag(after))
 
 
-def _step(folder: int, segment: str, *, make: bool) -> int:
+def _open_subfolder(folder: int, segment: str, *, make: bool) -> int:
     if make:
         with suppress(FileExistsError):
             os.mkdir(segment, dir_fd=folder)
@@ -263,7 +270,7 @@ def _step(folder: int, segment: str, *, make: bool) -> int:
 
 
 @contextmanager
-def _written(folder: int, data: bytes) -> Iterator[str]:
+def _write_temporary(folder: int, data: bytes) -> Iterator[str]:
     """Name of a complete, synced temporary file in `folder`; removed at the end."""
     name = f".batchscribe-{secrets.token_hex(16)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)

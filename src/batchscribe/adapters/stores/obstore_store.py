@@ -35,9 +35,9 @@ from batchscribe.adapters.stores.rules import (
     Action,
     ConflictError,
     check_size,
-    odd,
-    refusal,
-    settled_create,
+    convert_error,
+    create_verified,
+    is_odd,
 )
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import (
@@ -76,12 +76,19 @@ class ObstoreStore:
     """A Store over one obstore store. `base`, empty or ending in `/`, is the prefix of every key."""
 
     def __init__(
-        self, url: str, vendor: ObjectStore, *, base: str = "", fallback: Callable[[], Store] | None = None
+        self,
+        url: str,
+        vendor: ObjectStore,
+        *,
+        base: str = "",
+        fallback: Callable[[], Store] | None = None,
+        doubt: Callable[[], str] = str,
     ) -> None:
         self.url = url
         self._vendor = vendor
         self._base = base
         self._open_fallback = fallback
+        self._doubt = doubt
         self._fallback: Store | None = None
         self._opening = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="store")
@@ -97,7 +104,7 @@ class ObstoreStore:
         while True:
             before = last
             try:
-                for info in self._fast(prefix, last):
+                for info in self._list_with_obstore(prefix, last):
                     last = info.key
                     yield info
             except _OddKeyError:
@@ -106,104 +113,104 @@ class ObstoreStore:
             else:
                 return
             seen = 0
-            for info in self._tolerant(prefix, last, quota):
+            for info in self._list_with_fallback(prefix, last, quota):
                 last, seen = info.key, seen + 1
                 yield info
             if seen < quota:
                 return
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        if odd(self._base + key):
-            return self._slow().get(key, limit=limit)
-        return self._call(Action.GET, key, lambda path: self._get(path, key, limit))
+        if is_odd(self._base + key):
+            return self._require_fallback().get(key, limit=limit)
+        return self._call_in_pool(Action.GET, key, lambda path: self._read_object(path, key, limit))
 
     def create(self, key: str, data: bytes) -> bool:
-        if odd(self._base + key):
-            return self._slow().create(key, data)
-        return settled_create(
-            lambda: self._call(Action.PUT, key, lambda path: _create(self._vendor, path, data)),
+        if is_odd(self._base + key):
+            return self._require_fallback().create(key, data)
+        return create_verified(
+            lambda: self._call_in_pool(Action.PUT, key, lambda path: _put_new(self._vendor, path, data)),
             lambda: self.get(key, limit=len(data)),
             data,
         )
 
     def replace(self, key: str, data: bytes) -> None:
-        if odd(self._base + key):
-            self._slow().replace(key, data)
+        if is_odd(self._base + key):
+            self._require_fallback().replace(key, data)
         else:
             put = partial(obstore.put, self._vendor, file=data, mode="overwrite", use_multipart=False)
-            self._call(Action.PUT, key, put)
+            self._call_in_pool(Action.PUT, key, put)
 
     def delete(self, key: str) -> None:
-        if odd(self._base + key):
-            self._slow().delete(key)
+        if is_odd(self._base + key):
+            self._require_fallback().delete(key)
             return
         with suppress(ObjectNotFoundError):
-            self._call(Action.DELETE, key, lambda path: obstore.delete(self._vendor, path))
+            self._call_in_pool(Action.DELETE, key, lambda path: obstore.delete(self._vendor, path))
 
-    def _get(self, path: str, key: str, limit: int | None) -> Blob:
+    def _read_object(self, path: str, key: str, limit: int | None) -> Blob:
         result = obstore.get(self._vendor, path)  # the body is fetched on request only
         check_size(key, result.meta["size"], limit)
-        return Blob(bytes(result.bytes()), _etag(result.meta))
+        return Blob(bytes(result.bytes()), _clean_etag(result.meta))
 
-    def _tolerant(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:
+    def _list_with_fallback(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:
         """The fallback's listing: at least `quota` objects, then up to a key that obstore supports."""
-        for seen, info in enumerate(self._slow().list(prefix, after=after), start=1):
+        for seen, info in enumerate(self._require_fallback().list(prefix, after=after), start=1):
             self._record_odd_key(info.key)
             yield info
-            if seen >= quota and not odd(self._base + info.key):
+            if seen >= quota and not is_odd(self._base + info.key):
                 return
 
-    def _fast(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+    def _list_with_obstore(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Lists through obstore. It accepts whole folders only: the rest of a prefix is filtered here."""
         wanted, start = self._base + prefix, self._base + after if after else ""
         folder, _, rest = wanted.rpartition("/")
-        if any(odd(name) for name in (folder, start, wanted if rest else "") if name):
+        if any(is_odd(name) for name in (folder, start, wanted if rest else "") if name):
             raise _OddKeyError
         if rest and wanted > start:
-            yield from self._exactly(prefix)
+            yield from self._find_exact_key(prefix)
             start = wanted
-        yield from self._rows(wanted, folder, start)
+        yield from self._list_folder(wanted, folder, start)
 
-    def _exactly(self, key: str) -> Iterator[ObjectInfo]:
+    def _find_exact_key(self, key: str) -> Iterator[ObjectInfo]:
         """The object of exactly that key: obstore starts a listing after a key, not at it."""
         with suppress(ObjectNotFoundError):
-            meta = self._call(Action.GET, key, lambda path: obstore.head(self._vendor, path))
-            yield self._info(meta, meta["path"])
+            meta = self._call_in_pool(Action.GET, key, lambda path: obstore.head(self._vendor, path))
+            yield self._to_info(meta, meta["path"])
 
-    def _rows(self, wanted: str, folder: str, start: str) -> Iterator[ObjectInfo]:
+    def _list_folder(self, wanted: str, folder: str, start: str) -> Iterator[ObjectInfo]:
         last, checked = start, bool(wanted or start)
-        for page in self._pages(folder, start):
+        for page in self._fetch_pages(folder, start):
             for meta in page:
-                path = self._ascending(meta["path"], last)
+                path = self._restore_slash(meta["path"], last)
                 if not checked and path > "/":
-                    self._check_first(path)
+                    self._check_first_key(path)
                     checked = True
                 if path.startswith(wanted):
-                    yield self._info(meta, path)
+                    yield self._to_info(meta, path)
                 elif path > wanted:
                     return
                 last = path
 
-    def _check_first(self, path: str) -> None:
+    def _check_first_key(self, path: str) -> None:
         """Raises _OddKeyError if the first key is missing: obstore's listing dropped its leading `/`."""
         try:
-            self._call(Action.GET, path, lambda name: obstore.head(self._vendor, name))
+            self._call_in_pool(Action.GET, path, lambda name: obstore.head(self._vendor, name))
         except (ObjectNotFoundError, MisconfiguredError) as error:
             raise _OddKeyError from error
 
-    def _pages(self, folder: str, start: str) -> Iterator[Sequence[ObjectMeta]]:
+    def _fetch_pages(self, folder: str, start: str) -> Iterator[Sequence[ObjectMeta]]:
         """Pages of the listing, prefetched by one."""
         stream = obstore.list(self._vendor, folder or None, offset=start or None, chunk_size=PAGE)
         ahead = self._pool.submit(next, stream, None)
         while True:
-            with self._refusals(Action.LIST, ""):
-                page = _outcome(ahead)
+            with self._convert_errors(Action.LIST, ""):
+                page = _await_result(ahead)
             if page is None:
                 return
             ahead = self._pool.submit(next, stream, None)
             yield page
 
-    def _ascending(self, path: str, last: str) -> str:
+    def _restore_slash(self, path: str, last: str) -> str:
         """The stored path: obstore drops a trailing `/`, which is detectable by the order."""
         if path > last:
             return path
@@ -212,16 +219,16 @@ class ObstoreStore:
             return path + "/"
         raise _OddKeyError
 
-    def _info(self, meta: ObjectMeta, path: str) -> ObjectInfo:
-        return ObjectInfo(path[len(self._base) :], meta["size"], meta["last_modified"], _etag(meta))
+    def _to_info(self, meta: ObjectMeta, path: str) -> ObjectInfo:
+        return ObjectInfo(path[len(self._base) :], meta["size"], meta["last_modified"], _clean_etag(meta))
 
     def _record_odd_key(self, key: str) -> None:
-        if len(self._odd) < NAMED_ODD_KEYS and odd(self._base + key):
+        if len(self._odd) < NAMED_ODD_KEYS and is_odd(self._base + key):
             row = f"{key!r}: listed in another way"
             if row not in self._odd:
                 self._odd.append(row)
 
-    def _slow(self) -> Store:
+    def _require_fallback(self) -> Store:
         with self._opening:
             if self._fallback is None:
                 if self._open_fallback is None:
@@ -232,27 +239,27 @@ class ObstoreStore:
                 self._fallback = self._open_fallback()
             return self._fallback
 
-    def _call(self, action: Action, key: str, act: Callable[[str], T]) -> T:
+    def _call_in_pool(self, action: Action, key: str, act: Callable[[str], T]) -> T:
         path = self._base + key
-        with self._refusals(action, key):
+        with self._convert_errors(action, key):
             if threading.current_thread() is threading.main_thread():
-                return _outcome(self._pool.submit(act, path))
+                return _await_result(self._pool.submit(act, path))
             return act(path)
 
     @contextmanager
-    def _refusals(self, action: Action, key: str) -> Iterator[None]:
+    def _convert_errors(self, action: Action, key: str) -> Iterator[None]:
         try:
             yield
         except InvalidPathError as error:
             raise _OddKeyError from error
         except (BaseError, FileNotFoundError) as error:
-            raise self._refusal(error, action, key) from error
+            raise self._to_own_error(error, action, key) from error
 
-    def _refusal(self, error: Exception, action: Action, key: str) -> BatchscribeError:
+    def _to_own_error(self, error: Exception, action: Action, key: str) -> BatchscribeError:
         path, text = self._base + key, str(error)
         if _STATUS.search(path) or _CODE.search(path):
             text = text.replace(path, "")  # the key must not be mistaken for the response
-        status = _status(error, text)
+        status = _find_status(error, text)
         # 404: the machine has no role; 403: a proxy is between.
         if status in {None, 403, 404} and _METADATA_SERVICE in text and _METADATA_SERVICE not in path:
             return MissingCredentialsError(
@@ -260,28 +267,29 @@ class ObstoreStore:
                 "an instance role to this machine"
             )
         code = _CODE.search(text)
-        return refusal(action, self.url, key, status=status, code=code[1] if code else "")
+        doubt = "" if status else self._doubt()
+        return convert_error(action, self.url, key, status=status, code=code[1] if code else "", doubt=doubt)
 
 
-def _outcome(future: Future[T]) -> T:
+def _await_result(future: Future[T]) -> T:
     """Waits in short intervals: a signal just before the wait, or to another thread, does not end it."""
     while not future.done():
         wait((future,), timeout=TURN_SECONDS)
     return future.result()
 
 
-def _create(vendor: ObjectStore, path: str, data: bytes) -> None:
+def _put_new(vendor: ObjectStore, path: str, data: bytes) -> None:
     try:
         obstore.put(vendor, path, data, mode="create", use_multipart=False)
     except (AlreadyExistsError, PreconditionError) as error:
         raise ConflictError from error
 
 
-def _etag(meta: ObjectMeta) -> str:
+def _clean_etag(meta: ObjectMeta) -> str:
     return (meta["e_tag"] or "").removeprefix("W/").strip('"')
 
 
-def _status(error: Exception, text: str) -> int | None:
+def _find_status(error: Exception, text: str) -> int | None:
     """The HTTP status; for a store without HTTP, the one that matches the error's type."""
     if match := _STATUS.search(text):
         return int(match[1])

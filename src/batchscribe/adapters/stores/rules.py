@@ -45,19 +45,25 @@ class ConflictError(Exception):
     """A conditional write met an existing object or a concurrent write. Never leaves an adapter."""
 
 
-def odd(key: str) -> bool:
+def is_odd(key: str) -> bool:
     """True if obstore cannot address the key: it has an empty or dot segment or a control character."""
     segments = key.split("/")
     return bool(_CONTROL.search(key)) or any(segment in {"", ".", ".."} for segment in segments)
 
 
-def refusal(action: Action, url: str, key: str, *, status: int | None, code: str) -> BatchscribeError:
-    """Our error for a vendor's. `status` is HTTP's, None without a response; `code` is S3's, or empty."""
+def convert_error(
+    action: Action, url: str, key: str, *, status: int | None, code: str, doubt: str = ""
+) -> BatchscribeError:
+    """Our error for a vendor's. `status` is HTTP's, None without a response; `code` is S3's, or empty.
+
+    `doubt` is a likely reason for no response.
+    """
     what = f"{action.name.lower()} of {key!r} in {url}" if key else f"{action.name.lower()} of {url}"
     if status is None or status >= 500 or status in {409, 429} or code in _BUSY:
         why = f"{status} {code}".strip() if status else "no answer"
         return StoreUnavailableError(
-            f"{what}: {why}; nothing was lost, try again; if it persists, check the network and the endpoint"
+            f"{what}: {why}; nothing was lost; "
+            + (doubt or "try again, and if it persists, check the network and the endpoint")
         )
     if code == "InvalidObjectState":
         return ObjectArchivedError(f"{key!r} in {url} is archived: restore it, then it is transcribed")
@@ -67,10 +73,10 @@ def refusal(action: Action, url: str, key: str, *, status: int | None, code: str
         return ObjectNotFoundError(f"no object {key!r} in {url}")
     denied = status == 403 and code not in _CREDENTIALS | {_SKEWED}
     kind = MissingRightError if denied else MisconfiguredError
-    return kind(f"{what}: {_remedy(action, url, status, code)}")
+    return kind(f"{what}: {_describe_remedy(action, url, status, code)}")
 
 
-def _remedy(action: Action, url: str, status: int, code: str) -> str:
+def _describe_remedy(action: Action, url: str, status: int, code: str) -> str:
     if status == 404:
         return f"no such bucket; create it, or correct the setting that names {url}"
     if code == _SKEWED:
@@ -90,7 +96,7 @@ def check_size(key: str, size: int, limit: int | None) -> None:
         raise ObjectTooLargeError(f"{key!r} has {size:,} bytes, more than the limit of {limit:,}: not read")
 
 
-def settled_create(write: Callable[[], None], read: Callable[[], Blob], data: bytes) -> bool:
+def create_verified(write: Callable[[], None], read: Callable[[], Blob], data: bytes) -> bool:
     """Writes create-only; an unclear outcome is read back. True if the object has our data.
 
     `read` may raise ObjectTooLargeError for an object that is larger than `data`, so not ours. `write` raises

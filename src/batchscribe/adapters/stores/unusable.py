@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NoReturn
 
-from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import MisconfiguredError
 
 
@@ -16,20 +14,8 @@ class UnusableStore:
         self.url = url
         self._error = error
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:  # noqa: ARG002  the protocol's
-        self._refuse()
-
-    def get(self, key: str, *, limit: int | None = None) -> Blob:  # noqa: ARG002  the protocol's signature
-        self._refuse()
-
-    def create(self, key: str, data: bytes) -> bool:  # noqa: ARG002  the protocol's signature
-        self._refuse()
-
-    def replace(self, key: str, data: bytes) -> None:  # noqa: ARG002  the protocol's signature
-        self._refuse()
-
-    def delete(self, key: str) -> None:  # noqa: ARG002  the protocol's signature
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
+    def get(self, *_asked: object, **_options: object) -> NoReturn:
+        """Raises the reason, as all other calls do."""
         raise MisconfiguredError(str(self._error))
+
+    list = create = replace = delete = get

@@ -7,7 +7,9 @@ replace the rest, or FINAL: the same for files that this decoder never supports.
 
 from __future__ import annotations
 
+import importlib
 import struct
+from functools import cache
 
 HEADER = struct.Struct(">cI")
 HELLO, START, AUDIO, END, ERROR, FINAL = b"H", b"S", b"A", b"E", b"X", b"F"
@@ -22,3 +24,13 @@ SPLIT_CHANNELS = 2
 MAX_SENT = 32
 """Most channels that are sent separately: one for each track."""
 MAX_PAYLOAD = PIECE_SAMPLES * BYTES_PER_SAMPLE * MAX_SENT
+
+
+@cache
+def decoder_version() -> str:
+    """Version such as `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; empty if no decoder is installed."""
+    try:
+        av = importlib.import_module("av")
+    except ImportError:
+        return ""
+    return f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info} / rules {RULES}"

@@ -8,14 +8,22 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from batchscribe.controller.commands.rehearsal import proofs, told
+from batchscribe.controller.commands.rehearsal import decode_proofs, describe_proof
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.near_names import suggest
-from batchscribe.core.run.account import Caller, MachineType, Quota
+from batchscribe.core.run.account import (
+    Caller,
+    MachineType,
+    PortAccess,
+    Quota,
+    aws_command,
+    keep_at_shutdown,
+)
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -37,6 +45,8 @@ NEIGHBOURS = 5
 SET_UP = "run `batchscribe gpu setup --start`"
 RIGHTS = "grant it: `batchscribe iam-policy` prints the rights"
 IDENTITY = "`aws sts get-caller-identity` shows whose credentials apply"
+PUBLIC_ADDRESS, PRIVATE_ADDRESS = "curl -s https://checkip.amazonaws.com", "hostname -I | cut -d' ' -f1"
+"""Shell commands that print this machine's address as the GPU host sees it."""
 GONE = {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
 
 
@@ -49,7 +59,7 @@ class AccountReads(Protocol):
 
     def quota(self, instance_type: str) -> Quota: ...
 
-    def port_sources(self, instance: str, port: int) -> tuple[str, ...]: ...
+    def port_access(self, instance: str, port: int) -> PortAccess: ...
 
     def schedule_group(self) -> str: ...
 
@@ -154,28 +164,23 @@ def check_price(instance_types: Iterable[str], rate_of: Callable[[str], Rate]) -
     return passed("price", ", ".join(f"{name} {rate_of(name)}".strip() for name in instance_types))
 
 
-def check_shutdown(instance: str, behaviour: str) -> Finding:
+def check_shutdown(instance: str, behaviour: str, region: str) -> Finding:
     """Checks that an instance that powers itself off is not terminated."""
     if behaviour == "stop":
         return passed("shutdown", "it stops when it powers itself off")
     if not behaviour:
         return warned("shutdown", "not checked: the cloud did not report its behaviour")
-    fix = (
-        f"aws ec2 modify-instance-attribute --instance-id {instance} "
-        "--instance-initiated-shutdown-behavior stop"
-    )
-    return failed("shutdown", f"it would {behaviour} when it powers itself off", fix)
+    detail = f"it would {behaviour} when it powers itself off"
+    return failed("shutdown", detail, keep_at_shutdown(instance, region))
 
 
-def check_quota(quota: Quota, found: MachineType) -> Finding:
+def check_quota(quota: Quota, found: MachineType, region: str) -> Finding:
     """Compares the account's limit of running vCPUs with the type's."""
     detail = f"{quota.vcpus} vCPUs may run on demand, {found.name} has {found.vcpus}"
     if quota.vcpus >= found.vcpus:
         return passed("quota", detail)
-    fix = (
-        "aws service-quotas request-service-quota-increase --service-code ec2 "
-        f"--quota-code {quota.code} --desired-value {found.vcpus}"
-    )
+    words = ("--service-code", "ec2", "--quota-code", quota.code, "--desired-value", str(found.vcpus))
+    fix = aws_command(region, "service-quotas", "request-service-quota-increase", *words)
     return failed("quota", detail, fix)
 
 
@@ -191,19 +196,22 @@ def check_last_armed(runs: Iterable[Run]) -> Finding:
     """Reports the last run that was guarded: only that proves the role, which needs no right to read."""
     guarded = [run for run in runs if run.started and run.guard not in {"", "off"}]
     if not guarded:
-        return warned("armed", "never yet: the role is first used when a start is guarded", SET_UP)
+        return warned("armed", "never yet for a run: the first start by a tick shows that it works")
     return passed("armed", f"for run {guarded[-1].id}, {guarded[-1].created:%Y-%m-%d %H:%M} UTC")
 
 
-def check_port(sources: tuple[str, ...], port: int, *, needed: bool) -> Finding:
-    """Checks that the security groups admit ssh from somewhere."""
-    if sources:
-        return passed("ssh port", f"{port} is open to {', '.join(sources)}")
+def check_port(access: PortAccess, port: int, region: str, own: str, *, needed: bool) -> Finding:
+    """Checks that the security groups admit ssh from somewhere; `own` prints this machine's address."""
+    if access.sources:
+        return passed("ssh port", f"{port} is open to {', '.join(access.sources)}")
     detail = f"no security group of the instance admits TCP on {port}"
-    fix = f"aws ec2 authorize-security-group-ingress --protocol tcp --port {port} --group-id … --cidr …/32"
-    return (
-        failed("ssh port", detail, fix) if needed else passed("ssh port", f"{detail}: not needed, it boots")
-    )
+    if not needed:
+        return passed("ssh port", f"{detail}: not needed, it boots")
+    if not access.groups:
+        return failed("ssh port", "the instance has no security group", "attach one that admits ssh")
+    words = ("--group-id", access.groups[0], "--protocol", "tcp", "--port", str(port))
+    fix = aws_command(region, "ec2", "authorize-security-group-ingress", *words, "--cidr", f'"$({own})/32"')
+    return failed("ssh port", detail, fix)
 
 
 def check_model(record: InstanceRecord, spec: EngineSpec) -> Finding:
@@ -235,14 +243,21 @@ def check_receivers(labels: tuple[str, ...]) -> Finding:
 
 def check_proofs(facts: Mapping[str, str]) -> Iterator[Finding]:
     """Grades the last rehearsal of each act."""
-    found = proofs(facts)
+    found = decode_proofs(facts)
     if not found:
         detail = "never on this account"
         yield warned("rehearsal", detail, "`batchscribe rehearse` proves the stop, for a few cents")
     for proof in found:
-        text = f"{proof.at:%Y-%m-%d %H:%M} UTC: {told(proof)}"
+        text = f"{proof.at:%Y-%m-%d %H:%M} UTC: {describe_proof(proof)}"
         what = f"stop by {proof.act}"
         yield passed(what, text) if proof.proved else warned(what, text, "`batchscribe rehearse`")
+
+
+def check_other_scheduler(other: OtherScheduler | None) -> Finding:
+    """Warns about another scheduler of the same source, by the run records that ticks read."""
+    if other is None:
+        return passed("schedulers", "no run of another one on this source was noticed")
+    return warned("schedulers", other.sentence, FIX)
 
 
 def check_open_runs(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.observe import observe, paused_until
+from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import Decision, Hold, Observation, decide
+from batchscribe.core.run.other_scheduler import OtherScheduler
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 
@@ -46,6 +48,8 @@ class Overview:
     """The latest settled runs, oldest first."""
     last_tick: datetime | None
     paused_until: datetime | None
+    other_scheduler: OtherScheduler | None
+    """Of the same source."""
     month: Usd
     """Upper bound of the cost of the runs settled this month (UTC)."""
     observed: Observation | None = None
@@ -55,7 +59,7 @@ class Overview:
     error: str = ""
 
 
-def overview(world: World, terms: Terms) -> Overview:
+def overview(world: World, terms: RunConfig) -> Overview:
     """Observes everything once; writes nothing. Raises what the ledger raises."""
     now, ledger = world.clock.now(), world.ledger
     observed, error = None, ""
@@ -65,21 +69,23 @@ def overview(world: World, terms: Terms) -> Overview:
         error = str(failure)
     decision = decide(observed, terms.policy) if observed else None
     paused = paused_until(world)
+    oldest = observed.backlog.oldest if observed and isinstance(decision, Hold) else None
     return Overview(
         at=now,
         runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
         last_runs=tuple(run for run in ledger.runs(now - RECENT) if not run.open)[-LAST_RUNS:],
         last_tick=ledger.last_tick(),
         paused_until=paused if paused and paused > now else None,
+        other_scheduler=find_other_scheduler(ledger, now),
         month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
         observed=observed,
         decision=decision,
-        next_start=_next_start(observed, terms) if isinstance(decision, Hold) else None,
+        next_start=oldest + terms.policy.max_wait if oldest else None,
         error=error,
     )
 
 
-def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
+def _run_now(world: World, terms: RunConfig, run: Run) -> RunNow:
     now = RunNow(
         id=run.id,
         state=run.state.value,
@@ -104,8 +110,3 @@ def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
         failed=sum(progress.tally.failed for progress in reports),
         left=max(lefts, default=None),
     )
-
-
-def _next_start(observed: Observation | None, terms: Terms) -> datetime | None:
-    oldest = observed.backlog.oldest if observed else None
-    return oldest + terms.policy.max_wait if oldest else None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from batchscribe.controller.attempts import Attempts, forget_attempts, read_failures
-from batchscribe.controller.fetching import fetched
-from batchscribe.controller.previous_failures import by_chunk, quarantine_of, read_quarantine
+from batchscribe.controller.fetching import fetch_objects
+from batchscribe.controller.previous_failures import group_by_chunk, read_quarantine, read_quarantine_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
@@ -32,25 +32,25 @@ class Redone:
     kept: tuple[str, ...]
 
 
-def by_key(scanner: Scanner, key: str) -> Sequence[AudioObject]:
+def find_by_key(scanner: Scanner, key: str) -> Sequence[AudioObject]:
     """Finds the audio object of a key. Raises ObjectNotFoundError."""
     found = [audio for audio in scanner.audio(split_key(key)[0]) if audio.info.key == key]
     return _require_found(found, f"no audio {key!r} in {scanner.source.url}; see `batchscribe scan`")
 
 
-def by_session(scanner: Scanner, session: str) -> Sequence[AudioObject]:
+def find_by_session(scanner: Scanner, session: str) -> Sequence[AudioObject]:
     """Finds all audio objects of a session. Raises ObjectNotFoundError."""
     folder = "" if session == TOP else session if session.endswith("/") else split_key(session)[0]
     found = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     return _require_found(found, f"no session {session!r} in {scanner.source.url}; see `batchscribe scan`")
 
 
-def stale(scanner: Scanner) -> Sequence[AudioObject]:
+def find_stale(scanner: Scanner) -> Sequence[AudioObject]:
     """Audio objects that are newer than their transcripts."""
     return [audio for audio in scanner.audio() if audio.stale]
 
 
-def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
+def find_without_model(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     """Transcribed audio objects without a transcript by that model; reads all transcripts.
 
     A transcript without a model (the original system's, or an unreadable one) does not count as by it.
@@ -60,10 +60,20 @@ def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     by_model: set[tuple[Side, str]] = set()
     for side, store in stores.items():
         lying = [info.key for audio in done for place, info in audio.transcripts if place is side]
-        read = fetched(store, lying, limit=TRANSCRIPT_BYTES)
+        read = fetch_objects(store, lying, limit=TRANSCRIPT_BYTES)
         by_model |= {(side, key) for key, data in read if _read_model(data) == model}
     return [
         audio for audio in done if not any((side, info.key) in by_model for side, info in audio.transcripts)
+    ]
+
+
+def attempted(scanner: Scanner, chosen: Sequence[AudioObject]) -> Sequence[AudioObject]:
+    """Those with a transcript or a failed attempt; for the others there is nothing to redo."""
+    if all(audio.transcripts or audio.blank for audio in chosen):
+        return chosen
+    failed = scanner.rules().trouble
+    return [
+        audio for audio in chosen if audio.transcripts or audio.blank or keys.digest(audio.info.key) in failed
     ]
 
 
@@ -83,12 +93,12 @@ def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iter
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 
 
-def quarantined(output: Store) -> Sequence[QuarantineRecord]:
+def list_quarantined(output: Store) -> Sequence[QuarantineRecord]:
     """All quarantined chunks, by key."""
     return sorted(read_quarantine(output).values(), key=lambda record: record.key)
 
 
-def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]:
+def release_quarantined(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]:
     """Revokes the failures of these keys, or of all quarantined ones. Returns the released keys.
 
     Raises ObjectNotFoundError, and releases nothing, if a key is not quarantined.
@@ -119,7 +129,7 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
     place, data = keys.quarantine(record.key), wire.encode(record)
     if output.create(place, data):
         return
-    there = quarantine_of(output, record.key)
+    there = read_quarantine_of(output, record.key)
     if there is None or (there.etag, there.decoder) != (record.etag, record.decoder):
         output.replace(place, data)
 
@@ -142,7 +152,7 @@ def quarantine_failed(
     failures = read_failures(output, lambda listed: _list_retried(listed, asked, max_attempts))
     records = [
         _build_record(asked[place], own, now)
-        for place, some in by_chunk(failures).items()
+        for place, some in group_by_chunk(failures).items()
         if len(own := _list_own(some)) >= max_attempts
     ]
     places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
@@ -163,18 +173,27 @@ def record_crash(
     """Records an attempt at each in-flight chunk of a dead worker. Once per run."""
     asked = {chunk.key: chunk for chunk in manifest.chunks}
     crashed = [asked[key] for key in in_flight if key in asked]
+    message, alone = f"it was in flight when worker {manifest.worker} died", len(crashed) == 1
     for chunk in crashed:
-        failure = Failure(
-            key=chunk.key,
-            etag=chunk.etag,
-            run=manifest.run,
-            kind=FailureKind.CRASH,
-            message=f"it was in flight when worker {manifest.worker} died",
-            at=now,
-            alone=len(crashed) == 1,
-        )
-        output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
+        record_attempt(output, chunk, manifest.run, FailureKind.CRASH, message, now=now, alone=alone)
     return [chunk.key for chunk in crashed]
+
+
+def record_attempt(
+    output: Store,
+    chunk: ManifestChunk,
+    run: str,
+    kind: FailureKind,
+    message: str,
+    *,
+    now: datetime,
+    alone: bool = False,
+) -> None:
+    """Records a failed attempt at a chunk. Once per run."""
+    failure = Failure(
+        key=chunk.key, etag=chunk.etag, run=run, kind=kind, message=message, at=now, alone=alone
+    )
+    output.create(keys.attempt(chunk.key, chunk.etag, run), wire.encode(failure))
 
 
 def _require_found(found: Sequence[AudioObject], message: str) -> Sequence[AudioObject]:
@@ -214,7 +233,7 @@ def _list_retried(listed: Attempts, asked: Collection[tuple[str, str]], times: i
 
 def _list_own(failures: Iterable[Failure]) -> Sequence[Failure]:
     """The chunk's own failures with the decoder used last, oldest first."""
-    own = sorted(wire.counted(failures), key=lambda failure: failure.at)
+    own = sorted(wire.select_counted(failures), key=lambda failure: failure.at)
     last = next((failure.decoder for failure in reversed(own) if failure.decoder), "")
     return [failure for failure in own if failure.decoder in {"", last}]
 

@@ -14,11 +14,11 @@ from typing import Protocol
 
 import msgspec
 
-from batchscribe.controller.advance import finish
+from batchscribe.controller.advance import finish_teardown
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
-from batchscribe.controller.external_state import instance_record
-from batchscribe.controller.records import by_our_clock, read_box_end, read_exit
+from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
+from batchscribe.controller.external_state import read_instance_record
+from batchscribe.controller.records import by_our_clock, read_exit, read_host_end
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run.host import ClaimLaunch
@@ -76,14 +76,14 @@ class Victim(Protocol):
         """Its output if it has ended; None while it runs."""
 
 
-def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
+def check(world: World, terms: RunConfig, act: Act, *, guarded: bool) -> Instance:
     """Returns the stopped instance. Raises if this act cannot be rehearsed now."""
     if terms.shared_machine:
         raise MisconfiguredError("the GPU is in this machine: no instance could be left running")
     refuse_unsupported(terms.unsupported)
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started; rehearse once it is settled")
-    record = instance_record(world, terms.instances[0])
+    record = read_instance_record(world, terms.instances[0])
     if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:
         raise MisconfiguredError(
             f"{terms.instances[0]} does not start its work at boot: run `batchscribe gpu setup` first"
@@ -96,11 +96,11 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     return seen
 
 
-def terms_of(terms: Terms, act: Act) -> Terms:
+def make_terms(terms: RunConfig, act: Act) -> RunConfig:
     """Settings of a rehearsed run: starts at once, with a short deadline."""
     policy = Policy(
         name=PolicyName.NOW,
-        by_hand=True,
+        manual=True,
         max_runtime=RUNTIME[act],
         check_interval=terms.policy.check_interval,
         daily_budget=terms.policy.daily_budget,
@@ -114,18 +114,18 @@ def put_speech(world: World, name: str, speech: Mapping[str, bytes]) -> None:
         world.home.create(f"{FOLDER}{name}/{key}", data)
 
 
-def rehearse(world: World, terms: Terms, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
+def rehearse(world: World, terms: RunConfig, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
     """Rehearses one act and records its proof. The caller holds the tick's lock.
 
     `begin` starts a tick in the rehearsal `name`. Raises LaunchError if no worker started, and
     NotStoppedError if the instance was not observed stopped at the end.
     """
-    there, terms = place_of(world, name), terms_of(terms, act)
+    there, terms = place_of(world, name), make_terms(terms, act)
     victim = begin()
     try:
         run = _await_dispatch(there, terms, victim)
         victim.kill()
-        log.info("the controller was killed", run=run.id, act=act.value)
+        log.info("controller.killed", run=run.id, act=act.value)
         proof = _await_stop(there, terms, act, run)
     finally:
         victim.kill()
@@ -137,12 +137,12 @@ def rehearse(world: World, terms: Terms, act: Act, name: str, begin: Callable[[]
     return proof
 
 
-def proofs(facts: Mapping[str, str]) -> tuple[Proof, ...]:
+def decode_proofs(facts: Mapping[str, str]) -> tuple[Proof, ...]:
     """The last proof of each act, from the ledger's facts."""
     return tuple(msgspec.json.decode(text, type=Proof) for text in facts.values())
 
 
-def told(proof: Proof) -> str:
+def describe_proof(proof: Proof) -> str:
     """The proof in one sentence."""
     if proof.seconds is None:
         return proof.detail
@@ -150,7 +150,7 @@ def told(proof: Proof) -> str:
     return f"{proof.detail}, and it was observed stopped {proof.seconds:.0f} s after {since}"
 
 
-def _await_dispatch(world: World, terms: Terms, victim: Victim) -> Run:
+def _await_dispatch(world: World, terms: RunConfig, victim: Victim) -> Run:
     """Waits until the victim's run has dispatched its manifest, and returns it."""
     while True:
         output = victim.ended()
@@ -163,7 +163,7 @@ def _await_dispatch(world: World, terms: Terms, victim: Victim) -> Run:
         world.clock.sleep(terms.waits.poll)
 
 
-def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
+def _await_stop(world: World, terms: RunConfig, act: Act, run: Run) -> Proof:
     """Only polls, until the instance is stopped or the time is over."""
     end = run.created + LONGEST[act]
     while world.clock.now() < end:
@@ -172,7 +172,7 @@ def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
             if seen.state.proved_stopped:
                 return _assess_stop(world, act, run, world.clock.now())
         except BatchscribeError as error:
-            log.warning("poll will be repeated", run=run.id, error=str(error))
+            log.warning("instance.poll_failed", run=run.id, error=str(error))
         world.keep_alive()
         world.clock.sleep(terms.waits.poll)
     minutes = LONGEST[act].total_seconds() / 60
@@ -181,11 +181,12 @@ def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
 
 
 def _assess_stop(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
-    end = read_box_end(world, run)
+    end = read_host_end(world, run)
     if act is Act.BOX:
-        since = _work_ended(world, run)
-        if end is None or since is None:
+        record = read_exit(world, run.worker)
+        if end is None or record is None:
             return _make_proof(world, act, run, detail="it was stopped, but not by the GPU host")
+        since = by_our_clock(run, record.at, world.clock.now())
         seconds = (stopped - since).total_seconds()
         return _make_proof(world, act, run, seconds, f"the GPU host powered itself off: {end.why}")
     seconds = (stopped - run.deadline).total_seconds()
@@ -205,19 +206,14 @@ def _make_proof(world: World, act: Act, run: Run, seconds: float | None = None, 
     )
 
 
-def _work_ended(world: World, run: Run) -> datetime | None:
-    record = read_exit(world, run.worker)
-    return by_our_clock(run, record.at, world.clock.now()) if record else None
-
-
 def _find_run(world: World) -> Run | None:
     return next((run for run in world.ledger.open_runs() if run.output == world.output.url), None)
 
 
-def _finish_run(world: World, terms: Terms) -> None:
+def _finish_run(world: World, terms: RunConfig) -> None:
     """Tears down and settles the killed controller's run, like a tick."""
     run = _find_run(world)
     if run is not None:
         over = run.with_work_ended(world.clock.now())
         ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
-        finish(world, terms, ending)
+        finish_teardown(world, terms, ending)

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from unicodedata import normalize
 
 from batchscribe.controller.attempts import read_failures
-from batchscribe.controller.fetching import fetched
-from batchscribe.controller.previous_failures import quarantine_of
+from batchscribe.controller.fetching import fetch_objects
+from batchscribe.controller.previous_failures import read_quarantine_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import EMPTY
 from batchscribe.core import keys
@@ -22,7 +22,12 @@ from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, spl
 from batchscribe.core.scan.explanation import explain
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text.transcripts import Transcript
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
+from batchscribe.errors import (
+    MisconfiguredError,
+    ObjectNotFoundError,
+    PermanentError,
+    UnsupportedAudioError,
+)
 from batchscribe.protocols import Store
 from batchscribe.reading import read_bytes, read_transcript
 
@@ -85,14 +90,14 @@ class ChunkHistory:
         return bool(self.audio or self.failures or self.quarantine or self.runs)
 
 
-def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> ChunkHistory:
+def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> ChunkHistory:
     """History of a chunk by its key, the only Unicode variant of it, or a part that only one key has.
 
-    Raises MisconfiguredError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
+    Raises UnsupportedAudioError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
     there is no record of it.
     """
     if (kind := passed_over(key)) is not None:
-        raise MisconfiguredError(
+        raise UnsupportedAudioError(
             f"{key!r} is skipped: .{kind} is not decoded; convert it, for example to .wav or .flac"
         )
     if name := audio_name(key):
@@ -103,7 +108,7 @@ def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)
     if len(similar) == 1:
         return _read_life(scanner, similar[0].info.key, similar[0].name, max_wait)
     if name is None and not similar:
-        raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
+        raise ObjectNotFoundError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     listed = ", ".join(audio.info.key for audio in similar[:NAMED])
     more = f" and {len(similar) - NAMED} more" if len(similar) > NAMED else ""
     hint = f"; similar: {listed}{more}" if similar else "; `batchscribe scan` shows the sessions"
@@ -139,7 +144,7 @@ def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta)
         planned=audio.planned if audio else None,
         transcripts=tuple(_list_transcripts(scanner, audio)) if audio else (),
         failures=failures,
-        quarantine=quarantine_of(output, key),
+        quarantine=read_quarantine_of(output, key),
         runs=tuple(sorted(_list_mentions(output, key), key=lambda mention: mention.dispatched)),
     )
 
@@ -181,7 +186,7 @@ def _list_mentions(output: Store, key: str) -> Iterator[RunMention]:
     """Yields the runs of all manifests that are still kept. Skips manifests of another version."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
-    for place, data in fetched(output, manifests, limit=CHUNK_LIST_BYTES):
+    for place, data in fetch_objects(output, manifests, limit=CHUNK_LIST_BYTES):
         try:
             manifest = wire.decode(data, Manifest)
         except MisconfiguredError:

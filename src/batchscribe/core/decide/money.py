@@ -10,6 +10,7 @@ from decimal import ROUND_UP, Decimal
 from typing import Self
 
 MICRO = Decimal(1_000_000)
+TEN_CENTS = Decimal("0.1")
 HOUR = Decimal(3600)
 MINIMUM_BILLED_SECONDS = 60
 """EC2 bills Linux by the second, with a minimum of one minute for each start."""
@@ -37,9 +38,9 @@ class Usd:
         return Usd(self.micros - other.micros)
 
     def __str__(self) -> str:
-        """Dollars with sign: two places from $1, four from a cent, else two significant digits."""
+        """Dollars with sign: two places from ten cents, four from a cent, else two significant digits."""
         amount = Decimal(abs(self.micros)) / MICRO
-        places = 2 if amount >= 1 or not amount else max(4, min(6, 1 - amount.adjusted()))
+        places = 2 if amount >= TEN_CENTS or not amount else max(4, min(6, 1 - amount.adjusted()))
         return f"{'-' if self.micros < 0 else ''}${amount:.{places}f}"
 
     @property

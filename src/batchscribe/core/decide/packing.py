@@ -10,25 +10,15 @@ from batchscribe.core.decide.money import Rate, Usd, cost
 from batchscribe.core.scan.chunks import Chunk, audio_name
 
 BYTES_PER_SECOND = {
+    **dict.fromkeys(("avi", "mov"), 40_000.0),
     **dict.fromkeys(("aif", "aifc", "aiff", "caf", "w64", "wav"), 32_000.0),
-    **dict.fromkeys(("asf", "mkv", "ogv", "qt", "wmv"), 16_000.0),
-    **dict.fromkeys(("3gp", "ac3", "au", "m4b", "mp2", "mpga", "wma"), 8_000.0),
-    **dict.fromkeys(("mka", "oga"), 5_000.0),
-    "weba": 4_000.0,
+    **dict.fromkeys(("flac", "wv"), 18_000.0),
+    **dict.fromkeys(("asf", "m4v", "mkv", "mp4", "ogv", "qt", "wmv"), 16_000.0),
+    **dict.fromkeys(("3gp", "aac", "ac3", "au", "m4a", "m4b", "mp2", "mp3", "mpga", "wma"), 8_000.0),
+    **dict.fromkeys(("mka", "oga", "ogg"), 5_000.0),
+    **dict.fromkeys(("opus", "weba", "webm"), 4_000.0),
     "spx": 3_000.0,
     "amr": 1_600.0,
-    "wv": 18_000.0,
-    "flac": 18_000.0,
-    "avi": 40_000.0,
-    "mov": 40_000.0,
-    "mp4": 16_000.0,
-    "m4v": 16_000.0,
-    "m4a": 8_000.0,
-    "aac": 8_000.0,
-    "mp3": 8_000.0,
-    "ogg": 5_000.0,
-    "opus": 4_000.0,
-    "webm": 4_000.0,
 }
 """Bitrates (bytes per audio second) until runs of this source show better ones: 16 kHz mono PCM for wav,
 usual speech bitrates for the rest; low if unsure, so that a batch is over- rather than underestimated."""
@@ -111,23 +101,23 @@ def pack(
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
     wanted = candidates[:limit]
     fitting = [chunk for chunk in wanted if priors.audio_seconds(chunk) <= budget]
-    taken = _whole_sessions(fitting, priors, budget) or list(wanted[:1])
+    taken = _take_whole_sessions(fitting, priors, budget) or list(wanted[:1])
     return Batch(chunks=tuple(taken), estimate=estimate(taken, priors, rate), left=pending - len(taken))
 
 
-def _whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+def _take_whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
     taken: list[Chunk] = []
     for _session, group in groupby(chunks, key=lambda chunk: chunk.session):
         session = list(group)
         length = sum(priors.audio_seconds(chunk) for chunk in session)
         if length > budget:
-            return taken or _first_fitting(session, priors, budget)
+            return taken or _take_first_fitting(session, priors, budget)
         taken += session
         budget -= length
     return taken
 
 
-def _first_fitting(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+def _take_first_fitting(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
     """The first chunks of a session, as many as fit."""
     ends = accumulate(priors.audio_seconds(chunk) for chunk in session)
     return [chunk for chunk, end in zip(session, ends, strict=True) if end <= budget]

@@ -50,7 +50,7 @@ class Policy:
     if_running: IfRunning = IfRunning.HOLD
     limit: int | None = None
     daily_budget: Usd | None = None
-    by_hand: bool = False
+    manual: bool = False
     """Requested by a user: takes all pending chunks, regardless of age and earlier failures."""
 
 
@@ -106,7 +106,7 @@ class ReasonCode(StrEnum):
     PAUSED = "paused"
     EMPTY = "nothing-pending"
     BELOW_THRESHOLD = "below-threshold"
-    ONLY_TROUBLED = "only-troubled"
+    ONLY_FAILED_BEFORE = "only-troubled"
     GPU_IN_USE = "gpu-in-use"
     GPU_MOVING = "gpu-moving"
     THRESHOLD = "threshold-reached"
@@ -165,8 +165,9 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.open_run is not None:
         return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
-        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}"))
-    batch = fit(seen, policy)
+        too = "; a pause holds `run`, too" if policy.manual else ""
+        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}{too}"))
+    batch = fit_batch(seen, policy)
     pays, reason = _find_reason(seen, policy, batch)
     if not pays:
         return Hold(reason, overdue=seen.backlog.exhausted > 0)
@@ -189,7 +190,7 @@ def describe_pause(until: datetime) -> str:
     return f"until {until:%Y-%m-%d %H:%M} UTC; `batchscribe resume` ends it"
 
 
-def fit(seen: Observation, policy: Policy) -> Batch:
+def fit_batch(seen: Observation, policy: Policy) -> Batch:
     """The batch that one run would take of the current backlog."""
     return pack(
         seen.backlog.candidates,
@@ -225,7 +226,7 @@ def _find_reason(seen: Observation, policy: Policy, batch: Batch) -> tuple[bool,
 def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCode, str] | None:
     """The reason for a start; None if there is none."""
     backlog = seen.backlog
-    if policy.by_hand and backlog.pending:
+    if policy.manual and backlog.pending:
         return ReasonCode.NOW, f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
     if policy.name is PolicyName.NOW and backlog.triggering:
         return ReasonCode.NOW, f"policy now: {format_count(backlog.triggering, 'chunk')} pending"
@@ -235,9 +236,10 @@ def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[Reas
         )
         return ReasonCode.THRESHOLD, sentence
     if wait_in_reach(seen, policy, batch):
+        interval, longest = _format_hours(policy.check_interval), _format_hours(policy.max_wait)
         return ReasonCode.MAX_WAIT, (
-            f"the oldest chunk has waited {_hours(_longest_wait(seen))} h; with the next check in "
-            f"{_hours(policy.check_interval)} h it would pass the longest wait of {_hours(policy.max_wait)} h"
+            f"the oldest chunk has waited {_format_hours(_longest_wait(seen))} h; with the next check in "
+            f"{interval} h it would pass the longest wait of {longest} h"
         )
     return None
 
@@ -255,7 +257,7 @@ def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
             f"{format_count(backlog.pending, 'chunk')} pending, all failed before; each starts a GPU again "
             f"only at its longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
         )
-        return ReasonCode.ONLY_TROUBLED, sentence
+        return ReasonCode.ONLY_FAILED_BEFORE, sentence
     if backlog.waiting:
         sentence = (
             f"nothing may start yet: {format_count(backlog.waiting, 'chunk')} too young or being recorded"
@@ -269,7 +271,7 @@ def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
 
     A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
     """
-    if _waiting_since(seen.backlog) is None:
+    if _find_waiting_since(seen.backlog) is None:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _longest_wait(seen) + policy.check_interval + lead >= policy.max_wait
@@ -281,7 +283,7 @@ def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
     It ends with a change of the settings, a set-up of the host, or a day; users may still start a run.
     """
     fault = seen.host_fault
-    if policy.by_hand or fault is None or fault.access != seen.access:
+    if policy.manual or fault is None or fault.access != seen.access:
         return None
     until = fault.at + LONGEST_PAUSE
     if seen.now >= until or (seen.set_up_at is not None and seen.set_up_at > fault.at):
@@ -299,7 +301,7 @@ def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:
 
     From the second such start on, each pause doubles, up to a day; users may still start a run.
     """
-    if policy.by_hand or seen.last_unproductive is None or seen.unproductive < PATIENT_STARTS:
+    if policy.manual or seen.last_unproductive is None or seen.unproductive < PATIENT_STARTS:
         return None
     # Bounded before it is doubled: there may be many failures in a row.
     pause = min(policy.check_interval * (1 << min(seen.unproductive - 1, 20)), LONGEST_PAUSE)
@@ -348,13 +350,13 @@ def _find_state_obstacle(instance: Instance, policy: Policy) -> Reason | None:
             return None
 
 
-def _waiting_since(backlog: Backlog) -> datetime | None:
+def _find_waiting_since(backlog: Backlog) -> datetime | None:
     """Begin of the longest wait among chunks that may start a GPU."""
     return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
 
 
 def _longest_wait(seen: Observation) -> timedelta:
-    since = _waiting_since(seen.backlog)
+    since = _find_waiting_since(seen.backlog)
     return seen.now - since if since else _NO_TIME
 
 
@@ -376,7 +378,7 @@ def _collect_numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[st
     }
 
 
-def _hours(span: timedelta) -> str:
+def _format_hours(span: timedelta) -> str:
     return f"{span.total_seconds() / 3600:.1f}"
 
 

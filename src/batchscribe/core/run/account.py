@@ -1,4 +1,4 @@
-"""Facts about a cloud account that a start depends on."""
+"""Facts about a cloud account that a start depends on, and the commands that correct them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ class Quota:
 
     code: str
     vcpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortAccess:
+    """Security groups of an instance, and the address ranges and groups that they admit to one port."""
+
+    groups: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+def aws_command(region: str, *words: str) -> str:
+    """A command for a user's shell, as it is. AWS's tools do not read the region of our `.env`."""
+    return " ".join(["aws", *(("--region", region) if region else ()), *words])
+
+
+def keep_at_shutdown(instance: str, region: str) -> str:
+    """Command that lets an instance stop, not terminate, when it powers itself off."""
+    words = ("--instance-id", instance, "--instance-initiated-shutdown-behavior", "stop")
+    return aws_command(region, "ec2", "modify-instance-attribute", *words)

@@ -40,7 +40,7 @@ class EngineTime(msgspec.Struct, frozen=True, kw_only=True):
     """Number of transcripts with each flag."""
 
 
-def worked(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
+def measure_engine_time(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
     """Engine time of one worker, from the loading of its engine on."""
     if timings.loaded is None:
         return EngineTimeSummary(workers=1, flags=dict(counted))
@@ -56,7 +56,7 @@ def worked(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
     )
 
 
-def total(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
+def sum_engine_time(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
     """Sums over several workers, or over several runs."""
     parts = list(each)
     return EngineTimeSummary(
@@ -71,7 +71,7 @@ def total(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
     )
 
 
-def work_of(reported: EngineTimeSummary) -> EngineTime | None:
+def make_engine_time(reported: EngineTimeSummary) -> EngineTime | None:
     """The engine time for a report; None if no worker reported any."""
     if not reported.workers:
         return None
@@ -83,20 +83,20 @@ def work_of(reported: EngineTimeSummary) -> EngineTime | None:
         starved_seconds=reported.starved,
         blocked_seconds=reported.blocked,
         starved_by=reported.starved_by,
-        busy_share=_share_of(reported.busy, reported),
-        starved_share=_share_of(reported.starved, reported),
-        blocked_share=_share_of(reported.blocked, reported),
-        to_blame=tuple(filter(None, (_starving_stage(reported), _blocking_stage(reported)))),
+        busy_share=_compute_share(reported.busy, reported),
+        starved_share=_compute_share(reported.starved, reported),
+        blocked_share=_compute_share(reported.blocked, reported),
+        to_blame=tuple(filter(None, (_find_starving_stage(reported), _find_blocking_stage(reported)))),
         flags=reported.flags,
     )
 
 
-def work_lines(work: EngineTime | None) -> list[str]:
+def format_engine_time(work: EngineTime | None) -> list[str]:
     """Report lines on the engine's time and on the flags; empty ones are left out."""
     if work is None:
         return []
     counted = flag_text(work.flags)
-    return list(filter(None, (_engine_line(work), f"Flags: {counted}" if counted else "")))
+    return list(filter(None, (_format_engine_line(work), f"Flags: {counted}" if counted else "")))
 
 
 def flag_text(counted: Mapping[str, int]) -> str:
@@ -105,7 +105,7 @@ def flag_text(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{counted[flag]} {flag}" for flag in order if counted.get(flag))
 
 
-def _engine_line(work: EngineTime) -> str:
+def _format_engine_line(work: EngineTime) -> str:
     shares = (work.busy_share, work.starved_share, work.blocked_share)
     if None in shares:
         return ""
@@ -118,18 +118,18 @@ def _engine_line(work: EngineTime) -> str:
     )
 
 
-def _starving_stage(reported: EngineTimeSummary) -> str:
+def _find_starving_stage(reported: EngineTimeSummary) -> str:
     """The stage that starved the engine most, if above TOLERATED."""
-    if not reported.starved_by or (_share_of(reported.starved, reported) or 0.0) <= TOLERATED:
+    if not reported.starved_by or (_compute_share(reported.starved, reported) or 0.0) <= TOLERATED:
         return ""
     return max(reported.starved_by, key=lambda stage: reported.starved_by[stage])
 
 
-def _blocking_stage(reported: EngineTimeSummary) -> str:
-    return PUBLISHING if (_share_of(reported.blocked, reported) or 0.0) > TOLERATED else ""
+def _find_blocking_stage(reported: EngineTimeSummary) -> str:
+    return PUBLISHING if (_compute_share(reported.blocked, reported) or 0.0) > TOLERATED else ""
 
 
-def _share_of(seconds: float, reported: EngineTimeSummary) -> float | None:
+def _compute_share(seconds: float, reported: EngineTimeSummary) -> float | None:
     return round(seconds / reported.after_load, 4) if reported.after_load > 0 else None
 
 

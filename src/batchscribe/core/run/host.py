@@ -142,7 +142,7 @@ def failed(what: str, detail: str, fix: str = "") -> Finding:
     return Finding(what=what, ok=False, detail=detail, fix=fix)
 
 
-class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
+class HostReply(msgspec.Struct, frozen=True, kw_only=True):
     """The host's reply: the last line of its output."""
 
     box: Count = VERSION
@@ -186,7 +186,7 @@ class HostClaim(Dated, frozen=True, kw_only=True):
         return self.created <= boot + CLAIM_SLACK and boot < self.deadline
 
 
-class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
+class HostWaits(msgspec.Struct, frozen=True, kw_only=True):
     """Timeouts of the agent, in seconds."""
 
     store: Seconds = 600.0
@@ -201,7 +201,7 @@ class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     """For a worker to end, after the controller's request or the deadline; then it is killed."""
     overtime: Seconds = 180.0
     """From the deadline to that of the dead-man switch, so that the last windows are not lost."""
-    told: Seconds = 45.0
+    after_report: Seconds = msgspec.field(default=45.0, name="told")
     """From its report of a dead worker to the power-off: the controller may stop the host before."""
 
 
@@ -217,7 +217,7 @@ class HostPlace(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the control objects, the record among them; empty if they are below `home`."""
     region: str = ""
     endpoint: str = ""
-    waits: BoxWaits = BoxWaits()
+    waits: HostWaits = HostWaits()
 
     def control_of(self, output: str) -> str:
         """URL of the control objects of `output`; empty if they are below it, as for a rehearsal."""
@@ -274,7 +274,7 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
         return wanted if able else ClaimLaunch.SSH
 
 
-def last_word(output: bytes) -> BoxReply | None:
+def decode_reply(output: bytes) -> HostReply | None:
     """Decodes the reply in the last line of a host's output; None if there is none.
 
     Output of login scripts before it is skipped.
@@ -282,6 +282,6 @@ def last_word(output: bytes) -> BoxReply | None:
     lines = output.strip().splitlines()
     try:
         reply = msgspec.json.decode(lines[-1], type=dict[str, object]) if lines else {}
-        return msgspec.convert(reply, BoxReply) if "box" in reply else None
+        return msgspec.convert(reply, HostReply) if "box" in reply else None
     except UNREADABLE:
         return None

@@ -90,7 +90,7 @@ class ManifestChunk(msgspec.Struct, frozen=True, kw_only=True):
     session: Key
     transcript: Key
     """Key of its transcript, relative to `Manifest.output`."""
-    troubled: bool = False
+    previously_failed: bool = msgspec.field(default=False, name="troubled")
     """It failed before, or was unavailable: transcribed alone, so that a failure is attributed to it only."""
 
 
@@ -229,7 +229,7 @@ class Failure(Dated, frozen=True, kw_only=True):
     """Of a crash: no other chunk was in flight, so this one caused it."""
 
 
-def counted(failures: Iterable[Failure]) -> list[Failure]:
+def select_counted(failures: Iterable[Failure]) -> list[Failure]:
     """Failures that count towards quarantine.
 
     A single crash of a worker does not count, unless the chunk was alone in flight; two do.

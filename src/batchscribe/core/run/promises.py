@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from batchscribe.core.run.host import BoxWaits
+from batchscribe.core.run.host import HostWaits
 from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST
 
 PASS_SECONDS = 60.0
@@ -21,9 +21,9 @@ def _round_up_minutes(seconds: float) -> timedelta:
 
 AFTER_WORK = timedelta(seconds=2 * PASS_SECONDS)
 """From the last result to `stopped`: one pass to observe the end, and the time the cloud takes."""
-BY_HOST = _round_up_minutes(BoxWaits().linger + POWER_OFF_SECONDS)
+BY_HOST = _round_up_minutes(HostWaits().linger + POWER_OFF_SECONDS)
 """From the last result to the GPU host's own power-off."""
-STALLED = _round_up_minutes(BoxWaits().silence + BoxWaits().grace)
+STALLED = _round_up_minutes(HostWaits().silence + HostWaits().grace)
 """From the last progress of a stalled worker to its end."""
 AFTER_DEADLINE = GUARD_FIRST + 2 * GUARD_EVERY
 """From a run's deadline to `stopped` by the guard: its first stop, and one retry."""
@@ -54,7 +54,7 @@ class Promise:
     sentence: str
 
 
-def promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
+def list_promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
     """The bounds, the usual one first; `guarded`: a stop in the cloud; `boots`: the GPU host's units."""
     return (
         Promise(True, USUAL),

@@ -53,9 +53,9 @@ def decode_run(data: bytes | str) -> Run:
         fields = msgspec.json.decode(data, type=dict[str, Any])
         version = fields.get("version", 1)
         if version == 1:
-            fields, version = _from_version_1(fields), 2
+            fields, version = _convert_version_1(fields), 2
         if version == 2:
-            fields, version = _from_version_2(fields), VERSION
+            fields, version = _convert_version_2(fields), VERSION
         if version != VERSION:
             raise MisconfiguredError(
                 f"this run has version {version}, this batchscribe reads version {VERSION}: install the same "
@@ -103,7 +103,7 @@ def decode_outcome(data: bytes) -> str:
         raise MisconfiguredError(f"not a readable settlement: {error}") from error
 
 
-def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+def _convert_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     """Moves what was stored once for the run to its machine and its workers."""
     document = dict(fields)
     first, *others = document.pop("instances")
@@ -118,15 +118,15 @@ def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     return document | {"version": VERSION, "machines": machines, "workers": workers}
 
 
-def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
-    document = dict(fields) if "id" in fields else _from_intent(fields)
-    meter: dict[str, Any] = {name: _moment(document.pop(old, None)) for name, old in _METER}
+def _convert_version_1(fields: dict[str, Any]) -> dict[str, Any]:
+    document = dict(fields) if "id" in fields else _convert_intent(fields)
+    meter: dict[str, Any] = {name: _make_moment(document.pop(old, None)) for name, old in _METER}
     meter |= {name: document.pop(name, None) for name in ("launched_before", "launched")}
-    moments = {name: _moment(document.get(name)) for name in ("reaching_since", "stop_requested")}
+    moments = {name: _make_moment(document.get(name)) for name in ("reaching_since", "stop_requested")}
     return document | moments | {"meter": meter, "version": 2}
 
 
-def _from_intent(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_intent(fields: Mapping[str, Any]) -> dict[str, Any]:
     rate = {
         "per_hour": {"micros": fields["rate_micros"]},
         "source": fields["rate_source"],
@@ -136,5 +136,5 @@ def _from_intent(fields: Mapping[str, Any]) -> dict[str, Any]:
     return dict(fields) | renamed | {"planned_audio_seconds": fields["audio_seconds"], "audio_seconds": 0.0}
 
 
-def _moment(at: object) -> dict[str, object] | None:
+def _make_moment(at: object) -> dict[str, object] | None:
     return {"at": at} if at is not None else None

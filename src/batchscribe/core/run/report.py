@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.figures import encode_json, format_hours
-from batchscribe.core.run.engine_time import EngineTime, total, work_of
+from batchscribe.core.run.engine_time import EngineTime, make_engine_time, sum_engine_time
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
@@ -74,6 +75,10 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: dict[str, int] = {}
     """Sound files in unsupported formats, by extension."""
     oldest: datetime | None = None
+
+
+_OBSERVED = Scan.__struct_fields__[2:]
+"""Fields with their names in a backlog."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,16 +192,20 @@ def build(
     lock: str = "",
 ) -> RunReport:
     """The report of a run in its current state; `backlog` is the one that its decision used."""
+    observed: dict[str, Any] = {name: getattr(backlog, name) for name in _OBSERVED} if backlog else {}
+    success = bool(run.outcome and run.outcome.success)
     return RunReport(
         run=run.id,
         status=(run.outcome or run.state).value,
-        success=bool(run.outcome and run.outcome.success),
+        success=success,
         detail=run.detail,
         policy=run.policy,
         reason=run.reason,
         lock=lock,
-        timestamps=_make_timestamps(run),
-        scan=_make_scan(run, backlog),
+        timestamps=msgspec.convert(run, Timestamps, from_attributes=True),
+        scan=Scan(
+            planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds, **observed
+        ),
         gpu=_make_gpu(run),
         transcription=Transcription(
             done=run.chunks_done,
@@ -204,9 +213,12 @@ def build(
             failures=run.failures,
             audio_seconds=run.audio_seconds,
         ),
-        verification=_make_verification(run),
+        verification=Verification(
+            complete=success,
+            gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
+        ),
         performance=_make_performance(run, tuple(events)),
-        work=work_of(run.worked),
+        work=make_engine_time(run.worked),
         queue=tuple(samples),
     )
 
@@ -220,11 +232,11 @@ def cost_block(report: RunReport) -> list[Line]:
     """Lines of the "Cost Tracking" block, as (label, value)."""
     gpu, seconds = report.gpu, report.transcription.audio_seconds
     cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
-    billed = "" if gpu.was_running else _minimum_text(rate, gpu.seconds)
+    billed = "" if gpu.was_running else _explain_minimum(rate, gpu.seconds)
     return [
         ("GPU Type", gpu.type or gpu.provider),
-        ("Hourly Rate", _rate_text(rate, gpu.source, gpu.as_of)),
-        ("GPU Time", f"at most {_time_text(gpu.seconds)}{billed}"),
+        ("Hourly Rate", _format_rate(rate, gpu.source, gpu.as_of)),
+        ("GPU Time", f"at most {_format_time(gpu.seconds)}{billed}"),
         ("GPU Cost", f"at most {cost}"),
         ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
         ("Audio", format_hours(seconds)),
@@ -235,15 +247,18 @@ def cost_block(report: RunReport) -> list[Line]:
 def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
     """The same lines for a planned run."""
     rate = estimate.rate
-    billed = _minimum_text(rate.per_hour, estimate.seconds)
+    billed = _explain_minimum(rate.per_hour, estimate.seconds)
     return [
         ("GPU Type", instance_type),
-        ("Hourly Rate", _rate_text(rate.per_hour, rate.source, rate.as_of)),
-        ("Estimated Time", f"{_time_text(estimate.seconds)}{billed}"),
+        ("Hourly Rate", _format_rate(rate.per_hour, rate.source, rate.as_of)),
+        ("Estimated Time", f"{_format_time(estimate.seconds)}{billed}"),
         ("Estimated Cost", str(estimate.cost)),
         ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
         ("Audio", f"about {format_hours(estimate.audio_seconds)}"),
-        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds / _HOUR, bound="about ")),
+        (
+            "$/Audio Hour",
+            _per_audio_hour(estimate.cost, estimate.audio_seconds / _HOUR, bound="about "),
+        ),
     ]
 
 
@@ -269,36 +284,7 @@ def totals(runs: Iterable[Run]) -> Totals:
         cost=cost.dollars,
         cost_micros=cost.micros,
         cost_per_audio_hour=each.dollars if each else None,
-        work=work_of(total(run.worked for run in settled)),
-    )
-
-
-def _make_timestamps(run: Run) -> Timestamps:
-    return Timestamps(
-        created=run.created,
-        deadline=run.deadline,
-        dispatched=run.dispatched,
-        first_window=run.first_window,
-        work_ended=run.work_ended,
-        settled=run.settled,
-    )
-
-
-def _make_scan(run: Run, backlog: Backlog | None) -> Scan:
-    planned = Scan(planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds)
-    if backlog is None:
-        return planned
-    return msgspec.structs.replace(
-        planned,
-        sessions=backlog.sessions,
-        pending=backlog.pending,
-        pending_bytes=backlog.pending_bytes,
-        waiting=backlog.waiting,
-        done=backlog.done,
-        stale=backlog.stale,
-        quarantined=backlog.quarantined,
-        passed_over=backlog.passed_over,
-        oldest=backlog.oldest,
+        work=make_engine_time(sum_engine_time(run.worked for run in settled)),
     )
 
 
@@ -310,10 +296,10 @@ def _make_gpu(run: Run) -> Gpu:
         tried=run.tried_types,
         was_running=run.borrowed,
         started_by_us=run.started and not run.borrowed,
-        start=_time_of(run.start_requested),
-        running=_time_of(run.running_since),
-        stop=_time_of(run.stop_requested),
-        stopped=_time_of(run.stopped),
+        start=_read_time(run.start_requested),
+        running=_read_time(run.running_since),
+        stop=_read_time(run.stop_requested),
+        stopped=_read_time(run.stopped),
         seconds=run.billed_seconds,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
@@ -324,24 +310,17 @@ def _make_gpu(run: Run) -> Gpu:
     )
 
 
-def _make_verification(run: Run) -> Verification:
-    return Verification(
-        complete=bool(run.outcome and run.outcome.success),
-        gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
-    )
-
-
 def _make_performance(run: Run, events: Sequence[RunEvent]) -> Performance:
     work = _seconds_between(run.first_window, run.work_ended)
-    start = _time_of(run.start_requested)
+    start = _read_time(run.start_requested)
     return Performance(
         phases=phases(events),
         launch=run.launch,
-        to_running=_seconds_between(start, _time_of(run.running_since)),
+        to_running=_seconds_between(start, _read_time(run.running_since)),
         to_worker=_seconds_between(start, run.worker_since),
         setup=_seconds_between(start, run.first_window),
         work=work,
-        release=_seconds_between(_time_of(run.stop_requested), _time_of(run.stopped)),
+        release=_seconds_between(_read_time(run.stop_requested), _read_time(run.stopped)),
         total=_seconds_between(run.created, run.settled),
         audio_per_second=run.audio_seconds / work if work else None,
     )
@@ -355,7 +334,7 @@ def phases(events: Sequence[RunEvent]) -> dict[str, float]:
     return spent
 
 
-def _time_of(moment: Moment | None) -> datetime | None:
+def _read_time(moment: Moment | None) -> datetime | None:
     return moment.at if moment else None
 
 
@@ -363,16 +342,16 @@ def _seconds_between(begin: datetime | None, end: datetime | None) -> float | No
     return max(0.0, (end - begin).total_seconds()) if begin and end else None
 
 
-def _rate_text(rate: Usd, source: str, as_of: str) -> str:
+def _format_rate(rate: Usd, source: str, as_of: str) -> str:
     dated = f", as of {as_of}" if as_of else ""
     return f"${rate.text(3)} ({source}{dated})"
 
 
-def _time_text(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{seconds / _HOUR:.3f} hours ({seconds:.0f} s)"
 
 
-def _minimum_text(rate: Usd, seconds: float) -> str:
+def _explain_minimum(rate: Usd, seconds: float) -> str:
     """Explains a bill above the product of rate and time; empty if there is none."""
     if not rate.micros or not 0 < seconds < MINIMUM_BILLED_SECONDS:
         return ""

@@ -288,12 +288,12 @@ class Run:
     @property
     def start_requested(self) -> Moment | None:
         """The first start request."""
-        return _first(machine.meter.start_requested for machine in self.machines)
+        return _find_first(machine.meter.start_requested for machine in self.machines)
 
     @property
     def running_since(self) -> Moment | None:
         """The first poll that showed a machine running."""
-        return _first(machine.meter.running_since for machine in self.machines)
+        return _find_first(machine.meter.running_since for machine in self.machines)
 
     @property
     def stopped(self) -> Moment | None:
@@ -336,12 +336,10 @@ class Run:
         return sum(bills, start=ZERO)
 
     def with_machine(self, instance: str, **changes: object) -> Run:
-        """The run with one machine changed."""
         changed = replace(self.machine(instance), **changes)  # type: ignore[arg-type]
         return replace(self, machines=tuple(changed if m.id == instance else m for m in self.machines))
 
     def with_worker(self, number: int, **changes: object) -> Run:
-        """The run with one worker changed."""
         changed = replace(self.workers[number], **changes)  # type: ignore[arg-type]
         return replace(self, workers=(*self.workers[:number], changed, *self.workers[number + 1 :]))
 
@@ -364,7 +362,7 @@ class Run:
         return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)
 
 
-def _first(moments: Iterable[Moment | None]) -> Moment | None:
+def _find_first(moments: Iterable[Moment | None]) -> Moment | None:
     return min(filter(None, moments), key=lambda moment: moment.at, default=None)
 
 

@@ -18,7 +18,7 @@ def seal(data: bytes, secret: str) -> bytes:
     if not secret:
         return data
     bare = data.removesuffix(_EMPTY).removesuffix(b"}")
-    return b'%s,"seal":"%s"}' % (bare, _digest(bare + b"}", secret))
+    return b'%s,"seal":"%s"}' % (bare, _compute_digest(bare + b"}", secret))
 
 
 def is_sealed(data: bytes, secret: str) -> bool:
@@ -26,8 +26,8 @@ def is_sealed(data: bytes, secret: str) -> bool:
     found = _SEAL.search(data)
     if not found or not secret:
         return False
-    return hmac.compare_digest(found[1], _digest(data[: found.start()] + b"}", secret))
+    return hmac.compare_digest(found[1], _compute_digest(data[: found.start()] + b"}", secret))
 
 
-def _digest(data: bytes, secret: str) -> bytes:
+def _compute_digest(data: bytes, secret: str) -> bytes:
     return hmac.digest(secret.encode(), data, "sha256").hex().encode()

@@ -24,37 +24,39 @@ def find_wait(run: Run, now: Moment, *, up: float, reach: float) -> Wait | None:
     """
     match run.state:
         case RunState.PLANNED | RunState.ARMED:
-            return Wait(_with_cause(f"waiting until {run.instance} is free", run))
+            return Wait(_add_cause(f"waiting until {run.instance} is free", run))
         case RunState.PROVISIONING:
             name = f"{run.instance} ({run.instance_type})" if run.instance_type else run.instance
-            return Wait(_with_cause(f"starting {name}", run), _passed(run.start_requested, now), up)
+            return Wait(_add_cause(f"starting {name}", run), _seconds_since(run.start_requested, now), up)
         case RunState.DISPATCHING:
             machine = next(iter(run.undispatched), run.machines[0])
             text = run.trouble or f"waiting for an answer of {machine.id}"
-            return Wait(text, _passed(machine.reaching_since, now), reach)
+            return Wait(text, _seconds_since(machine.reaching_since, now), reach)
         case RunState.TRANSCRIBING if run.worker_since is None:
             since = run.machines[0].reaching_since
-            return Wait(_with_cause(f"waiting for the worker on {run.instance}", run), _passed(since, now))
+            return Wait(
+                _add_cause(f"waiting for the worker on {run.instance}", run), _seconds_since(since, now)
+            )
         case RunState.RELEASING:
             held = ", ".join(machine.id for machine in run.machines if not machine.released)
-            return Wait(_with_cause(f"stopping {held}", run), _passed(run.stop_requested, now))
+            return Wait(_add_cause(f"stopping {held}", run), _seconds_since(run.stop_requested, now))
         case _:
             return None
 
 
 def wait_text(wait: Wait) -> str:
     """One line: `starting i-0123 (g4dn.xlarge), 0:25 of 10:00`."""
-    limit = f" of {_minutes(wait.limit)}" if wait.limit is not None else ""
-    return f"{wait.text}, {_minutes(wait.seconds)}{limit}"
+    limit = f" of {_format_minutes(wait.limit)}" if wait.limit is not None else ""
+    return f"{wait.text}, {_format_minutes(wait.seconds)}{limit}"
 
 
-def _with_cause(text: str, run: Run) -> str:
+def _add_cause(text: str, run: Run) -> str:
     return f"{text}: {run.trouble}" if run.trouble else text
 
 
-def _passed(since: Moment | None, now: Moment) -> float:
+def _seconds_since(since: Moment | None, now: Moment) -> float:
     return max(0.0, now.seconds_since(since)) if since else 0.0
 
 
-def _minutes(seconds: float) -> str:
+def _format_minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -44,7 +44,7 @@ class PastAttempts:
     """Empty if unknown: then it applies to any."""
     failures: int = 0
     """Attempts that count towards quarantine."""
-    troubled: bool = False
+    unavailable: bool = False
     """It was unavailable: archived, or missing although it was listed."""
     quarantined: bool = False
     attempts: int = 0
@@ -237,7 +237,7 @@ def make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk,
 def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
     """The chunk of an audio object, with its earlier failures."""
     trouble = _find_trouble(audio, rules)
-    troubled = trouble is not None and (trouble.failures > 0 or trouble.troubled)
+    previously_failed = trouble is not None and (trouble.failures > 0 or trouble.unavailable)
     return Chunk(
         key=audio.info.key,
         size=audio.info.size,
@@ -247,8 +247,8 @@ def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
         number=audio.name.number,
         transcript=audio.planned,
         failures=trouble.failures if trouble else 0,
-        troubled=troubled,
-        retry_since=_retry_since(audio, trouble, rules) if troubled else None,
+        previously_failed=previously_failed,
+        retry_since=_retry_since(audio, trouble, rules) if previously_failed else None,
     )
 
 
@@ -302,8 +302,8 @@ def summarise(
     oldest_retry: datetime | None = None
     fresh, failed_before = _Oldest(), _Oldest()
     for scan in scans:
-        startable = tuple(chunk for chunk in scan.pending if not chunk.troubled)
-        troubled = tuple(chunk for chunk in scan.pending if chunk.troubled)
+        startable = tuple(chunk for chunk in scan.pending if not chunk.previously_failed)
+        troubled = tuple(chunk for chunk in scan.pending if chunk.previously_failed)
         retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
         fresh.add(startable)
         failed_before.add(troubled)

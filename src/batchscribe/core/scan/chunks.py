@@ -53,7 +53,7 @@ class Chunk:
     """Key of its transcript, relative to the output."""
     failures: int = 0
     """Failed attempts of its own with this ETag."""
-    troubled: bool = False
+    previously_failed: bool = False
     """It failed before, or was unavailable: it does not count towards the threshold."""
     retry_since: datetime | None = None
     """Begin of its wait for another attempt, if it may start a GPU again."""

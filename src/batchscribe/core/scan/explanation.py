@@ -55,7 +55,7 @@ def _explain_pending(
     if not tried:
         due = audio.info.modified + max_wait
         late = "overdue" if rules.now >= due else f"due at {_format_time(due)} at the latest"
-        archived = any(each.troubled for each in known)
+        archived = any(each.unavailable for each in known)
         return f"pending, {late}" + ("; it was unavailable at the last attempt" if archived else "")
     if len(tried) >= rules.max_attempts:
         return f"pending: {len(tried)} attempts failed, so it no longer starts a GPU{_last_failure(tried)}"

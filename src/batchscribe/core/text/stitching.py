@@ -22,7 +22,7 @@ from batchscribe.core.text.transcripts import (
 )
 
 MISSING = "missing"
-"""Flag of a part without a transcript: its chunk failed permanently."""
+"""Flag of a part without a transcript, yet or for good."""
 UNREADABLE = "unreadable"
 """Flag of a missing part whose transcript object exists but is unreadable."""
 NO_TIMES = "no-times"

@@ -17,15 +17,15 @@ from typing import Any
 from batchscribe.adapters.engines.parakeet.models import (
     QUANTIZATIONS,
     fetch,
-    here,
-    kind,
+    find_kind,
     languages,
+    list_models,
     model_folder,
     model_name,
     unable,
 )
-from batchscribe.adapters.engines.parakeet.words import Token, segments
-from batchscribe.adapters.engines.problems import choose_device, engine_errors, failing, not_installed
+from batchscribe.adapters.engines.parakeet.words import Token, build_segments
+from batchscribe.adapters.engines.problems import choose_device, engine_errors, list_failures, not_installed
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
@@ -67,21 +67,21 @@ class Parakeet(Engine):
         self.device = f"{device}, {QUANTIZATIONS[spec.compute_type] or 'float32'}"
 
     def transcribe(self, batch: Sequence[Window]) -> list[Recognition]:
-        """See Engine."""
         with _engine_errors("transcribing"):
-            results = self._recogniser.recognize([_pad(window) for window in batch])
+            results = self._recogniser.recognize([_pad_window(window) for window in batch])
             return [self._to_recognition(*pair) for pair in zip(batch, results, strict=True)]
 
     def _to_recognition(self, window: Window, result: Any) -> Recognition:
         probabilities = result.logprobs or [None] * len(result.tokens)
         tokens = [Token(*row) for row in zip(result.tokens, result.timestamps, probabilities, strict=True)]
         mean = fmean(result.logprobs) if result.logprobs else None
-        decoded = quality.Recognized(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=mean)
-        found = limit_times(decoded.segments, window.seconds)
+        segments = tuple(build_segments(tokens, self._frame))
+        decoded = quality.Recognized(segments, window.seconds, avg_logprob=mean)
+        found = limit_times(segments, window.seconds)
         return Recognition(window.id, found, self._language or window.language, quality.find_flags(decoded))
 
 
-def _pad(window: Window) -> Any:
+def _pad_window(window: Window) -> Any:
     numpy: Any = importlib.import_module("numpy")
     audio = numpy.asarray(window.audio, numpy.float32)
     return numpy.pad(audio, (0, max(0, SHORTEST - len(audio))))
@@ -101,18 +101,17 @@ class ParakeetFactory(EngineFactory):
     extra = "parakeet-gpu"
     model_name = staticmethod(model_name)
     unable = staticmethod(unable)
-    models = staticmethod(here)
+    models = staticmethod(list_models)
     fetch = staticmethod(fetch)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
+        """Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
         if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {APART} ({ALONE})")
-        return (*found, *failing(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
+        return (*found, *list_failures(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
-        """See EngineFactory."""
         try:
             return spec.device == "cuda" and _choose_device(spec) != "cuda"
         except GpuError:
@@ -121,7 +120,7 @@ class ParakeetFactory(EngineFactory):
             return False
 
     def load(self, spec: EngineSpec) -> Parakeet:
-        """See EngineFactory. Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
+        """Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
         self.check(spec)
         device = _choose_device(spec)
         with _engine_errors(f"loading {model_name(spec.model)}"):
@@ -143,7 +142,7 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
     options.log_severity_level = 3
     folder = model_folder(spec)
     return onnx_asr.load_model(
-        kind(model_name(spec.model), folder),
+        find_kind(model_name(spec.model), folder),
         folder,
         quantization=QUANTIZATIONS[spec.compute_type],
         sess_options=options,
@@ -175,7 +174,7 @@ def _self_test(engine: Parakeet) -> None:
 
 
 def _check_model(spec: EngineSpec) -> None:
-    kind(model_name(spec.model), model_folder(spec))
+    find_kind(model_name(spec.model), model_folder(spec))
 
 
 def _choose_device(spec: EngineSpec) -> str:
@@ -185,13 +184,13 @@ def _choose_device(spec: EngineSpec) -> str:
 def _why_no_gpu() -> str:
     runtime: Any = importlib.import_module("onnxruntime")
     if CUDA not in runtime.get_available_providers():
-        if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
+        if {"onnxruntime", "onnxruntime-gpu"} <= _find_distributions():
             return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
         return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
-    return "" if nvidia.usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
+    return "" if nvidia.count_usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
 
 
-def _distributions() -> set[str]:
+def _find_distributions() -> set[str]:
     names = ("onnxruntime", "onnxruntime-gpu")
     return {name for name in names if next(iter(metadata.distributions(name=name)), None) is not None}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import describe_unknown, line
+from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -81,14 +81,14 @@ def model_folder(spec: EngineSpec) -> Path:
     model = model_name(spec.model)
     files = _resolve_folder(Path(model), spec) if _is_folder(model) else _resolve_fetched(model, spec)
     folder = files["vocab"].parent
-    if absent := [name for name in _weights(files.values()) if not (folder / name).is_file()]:
+    if absent := [name for name in _list_weight_files(files.values()) if not (folder / name).is_file()]:
         raise MisconfiguredError(
             f"the model in {folder} is incomplete ({', '.join(absent)} missing): fetch it again"
         )
     return folder
 
 
-def kind(model: str, folder: Path) -> str:
+def find_kind(model: str, folder: Path) -> str:
     """The model's kind for onnx-asr: a published name, or the kind in the folder's config.json.
 
     Raises MisconfiguredError if the folder has no supported kind.
@@ -108,7 +108,7 @@ def kind(model: str, folder: Path) -> str:
     return str(found)
 
 
-def here() -> dict[str, bool]:
+def list_models() -> dict[str, bool]:
     """Published model -> True if it is on this machine."""
     return {model: _is_here(model) for model in PUBLISHED}
 
@@ -125,7 +125,7 @@ def fetch(spec: EngineSpec) -> Path:
         raise MisconfiguredError(describe_unknown("Parakeet", model, PUBLISHED))
     try:
         hub: Any = importlib.import_module("huggingface_hub")
-        place = _resolver(model, offline=True).repo_id
+        place = _create_resolver(model, offline=True).repo_id
     except ImportError as error:
         raise MisconfiguredError(
             f"{error.name} not installed: pip install 'batchscribe[parakeet]'"
@@ -134,7 +134,7 @@ def fetch(spec: EngineSpec) -> Path:
         return Path(hub.snapshot_download(place, allow_patterns=_file_patterns(spec)))
     except Exception as error:
         # The hub's client raises many types of errors.
-        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
+        raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
 
 
 def _file_patterns(spec: EngineSpec) -> list[str]:
@@ -159,14 +159,14 @@ def _resolve_folder(folder: Path, spec: EngineSpec) -> dict[str, Path]:
     if not folder.is_dir():
         raise MisconfiguredError(f"there is no folder {folder}: WHISPER_MODEL is a model name or a folder")
     try:
-        return _resolve_files(_resolver(kind(str(folder), folder), folder), spec)
+        return _resolve_files(_create_resolver(find_kind(str(folder), folder), folder), spec)
     except OSError as error:
         raise MisconfiguredError(f"the model in {folder} is incomplete: {error}") from error
 
 
 def _resolve_fetched(model: str, spec: EngineSpec) -> dict[str, Path]:
     try:
-        return _resolve_files(_resolver(model, offline=True), spec)
+        return _resolve_files(_create_resolver(model, offline=True), spec)
     except OSError as error:
         raise MisconfiguredError(
             f"the model {model} is not on this machine: fetch it with `batchscribe engines --engine parakeet "
@@ -174,7 +174,7 @@ def _resolve_fetched(model: str, spec: EngineSpec) -> dict[str, Path]:
         ) from error
 
 
-def _resolver(model: str, folder: Path | None = None, *, offline: bool | None = None) -> Any:
+def _create_resolver(model: str, folder: Path | None = None, *, offline: bool | None = None) -> Any:
     loader: Any = importlib.import_module("onnx_asr.loader")
     return loader.create_asr_resolver(model, folder, offline=offline)
 
@@ -184,7 +184,7 @@ def _resolve_files(resolver: Any, spec: EngineSpec) -> dict[str, Path]:
     return found
 
 
-def _weights(files: Iterable[Path]) -> Iterable[str]:
+def _list_weight_files(files: Iterable[Path]) -> Iterable[str]:
     """Names of the separate weight files of a model's graphs."""
     for path in files:
         name = f"{path.name}.data"

@@ -42,7 +42,7 @@ def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
     try:
         numpy: Any = importlib.import_module("numpy")
         lengths = numpy.array([len(audio)], numpy.int64)
-        (spans,) = _detector().segment_batch(audio[None], lengths, SAMPLE_RATE, **OPTIONS)
+        (spans,) = _load_detector().segment_batch(audio[None], lengths, SAMPLE_RATE, **OPTIONS)
         return tuple((int(start), int(end)) for start, end in spans)
     except Exception as error:
         # ONNX Runtime raises its own types, and missing packages others.
@@ -50,7 +50,7 @@ def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
 
 
 @cache
-def _detector() -> Any:
+def _load_detector() -> Any:
     """One detector for all threads: it is stateless."""
     onnx_asr: Any = importlib.import_module("onnx_asr")
     runtime: Any = importlib.import_module("onnxruntime")

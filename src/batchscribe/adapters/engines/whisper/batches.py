@@ -10,18 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from batchscribe.adapters.engines.problems import engine_errors
-from batchscribe.adapters.engines.whisper.decoder import Decoder
-from batchscribe.adapters.engines.whisper.guard import Budget, Reviewer
+import structlog
+
+from batchscribe.adapters.engines.problems import engine_errors, out_of_memory
+from batchscribe.adapters.engines.whisper.budget import SHARE, Budget
+from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import Votes
-from batchscribe.core.text.quality import Recognized
+from batchscribe.core.text.quality import Doubt, Recognized, choose_better, find_doubts
 from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.core.text.timing import limit_times
 from batchscribe.engine import Engine
 
 if TYPE_CHECKING:
     from batchscribe.adapters.engines.whisper.decoder import Samples
 
+LOG = structlog.get_logger()
 NAME = "faster-whisper"
 ENGLISH = "en"
 
@@ -31,7 +36,7 @@ class FasterWhisper(Engine):
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: WhisperDecoder,
         spec: EngineSpec,
         *,
         model: str,
@@ -44,32 +49,31 @@ class FasterWhisper(Engine):
         self._votes = Votes()
         self._voted: set[int] = set()
         self._budget = Budget(monotonic)
-        self._guard = Reviewer(decoder, self._budget)
         self._features: WeakKeyDictionary[Window, Samples] = WeakKeyDictionary()
         self.model = model
         self.device = device
         self.batch_size = batch_size
 
     def prepare(self, batch: Sequence[Window]) -> None:
-        """See Engine. Computes the features, which are kept as long as their windows."""
+        """Computes the features, which are kept as long as their windows."""
         for window in batch:
             if window not in self._features:
                 self._features[window] = self._decoder.features(window.audio)
 
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
-        """See Engine. Each result has passed the quality guard."""
+        """See Engine. Doubtful results get a second pass, within the budget."""
         with engine_errors(f"{NAME} failed while transcribing", _is_vendors):
-            with self._budget.working():
+            with self._budget.measure(SHARE):
                 self.prepare(batch)
-                decoded = self._decode(batch)
+                decoded = self._decode_batch(batch)
             for window, (language, found) in zip(batch, decoded, strict=True):
-                yield self._guard.judged(window, language, found)
+                yield self._review_result(window, language, found)
 
     def hurry(self) -> None:
-        """See Engine: no second passes from now on."""
+        """Ends second passes."""
         self._budget.close()
 
-    def _decode(self, windows: Sequence[Window]) -> list[tuple[str, Recognized]]:
+    def _decode_batch(self, windows: Sequence[Window]) -> list[tuple[str, Recognized]]:
         """(language, text) of each window."""
         features = [self._features[window] for window in windows]
         voters = self._select_voters(windows)
@@ -83,7 +87,7 @@ class FasterWhisper(Engine):
                 encoded if places == voters else self._decoder.encode([features[place] for place in places])
             )
             seconds = [windows[place].seconds for place in places]
-            found.update(zip(places, self._decoder.hear(known, seconds, language), strict=True))
+            found.update(zip(places, self._decoder.transcribe(known, seconds, language), strict=True))
         return [(language, found[place]) for place, language in enumerate(languages)]
 
     def _select_voters(self, windows: Sequence[Window]) -> list[int]:
@@ -119,6 +123,29 @@ class FasterWhisper(Engine):
             or ENGLISH
             for place, window in enumerate(windows)
         ]
+
+    def _review_result(self, window: Window, language: str, decoded: Recognized) -> Recognition:
+        """The window's result, the better one if there was a second pass, with its flags."""
+        if decoded.silent:
+            return Recognition(window.id, (), language)
+        found, flags = find_doubts(decoded), list[str]()
+        if found and self._budget.left > 0 and (second := self._transcribe_again(window, language, found)):
+            decoded = choose_better(decoded, second)
+            found, flags = find_doubts(decoded), [RERUN]
+        flags += [LOW_CONFIDENCE] if found else []
+        spoken = [segment for segment in decoded.segments if segment.text.strip()]
+        return Recognition(window.id, limit_times(spoken, window.seconds), language, tuple(flags))
+
+    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
+        """The second result; None if memory was too small: the first one is kept, and flagged."""
+        try:
+            with self._budget.measure(-1):
+                return self._decoder.transcribe_again(window.audio, language, why)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            LOG.warning("window.not_heard_again", reason="out of memory")
+            return None
 
 
 def _is_vendors(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from batchscribe.core.text.quality import Doubt, Recognized
 from batchscribe.core.text.transcripts import Segment, Word
@@ -59,27 +59,6 @@ VENDOR = {
 """faster-whisper's functions used here besides `transcribe` -> required parameters."""
 
 
-class Decoder(Protocol):
-    """The model interface that batches use."""
-
-    multilingual: bool
-
-    def features(self, audio: Samples) -> Samples:
-        """The encoder's input for one window, padded to 30 s. Thread-safe."""
-
-    def encode(self, features: Sequence[Samples]) -> Any:
-        """The encoder's output for a batch, on the model's device."""
-
-    def languages(self, encoded: Any) -> list[dict[str, float]]:
-        """Language -> probability, for each window of the batch."""
-
-    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Recognized]:
-        """Transcribes a batch of windows in one language; `seconds` are their lengths."""
-
-    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
-        """Transcribes one window again, at higher temperatures."""
-
-
 @cache
 def _faster_whisper() -> Any:
     return importlib.import_module("faster_whisper.transcribe")
@@ -99,7 +78,7 @@ def check_vendor() -> None:
 
 
 class WhisperDecoder:
-    """See Decoder. Stateless, except for a cache of tokenizers."""
+    """A loaded model. Stateless, except for a cache of tokenizers."""
 
     def __init__(self, whisper: Any, task: str = "transcribe") -> None:
         self._whisper = whisper
@@ -113,21 +92,22 @@ class WhisperDecoder:
         )
 
     def features(self, audio: Samples) -> Samples:
-        """See Decoder. The last frame is only padding."""
+        """The encoder's input for one window, padded to 30 s. Thread-safe."""
+        # The last frame is only padding.
         padded: Samples = _faster_whisper().pad_or_trim(self._whisper.feature_extractor(audio)[..., :-1])
         return padded
 
     def encode(self, features: Sequence[Samples]) -> Any:
-        """See Decoder."""
+        """The encoder's output for a batch, on the model's device."""
         numpy: Any = importlib.import_module("numpy")
         return self._whisper.encode(numpy.stack(features))
 
     def languages(self, encoded: Any) -> list[dict[str, float]]:
-        """See Decoder. CTranslate2's language codes look like `<|en|>`."""
+        """Language -> probability, for each window. CTranslate2's codes look like `<|en|>`."""
         found = self._whisper.model.detect_language(encoded)
         return [{name[2:-2]: float(probability) for name, probability in window} for window in found]
 
-    def hear(
+    def transcribe(
         self,
         encoded: Any,
         seconds: Sequence[float],
@@ -136,30 +116,37 @@ class WhisperDecoder:
         limit: int = MAX_TOKENS,
         fill: bool = False,
     ) -> list[Recognized]:
-        """See Decoder. `limit` replaces MAX_TOKENS; with `fill` each window uses all of it."""
+        """Transcribes windows in one language; `seconds` are their lengths.
+
+        `limit` replaces MAX_TOKENS; with `fill` each window uses all of it.
+        """
         tokenizer = self._tokenizer(language)
         unwanted = [-1, tokenizer.eot] if fill else [-1]
-        results = self._generate(encoded, len(seconds), tokenizer, limit, unwanted)
-        outputs = [_Output.of(result) for result in results]
+        results = self._generate_tokens(encoded, len(seconds), tokenizer, limit, unwanted)
+        outputs = [result.sequences_ids[0] for result in results]
         lines = [
-            list(_split_lines(output.tokens, tokenizer.timestamp_begin, end))
-            for output, end in zip(outputs, seconds, strict=True)
+            list(_split_lines(tokens, tokenizer.timestamp_begin, end))
+            for tokens, end in zip(outputs, seconds, strict=True)
         ]
         texts = [[token for line in one for token in line.text(tokenizer)] for one in lines]
-        aligned = self._whisper.find_alignment(tokenizer, texts, encoded, [_frames(end) for end in seconds])
+        frames = [min(max(int(end * FRAMES_PER_SECOND), MIN_FRAMES), MAX_FRAMES) for end in seconds]
+        aligned = self._whisper.find_alignment(tokenizer, texts, encoded, frames)
         room = min(limit // 2, limit - len(tokenizer.sot_sequence))
         return [
             Recognized(
                 segments=tuple(self._to_segments(line, words, tokenizer)),
                 seconds=end,
-                avg_logprob=output.avg_logprob,
-                no_speech_prob=output.no_speech_prob,
-                heard_until=_find_early_end(output.tokens, tokenizer.timestamp_begin, room),
+                # The score is a mean over the tokens: Whisper's threshold counts the end token, too.
+                avg_logprob=float(result.scores[0] * len(tokens) / (len(tokens) + 1)),
+                no_speech_prob=float(result.no_speech_prob),
+                heard_until=_find_early_end(tokens, tokenizer.timestamp_begin, room),
             )
-            for output, line, words, end in zip(outputs, lines, aligned, seconds, strict=True)
+            for result, tokens, line, words, end in zip(
+                results, outputs, lines, aligned, seconds, strict=True
+            )
         ]
 
-    def _generate(
+    def _generate_tokens(
         self, encoded: Any, count: int, tokenizer: Any, limit: int, unwanted: list[int]
     ) -> Sequence[Any]:
         found: Sequence[Any] = self._whisper.model.generate(
@@ -198,8 +185,8 @@ class WhisperDecoder:
                     words=_to_words(part.get("words") or ()),
                 )
 
-    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
-        """See Decoder. Tries rising temperatures until the result is plausible.
+    def transcribe_again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
+        """Transcribes one window again, at rising temperatures until the result is plausible.
 
         If the model only stopped early, it starts at temperature 0: `transcribe` continues after the stop.
         """
@@ -223,22 +210,6 @@ class WhisperDecoder:
             else None,
             no_speech_prob=min((part.no_speech_prob for part in parts), default=None),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """The tokens of one window, and the model's confidence in them."""
-
-    tokens: Sequence[int]
-    avg_logprob: float
-    no_speech_prob: float
-
-    @classmethod
-    def of(cls, result: Any) -> _Output:
-        """Converts the score, a mean over the tokens: Whisper's threshold counts the end token, too."""
-        tokens = result.sequences_ids[0]
-        mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
-        return cls(tokens, float(mean), float(result.no_speech_prob))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +260,6 @@ def _find_early_end(tokens: Sequence[int], stamps: int, room: int) -> float | No
     if begun or len(tokens) >= room:
         return times[-1] if times else 0.0
     return None
-
-
-def _frames(seconds: float) -> int:
-    return min(max(int(seconds * FRAMES_PER_SECOND), MIN_FRAMES), MAX_FRAMES)
 
 
 def _to_words(found: Sequence[Mapping[str, Any]]) -> tuple[Word, ...]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.engines.problems import choose_device, line, out_of_memory
+from batchscribe.adapters.engines.problems import choose_device, first_line, out_of_memory
 from batchscribe.adapters.engines.whisper.batches import ENGLISH, NAME
 from batchscribe.adapters.engines.whisper.decoder import FRAMES_PER_SECOND, WhisperDecoder
 from batchscribe.core.run.manifest import EngineSpec
@@ -124,10 +124,10 @@ def self_test(decoder: WhisperDecoder, device: str) -> None:
         encoded = decoder.encode([sound[:, :FRAMES_PER_SECOND]])
         if decoder.multilingual:
             decoder.languages(encoded)
-        decoder.hear(encoded, [1.0], ENGLISH, limit=SELF_TEST_TOKENS)
+        decoder.transcribe(encoded, [1.0], ENGLISH, limit=SELF_TEST_TOKENS)
     except Exception as error:
         raise EngineError(
-            f"{NAME} loads, but fails its self-test: {line(error)}: {REMEDIES[device]}"
+            f"{NAME} loads, but fails its self-test: {first_line(error)}: {REMEDIES[device]}"
         ) from error
 
 
@@ -153,7 +153,7 @@ def batch_size(decoder: WhisperDecoder, device: str) -> int:
 
     def transcribe(windows: int) -> None:
         encoded = decoder.encode([features] * windows)
-        decoder.hear(encoded, [MAX_WINDOW_SECONDS] * windows, ENGLISH, fill=True)
+        decoder.transcribe(encoded, [MAX_WINDOW_SECONDS] * windows, ENGLISH, fill=True)
 
     return measured_batch(transcribe, free_memory)
 

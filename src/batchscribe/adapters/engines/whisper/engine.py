@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import engine_errors, failing, not_installed
+from batchscribe.adapters.engines.problems import engine_errors, list_failures, not_installed
 from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.engines.whisper.device import (
@@ -24,9 +24,9 @@ from batchscribe.adapters.engines.whisper.models import (
     INSTALL,
     MODELS,
     check_languages,
+    fetch_model,
     model_folder,
     model_name,
-    prefetch,
     unable,
 )
 from batchscribe.adapters.machine.clock import SystemClock
@@ -42,22 +42,21 @@ class WhisperFactory(EngineFactory):
     unable = staticmethod(unable)
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
-        """See EngineFactory."""
         try:
             return spec.device == "cuda" and not cuda_devices()
         except ImportError:
             return False
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
+        """Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
         if missing := not_installed("faster_whisper", "ctranslate2"):
             return (*found, f"{missing}: {INSTALL}")
         model = () if found else (model_folder,)
-        return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
+        return (*found, *list_failures(NAME, spec, (device_of, *model, _check_code)))
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
-        """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""
+        """Raises MisconfiguredError (see `problems`) and EngineError."""
         self.check(spec)
         check_vendor()
         device = device_of(spec)
@@ -81,12 +80,10 @@ class WhisperFactory(EngineFactory):
         )
 
     def models(self) -> dict[str, bool]:
-        """See EngineFactory."""
         return {name: _is_here(name) for name in MODELS}
 
     def fetch(self, spec: EngineSpec) -> Path:
-        """See EngineFactory."""
-        return prefetch(model_name(spec))
+        return fetch_model(model_name(spec))
 
 
 def _is_here(name: str) -> bool:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.engines.problems import describe_unknown, line
+from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -28,7 +27,6 @@ FETCHED = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.js
 INSTALL = "pip install 'batchscribe[gpu]', or without a GPU [cpu]"
 RECORD = "batchscribe-model.json"
 SHA256_DIGITS = 64
-_READ = 1 << 20
 MODELS: dict[str, tuple[str, str | None]] = {
     "tiny.en": ("Systran/faster-whisper-tiny.en", "0d3d19a32d3338f10357c0889762bd8d64bbdeba"),
     "tiny": ("Systran/faster-whisper-tiny", "d90ca5fe260221311c53c58e660288d3deb8d356"),
@@ -89,7 +87,8 @@ def model_name(spec: EngineSpec) -> str:
 def unable(spec: EngineSpec) -> tuple[str, ...]:
     """Why no machine can run `spec`, judged by the model's name; needs no packages."""
     model = model_name(spec)
-    name = _base_name(model)
+    # The last part of a folder's or a repository's name shows the model's abilities.
+    name = model.rstrip("/").rpartition("/")[2].lower()
     if spec.task not in TASKS:
         return (f"there is no task {spec.task!r}: BATCH_TASK is {' or '.join(TASKS)}",)
     if "/" not in model and model not in MODELS:
@@ -119,7 +118,7 @@ def _beyond_english(spec: EngineSpec) -> str:
     return ""
 
 
-def prefetch(model: str) -> Path:
+def fetch_model(model: str) -> Path:
     """Downloads a named model to the local cache and returns its folder; a folder is returned unchanged.
 
     A cached model is verified instead of fetched. Uses the network. Raises MisconfiguredError for an unknown
@@ -127,15 +126,15 @@ def prefetch(model: str) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
-    _hub()
+    _import_hub()
     repository, revision = _find_source(model)
     try:
-        folder = Path(_download(repository, revision))
+        folder = Path(_download_snapshot(repository, revision))
     except Exception as error:
         # The hub's client raises many types of errors.
-        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
+        raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
     if _record_file(folder).exists():
-        verify(folder, contents=True)
+        verify_model(folder, contents=True)
     else:
         _write_record(repository, folder)
     return folder
@@ -147,17 +146,18 @@ def model_folder(spec: EngineSpec) -> Path:
     Raises MisconfiguredError if it is missing or incomplete.
     """
     name = model_name(spec)
-    folder = Path(name) if _is_folder(name) else _find_cached(name)
+    given = "/" in name and Path(name).is_dir()
+    folder = Path(name) if given else _find_cached(name)
     missing = [file for file in MODEL_FILES if not (folder / file).is_file()]
     if missing:
         raise MisconfiguredError(
             f"the Whisper model in {folder} has no {', '.join(missing)}: convert it again with its tokenizer"
         )
-    verify(folder)
+    verify_model(folder)
     return folder
 
 
-def verify(folder: Path, *, contents: bool = False) -> None:
+def verify_model(folder: Path, *, contents: bool = False) -> None:
     """Compares a fetched model with its record: sizes, and with `contents` hashes.
 
     A folder without a record was not fetched by us, and is not checked. Raises MisconfiguredError.
@@ -166,20 +166,11 @@ def verify(folder: Path, *, contents: bool = False) -> None:
     for name, known in record.files.items() if record else ():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
-        if size != known.size or (contents and _sha256(path) != known.sha256):
+        if size != known.size or (contents and _hash_file(path) != known.sha256):
             raise MisconfiguredError(
                 f"{path} changed after it was fetched: remove {_repository_folder(folder)} and fetch the "
                 "model again (`batchscribe engines --fetch`; a GPU host: `batchscribe gpu setup`)"
             )
-
-
-def _is_folder(name: str) -> bool:
-    return "/" in name and Path(name).is_dir()
-
-
-def _base_name(model: str) -> str:
-    """Last part of a folder or a repository's name, which shows the model's abilities."""
-    return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def _find_source(model: str) -> tuple[str, str | None]:
@@ -195,7 +186,7 @@ def _find_source(model: str) -> tuple[str, str | None]:
 
 def _find_first_revision(repository: str) -> str | None:
     """The commit of the first fetch; None before it."""
-    home = Path(_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    home = Path(_import_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     found = sorted(home.glob(f"*.{RECORD}"))
     return found[0].name.removesuffix(f".{RECORD}") if found else None
 
@@ -205,7 +196,7 @@ def _find_cached(name: str) -> Path:
         raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
     repository, revision = _find_source(name)
     try:
-        return Path(_download(repository, revision, local_files_only=True))
+        return Path(_download_snapshot(repository, revision, local_files_only=True))
     except OSError as error:
         if (folder := _find_packaged(name)) is not None:
             return folder
@@ -223,14 +214,14 @@ def _find_packaged(name: str) -> Path | None:
     return Path(found.origin).parent / "model" if found and found.origin else None
 
 
-def _download(repository: str, revision: str | None, *, local_files_only: bool = False) -> str:
-    found: str = _hub().snapshot_download(
+def _download_snapshot(repository: str, revision: str | None, *, local_files_only: bool = False) -> str:
+    found: str = _import_hub().snapshot_download(
         repository, revision=revision, allow_patterns=FETCHED, local_files_only=local_files_only
     )
     return found
 
 
-def _hub() -> Any:
+def _import_hub() -> Any:
     """The hub's client, which comes with faster-whisper."""
     try:
         importlib.import_module("huggingface_hub.constants")
@@ -264,8 +255,9 @@ def _read_record(folder: Path) -> ModelRecord | None:
 def _write_record(repository: str, folder: Path) -> None:
     """Hashes all files. The hub names large files by SHA-256, so a broken transfer is detected."""
     files: dict[str, FileRecord] = {}
-    for path in _files(folder):
-        digest = _sha256(path)
+    found = (path for pattern in FETCHED for path in sorted(folder.glob(pattern)) if path.is_file())
+    for path in found:
+        digest = _hash_file(path)
         given = path.resolve().name
         if len(given) == SHA256_DIGITS and given != digest:
             raise EngineError(
@@ -276,14 +268,6 @@ def _write_record(repository: str, folder: Path) -> None:
     _record_file(folder).write_bytes(msgspec.json.encode(record))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for pattern in FETCHED:
-        yield from sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
-        while data := file.read(_READ):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,25 @@
+"""The scripted engine as a package of its own: any process with this folder on its PYTHONPATH finds it.
+
+A real model costs each worker seconds of a core. This one takes its time, so that a test meets a run in the
+middle, but sleeps meanwhile. Tests of recognised words name a real engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
+
+SECONDS_PER_SECOND = 0.15
+"""Of a window's audio."""
+
+
+class SlowEngine(ScriptedEngine):
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        time.sleep(SECONDS_PER_SECOND * sum(window.seconds for window in batch))
+        return super().transcribe(batch)
+
+
+FACTORY = ScriptedFactory(SlowEngine())
