@@ -206,7 +206,7 @@ class BoxAgent:
         now = self._seams.clock.monotonic()
         left = (claim.deadline - self._seams.clock.now()).total_seconds()
         late = now + left + self._place.waits.overtime
-        return marks.take(claim.run, limit=late, now=now)
+        return marks.record_claim(claim.run, limit=late, now=now)
 
     def _write_boot_record(self, claim: HostClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
@@ -215,7 +215,7 @@ class BoxAgent:
         created = runs.create(key, msgspec.json.encode(record))
         if created or again or not self._taken_by_another(claim, runs):
             return
-        marks.release()
+        marks.delete_claim()
         self._limit = None
         raise TransientError("another boot took the claim at the same time")
 

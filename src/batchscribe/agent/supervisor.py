@@ -60,13 +60,13 @@ class Marks(Protocol):
     powers_off: bool
     """False if nothing powers this host off."""
 
-    def take(self, run: str, *, limit: float, now: float) -> float: ...
+    def record_claim(self, run: str, *, limit: float, now: float) -> float: ...
 
-    def alive(self, now: float) -> None: ...
+    def record_progress(self, now: float) -> None: ...
 
-    def off(self) -> None: ...
+    def request_power_off(self) -> None: ...
 
-    def release(self) -> None: ...
+    def delete_claim(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Watch:
     def _power_off(self) -> float | None:
         """Requests the power-off. Retries while the file cannot be written, or the host would stay on."""
         try:
-            self.marks.off()
+            self.marks.request_power_off()
         except MisconfiguredError as error:
             LOG.warning("host.power_off_failed", run=self.claim.run, why=str(error))
             return POLL_SECONDS
@@ -143,7 +143,7 @@ class Watch:
     def _release_claim(self, result: EndOfRun) -> float | None:
         self._kill_workers()
         try:
-            self.marks.release()
+            self.marks.delete_claim()
         except MisconfiguredError as error:
             LOG.warning("host.release_failed", run=self.claim.run, why=str(error))
             return POLL_SECONDS
@@ -281,7 +281,7 @@ class Watch:
         """Records progress since the last poll. The first poll of a restarted agent is none."""
         if self._mark not in {None, mark}:
             self._moved_at = self.clock.monotonic()
-            self.marks.alive(self._moved_at)
+            self.marks.record_progress(self._moved_at)
         self._mark = mark
 
     def _check_deadline(self) -> EndOfRun | None:
