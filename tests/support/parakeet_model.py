@@ -58,12 +58,12 @@ def speak(said: Sequence[tuple[str, float]], seconds: float) -> Samples:
     return audio
 
 
-def build_tdt(folder: Path, *, quantization: str = "") -> Path:
+def build_tdt(folder: Path, *, quantization: str = "", batch: int | str = "B") -> Path:
     """A token-and-duration transducer: a token is four steps long, a blank one."""
     mark = f".{quantization}" if quantization else ""
     _describe(folder, "nemo-conformer-tdt")
     save(_encoder(), folder / f"encoder-model{mark}.onnx")
-    save(_joint(), folder / f"decoder_joint-model{mark}.onnx")
+    save(_joint(batch), folder / f"decoder_joint-model{mark}.onnx")
     return folder
 
 
@@ -103,7 +103,7 @@ def _encoder() -> ModelProto:
     return _model(nodes, inputs, outputs, {"one": np.array(1, np.int64), "pool": np.array(POOL, np.int64)})
 
 
-def _joint() -> ModelProto:
+def _joint(batch: int | str) -> ModelProto:
     """Scores, then the durations: four steps where a piece won, one where the blank did."""
     nodes = [
         helper.make_node("Transpose", ["encoder_outputs"], ["steps"], perm=[0, 2, 1]),
@@ -117,16 +117,16 @@ def _joint() -> ModelProto:
         helper.make_node("Identity", ["input_states_2"], ["output_states_2"]),
     ]
     inputs = [
-        _value("encoder_outputs", [1, MELS, 1]),
-        _value("targets", [1, 1], TensorProto.INT32),
-        _value("target_length", [1], TensorProto.INT32),
-        _value("input_states_1", [2, 1, WIDTH]),
-        _value("input_states_2", [2, 1, WIDTH]),
+        _value("encoder_outputs", [batch, MELS, 1]),
+        _value("targets", [batch, 1], TensorProto.INT32),
+        _value("target_length", [batch], TensorProto.INT32),
+        _value("input_states_1", [2, batch, WIDTH]),
+        _value("input_states_2", [2, batch, WIDTH]),
     ]
     outputs = [
-        _value("outputs", [1, 1, 1, len(VOCABULARY) + DURATIONS]),
-        _value("output_states_1", [2, 1, WIDTH]),
-        _value("output_states_2", [2, 1, WIDTH]),
+        _value("outputs", [batch, 1, 1, len(VOCABULARY) + DURATIONS]),
+        _value("output_states_1", [2, batch, WIDTH]),
+        _value("output_states_2", [2, batch, WIDTH]),
     ]
     constants: dict[str, npt.NDArray[np.generic]] = {
         "blank": np.array(len(PIECES), np.int64),

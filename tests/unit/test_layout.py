@@ -104,7 +104,7 @@ def test_a_column_has_one_unit() -> None:
 
 def test_a_pipe_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    App().console.print("word " * 200)
+    App().console.print("word " * 5000)
     assert capsys.readouterr().out.count("\n") == 1
 
 

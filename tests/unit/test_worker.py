@@ -24,7 +24,8 @@ from batchscribe.adapters.engines.parakeet import onnx_vad
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.engines.whisper import silero_vad
 from batchscribe.cli.app import App
-from batchscribe.cli.worker import engines, worker
+from batchscribe.cli.engines import engines
+from batchscribe.cli.worker import worker
 from batchscribe.core import keys
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.manifest import (

@@ -37,9 +37,14 @@ class PlainConsole(Console):
     Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
 
+    @property
+    def room(self) -> int:
+        """Columns of a line; without a limit in a pipe."""
+        return self.width if self.width < UNFOLDED else sys.maxsize
+
     def print(self, *objects: Any, **options: Any) -> None:
         plain = [
-            fold(show_times(printable(each, keep="\n\t")), self.width) if isinstance(each, str) else each
+            fold(show_times(printable(each, keep="\n\t")), self.room) if isinstance(each, str) else each
             for each in objects
         ]
         if all(isinstance(each, str) for each in objects):
@@ -90,7 +95,7 @@ class App:
             print_warning(text)
 
     @cached_property
-    def console(self) -> Console:
+    def console(self) -> PlainConsole:
         """Console that folds lines between words, at COLUMNS or the width of the terminal."""
         width = shutil.get_terminal_size((UNFOLDED, 24)).columns
         return PlainConsole(highlight=False, soft_wrap=width == UNFOLDED, width=width)
@@ -98,7 +103,7 @@ class App:
     def print_labelled(self, label: str, text: str, *, indent: int) -> None:
         """Prints `text` right of `label`, folded between words; further lines are indented."""
         line = f"{label:<{indent}} {show_times(printable(text))}"
-        self.console.print(fold(line, self.console.width, hang=indent + 1), markup=False)
+        self.console.print(fold(line, self.console.room, hang=indent + 1), markup=False)
 
 
 def print_warning(text: str) -> None:

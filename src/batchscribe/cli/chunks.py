@@ -85,7 +85,7 @@ def redo(
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
     scanner = open_scanner(app.settings)
     found = _chosen(app, scanner, what, stale=stale, model_not=model_not)
-    chosen = redoing.attempted(scanner, found)
+    chosen = redoing.select_attempted(scanner, found)
     if dry_run or not chosen:
         if as_json:
             print_json({"would_redo": [audio.info.key for audio in chosen]})

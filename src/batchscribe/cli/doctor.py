@@ -80,7 +80,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
 def _print_row(app: App, finding: Finding, *, heading: str) -> None:
     if heading:
         app.console.print(f"[bold]{heading}[/bold]")
-    app.console.print(describe_finding(finding, app.console.width, indent="  "), markup=False)
+    app.console.print(describe_finding(finding, app.console.room, indent="  "), markup=False)
 
 
 def _document(group: str, finding: Finding) -> dict[str, str]:

@@ -283,7 +283,7 @@ def _print_findings(app: App, findings: Iterable[Finding]) -> bool:
     fine = True
     for finding in findings:
         fine &= finding.ok
-        app.console.print(describe_finding(finding, app.console.width), markup=False)
+        app.console.print(describe_finding(finding, app.console.room), markup=False)
     return fine
 
 

@@ -152,7 +152,8 @@ class Ec2Setup:
             return []
         role = self._find_or_create_role(self.account, instance) if self.account else ""
         if not role:
-            self.interview.unset += ["BATCH_GUARD_ROLE_ARN"] if self.interview.yes else []
+            if self.interview.yes:
+                self.interview.unset.append("BATCH_GUARD_ROLE_ARN")
             return UNGUARDED
         print_line(f"Guard: EventBridge stops the instance with {role}")
         self.interview.values["BATCH_GUARD_ROLE_ARN"] = role

@@ -47,7 +47,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "The GPU": {
         "gpu": ("gpu:gpu", "Manual control of the GPU instance."),
         "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
-        "engines": ("worker:engines", "Speech engines, and whether each can run here."),
+        "engines": ("engines:engines", "Speech engines, and whether each can run here."),
         "worker": ("worker:worker", "Process one manifest on the GPU host."),
     },
     "Set-up": {

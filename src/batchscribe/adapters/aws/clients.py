@@ -132,7 +132,7 @@ class Api:
         except _NO_ANSWER as error:
             raise ComputeUnavailableError(
                 f"{self.service} did not answer ({type(error).__name__}): {right} on {subject} may have been "
-                f"done; try again{self._doubt_region(error)}"
+                f"done; try again{self._explain_silence(error)}"
             ) from error
         except _NO_CREDENTIALS_YET as error:
             raise ComputeUnavailableError(
@@ -144,7 +144,7 @@ class Api:
                 f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
             ) from error
 
-    def _doubt_region(self, error: Exception) -> str:
+    def _explain_silence(self, error: Exception) -> str:
         """Reports an unknown region if its name is in the address that did not answer."""
         unknown = describe_unknown_region(self.region or "")
         return f"; {unknown}" if unknown and f".{self.region}." in str(error) else ""

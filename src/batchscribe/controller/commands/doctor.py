@@ -45,7 +45,10 @@ NEIGHBOURS = 5
 SET_UP = "run `batchscribe gpu setup --start`"
 RIGHTS = "grant it: `batchscribe iam-policy` prints the rights"
 IDENTITY = "`aws sts get-caller-identity` shows whose credentials apply"
-PUBLIC_ADDRESS, PRIVATE_ADDRESS = "curl -s https://checkip.amazonaws.com", "hostname -I | cut -d' ' -f1"
+PUBLIC_ADDRESS, PRIVATE_ADDRESS = (
+    "curl -s https://checkip.amazonaws.com",
+    "hostname -I | xargs -n1 | head -n1",
+)
 """Shell commands that print this machine's address as the GPU host sees it."""
 GONE = {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
 

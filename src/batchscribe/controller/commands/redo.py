@@ -67,8 +67,11 @@ def find_without_model(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     ]
 
 
-def attempted(scanner: Scanner, chosen: Sequence[AudioObject]) -> Sequence[AudioObject]:
-    """Those with a transcript or a failed attempt; for the others there is nothing to redo."""
+def select_attempted(scanner: Scanner, chosen: Sequence[AudioObject]) -> Sequence[AudioObject]:
+    """Returns those with a transcript or a failed attempt.
+
+    There is nothing to redo for the others.
+    """
     if all(audio.transcripts or audio.blank for audio in chosen):
         return chosen
     failed = scanner.rules().trouble

@@ -141,13 +141,17 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     folder = model_folder(spec)
-    return onnx_asr.load_model(
+    recogniser = onnx_asr.load_model(
         find_kind(model_name(spec.model), folder),
         folder,
         quantization=QUANTIZATIONS[spec.compute_type],
         sess_options=options,
         providers=PROVIDERS[device],
     )
+    from batchscribe.adapters.engines.parakeet.batch_decoding import use_batches  # noqa: PLC0415 - needs numpy
+
+    use_batches(recogniser.asr)
+    return recogniser
 
 
 def _check_cuda(recogniser: Any) -> None:

@@ -1,0 +1,282 @@
+"""`engines --compare`: every engine and model at hand, on a sample of the user's own audio."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
+
+import click
+import msgspec
+
+from batchscribe import settings as configuration
+from batchscribe.cli.app import App
+from batchscribe.cli.layout import Column, print_table
+from batchscribe.controller.commands.redo import find_by_session
+from batchscribe.controller.tick import tick as one_tick
+from batchscribe.core.figures import format_count
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.scan.chunks import audio_name, session_id, transcript_key
+from batchscribe.core.text import transcripts
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.ledger import Speed
+from batchscribe.settings import Settings
+from batchscribe.wiring.engines import engine_reports
+from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scheduler import open_scheduler
+from batchscribe.wiring.seams import open_ledger, rate_of
+
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+_WORD = re.compile(r"[\w']+")
+
+Sample = Mapping[str, bytes]
+"""Audio files by name; the chunks of a session are in a folder."""
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine and model made of the sample. Error rates are parts of 1."""
+
+    engine: str
+    model: str
+    words: int
+    wer: float | None = None
+    """Against the reference; None without one."""
+    against: dict[str, float]
+    """Against the words of each other candidate."""
+    flags: dict[str, int]
+    speed: float | None
+    """Audio seconds per second of work, on this machine."""
+    dollars_per_audio_hour: float | None = None
+    """On the cheapest instance type whose speed with this model was measured by a run."""
+    instance_type: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.model}".strip()
+
+    @property
+    def error(self) -> float:
+        """Error rate to rank by: against the reference, else the mean against the others."""
+        return self.wer if self.wer is not None else fmean(self.against.values()) if self.against else 0.0
+
+
+def compare(app: App, what: Sequence[str], reference: Path | None, chosen: EngineSpec) -> list[Compared]:
+    """Transcribes the sample with every candidate; the best first.
+
+    Raises BatchscribeError if one fails.
+    """
+    word_error_rate = _load_word_error_rate()
+    spoken = split_words(reference.read_text()) if reference else None
+    candidates = list(_list_candidates(chosen))
+    if not candidates:
+        raise MisconfiguredError("no engine can run here: see `batchscribe engines` for the reasons")
+    sample = _collect_sample(app, what)
+    with open_ledger(app.settings, remember=False) as ledger:
+        speeds = ledger.speeds()
+    said: dict[str, list[str]] = {}
+    runs: dict[str, Run] = {}
+    for spec in candidates:
+        name = f"{spec.engine} {spec.model}".strip()
+        click.echo(f"{name}: transcribing {format_count(len(sample), 'file')}", err=True)
+        said[name], runs[name] = _transcribe(app.settings, spec, sample)
+    found = [
+        _describe(
+            spec,
+            run=runs[name],
+            said=said[name],
+            wer=None if spoken is None else word_error_rate(spoken, said[name]),
+            against={other: word_error_rate(said[other], said[name]) for other in said if other != name},
+            price=_find_price(app.settings, spec, speeds),
+        )
+        for spec, name in zip(candidates, said, strict=True)
+    ]
+    return sorted(found, key=lambda one: one.error)
+
+
+def split_words(text: str) -> list[str]:
+    """The words in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def print_comparison(app: App, found: Sequence[Compared]) -> None:
+    prices = [
+        "-" if one.dollars_per_audio_hour is None else f"${one.dollars_per_audio_hour:.4f}" for one in found
+    ]
+    rate = [f"{one.error:.1%}" for one in found]
+    differs = [f"{fmean(one.against.values()):.1%}" if one.against else "-" for one in found]
+    columns = [
+        Column("engine", [one.engine for one in found]),
+        Column("model", [one.model or "its own" for one in found]),
+        *([Column("WER", rate, right=True)] if found[0].wer is not None else []),
+        Column("differs", differs, right=True),
+        Column("words", [str(one.words) for one in found], right=True, optional=3),
+        Column("flags", [str(sum(one.flags.values())) for one in found], right=True, optional=2),
+        Column("speed here", [f"{one.speed:.1f} x" if one.speed else "-" for one in found], right=True),
+        Column("$/audio hour", prices, right=True, optional=1),
+        Column("on", [one.instance_type or "-" for one in found], optional=4),
+    ]
+    print_table(app.console, columns)
+    app.console.print(
+        "differs: mean word error rate against the other rows; $/audio hour: on the cheapest instance type "
+        "that a run of yours has measured",
+        markup=False,
+    )
+
+
+def check_plot(file: Path) -> None:
+    """Raises MisconfiguredError if a plot cannot be drawn into this file."""
+    if file.suffix not in PLOT_FORMATS:
+        raise MisconfiguredError(f"cannot draw into {file}: its name must end in {', '.join(PLOT_FORMATS)}")
+    if not file.absolute().parent.is_dir():
+        raise MisconfiguredError(f"cannot draw into {file}: {file.absolute().parent} does not exist")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MisconfiguredError("a plot needs its extra: pip install 'batchscribe[plot]'")
+
+
+def draw_comparison(found: Sequence[Compared], file: Path) -> None:
+    """Draws error rate against price, or against working time where a price is unknown."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MisconfiguredError("a plot needs its extra: pip install 'batchscribe[plot]'") from error
+    if file.suffix not in PLOT_FORMATS:
+        raise MisconfiguredError(
+            f"a plot is {', '.join(PLOT_FORMATS)}, not {file.suffix or 'a file without suffix'}"
+        )
+    prices = [one.dollars_per_audio_hour for one in found if one.dollars_per_audio_hour is not None]
+    priced = len(prices) == len(found)
+    across = prices if priced else [60 / one.speed if one.speed else 0.0 for one in found]
+    up = [100 * one.error for one in found]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(across, up, color="#1f6f8b", zorder=3)
+    for one, x, y in zip(found, across, up, strict=True):
+        axes.annotate(one.name, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xlabel("$ per audio hour" if priced else "minutes of work per audio hour, on this machine")
+    axes.set_ylabel("word error rate, %" if found[0].wer is not None else "difference from the others, %")
+    axes.set_xlim(0, 1.3 * max(*across, 1e-4))
+    axes.set_ylim(0, 1.2 * max(*up, 1.0))
+    axes.grid(color="#dddddd")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file)
+
+
+def _list_candidates(chosen: EngineSpec) -> Iterator[EngineSpec]:
+    """Every usable engine of this machine with each of its models that is here."""
+    for report in engine_reports(chosen):
+        if chosen.engine not in {"auto", report.name}:
+            continue
+        here = [name for name, there in report.models.items() if there]
+        models = [chosen.model] if chosen.model and report.name == chosen.engine else here
+        if not report.models and report.usable:
+            models = [""]
+        for model in models:
+            yield msgspec.structs.replace(chosen, engine=report.name, model=model)
+
+
+def _collect_sample(app: App, what: Sequence[str]) -> Sample:
+    """Reads files of this machine, and sessions of the source. Raises ObjectNotFoundError."""
+    sample: dict[str, bytes] = {}
+    for each in what:
+        if (path := Path(each)).is_file():
+            sample[path.name] = path.read_bytes()
+            continue
+        scanner = open_scanner(app.settings)
+        for audio in find_by_session(scanner, session_id(app.relative(each))):
+            sample[audio.info.key] = scanner.source.get(audio.info.key).data
+    return sample
+
+
+def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
+    """Runs a candidate over a copy of the sample. Raises BatchscribeError if the run did not complete."""
+    with tempfile.TemporaryDirectory(prefix="batchscribe-compare-") as folder:
+        home = Path(folder)
+        for name, data in sample.items():
+            file = home / "bucket" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        with open_scheduler(_settings_of(home, settings, spec), manual=True) as made, made.lock.held():
+            ticked = one_tick(made.world, made.terms)
+        run = ticked.runs[-1] if ticked.runs else None
+        if run is None or run.outcome is not Outcome.COMPLETED:
+            why = run.detail if run else ticked.decision.reason.sentence
+            raise BatchscribeError(f"{spec.engine} {spec.model} did not complete the sample: {why}")
+        return [word for name in sorted(sample) for word in _read_words(home / "bucket", name)], run
+
+
+def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:
+    flags = {
+        "BATCH_SOURCE": (home / "bucket").as_uri(),
+        "BATCH_ENGINE": spec.engine,
+        "BATCH_LANGUAGE": spec.language or settings.language or "auto",
+        "BATCH_CHANNELS": settings.channels,
+        "GPU_PROVIDER": "local",
+        "WHISPER_COMPUTE_TYPE": spec.compute_type,
+    }
+    if spec.model:
+        flags["WHISPER_MODEL"] = spec.model
+    return configuration.load({}, folder=home, flags=flags)
+
+
+def _read_words(bucket: Path, key: str) -> list[str]:
+    name = audio_name(key)
+    if name is None:
+        raise MisconfiguredError(f"{key} is not the name of an audio file")
+    return split_words(transcripts.decode((bucket / transcript_key(name)).read_bytes()).text)
+
+
+def _describe(
+    spec: EngineSpec,
+    *,
+    run: Run,
+    said: list[str],
+    wer: float | None,
+    against: dict[str, float],
+    price: tuple[float, str] | None,
+) -> Compared:
+    work = run.worked.after_load
+    return Compared(
+        engine=spec.engine,
+        model=spec.model,
+        words=len(said),
+        wer=wer,
+        against=against,
+        flags=dict(run.worked.flags),
+        speed=run.audio_seconds / work if work else None,
+        dollars_per_audio_hour=price[0] if price else None,
+        instance_type=price[1] if price else "",
+    )
+
+
+def _find_price(settings: Settings, spec: EngineSpec, speeds: Sequence[Speed]) -> tuple[float, str] | None:
+    """(dollars per audio hour, type) on the cheapest measured instance type; None if none was measured."""
+    rate, found = rate_of(settings), list[tuple[float, str]]()
+    for speed in speeds:
+        if (speed.engine, speed.model) == (spec.engine, spec.model) and speed.instance_type:
+            with suppress(MisconfiguredError):  # a type without a known price is no offer
+                found.append((rate(speed.instance_type).per_hour.dollars / speed.speed, speed.instance_type))
+    return min(found, default=None)
+
+
+def _load_word_error_rate() -> Callable[[list[str], list[str]], float]:
+    """Returns jiwer's word error rate: (reference, hypothesis) -> part of 1, more if words were added."""
+    try:
+        import jiwer
+    except ImportError as error:
+        raise MisconfiguredError(
+            "a comparison needs the demo's extra: pip install 'batchscribe[demo]'"
+        ) from error
+
+    def rate(reference: list[str], hypothesis: list[str]) -> float:
+        return (
+            float(jiwer.wer(" ".join(reference), " ".join(hypothesis)))
+            if reference
+            else float(bool(hypothesis))
+        )
+
+    return rate
