@@ -56,18 +56,18 @@ class Marks:
         self.moved = 0.0
         self.asked = False
 
-    def take(self, run: str, *, limit: float, now: float) -> float:  # noqa: ARG002  one boot, one claim
+    def record_claim(self, run: str, *, limit: float, now: float) -> float:  # noqa: ARG002  one boot, one claim
         if self.limit is None:
             self.limit, self.moved = limit, now
         return self.limit
 
-    def alive(self, now: float) -> None:
+    def record_progress(self, now: float) -> None:
         self.moved = now
 
-    def off(self) -> None:
+    def request_power_off(self) -> None:
         self.asked = True
 
-    def release(self) -> None:
+    def delete_claim(self) -> None:
         self.limit = None
 
     def over(self, now: float) -> bool:

@@ -30,22 +30,19 @@ def export_settings(written: Mapping[str, str], region: str, environ: MutableMap
 
 
 def find_place(
-    environ: Mapping[str, str] | None = None, *, region: str = "", endpoint: str = ""
+    environ: Mapping[str, str] = os.environ, *, region: str = "", endpoint: str = ""
 ) -> tuple[str | None, str | None]:
     """(region, endpoint) of S3 from the environment, else as given; None if neither is set."""
-    named = os.environ if environ is None else environ
-    found = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION") or region
-    url = named.get("AWS_ENDPOINT_URL_S3") or named.get("AWS_ENDPOINT_URL") or endpoint
+    found = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or region
+    url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or endpoint
     return found or None, url or None
 
 
-def find_metadata_url(environ: Mapping[str, str] | None = None) -> str:
+def find_metadata_url(environ: Mapping[str, str] = os.environ) -> str:
     """Address of EC2's metadata service, from the variable that AWS's tools read."""
-    named = os.environ if environ is None else environ
-    return (named.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
+    return (environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
 
 
-def list_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def list_secrets(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """AWS secrets in the environment, to be redacted from logs."""
-    named = os.environ if environ is None else environ
-    return tuple(filter(None, (named.get(name, "") for name in SECRETS)))
+    return tuple(filter(None, (environ.get(name, "") for name in SECRETS)))

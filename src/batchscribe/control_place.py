@@ -44,7 +44,9 @@ class SplitStore:
         if not prefix.startswith(CONTROL):
             yield from self._output.list(prefix, after=after)
             return
-        listed = [self._list_control(prefix, after)]
+        start = after.removeprefix(CONTROL) if after.startswith(CONTROL) else ""
+        own = self._control.list(prefix.removeprefix(CONTROL), after=start)
+        listed: list[Iterator[ObjectInfo]] = [(replace(info, key=f"{CONTROL}{info.key}") for info in own)]
         if prefix.startswith(FORMER):
             listed.append(self._output.list(prefix, after=after))
         for _key, same in groupby(merge(*listed, key=_sort_key), key=_sort_key):
@@ -78,11 +80,6 @@ class SplitStore:
         if key.startswith(CONTROL):
             return self._control, key.removeprefix(CONTROL)
         return self._output, key
-
-    def _list_control(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        start = after.removeprefix(CONTROL) if after.startswith(CONTROL) else ""
-        for info in self._control.list(prefix.removeprefix(CONTROL), after=start):
-            yield replace(info, key=f"{CONTROL}{info.key}")
 
 
 def combine_stores(output: Store, control: Store) -> Store:

@@ -76,7 +76,7 @@ class Capacity(Protocol):
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
         """Ways to get a machine, in order of preference; the first is the polled machine as it is.
 
-        HostClient no cloud. Raises MisconfiguredError if the price of the first is unknown; leaves out others
+        Sends no request. Raises MisconfiguredError if the price of the first is unknown; leaves out others
         without a price.
         """
 

@@ -128,8 +128,8 @@ def places(recording: Recording, stretch: Sequence[int], published: Shares) -> l
                 first=(begin if at == stretch[0] else (recording.chunks[at - 1][1] + begin) / 2) - origin,
                 last=(end if at == stretch[-1] else (recording.chunks[at + 1][0] + end) / 2) - origin,
                 published=at in published,
-                heard_from=begin - origin + words[0].true_start if words else None,
-                heard_until=begin - origin + words[-1].true_end if words else None,
+                words_from=begin - origin + words[0].true_start if words else None,
+                words_until=begin - origin + words[-1].true_end if words else None,
             )
         )
     return out

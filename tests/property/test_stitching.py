@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.text.cues import LINE, LINES, make_cues
 from batchscribe.core.text.stitching import MISSING, POSITION_SLACK, PartInput, stitch
-from batchscribe.core.text.timing import limit_times
+from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
 
 # A slow machine is no finding.
@@ -33,7 +33,7 @@ def segments(draw: st.DrawFn) -> Segment:
 def parts(draw: st.DrawFn) -> PartInput:
     """A chunk that begins where the one before it ends."""
     seconds = draw(st.floats(0, 100))
-    clean = limit_times(draw(st.lists(segments(), max_size=4)), seconds)
+    clean = within(draw(st.lists(segments(), max_size=4)), seconds)
     content = draw(st.sampled_from([ForeignTranscript(segments=clean, duration=seconds), None]))
     key = draw(st.text(min_size=1, max_size=10))
     return PartInput(key=key, transcript=key + ".json", content=content, seconds=seconds)
@@ -52,7 +52,7 @@ def placed(draw: st.DrawFn) -> PartInput:
                 for word in segment.words
             ),
         )
-        for segment in limit_times(draw(st.lists(segments(), max_size=4)), seconds)
+        for segment in within(draw(st.lists(segments(), max_size=4)), seconds)
     ]
     content = Transcript(
         text="",
@@ -73,13 +73,13 @@ def placed(draw: st.DrawFn) -> PartInput:
 @calm
 @given(st.lists(segments(), max_size=5), st.floats(0, 40))
 def test_clipped_times_are_inside_and_in_order(found: list[Segment], seconds: float) -> None:
-    clean = limit_times(found, seconds)
+    clean = within(found, seconds)
     assert [segment.text for segment in clean] == [segment.text for segment in found]
     moments = [time for segment in clean for word in segment.words for time in (word.start, word.end)]
     assert moments == sorted(moments)
     assert all(0 <= segment.start <= segment.end <= seconds for segment in clean)
     assert all(one.end <= two.start for one, two in pairwise(clean))
-    assert limit_times(clean, seconds) == clean
+    assert within(clean, seconds) == clean
 
 
 @calm

@@ -110,19 +110,19 @@ class NotedMarks:
     moved: list[float] = field(default_factory=list)
     off_at: float | None = None
 
-    def take(self, run: str, *, limit: float, now: float) -> float:
+    def record_claim(self, run: str, *, limit: float, now: float) -> float:
         if self.limit is None:
             self.limit = limit
             self.moved.append(now)
         return self.limit
 
-    def alive(self, now: float) -> None:
+    def record_progress(self, now: float) -> None:
         self.moved.append(now)
 
-    def off(self) -> None:
+    def request_power_off(self) -> None:
         self.off_at = self.off_at or self.clock.monotonic()
 
-    def release(self) -> None:
+    def delete_claim(self) -> None:
         self.limit = None
 
     @property

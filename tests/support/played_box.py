@@ -21,22 +21,22 @@ WAITS = HostWaits(linger=3.0, after_report=0.5)
 
 @dataclass
 class Power:
-    """The state files of one boot; `off` is the plug."""
+    """The state files of one boot; `request_power_off` is the plug."""
 
     pull: Callable[[], object]
     powers_off: bool = True
     pulled: int = 0
 
-    def take(self, _run: str, *, limit: float, now: float) -> float:
+    def record_claim(self, _run: str, *, limit: float, now: float) -> float:
         return limit
 
-    def alive(self, now: float) -> None:
+    def record_progress(self, now: float) -> None:
         """Has no reader."""
 
-    def release(self) -> None:
+    def delete_claim(self) -> None:
         """There is no dead-man."""
 
-    def off(self) -> None:
+    def request_power_off(self) -> None:
         self.pulled += 1
         self.pull()
 

@@ -50,7 +50,7 @@ def test_a_chunk_in_a_silence_that_was_left_out_is_whole_when_its_window_breaks(
 def test_what_a_neighbour_said_is_known_of_a_part_too() -> None:
     """Its last word reaches 0.6 s into the chunk."""
     assembly = Assembly()
-    said = ChunkPlace(begin=-20, end=5, first=-inf, last=5, published=True, heard_from=0.0, heard_until=5.6)
+    said = ChunkPlace(begin=-20, end=5, first=-inf, last=5, published=True, words_from=0.0, words_until=5.6)
     own = ChunkPlace(begin=5, end=30, first=5, last=inf)
     number = assembly.register_window(PendingWindow(cut((0, 10)), (None, 3), (said, own), None, alone=False))
     (part,), _ = assembly.split_window(number)

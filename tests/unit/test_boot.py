@@ -296,7 +296,7 @@ def test_a_claim_of_which_the_dead_man_cannot_be_told_is_not_taken_up(
     def full(_run: str, *, limit: float, now: float) -> float:
         raise MisconfiguredError(f"no room at {now} for {limit}")
 
-    monkeypatch.setattr(box.marks, "take", full)
+    monkeypatch.setattr(box.marks, "record_claim", full)
     assert box.live() is None
     assert untouched(box)
 
@@ -311,7 +311,7 @@ def test_a_boot_after_another_s_is_not_noted_before_the_dead_man_knows(
     def full(_run: str, *, limit: float, now: float) -> float:
         raise MisconfiguredError(f"no room at {now} for {limit}")
 
-    monkeypatch.setattr(again.marks, "take", full)
+    monkeypatch.setattr(again.marks, "record_claim", full)
     assert again.live() is None
     assert not [*box.store.list(keys.later_boot(RUN, "boot-2"))]
 

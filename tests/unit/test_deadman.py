@@ -168,12 +168,12 @@ def test_no_link_is_followed_and_no_pipe_waited_for(dead_man: DeadMan, tmp_path:
 
 def test_it_reads_what_the_agent_writes(dead_man: DeadMan) -> None:
     markers = MarkerFiles(dead_man.markers)
-    markers.take("run-1", limit=NOW + 100.4, now=NOW - 800.2)
+    markers.record_claim("run-1", limit=NOW + 100.4, now=NOW - 800.2)
     assert dead_man.look() == ""
-    markers.alive(NOW)
+    markers.record_progress(NOW)
     assert dead_man.look(now=NOW + 99) == ""
     assert dead_man.look(now=NOW + 101).startswith("poweroff")
-    markers.off()
+    markers.request_power_off()
     assert dead_man.look().startswith("poweroff")
 
 

@@ -50,7 +50,7 @@ def test_plain_speech_raises_no_doubt() -> None:
         (timed((3.0, 4.0), (2.4, 5.0)), Doubt.DISORDERED),
         (timed((3.0, 2.9)), Doubt.DISORDERED),
         (heard("one two three four five six seven eight nine", 1.0), Doubt.HURRIED),
-        (heard(PLAIN, heard_until=8.9), Doubt.UNFINISHED),
+        (heard(PLAIN, read_until=8.9), Doubt.UNFINISHED),
     ],
     ids=lambda value: value.value if isinstance(value, Doubt) else "",
 )
@@ -70,7 +70,7 @@ def test_each_doubt_has_its_sign_and_no_other(found: Recognized, doubt: Doubt) -
         timed((3.0, 4.0), (2.6, 5.0)),
         heard("one two three four five six seven eight", 1.0),
         heard("one two three four five six seven", 0.1),
-        heard(PLAIN, heard_until=9.1),
+        heard(PLAIN, read_until=9.1),
         Recognized((), 10.0, avg_logprob=-3.0, no_speech_prob=0.5),
     ],
 )
@@ -132,7 +132,7 @@ def test_words_are_given_up_for_none_only_where_silence_is_likely() -> None:
     assert choose_better(doubtful, nothing) is doubtful
     assert choose_better(unlikely, nothing) is nothing
     good = heard(PLAIN, avg_logprob=-0.5)
-    assert choose_better(Recognized((), 10.0, heard_until=0.0), good) is good
+    assert choose_better(Recognized((), 10.0, read_until=0.0), good) is good
 
 
 @pytest.mark.parametrize(

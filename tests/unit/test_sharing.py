@@ -104,9 +104,9 @@ def test_without_a_text_there_is_no_segment(text: str) -> None:
 )
 def test_what_neighbours_published_is_not_written_again(start: float, end: float, whose: int | None) -> None:
     around = [
-        place(0, 10, heard_from=0.0, heard_until=8.9),
+        place(0, 10, words_from=0.0, words_until=8.9),
         place(10, 20),
-        place(20, 30, heard_from=21.0, heard_until=29.0),
+        place(20, 30, words_from=21.0, words_until=29.0),
     ]
     found = assign_to_chunks([segment("word", ("word", start, end))], around)
     assert [bool(mine) for mine in found] == [False, whose == 1, False]
@@ -114,10 +114,10 @@ def test_what_neighbours_published_is_not_written_again(start: float, end: float
 
 def test_what_a_published_one_wrote_beyond_the_seam_is_known() -> None:
     around = [
-        ChunkPlace(begin=0, end=10, first=0, last=9.75, published=True, heard_from=1.0, heard_until=9.95),
+        ChunkPlace(begin=0, end=10, first=0, last=9.75, published=True, words_from=1.0, words_until=9.95),
         ChunkPlace(begin=9.5, end=20, first=9.75, last=19.75),
         ChunkPlace(
-            begin=19.5, end=30, first=19.75, last=30, published=True, heard_from=19.55, heard_until=29.0
+            begin=19.5, end=30, first=19.75, last=30, published=True, words_from=19.55, words_until=29.0
         ),
     ]
     known = [("a", 9.75, 9.95), ("b", 19.55, 19.75)]
@@ -132,15 +132,15 @@ def test_what_a_published_one_wrote_beyond_the_seam_is_known() -> None:
 def test_a_word_over_a_published_one_without_words_goes_to_whom_most_of_it_belongs(
     start: float, end: float, at: int
 ) -> None:
-    around = [place(0, 10), place(10, 11, heard_from=None), place(11, 20)]
+    around = [place(0, 10), place(10, 11, words_from=None), place(11, 20)]
     found = assign_to_chunks([segment("long", ("long", start, end))], around)
     assert [bool(mine) for mine in found] == [number == at for number in range(3)]
 
 
 def test_a_word_that_reached_over_a_short_chunk_is_not_written_behind_it() -> None:
     around = [
-        place(0, 10, heard_from=1.0, heard_until=10.7),
-        place(10, 10.3, heard_from=None, heard_until=None),
+        place(0, 10, words_from=1.0, words_until=10.7),
+        place(10, 10.3, words_from=None, words_until=None),
         place(10.3, 20),
     ]
     assert texts(assign_to_chunks([segment("long", ("long", 9.7, 10.7))], around)) == [[], [], []]

@@ -12,7 +12,7 @@ import pytest
 from batchscribe.core.text.cues import LINE, LINES, SECONDS, make_cues, make_paragraphs
 from batchscribe.core.text.stitching import MISSING, PartInput, compute_digest, stitch
 from batchscribe.core.text.subtitles import FORMATS, render
-from batchscribe.core.text.timing import limit_times
+from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
 from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks
 from batchscribe.errors import MisconfiguredError
@@ -321,7 +321,7 @@ def test_times_keep_to_their_window() -> None:
             Word(word="c", start=3.0, end=99),
         ),
     )
-    (kept,) = limit_times([wild], 5.0)
+    (kept,) = within([wild], 5.0)
     assert [(word.start, word.end) for word in kept.words] == [(0, 0.4), (0.4, 0.4), (3.0, 5.0)]
     assert (kept.start, kept.end) == (0, 5.0)
 

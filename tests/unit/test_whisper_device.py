@@ -205,5 +205,5 @@ def test_a_window_that_is_filled_up_has_all_the_text_that_fits(tmp_path: Path) -
     (full,) = decoder.transcribe(encoded, [1.5], "en", fill=True)
     assert len(short.words) < 20
     assert len(full.words) > 100
-    assert short.heard_until is None
-    assert full.heard_until is not None
+    assert short.read_until is None
+    assert full.read_until is not None

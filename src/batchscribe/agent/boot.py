@@ -117,8 +117,8 @@ class BoxAgent:
         self._write_boot_record(claim, runs, marks, again=again)
         LOG.info("host.claim_taken", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
-            claim,
-            runs,
+            claim=claim,
+            runs=runs,
             workers=self._seams.workers,
             marks=marks,
             clock=self._seams.clock,
@@ -126,7 +126,7 @@ class BoxAgent:
             limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
             expected=lambda: self._expected_hash(claim),
-            again=again,
+            rebooted=again,
         )
 
     def _expected_hash(self, claim: HostClaim) -> str | None:
@@ -206,7 +206,7 @@ class BoxAgent:
         now = self._seams.clock.monotonic()
         left = (claim.deadline - self._seams.clock.now()).total_seconds()
         late = now + left + self._place.waits.overtime
-        return marks.take(claim.run, limit=late, now=now)
+        return marks.record_claim(claim.run, limit=late, now=now)
 
     def _write_boot_record(self, claim: HostClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
@@ -215,7 +215,7 @@ class BoxAgent:
         created = runs.create(key, msgspec.json.encode(record))
         if created or again or not self._taken_by_another(claim, runs):
             return
-        marks.release()
+        marks.delete_claim()
         self._limit = None
         raise TransientError("another boot took the claim at the same time")
 

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -62,28 +63,23 @@ _ALSO = {"AWS_REGION": "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL": "AWS_ENDPOINT_U
 READ_ENGINES = "see `batchscribe gpu ssh -- .batchscribe/venv/bin/python -m batchscribe engines`"
 
 
+@dataclass(frozen=True)
 class Box:
-    """This machine as a GPU host.
+    """This machine as a GPU host."""
 
-    `home` is the user's; `command` starts a worker on a manifest's URL, `aside` is this host's own command
-    line, `agent` that of its agent.
-    """
+    home: Path
+    """Of the user."""
+    clock: Clock
+    _: KW_ONLY
+    command: Sequence[str] = WORKER_COMMAND
+    """Starts a worker on a manifest's URL."""
+    aside: Sequence[str] = BOX_COMMAND
+    """This host's own command line."""
+    agent: Sequence[str] = AGENT_COMMAND
 
-    def __init__(
-        self,
-        home: Path,
-        clock: Clock,
-        *,
-        command: Sequence[str] = WORKER_COMMAND,
-        aside: Sequence[str] = BOX_COMMAND,
-        agent: Sequence[str] = AGENT_COMMAND,
-    ) -> None:
-        self._home = home
-        self._root = home / ".batchscribe"
-        self._clock = clock
-        self._command = command
-        self._aside_command = aside
-        self._agent_command = agent
+    @property
+    def _root(self) -> Path:
+        return self.home / ".batchscribe"
 
     @property
     def agent_lock(self) -> Path:
@@ -108,8 +104,8 @@ class Box:
         self._forget_old_runs()
         path = self._permit_path(request.run)
         environment = self.build_environment(region=request.region, endpoint=request.endpoint)
-        permit = StartPermit(**msgspec.structs.asdict(request), boot=boot_id(), at=self._clock.now())
-        argv = [*self._agent_command, host.LIVE, request.run]
+        permit = StartPermit(**msgspec.structs.asdict(request), boot=boot_id(), at=self.clock.now())
+        argv = [*self.agent, host.LIVE, request.run]
         try:
             write_atomically(path, msgspec.json.encode(permit))
             with try_lock(self.agent_lock) as free:
@@ -135,7 +131,7 @@ class Box:
         """
         start_once(
             self._process_path(name),
-            [*self._command, url, *(("--sha256", sha256) if sha256 else ())],
+            [*self.command, url, *(("--sha256", sha256) if sha256 else ())],
             environment=self.build_environment(region=region, endpoint=endpoint),
             log=self._process_path(name).with_name("worker.log"),
         )
@@ -213,7 +209,7 @@ class Box:
         users could read or change the file.
         """
         base = {
-            "HOME": str(self._home),
+            "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
         }
@@ -242,7 +238,7 @@ class Box:
         return {name: value for name, value in values.items() if value is not None}
 
     def _forget_old_runs(self) -> None:
-        limit = (self._clock.now() - RETENTION).timestamp()
+        limit = (self.clock.now() - RETENTION).timestamp()
         for folder in (self._root / "runs").glob("*"):
             # A folder that cannot be deleted must not keep a paid host from its work.
             with contextlib.suppress(OSError):
@@ -258,13 +254,13 @@ class Box:
         return self._root / "runs" / WorkerName(run=run, worker=0).checked().run / "start.json"
 
     def _check_clock(self, asked: datetime) -> Finding:
-        off = abs((self._clock.now() - asked).total_seconds())
+        off = abs((self.clock.now() - asked).total_seconds())
         fix = "set the clocks: `timedatectl set-ntp true` on both machines"
         return Finding(what="clock", ok=off <= CLOCK_SECONDS, detail=f"{off:.0f} s off", fix=fix)
 
     def _check_disk(self) -> Finding:
-        free = shutil.disk_usage(self._home).free
-        detail = f"{free / 1024**3:.1f} GiB free in {self._home}"
+        free = shutil.disk_usage(self.home).free
+        detail = f"{free / 1024**3:.1f} GiB free in {self.home}"
         return Finding(
             what="disk",
             ok=free >= FREE_BYTES,
@@ -293,7 +289,7 @@ class Box:
         """Runs a command in a separate process. It may crash, and needs a worker's environment."""
         try:
             done = subprocess.run(
-                [*self._aside_command, command],
+                [*self.aside, command],
                 input=msgspec.json.encode(request),
                 env=environment,
                 capture_output=True,

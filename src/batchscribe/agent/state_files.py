@@ -19,16 +19,16 @@ class NoDeadman:
 
     powers_off = False
 
-    def take(self, run: str, *, limit: float, now: float) -> float:  # noqa: ARG002
+    def record_claim(self, run: str, *, limit: float, now: float) -> float:  # noqa: ARG002
         return limit
 
-    def alive(self, now: float) -> None:
+    def record_progress(self, now: float) -> None:
         """Does nothing."""
 
-    def off(self) -> None:
+    def request_power_off(self) -> None:
         """Does nothing: the controller stops the instance, or it is borrowed."""
 
-    def release(self) -> None:
+    def delete_claim(self) -> None:
         """Does nothing."""
 
 
@@ -43,7 +43,7 @@ class MarkerFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def take(self, run: str, *, limit: float, now: float) -> float:
+    def record_claim(self, run: str, *, limit: float, now: float) -> float:
         """Records that a claim was taken, and its limit.
 
         Returns the limit in force: an earlier agent of this boot may have set it.
@@ -51,19 +51,19 @@ class MarkerFiles:
         before = self._limit_of(run)
         if before is not None:
             return before
-        self.alive(now)
+        self.record_progress(now)
         self._write_file("claim", f"{limit:.0f}\n{run}\n")
         return limit
 
-    def alive(self, now: float) -> None:
+    def record_progress(self, now: float) -> None:
         """Records progress."""
         self._write_file("alive", f"{now:.0f}\n")
 
-    def off(self) -> None:
+    def request_power_off(self) -> None:
         """Requests an immediate power-off."""
         self._write_file("off", "")
 
-    def release(self) -> None:
+    def delete_claim(self) -> None:
         """Deletes the claim's files: the dead-man no longer powers off for it."""
         for name in ("claim", "alive"):
             try:

@@ -60,13 +60,13 @@ class Marks(Protocol):
     powers_off: bool
     """False if nothing powers this host off."""
 
-    def take(self, run: str, *, limit: float, now: float) -> float: ...
+    def record_claim(self, run: str, *, limit: float, now: float) -> float: ...
 
-    def alive(self, now: float) -> None: ...
+    def record_progress(self, now: float) -> None: ...
 
-    def off(self) -> None: ...
+    def request_power_off(self) -> None: ...
 
-    def release(self) -> None: ...
+    def delete_claim(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,43 +82,29 @@ class EndOfRun:
     leave: bool = False
 
 
+@dataclass(kw_only=True)
 class Watch:
     """One claim, from its first manifest to the power-off."""
 
-    def __init__(
-        self,
-        claim: HostClaim,
-        runs: Store,
-        *,
-        workers: Workers,
-        marks: Marks,
-        clock: Clock,
-        waits: HostWaits,
-        limit: float,
-        claimed: Callable[[], bool],
-        expected: Callable[[], str | None],
-        again: bool = False,
-    ) -> None:
-        """`limit`: monotonic time at which the dead-man powers off. `claimed`: True while the record has the
-        claim; raises what the store raises. `expected`: SHA-256 of the manifest that a worker may start on,
-        empty for any; None while none may start. `again`: an earlier boot took the claim and went down
-        during it; this one only ends the run.
-        """
-        self._claim = claim
-        self._runs = runs
-        self._workers = workers
-        self._marks = marks
-        self._clock = clock
-        self._waits = waits
-        self._claimed = claimed
-        self._expected = expected
-        self._again = again
-        now = clock.monotonic()
-        self._deadline = limit - waits.overtime
+    claim: HostClaim
+    runs: Store
+    workers: Workers
+    marks: Marks
+    clock: Clock
+    waits: HostWaits
+    limit: float
+    """Monotonic time at which the dead-man powers off."""
+    claimed: Callable[[], bool]
+    """True while the record has the claim; raises what the store raises."""
+    expected: Callable[[], str | None]
+    """SHA-256 of the manifest that a worker may start on, empty for any; None while none may start."""
+    rebooted: bool
+    """An earlier boot took the claim and went down during it; this one only ends the run."""
+
+    def __post_init__(self) -> None:
         self._worker = 0
         self._mark: Mark | None = None
-        self._moved_at = now
-        self._idle_since = now
+        self._moved_at = self._idle_since = self.clock.monotonic()
         self._cancelled_at: float | None = None
         self._obeyed: bool | None = None
         self._asked_at: float | None = None
@@ -126,7 +112,7 @@ class Watch:
 
     @property
     def _worker_name(self) -> WorkerName:
-        return WorkerName(run=self._claim.run, worker=self._worker)
+        return WorkerName(run=self.claim.run, worker=self._worker)
 
     def step(self) -> float | None:
         """Makes one poll and at most one act.
@@ -139,49 +125,49 @@ class Watch:
             result = self._poll_worker() or self._check_deadline() or self._check_stall()
         except (TransientError, MisconfiguredError) as error:
             # Work that cannot be observed counts as stalled, which has a time limit.
-            LOG.warning("host.check_failed", run=self._claim.run, why=str(error))
+            LOG.warning("host.check_failed", run=self.claim.run, why=str(error))
             result = self._check_deadline() or self._check_ended() or self._check_stall()
         if result:
             return self._release_claim(result) if result.leave else self._end_run(result)
-        return POLL_SECONDS if self._workers.was_started(self._worker_name) else IDLE_POLL_SECONDS
+        return POLL_SECONDS if self.workers.was_started(self._worker_name) else IDLE_POLL_SECONDS
 
     def _power_off(self) -> float | None:
         """Requests the power-off. Retries while the file cannot be written, or the host would stay on."""
         try:
-            self._marks.off()
+            self.marks.request_power_off()
         except MisconfiguredError as error:
-            LOG.warning("host.power_off_failed", run=self._claim.run, why=str(error))
+            LOG.warning("host.power_off_failed", run=self.claim.run, why=str(error))
             return POLL_SECONDS
         return None
 
     def _release_claim(self, result: EndOfRun) -> float | None:
         self._kill_workers()
         try:
-            self._marks.release()
+            self.marks.delete_claim()
         except MisconfiguredError as error:
-            LOG.warning("host.release_failed", run=self._claim.run, why=str(error))
+            LOG.warning("host.release_failed", run=self.claim.run, why=str(error))
             return POLL_SECONDS
-        LOG.info("host.claim_released", run=self._claim.run, why=result.why)
+        LOG.info("host.claim_released", run=self.claim.run, why=result.why)
         return None
 
     def _poll_worker(self) -> EndOfRun | None:
         """Polls the current worker, or for the next manifest. Raises what the store raises."""
-        if self._again:
+        if self.rebooted:
             return self._end_after_reboot()
-        if not self._marks.powers_off and is_stored(self._runs, keys.settlement(self._claim.run)):
+        if not self.marks.powers_off and is_stored(self.runs, keys.settlement(self.claim.run)):
             return EndOfRun("its run is settled", leave=True)
         # Before the exit record is read: a worker may end between the two.
         running = self._is_running()
         if running:
-            self._idle_since = self._clock.monotonic()
-        while is_stored(self._runs, keys.exit_record(self._claim.run, self._worker)):
+            self._idle_since = self.clock.monotonic()
+        while is_stored(self.runs, keys.exit_record(self.claim.run, self._worker)):
             self._move_to_next_worker()
             running = self._is_running()
-        if not self._workers.was_started(self._worker_name):
+        if not self.workers.was_started(self._worker_name):
             return self._poll_manifest()
         if running is False:
             how = "was killed, as its controller asked" if self._obeyed else "died without an exit record"
-            return EndOfRun(f"worker {self._worker} {how}", self._worker, self._waits.after_report)
+            return EndOfRun(f"worker {self._worker} {how}", self._worker, self.waits.after_report)
         # Progress counts first: an unreadable cancel object ends no work.
         self._follow_progress()
         self._obey_cancel()
@@ -189,75 +175,75 @@ class Watch:
 
     def _end_after_reboot(self) -> EndOfRun:
         """Ends a run whose workers died with the earlier boot. Nothing is started twice."""
-        while is_stored(self._runs, keys.manifest(self._claim.run, self._worker + 1)):
+        while is_stored(self.runs, keys.manifest(self.claim.run, self._worker + 1)):
             self._worker += 1
-        given = is_stored(self._runs, keys.manifest(self._claim.run, self._worker))
+        given = is_stored(self.runs, keys.manifest(self.claim.run, self._worker))
         why = "the GPU host was rebooted during the run"
-        return EndOfRun(why, self._worker if given else None, self._waits.after_report)
+        return EndOfRun(why, self._worker if given else None, self.waits.after_report)
 
     def _move_to_next_worker(self) -> None:
         self._worker += 1
-        self._idle_since = self._clock.monotonic()
+        self._idle_since = self.clock.monotonic()
         self._cancelled_at = self._obeyed = None
 
     def _poll_manifest(self) -> EndOfRun | None:
-        if not is_stored(self._runs, keys.manifest(self._claim.run, self._worker)):
+        if not is_stored(self.runs, keys.manifest(self.claim.run, self._worker)):
             self._record_progress((self._worker, "none", 0, 0))
             return self._check_idle()
         self._record_progress((self._worker, "given", 0, 0))
-        expected = self._expected()
+        expected = self.expected()
         if why := self._refusal_reason(expected):
-            LOG.info("worker.not_started", run=self._claim.run, worker=self._worker, why=why)
-            waited = self._clock.monotonic() - self._moved_at
-            return EndOfRun(why) if waited >= self._waits.first else None
-        if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
+            LOG.info("worker.not_started", run=self.claim.run, worker=self._worker, why=why)
+            waited = self.clock.monotonic() - self._moved_at
+            return EndOfRun(why) if waited >= self.waits.first else None
+        if is_stored(self.runs, keys.cancel(self.claim.run, self._worker)):
             return EndOfRun(
-                f"worker {self._worker} was cancelled before it started", wait=self._waits.after_report
+                f"worker {self._worker} was cancelled before it started", wait=self.waits.after_report
             )
         return self._start_worker(expected or "")
 
     def _refusal_reason(self, expected: str | None) -> str:
         """Reason why no worker may start on the manifest. Empty if one may. A tag may lag behind it."""
         if expected is None:
-            over_ssh = self._claim.launch is not ClaimLaunch.BOOT
+            over_ssh = self.claim.launch is not ClaimLaunch.BOOT
             return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
-        key = keys.manifest(self._claim.run, self._worker)
-        if expected and sha256(read_bytes(self._runs, key, limit_of(Manifest))).hexdigest() != expected:
+        key = keys.manifest(self.claim.run, self._worker)
+        if expected and sha256(read_bytes(self.runs, key, limit_of(Manifest))).hexdigest() != expected:
             return f"{key} is not the manifest that its controller announced"
         return ""
 
     def _check_idle(self) -> EndOfRun | None:
-        waited = self._clock.monotonic() - self._idle_since
+        waited = self.clock.monotonic() - self._idle_since
         if self._worker > 0:
-            return EndOfRun("work ended") if waited >= self._waits.linger else None
-        if waited < self._waits.first:
+            return EndOfRun("work ended") if waited >= self.waits.linger else None
+        if waited < self.waits.first:
             return None
         # A controller revokes its claim if its start failed; the instance then stays up for the user who
         # started it meanwhile.
-        if self._claimed():
+        if self.claimed():
             return EndOfRun("no work came")
         return EndOfRun("its claim was revoked before any work came", leave=True)
 
     def _check_ended(self) -> EndOfRun | None:
         """Detects ended work while the store is unreachable, by the worker's process."""
         given = self._mark == (self._worker, "given", 0, 0)
-        begun = self._workers.was_started(self._worker_name) or (self._worker > 0 and not given)
-        waited = self._clock.monotonic() - self._idle_since
-        if not begun or waited < self._waits.linger or self._is_running() is not False:
+        begun = self.workers.was_started(self._worker_name) or (self._worker > 0 and not given)
+        waited = self.clock.monotonic() - self._idle_since
+        if not begun or waited < self.waits.linger or self._is_running() is not False:
             return None
         return EndOfRun("its worker ended, and the store could not be reached since")
 
     def _start_worker(self, sha256: str) -> EndOfRun | None:
-        claim = self._claim
-        url = f"{self._runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
+        claim = self.claim
+        url = f"{self.runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
         self._kill_earlier_workers()
         try:
-            self._workers.start_worker(
+            self.workers.start_worker(
                 self._worker_name, url, region=claim.region, endpoint=claim.endpoint, sha256=sha256
             )
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
-            return EndOfRun(why, self._worker, self._waits.after_report)
+            return EndOfRun(why, self._worker, self.waits.after_report)
         LOG.info("worker.started", run=claim.run, worker=self._worker)
         return None
 
@@ -268,12 +254,12 @@ class Watch:
 
     def _obey_cancel(self) -> None:
         """Ends the worker if its controller requests it. By signal first, by force after the grace period."""
-        asked = read_optional(self._runs, keys.cancel(self._claim.run, self._worker), EndRequest)
+        asked = read_optional(self.runs, keys.cancel(self.claim.run, self._worker), EndRequest)
         if asked is None:
             return
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         self._cancelled_at = now if self._cancelled_at is None else self._cancelled_at
-        force = asked.force or now - self._cancelled_at >= self._waits.grace
+        force = asked.force or now - self._cancelled_at >= self.waits.grace
         if self._obeyed not in {True, force}:
             self._ask_to_end(self._worker, force=force)
             self._obeyed = force
@@ -284,9 +270,9 @@ class Watch:
         An unreadable report counts as none, so that the request to end the worker is still read.
         """
         try:
-            progress = read_optional(self._runs, keys.progress(self._claim.run, self._worker), Progress)
+            progress = read_optional(self.runs, keys.progress(self.claim.run, self._worker), Progress)
         except MisconfiguredError as error:
-            LOG.warning("worker.progress_unreadable", run=self._claim.run, why=str(error))
+            LOG.warning("worker.progress_unreadable", run=self.claim.run, why=str(error))
             return
         if progress:
             self._record_progress((self._worker, progress.phase.value, progress.tally.seen, progress.results))
@@ -294,13 +280,13 @@ class Watch:
     def _record_progress(self, mark: Mark) -> None:
         """Records progress since the last poll. The first poll of a restarted agent is none."""
         if self._mark not in {None, mark}:
-            self._moved_at = self._clock.monotonic()
-            self._marks.alive(self._moved_at)
+            self._moved_at = self.clock.monotonic()
+            self.marks.record_progress(self._moved_at)
         self._mark = mark
 
     def _check_deadline(self) -> EndOfRun | None:
-        now = self._clock.monotonic()
-        if now < self._deadline:
+        now = self.clock.monotonic()
+        if now < self.limit - self.waits.overtime:
             return None
         why = "the deadline passed"
         if self._is_running() is False:
@@ -308,34 +294,34 @@ class Watch:
         if self._asked_at is None:
             self._asked_at = now
             self._ask_to_end(self._worker, force=False)
-        return EndOfRun(why, self._worker) if now - self._asked_at >= self._waits.grace else None
+        return EndOfRun(why, self._worker) if now - self._asked_at >= self.waits.grace else None
 
     def _check_stall(self) -> EndOfRun | None:
-        stalled = self._clock.monotonic() - self._moved_at
-        if stalled < self._waits.silence:
+        stalled = self.clock.monotonic() - self._moved_at
+        if stalled < self.waits.silence:
             return None
-        worker = self._worker if self._workers.was_started(self._worker_name) else None
+        worker = self._worker if self.workers.was_started(self._worker_name) else None
         return EndOfRun(f"no progress was observed for {stalled / 60:.0f} min", worker)
 
     def _end_run(self, result: EndOfRun) -> float | None:
-        LOG.info("host.run_ended", run=self._claim.run, worker=result.worker, why=result.why)
+        LOG.info("host.run_ended", run=self.claim.run, worker=result.worker, why=result.why)
         self._kill_workers()
-        end = HostEnd(run=self._claim.run, worker=result.worker, why=result.why, at=self._clock.now())
+        end = HostEnd(run=self.claim.run, worker=result.worker, why=result.why, at=self.clock.now())
         try:
             self._store_end(end)
         except BatchscribeError as error:
-            LOG.warning("worker.exit_record_not_stored", run=self._claim.run, why=str(error))
+            LOG.warning("worker.exit_record_not_stored", run=self.claim.run, why=str(error))
         self._ending = True
         return result.wait
 
     def _store_end(self, end: HostEnd) -> None:
         """Stores the end; a first reason stays unless a restarted agent lost another worker."""
-        key, data = keys.box_end(self._claim.run), msgspec.json.encode(end)
-        if self._runs.create(key, data) or end.worker is None:
+        key, data = keys.box_end(self.claim.run), msgspec.json.encode(end)
+        if self.runs.create(key, data) or end.worker is None:
             return
-        earlier = read_optional(self._runs, key, HostEnd)
+        earlier = read_optional(self.runs, key, HostEnd)
         if earlier is None or earlier.worker != end.worker:
-            self._runs.replace(key, data)
+            self.runs.replace(key, data)
 
     def _kill_workers(self) -> None:
         self._kill_earlier_workers()
@@ -343,14 +329,14 @@ class Watch:
 
     def _ask_to_end(self, worker: int, *, force: bool) -> None:
         try:
-            self._workers.end_worker(WorkerName(run=self._claim.run, worker=worker), force=force)
+            self.workers.end_worker(WorkerName(run=self.claim.run, worker=worker), force=force)
         except BatchscribeError as error:
-            LOG.warning("worker.not_reached", run=self._claim.run, why=str(error))
+            LOG.warning("worker.not_reached", run=self.claim.run, why=str(error))
 
     def _is_running(self) -> bool | None:
         """True if the worker runs. None if its process record is unreadable."""
         try:
-            return self._workers.is_running(self._worker_name)
+            return self.workers.is_running(self._worker_name)
         except BatchscribeError as error:
-            LOG.warning("worker.not_reached", run=self._claim.run, why=str(error))
+            LOG.warning("worker.not_reached", run=self.claim.run, why=str(error))
             return None

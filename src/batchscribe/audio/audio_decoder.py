@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -54,13 +54,13 @@ class Beginning:
     """Of the file, in all its tracks, sent or not."""
     codec: str
     """FFmpeg's name, such as `opus`."""
-    sent: int = 1
+    sent: Annotated[int, msgspec.Meta(ge=1, le=frames.MAX_SENT)] = 1
     """Channels of the following pieces."""
-    lead: float = 0.0
+    lead: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
     """Seconds from the beginning of the file to its first audio: its video begins earlier."""
     apart: bool = False
     """The sent channels are tracks of different languages."""
-    unit: float = 1.0
+    unit: Annotated[float, msgspec.Meta(ge=1.0)] = 1.0
     """Full scale in its samples."""
 
 
@@ -220,13 +220,6 @@ def _parse_payload(payload: bytes, kind: type[_Payload]) -> _Payload:
         raise _DeadError(STRANGE) from None
 
 
-def _check_beginning(beginning: Beginning) -> Beginning:
-    """Returns `beginning`. Raises _DeadError for numbers that no decoder sends."""
-    if not (1 <= beginning.sent <= frames.MAX_SENT and beginning.unit >= 1.0 and beginning.lead >= 0.0):
-        raise _DeadError(STRANGE)
-    return beginning
-
-
 def _parse_samples(payload: bytes, channels: int) -> Samples:
     """A piece of shape (n,), or (n, channels). Raises _DeadError for a wrong length."""
     if len(payload) % (frames.BYTES_PER_SAMPLE * channels):
@@ -296,7 +289,7 @@ class _Child:
                 yield _parse_samples(payload, channels)
             elif kind == frames.START:
                 beginning = _parse_payload(payload, Beginning)
-                channels = _check_beginning(beginning).sent
+                channels = beginning.sent
                 yield beginning
             else:
                 os.ftruncate(self._file, 0)
@@ -320,7 +313,6 @@ class _Child:
         return kind, self._read_bytes(length, until)
 
     def _wait_for_output(self, until: Callable[[], bool]) -> None:
-        """Waits for output."""
         for _ in range(int(SILENCE_SECONDS / LOOK_SECONDS)):
             if self._poll.poll(LOOK_SECONDS * 1000):
                 return

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.core.text.timing import limit_times
+from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.engine import Engine, EngineFactory
 
@@ -46,7 +46,7 @@ def _spread_words(text: str, seconds: float) -> tuple[Segment, ...]:
     words = tuple(
         Word(word=word, start=index * step, end=(index + 1) * step) for index, word in enumerate(spoken)
     )
-    return limit_times([Segment(text=text, start=0.0, end=seconds, words=words)], seconds)
+    return within([Segment(text=text, start=0.0, end=seconds, words=words)], seconds)
 
 
 @dataclass

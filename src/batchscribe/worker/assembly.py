@@ -111,7 +111,7 @@ class Assembly:
         for chunk, own in zip(ready.chunks, shared, strict=True):
             if chunk in waiting:
                 self._open[chunk].add_result(recognition, own, flagged=bool(own) or not any(shared))
-        return again, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
+        return again, [transcribed for chunk in waiting for transcribed in self._pop_complete(chunk)]
 
     def _find_holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
         """Waiting chunks with half a second or more, or most, of a gap."""
@@ -132,7 +132,7 @@ class Assembly:
         parts = [self.register_window(part) for part in _split_by_chunk(ready, waiting)]
         for chunk in waiting:
             self._open[chunk].outstanding.discard(number)
-        return parts, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
+        return parts, [transcribed for chunk in waiting for transcribed in self._pop_complete(chunk)]
 
     def record_end(self, end: Ended) -> Iterator[TranscribedChunk]:
         """Records the end of a chunk's audio; yields the chunk if all its results are back."""
@@ -178,8 +178,8 @@ def _make_second_window(ready: PendingWindow, gap: Gap) -> PendingWindow:
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.clip(*_shifted_edges(ready.cut, begin, end))
     assert cut is not None, "a gap lies in its window"
-    before = ChunkPlace(begin=-inf, end=-inf, first=-inf, last=-inf, published=True, heard_until=begin)
-    after = ChunkPlace(begin=inf, end=inf, first=inf, last=inf, published=True, heard_from=end)
+    before = ChunkPlace(begin=-inf, end=-inf, first=-inf, last=-inf, published=True, words_until=begin)
+    after = ChunkPlace(begin=inf, end=inf, first=inf, last=inf, published=True, words_from=end)
     chunks, places = (None, *ready.chunks, None), (before, *ready.places, after)
     return replace(ready, cut=cut, chunks=chunks, places=places, wordless=gap)
 
@@ -205,29 +205,29 @@ def _set_channels(ready: PendingWindow, recognition: Recognition) -> tuple[Segme
     return tuple(msgspec.structs.replace(segment, channel=ready.channel) for segment in placed)
 
 
-def _collect_flags(heard: TranscribedChunk) -> tuple[str, ...]:
-    flags = set(heard.flags) | heard.end.whole.flags
-    flags |= {PARTIAL} if heard.end.whole.partial else set()
-    flags |= {REPAIRED} if heard.end.whole.repaired else set()
-    flags |= set() if heard.segments or UNHEARD in flags else {NO_SPEECH}
+def _collect_flags(transcribed: TranscribedChunk) -> tuple[str, ...]:
+    flags = set(transcribed.flags) | transcribed.end.whole.flags
+    flags |= {PARTIAL} if transcribed.end.whole.partial else set()
+    flags |= {REPAIRED} if transcribed.end.whole.repaired else set()
+    flags |= set() if transcribed.segments or UNHEARD in flags else {NO_SPEECH}
     return tuple(sorted(flags))
 
 
 def make_transcript(
-    heard: TranscribedChunk, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
+    transcribed: TranscribedChunk, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
 ) -> Transcript:
     """The transcript of a chunk, from all its windows."""
-    position, whole = heard.end.position, heard.end.whole
+    position, whole = transcribed.end.position, transcribed.end.whole
     return Transcript(
-        text=join_segments(heard.segments),
-        segments=heard.segments,
+        text=join_segments(transcribed.segments),
+        segments=transcribed.segments,
         # Rounding errors add up over a session of thousands of chunks; milliseconds would be too coarse.
         duration=round(whole.seconds, 6),
         span=None if whole.span is None else round(whole.span, 6),
-        overlap=round(heard.end.overlap, 6),
+        overlap=round(transcribed.end.overlap, 6),
         position=None if position is None else round(position, 3),
-        language=heard.language or manifest.engine.language,
-        flags=_collect_flags(heard),
+        language=transcribed.language or manifest.engine.language,
+        flags=_collect_flags(transcribed),
         engine=manifest.engine.engine,
         model=model,
         settings_hash=manifest.settings_hash,

@@ -29,7 +29,7 @@ from batchscribe.worker.sounds import Sound
 
 LOG = structlog.get_logger()
 
-HEARD = 2 * SAMPLE_RATE
+CONTEXT_SAMPLES = 2 * SAMPLE_RATE
 """Samples of context audio beyond an overlap: a word and its lead-in."""
 FAR = 60 * SAMPLE_RATE
 """Samples after which decoding of a following neighbour stops, at the cost of a new decoder process."""
@@ -46,7 +46,7 @@ class Neighbour:
     samples: int
     """Length of the whole chunk, or of the decoded part if it follows the timeline."""
     sound: Sound
-    said: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     """Its published segments, on its own clock; empty if it has no transcript."""
 
     def find_edges(self, channel: int | None) -> tuple[float | None, float | None]:
@@ -54,7 +54,7 @@ class Neighbour:
 
         Includes parts beyond a cut; None without words. Segments without a channel count for every channel.
         """
-        published = [part for part in self.said if channel in {None, part.channel or channel}]
+        published = [part for part in self.segments if channel in {None, part.channel or channel}]
         words = [word for segment in published for word in segment.words]
         begins = [word.true_start for word in words] + [part.start for part in published if not part.words]
         ends = [word.true_end for word in words] + [part.end for part in published if not part.words]
@@ -83,7 +83,7 @@ class Neighbours:
         self._decoder: AudioDecoder | None = None
         self._until = until
         self._apart = frozenset(apart)
-        self._length = HEARD + compute_reach(overlap_ms)
+        self._length = CONTEXT_SAMPLES + compute_reach(overlap_ms)
 
     def close(self) -> None:
         if self._decoder is not None:

@@ -195,21 +195,21 @@ class EngineLoop:
         again, whole = self._assembly.add_result(recognition)
         for number in again:
             self._put_into_pool(number)
-        for heard in whole:
-            self._publish_chunk(heard)
+        for transcribed in whole:
+            self._publish_chunk(transcribed)
 
-    def _publish_chunk(self, heard: TranscribedChunk) -> None:
-        self._leave_flight(heard.chunk)
-        self._publish(heard)
+    def _publish_chunk(self, transcribed: TranscribedChunk) -> None:
+        self._leave_flight(transcribed.chunk)
+        self._publish(transcribed)
 
     def _finish_chunk(self, item: Ended | Failed) -> None:
         """Handles the end of a chunk: no more of its windows will come."""
         if isinstance(item, Ended):
-            for heard in self._assembly.record_end(item):
-                self._publish_chunk(heard)
+            for transcribed in self._assembly.record_end(item):
+                self._publish_chunk(transcribed)
         elif not self._assembly.is_dropped(item.chunk):
             self._drop_chunk(item.chunk)
-            self._fail(item.chunk, item.kind, item.message)
+            self._fail(item.chunk, item.end.kind, item.end.message)
 
     def _leave_flight(self, chunk: int) -> None:
         if chunk in self._begun:
@@ -266,8 +266,8 @@ class EngineLoop:
         for number in broken:
             parts, whole = self._assembly.split_window(number)
             self._solos.extend(map(self._make_window, parts))
-            for heard in whole:
-                self._publish_chunk(heard)
+            for transcribed in whole:
+                self._publish_chunk(transcribed)
         return ()
 
     def _fail_chunks(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:

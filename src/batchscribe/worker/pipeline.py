@@ -238,9 +238,9 @@ class _Worker:
             partial(self._records.record_failure, self._manifest.chunks[chunk], kind, reason)
         )
 
-    def _publish_chunk(self, heard: TranscribedChunk) -> None:
-        chunk = self._manifest.chunks[heard.chunk]
-        text = make_transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
+    def _publish_chunk(self, transcribed: TranscribedChunk) -> None:
+        chunk = self._manifest.chunks[transcribed.chunk]
+        text = make_transcript(transcribed, chunk, self._manifest, model=self._model, now=self._clock.now())
         self._queue_for_publishers(partial(self._records.publish, chunk, text))
 
     def _queue_for_publishers(self, act: Callable[[], None]) -> None:

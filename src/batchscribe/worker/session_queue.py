@@ -11,7 +11,6 @@ from batchscribe.audio.audio_decoder import Samples
 from batchscribe.audio.bounded_queue import BoundedQueue
 from batchscribe.audio.overlaps import Overlaps
 from batchscribe.audio.windows import SpeechFinder
-from batchscribe.core.run.manifest import FailureKind
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
@@ -29,8 +28,7 @@ class Failed:
     """A chunk that could not be decoded; results of its windows are dropped."""
 
     chunk: int
-    message: str
-    kind: FailureKind
+    end: Broken
 
 
 Prepared = PendingWindow | Ended | Failed
@@ -101,7 +99,7 @@ class _Session:
             else:
                 self._close_timeline(missing=isinstance(pipe.end, Absent))
             if isinstance(pipe.end, Broken):
-                self._assembler.emit(Failed(place, pipe.end.message, pipe.end.kind))
+                self._assembler.emit(Failed(place, pipe.end))
         finally:
             self._state.release_audio(place)
 
@@ -134,7 +132,9 @@ class _Session:
 
     def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> AudioTimeline:
         """Appends a chunk to the current timeline or to a new one; returns that timeline."""
-        follows = self._follows_last(place)
+        follows = (
+            self._last is not None and self._get_number(place) == (self._get_number(self._last) or 0) + 1
+        )
         if self._timeline is not None and not (follows and self._timeline.fits(sound)):
             if follows:
                 self._timeline.note_gap(sound)
@@ -158,10 +158,6 @@ class _Session:
             if before is not None and sound.follows(before.sound, before.samples / SAMPLE_RATE):
                 timeline.begin_with_neighbour(before)
         return timeline
-
-    def _follows_last(self, place: int) -> bool:
-        """True if the chunk's number follows that of the last chunk."""
-        return self._last is not None and self._get_number(place) == (self._get_number(self._last) or 0) + 1
 
     def _close_timeline(self, *, missing: bool) -> None:
         """Ends the timeline; `missing`: the next chunk is not in the manifest."""

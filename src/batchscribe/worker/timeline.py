@@ -71,12 +71,14 @@ class _Laid:
     end: float = math.inf
     last: float = math.inf
     whole: Whole | None = None
-    heard: Neighbour | None = None
+    context: Neighbour | None = None
     """Context audio: a neighbour that is not in the manifest."""
 
     @property
     def seconds(self) -> float:
-        return self.heard.samples / SAMPLE_RATE if self.heard else self.whole.seconds if self.whole else 0.0
+        return (
+            self.context.samples / SAMPLE_RATE if self.context else self.whole.seconds if self.whole else 0.0
+        )
 
     def make_end(self, chunk: int, whole: Whole) -> Ended:
         """Its end, on the clock of its file."""
@@ -89,7 +91,7 @@ class _Laid:
         )
 
     def locate(self, channel: int | None) -> ChunkPlace:
-        from_, until = self.heard.find_edges(channel) if self.heard else (None, None)
+        from_, until = self.context.find_edges(channel) if self.context else (None, None)
         begin = self.begin / SAMPLE_RATE
         return ChunkPlace(
             begin=begin,
@@ -97,8 +99,8 @@ class _Laid:
             first=self.first / SAMPLE_RATE,
             last=self.last / SAMPLE_RATE,
             published=self.chunk is None,
-            heard_from=None if from_ is None else begin + from_,
-            heard_until=None if until is None else begin + until,
+            words_from=None if from_ is None else begin + from_,
+            words_until=None if until is None else begin + until,
         )
 
 
@@ -146,7 +148,7 @@ class AudioTimeline:
         """Begins the timeline with the end of a published neighbour."""
         audio = self._match_channels(neighbour.audio)
         begin = len(audio) - neighbour.samples - neighbour.sound.lead * SAMPLE_RATE
-        laid = _Laid(None, neighbour.sound, begin, -math.inf, heard=neighbour)
+        laid = _Laid(None, neighbour.sound, begin, -math.inf, context=neighbour)
         laid.end = float(len(audio))
         self._laid.append(laid)
         self.append_audio(audio)
@@ -172,7 +174,8 @@ class AudioTimeline:
         """Ends the timeline; `neighbour` is a published chunk that follows."""
         if neighbour is not None and self.fits(neighbour.sound):
             self._append_chunk(
-                _Laid(None, neighbour.sound, 0.0, 0.0, heard=neighbour), self._match_channels(neighbour.audio)
+                _Laid(None, neighbour.sound, 0.0, 0.0, context=neighbour),
+                self._match_channels(neighbour.audio),
             )
             lead = neighbour.sound.lead * SAMPLE_RATE
             self._laid[-1].end = self._laid[-1].begin + lead + neighbour.samples
@@ -225,7 +228,7 @@ class AudioTimeline:
     def _emit_ended_chunks(self) -> None:
         """Emits the end of each chunk that gets no more windows."""
         done = min(cutter.done for cutter in self._cutters)
-        while self._laid and self._laid[0].last <= done and (self._laid[0].whole or self._laid[0].heard):
+        while self._laid and self._laid[0].last <= done and (self._laid[0].whole or self._laid[0].context):
             laid = self._laid[0]
             if len(self._laid) == 1 and laid.last == math.inf:
                 return

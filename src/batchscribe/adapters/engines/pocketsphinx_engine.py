@@ -23,7 +23,7 @@ from batchscribe.adapters.engines.segments import split_segments
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
-from batchscribe.core.text.timing import limit_times
+from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import Word
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import EngineError
@@ -137,9 +137,7 @@ def _to_pcm(window: Window) -> bytes:
 def _to_recognition(window: Window, decoded: list[DecodedWord]) -> Recognition:
     words = [word for part in decoded if (word := _to_word(*part)) is not None]
     found = quality.Recognized(tuple(split_segments(words)), window.seconds)
-    return Recognition(
-        window.id, limit_times(found.segments, window.seconds), "en", quality.find_flags(found)
-    )
+    return Recognition(window.id, within(found.segments, window.seconds), "en", quality.find_flags(found))
 
 
 def _to_word(name: str, first: int, last: int) -> Word | None:

@@ -109,7 +109,8 @@ def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[FileChunk]
         yield found
         if found.end is None or found.end > length:
             return
-        at = min(length, begin + _align_up(found.end - begin, dialect.align))
+        size = found.end - begin
+        at = min(length, begin + size + -size % dialect.align)
 
 
 def _parse_form(dialect: Dialect, head: bytes, begin: int, ds64: dict[bytes, int]) -> FileChunk:
@@ -145,10 +146,6 @@ def _parse_size(dialect: Dialect, written: bytes, wide: int | None) -> int | Non
     elif dialect.size == 4 and size >= UNKNOWN:
         return None
     return size if 0 < size < WIDEST else None
-
-
-def _align_up(at: int, align: int) -> int:
-    return at + -at % align
 
 
 def _parse_ds64(head: bytes) -> dict[bytes, int]:

@@ -63,7 +63,7 @@ class Doubt(StrEnum):
 class Recognized:
     """The engine's raw result for one window.
 
-    Times are seconds from the window's beginning, as the engine returned them. `heard_until` is the time up
+    Times are seconds from the window's beginning, as the engine returned them. `read_until` is the time up
     to which the model read, if it reports that it stopped early.
     """
 
@@ -71,7 +71,7 @@ class Recognized:
     seconds: float
     avg_logprob: float | None = None
     no_speech_prob: float | None = None
-    heard_until: float | None = None
+    read_until: float | None = None
 
     @property
     def text(self) -> str:
@@ -92,20 +92,20 @@ class Recognized:
         return self.guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
 
-def find_doubts(heard: Recognized) -> frozenset[Doubt]:
+def find_doubts(result: Recognized) -> frozenset[Doubt]:
     """Doubts about a result. An empty text is plausible; stopping early is not."""
-    unread = 0.0 if heard.heard_until is None else heard.seconds - heard.heard_until
+    unread = 0.0 if result.read_until is None else result.seconds - result.read_until
     found = {Doubt.UNFINISHED: unread > UNHEARD_SECONDS}
-    if heard.text:
-        spans = [(one.start, one.end) for one in _iterate_timed(heard.segments)]
+    if result.text:
+        spans = [(one.start, one.end) for one in _iterate_timed(result.segments)]
         backwards = any(later[0] < earlier[0] - SLACK for earlier, later in pairwise(spans))
         found |= {
-            Doubt.REPETITIVE: measure_compression(heard.text) > MAX_COMPRESSION,
-            Doubt.LOOPING: is_looping([word.word for word in heard.words] or heard.text.split()),
-            Doubt.GUESSED: heard.guessed,
-            Doubt.OUTSIDE: any(time > heard.seconds + SLACK for span in spans for time in span),
+            Doubt.REPETITIVE: measure_compression(result.text) > MAX_COMPRESSION,
+            Doubt.LOOPING: is_looping([word.word for word in result.words] or result.text.split()),
+            Doubt.GUESSED: result.guessed,
+            Doubt.OUTSIDE: any(time > result.seconds + SLACK for span in spans for time in span),
             Doubt.DISORDERED: backwards or any(end < start for start, end in spans),
-            Doubt.HURRIED: any(map(_is_too_fast, heard.segments)),
+            Doubt.HURRIED: any(map(_is_too_fast, result.segments)),
         }
     return frozenset(doubt for doubt, holds in found.items() if holds)
 
@@ -131,9 +131,9 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
     return found
 
 
-def find_flags(heard: Recognized) -> tuple[str, ...]:
+def find_flags(result: Recognized) -> tuple[str, ...]:
     """Flags of a result from an engine that cannot re-decode."""
-    return (LOW_CONFIDENCE,) if find_doubts(heard) else ()
+    return (LOW_CONFIDENCE,) if find_doubts(result) else ()
 
 
 def choose_better(first: Recognized, second: Recognized) -> Recognized:
@@ -148,8 +148,8 @@ def choose_better(first: Recognized, second: Recognized) -> Recognized:
     return second if _rank_result(second) > _rank_result(first) else first
 
 
-def _rank_result(heard: Recognized) -> tuple[int, float]:
-    return -len(find_doubts(heard)), heard.avg_logprob if heard.avg_logprob is not None else MIN_LOGPROB
+def _rank_result(result: Recognized) -> tuple[int, float]:
+    return -len(find_doubts(result)), result.avg_logprob if result.avg_logprob is not None else MIN_LOGPROB
 
 
 def measure_compression(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -78,12 +78,6 @@ def _part_flags(part: PartInput) -> tuple[str, ...]:
     return (NO_TIMES,) if content.text.strip() and not content.segments else ()
 
 
-def _most_common_language(contents: Iterable[Transcript | ForeignTranscript | None]) -> str | None:
-    """The most frequent language of the chunks."""
-    counted = Counter(content.language for content in contents if content and content.language)
-    return counted.most_common(1)[0][0] if counted else None
-
-
 def compute_digest(parts: Sequence[PartInput]) -> str:
     """SHA-256 over names, ETags and missing parts: equal digests mean equal files."""
     whole = hashlib.sha256()
@@ -120,12 +114,13 @@ def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
                 flags=_part_flags(part),
             )
         )
+    languages = Counter(part.content.language for part in parts if part.content and part.content.language)
     return SessionTranscript(
         session=session,
         text=join_segments(segments),
         segments=tuple(segments),
         duration=round(clock.end, 3),
-        language=_most_common_language(part.content for part in parts),
+        language=languages.most_common(1)[0][0] if languages else None,
         parts=tuple(placed),
         digest=compute_digest(parts),
     )

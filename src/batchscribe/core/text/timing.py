@@ -12,7 +12,7 @@ PLACES = 3
 """Milliseconds."""
 
 
-def limit_times(segments: Iterable[Segment], seconds: float) -> tuple[Segment, ...]:
+def within(segments: Iterable[Segment], seconds: float) -> tuple[Segment, ...]:
     """Limits the segments to [0, seconds], starts in order, no negative lengths.
 
     Segments cover exactly their words; a segment without words keeps its text.

@@ -42,9 +42,9 @@ class ChunkPlace:
     """End of its own part: the middle of the overlap with the next chunk."""
     published: bool = False
     """Transcribed before: it is context for others, and is never written again."""
-    heard_from: float | None = None
+    words_from: float | None = None
     """True start of the first word, if the chunk is published and has words."""
-    heard_until: float | None = None
+    words_until: float | None = None
     """True end of the final word, if the chunk is published and has words."""
 
 
@@ -80,8 +80,8 @@ class _Owners:
     def __init__(self, places: Sequence[ChunkPlace]) -> None:
         self._places = places
         self._lasts = [place.last for place in places]
-        until = [_value_or(place.heard_until, -inf) for place in places]
-        begin = [_value_or(place.heard_from, inf) for place in places]
+        until = [_value_or(place.words_until, -inf) for place in places]
+        begin = [_value_or(place.words_from, inf) for place in places]
         self._until = [-inf, *accumulate(until, max)]
         """For each place: the latest word end of the published places before it."""
         self._from = [*accumulate(reversed(begin), min, initial=inf)][::-1]
@@ -105,7 +105,7 @@ class _Owners:
         if middle <= self._until[at] or middle >= self._from[at + 1]:
             return True
         here = self._places[at]
-        return _value_or(here.heard_from, inf) <= middle <= _value_or(here.heard_until, -inf)
+        return _value_or(here.words_from, inf) <= middle <= _value_or(here.words_until, -inf)
 
     def _find_pending_owner(self, start: float, end: float, at: int) -> int | None:
         """Pending place with the largest part of a published place's word."""

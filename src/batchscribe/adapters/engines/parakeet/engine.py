@@ -30,7 +30,7 @@ from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
-from batchscribe.core.text.timing import limit_times
+from batchscribe.core.text.timing import within
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import EngineError, GpuError
 
@@ -77,7 +77,7 @@ class Parakeet(Engine):
         mean = fmean(result.logprobs) if result.logprobs else None
         segments = tuple(build_segments(tokens, self._frame))
         decoded = quality.Recognized(segments, window.seconds, avg_logprob=mean)
-        found = limit_times(segments, window.seconds)
+        found = within(segments, window.seconds)
         return Recognition(window.id, found, self._language or window.language, quality.find_flags(decoded))
 
 

@@ -20,7 +20,7 @@ from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import Votes
 from batchscribe.core.text.quality import Doubt, Recognized, choose_better, find_doubts
 from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.core.text.timing import limit_times
+from batchscribe.core.text.timing import within
 from batchscribe.engine import Engine
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class FasterWhisper(Engine):
             found, flags = find_doubts(decoded), [RERUN]
         flags += [LOW_CONFIDENCE] if found else []
         spoken = [segment for segment in decoded.segments if segment.text.strip()]
-        return Recognition(window.id, limit_times(spoken, window.seconds), language, tuple(flags))
+        return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
 
     def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
         """The second result; None if memory is too small for it."""

@@ -139,7 +139,7 @@ class WhisperDecoder:
                 # The score is a mean over the tokens: Whisper's threshold counts the end token, too.
                 avg_logprob=float(result.scores[0] * len(tokens) / (len(tokens) + 1)),
                 no_speech_prob=float(result.no_speech_prob),
-                heard_until=_find_early_end(tokens, tokenizer.timestamp_begin, room),
+                read_until=_find_early_end(tokens, tokenizer.timestamp_begin, room),
             )
             for result, tokens, line, words, end in zip(
                 results, outputs, lines, aligned, seconds, strict=True
