@@ -318,7 +318,7 @@ def test_windows_that_must_be_heard_alone_are_nobody_s_company() -> None:
     assert not pool.oldest_alone
     assert sorted(pool.take_batch(3)) == [0, 2]
     assert pool.oldest_alone
-    assert pool.take(3) == [1]
+    assert pool.take_batch(3) == [1]
 
 
 def test_a_pool_hands_out_what_it_has() -> None:
