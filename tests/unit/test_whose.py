@@ -15,11 +15,11 @@ from batchscribe.controller import advance, teardown
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
+from batchscribe.core.objects import Blob
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
-from batchscribe.protocols import Blob
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, once, stage
 
