@@ -1,3 +1,5 @@
 """Transcribes everything in a bucket on a GPU that exists only while it is worth paying for."""
 
 __version__ = "0.2.0"
+ACCEPTED_RELEASES = frozenset({__version__, "0.1.0"})
+"""Releases of schedulers whose manifests a worker of this release processes: its own, and the one before."""

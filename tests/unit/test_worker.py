@@ -42,7 +42,7 @@ from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.wiring.stores import open_store
-from batchscribe.wiring.worker import process_manifest, split_location
+from batchscribe.wiring.worker import find_factory, process_manifest, read_manifest, split_location
 from support.audio import bundled, corpus
 from support.forked import ENGINES
 
@@ -142,6 +142,12 @@ def test_the_command_transcribes_and_says_so(tmp_path: Path) -> None:
     assert "monday" in heard["text"]
     assert heard["model"] == "en-us"
     assert not any(text in result.output for text in corpus().values())
+
+
+def test_a_manifest_of_the_version_before_is_accepted(tmp_path: Path) -> None:
+    """A host is upgraded first, or while a run is open."""
+    place = Place(tmp_path, release="0.1.0")
+    assert find_factory(read_manifest(place.location)[0]).name == "pocketsphinx"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 from dotenv import dotenv_values
 
-from batchscribe import __version__
+from batchscribe import ACCEPTED_RELEASES, __version__
 from batchscribe.core.run import host
 from batchscribe.core.run.host import (
     CheckRequest,
@@ -94,7 +94,7 @@ class Box:
 
         Raises MisconfiguredError, LaunchError.
         """
-        if request.release != __version__:
+        if request.release not in ACCEPTED_RELEASES:
             raise MisconfiguredError(
                 f"this host has batchscribe {__version__}, its controller {request.release}: "
                 "run `batchscribe gpu setup`"

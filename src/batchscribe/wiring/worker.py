@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from batchscribe import __version__, aws_environment
+from batchscribe import ACCEPTED_RELEASES, __version__, aws_environment
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
@@ -107,7 +107,7 @@ def _choose_crew(cores: int) -> ConcurrencySettings:
 
 def find_factory(manifest: Manifest) -> EngineFactory:
     """The factory of the manifest's engine. Raises MisconfiguredError if it cannot run here."""
-    if manifest.release != __version__:
+    if manifest.release not in ACCEPTED_RELEASES:
         raise MisconfiguredError(
             f"the manifest was written by batchscribe {manifest.release} and this is {__version__}: "
             "install the same version on both sides (batchscribe gpu setup)"
