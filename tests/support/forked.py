@@ -140,10 +140,17 @@ def nursery() -> Nursery:
     return Nursery(ours)
 
 
+@cache
+def keep_tables() -> None:
+    """Lets botocore parse each of its large tables once in this process, not once for each session."""
+    from botocore.loaders import JSONFileLoader
+
+    JSONFileLoader.load_file = cache(JSONFileLoader.load_file)  # type: ignore[method-assign]
+
+
 def _prepare() -> None:
-    """Imports what commands import, and parses botocore's large tables, once for all of them."""
+    """Imports what commands import, and parses the tables of their services, once for all of them."""
     import boto3
-    import botocore.loaders
 
     from batchscribe.cli.main import COMMANDS
 
@@ -151,8 +158,7 @@ def _prepare() -> None:
         importlib.import_module(f"batchscribe.cli.{name}")
     for name in _LAZY:
         importlib.import_module(name)
-    load = botocore.loaders.JSONFileLoader.load_file
-    botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
+    keep_tables()
     session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
         session.client(name, region_name="us-east-1")
