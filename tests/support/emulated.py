@@ -60,7 +60,7 @@ class Case:
         while not ended or self.open_runs:
             assert len(ended) < PATIENT_PASSES, ended[-1]
             ended.append(self.command("watchdog", crash="", lands=None, host="", **names))
-            time.sleep(0.05)
+            time.sleep(0.2)
         return ended
 
     def command(
@@ -74,7 +74,7 @@ class Case:
             "BATCH_POLICY": "now",
             "BATCH_ENGINE": "pocketsphinx",
             "BATCH_MIN_AGE_MINUTES": "0",
-            "BATCH_POLL_SECONDS": "0.05",
+            "BATCH_POLL_SECONDS": "0.2",
             "BATCH_LAUNCH": "ssh",
             "BATCH_GUARD_ROLE_ARN": "arn:aws:iam::123456789012:role/batchscribe-guard",
             "GPU_INSTANCE_ID": self.instance,

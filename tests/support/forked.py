@@ -145,7 +145,8 @@ def keep_tables() -> None:
     """Lets botocore parse each of its large tables once in this process, not once for each session."""
     from botocore.loaders import JSONFileLoader
 
-    JSONFileLoader.load_file = cache(JSONFileLoader.load_file)  # type: ignore[method-assign]
+    load = cache(JSONFileLoader().load_file)
+    JSONFileLoader.load_file = lambda _each, path: load(path)  # type: ignore[method-assign]
 
 
 def _prepare() -> None:
