@@ -71,7 +71,7 @@ BUGS = {
     "a worker is left on a borrowed machine": Bug(
         planted.a_worker_is_left_on_a_borrowed_machine,
         {"I2"},
-        35,
+        62,
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
     "foreign claims are ignored": Bug(

@@ -7,6 +7,7 @@ interpreter instead.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -126,7 +127,7 @@ def nursery() -> Nursery:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     process = subprocess.Popen(
         [sys.executable, "-m", "support.forked"],
-        stdin=theirs,
+        stdin=theirs.fileno(),
         env=kept | {"PYTHONPATH": f"{TESTS}:{ENGINES}", "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,
     )
@@ -134,7 +135,9 @@ def nursery() -> Nursery:
 
     def end() -> None:
         ours.close()
-        process.wait(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # commands of broken tests, too
+        process.wait()
 
     atexit.register(end)
     return Nursery(ours)
@@ -145,8 +148,9 @@ def keep_tables() -> None:
     """Lets botocore parse each of its large tables once in this process, not once for each session."""
     from botocore.loaders import JSONFileLoader
 
-    load = cache(JSONFileLoader().load_file)
-    JSONFileLoader.load_file = lambda _each, path: load(path)  # type: ignore[method-assign]
+    load: Any = cache(JSONFileLoader().load_file)
+    kind: Any = JSONFileLoader
+    kind.load_file = lambda _each, path: load(path)
 
 
 def _prepare() -> None:
@@ -160,7 +164,7 @@ def _prepare() -> None:
     for name in _LAZY:
         importlib.import_module(name)
     keep_tables()
-    session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
+    session: Any = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
         session.client(name, region_name="us-east-1")
     gc.freeze()
