@@ -216,7 +216,7 @@ def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
 
 
 def test_a_second_concurrent_tick_follows_the_same_run(cloud: Cloud) -> None:
-    cloud.speech(60)
+    cloud.speech(30)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="20")
     wait_for(cloud.transcribed())
     second = cloud.desk.json("tick")
