@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
@@ -31,7 +30,7 @@ from batchscribe.testing.eventbridge import refusals
 from batchscribe.testing.guard import ROLE, FakeGuard
 from batchscribe.testing.guard_suite import GuardSuite
 from support.aws import make_schedule_group
-from support.s3 import REGION, aws_environment, moto_server
+from support.s3 import REGION, aws_client, aws_environment, moto_server
 
 if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
@@ -77,7 +76,8 @@ def test_an_account_without_the_group_has_no_orders(kind: str, endpoint: str) ->
 
 
 def scheduler(endpoint: str) -> EventBridgeSchedulerClient:
-    return boto3.session.Session().client("scheduler", region_name=REGION, endpoint_url=endpoint)
+    client: EventBridgeSchedulerClient = aws_client(endpoint, "scheduler")
+    return client
 
 
 fresh_claim = GuardSuite().new_claim

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from click.testing import CliRunner
 
@@ -21,8 +20,7 @@ from batchscribe.errors import CredentialsError, MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring import init as wiring
 from support.aws import make_stopped_instance
-from support.s3 import REGION, aws_environment, create_bucket, moto_server
-from support.stacks import complete_moto, template
+from support.s3 import REGION, aws_client, aws_environment, create_bucket, moto_server
 
 ABSENT = "i-0fedcba9876543210"
 
@@ -43,12 +41,12 @@ class Cloud:
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
+    from support.stacks import complete_moto  # moto's models are slow to import
+
     with moto_server() as endpoint, aws_environment(endpoint):
         create_bucket(endpoint, "recordings")
         complete_moto(endpoint)
-        yield Cloud(
-            endpoint, boto3.session.Session().client("ec2", region_name=REGION, endpoint_url=endpoint)
-        )
+        yield Cloud(endpoint, aws_client(endpoint, "ec2"))
 
 
 def test_an_account_shows_its_buckets_and_gpu_instances(cloud: Cloud) -> None:
@@ -103,6 +101,8 @@ def init(home: Path, *words: str, answers: str) -> str:
 
 
 def test_init_finds_the_instance_and_makes_its_guard(cloud: Cloud, tmp_path: Path) -> None:
+    from support.stacks import template
+
     """Enter for control prefix, provider, region, instance and key; yes to the stack."""
     instance = cloud.make_instance()
     shown = init(tmp_path, "--source", "s3://recordings/audio", answers="\n\n\n\n\ny\n")

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 
 from batchscribe import __version__
@@ -25,7 +24,7 @@ from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for
 from support.forked import ENGINES
 from support.receivers import http_receiver, smtp_receiver
-from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
+from support.s3 import CREDENTIALS, aws_client, aws_environment, create_bucket, moto_server, s3_client
 from support.sshd import Sshd, sshd
 
 if TYPE_CHECKING:
@@ -47,13 +46,8 @@ class Cloud:
 
     @property
     def ec2(self) -> EC2Client:
-        return boto3.session.Session().client(
-            "ec2",
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
+        client: EC2Client = aws_client(self.endpoint, "ec2")
+        return client
 
     def described(self) -> dict[str, Any]:
         found: Any = self.ec2.describe_instances(InstanceIds=[self.instance])
@@ -71,13 +65,7 @@ class Cloud:
 
     def orders(self) -> list[dict[str, Any]]:
         """The stop orders that stand for the instance, as EventBridge has them."""
-        client: Any = boto3.session.Session().client(
-            "scheduler",
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
+        client = aws_client(self.endpoint, "scheduler")
         found: list[dict[str, Any]] = client.list_schedules(GroupName=GROUP, NamePrefix=self.instance)[
             "Schedules"
         ]
@@ -228,7 +216,7 @@ def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
 
 
 def test_a_second_concurrent_tick_follows_the_same_run(cloud: Cloud) -> None:
-    cloud.speech(60)
+    cloud.speech(30)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="20")
     wait_for(cloud.transcribed())
     second = cloud.desk.json("tick")

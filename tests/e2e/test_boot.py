@@ -10,7 +10,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from batchscribe import __version__
@@ -27,7 +26,7 @@ from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import SPEECH, Desk, wait_for
 from support.forked import ENGINES
 from support.played_box import WAITS, PlayedBox, Power, played_box
-from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server
+from support.s3 import CREDENTIALS, REGION, aws_client, aws_environment, create_bucket, moto_server
 
 pytestmark = pytest.mark.e2e
 
@@ -46,9 +45,7 @@ class Cloud:
 
     @property
     def orders(self) -> list[Any]:
-        client: Any = boto3.session.Session().client(
-            "scheduler", region_name=REGION, endpoint_url=self.endpoint
-        )
+        client = aws_client(self.endpoint, "scheduler")
         found: list[Any] = client.list_schedules(GroupName=GROUP, NamePrefix=self.instance)["Schedules"]
         return found
 
@@ -63,7 +60,7 @@ class Cloud:
 
 
 def ec2(endpoint: str) -> Any:
-    return boto3.session.Session().client("ec2", region_name=REGION, endpoint_url=endpoint)
+    return aws_client(endpoint, "ec2")
 
 
 def state(endpoint: str, instance: str) -> str:

@@ -3,7 +3,8 @@
 Real processes with real files, in front of moto's server, with a proxy between them that does to single
 calls what clouds do. The worker is played, and outlives its controller as a real one does.
 
-Each crash point and each fault is met once in every run of the suite; the deep tests cross them all.
+Each crash point and each fault is met once in every run of the suite; the deep tests cross them all, and
+have the other points of a lost ledger and of quiet ticks.
 """
 
 from __future__ import annotations
@@ -39,10 +40,15 @@ POINTS = (
 )
 LOST_LEDGER = (
     "store.create:intent:after",
-    "compute.start:after",
     "launcher.launch:after",
+    pytest.param("compute.start:after", marks=pytest.mark.deep),
+    pytest.param("compute.stop:after", marks=pytest.mark.deep),
+    pytest.param("store.create:settlement:after", marks=pytest.mark.deep),
+)
+QUIET = (
     "compute.stop:after",
-    "store.create:settlement:after",
+    pytest.param("guard.arm:after", marks=pytest.mark.deep),
+    pytest.param("store.create:settlement:after", marks=pytest.mark.deep),
 )
 LOOKS = ("GET ", "HEAD ", "Describe", "GetSchedule", "ListSchedules")
 CHANGES = ("CreateTags", "StartInstances", "StopInstances", "CreateSchedule", "DeleteSchedule")
@@ -125,7 +131,7 @@ def test_the_whole_disk_is_lost_and_a_user_adopts_its_run(case: Case, point: str
     assert not case.problems()
 
 
-@pytest.mark.parametrize("point", ["guard.arm:after", "compute.stop:after", "store.create:settlement:after"])
+@pytest.mark.parametrize("point", QUIET)
 def test_when_all_is_good_ticks_are_quiet(case: Case, point: str) -> None:
     case.killed_at(point)
     case.tick()

@@ -244,7 +244,7 @@ def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
     for copy in range(12):
         put_speech(desk.bucket / f"copy{copy}", "morning-walk", "notes", "team-meeting")
     with Ledger(desk.home / ".batchscribe" / "ledger.sqlite") as ledger:
-        taught = {"run": "before", "engine": "pocketsphinx", "model": "", "instance_type": ""}
+        taught = {"run": "before", "engine": "scripted", "model": "", "instance_type": ""}
         ledger.learn(
             **taught,
             at=datetime(2026, 11, 1, tzinfo=UTC),

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -38,22 +39,25 @@ def case(aws: Aws, tmp_path: Path) -> Case:
     return new_case(aws, home)
 
 
-@pytest.mark.parametrize("point", [BEFORE_START, AT_WORK])
-@pytest.mark.parametrize(
-    "names",
-    [
-        {"BATCH_SOURCE": "s3://another-bucket"},
-        {"GPU_INSTANCE_ID": "i-0fedcba9876543210"},
-        {"GPU_PROVIDER": "local", "GPU_INSTANCE_ID": "", "BATCH_LAUNCH": "auto"},
-        {"BATCH_CLOUD_GUARD": "off"},
-    ],
-    ids=["source", "instance", "provider", "guard"],
+OTHER_SETTINGS = {
+    "source": {"BATCH_SOURCE": "s3://another-bucket"},
+    "instance": {"GPU_INSTANCE_ID": "i-0fedcba9876543210"},
+    "provider": {"GPU_PROVIDER": "local", "GPU_INSTANCE_ID": "", "BATCH_LAUNCH": "auto"},
+    "guard": {"BATCH_CLOUD_GUARD": "off"},
+}
+BEGUN = (
+    *zip(OTHER_SETTINGS, cycle((BEFORE_START, AT_WORK)), strict=False),
+    *(
+        pytest.param(other, point, marks=pytest.mark.deep)
+        for other, point in zip(OTHER_SETTINGS, cycle((AT_WORK, BEFORE_START)), strict=False)
+    ),
 )
-def test_a_run_that_was_begun_with_other_settings_is_finished(
-    case: Case, point: str, names: dict[str, str]
-) -> None:
+
+
+@pytest.mark.parametrize(("other", "point"), BEGUN)
+def test_a_run_that_was_begun_with_other_settings_is_finished(case: Case, other: str, point: str) -> None:
     case.killed_at(point)
-    case.watch(**names)
+    case.watch(**OTHER_SETTINGS[other])
     assert not case.problems()
     assert len(case.intents) == 1
 
@@ -89,8 +93,17 @@ def _drop_table(ledger: Path) -> None:
         db.commit()
 
 
-@pytest.mark.parametrize("following", ["watchdog", "tick"])
-@pytest.mark.parametrize("damage", [_scribble, _shuffle, _drop_table])
+@pytest.mark.parametrize(
+    ("damage", "following"),
+    [
+        (_scribble, "watchdog"),
+        (_shuffle, "tick"),
+        (_drop_table, "watchdog"),
+        pytest.param(_scribble, "tick", marks=pytest.mark.deep),
+        pytest.param(_shuffle, "watchdog", marks=pytest.mark.deep),
+        pytest.param(_drop_table, "tick", marks=pytest.mark.deep),
+    ],
+)
 def test_a_ledger_that_was_damaged_in_mid_run(
     case: Case, damage: Callable[[Path], None], following: str
 ) -> None:

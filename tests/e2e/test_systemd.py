@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from batchscribe import __version__
@@ -28,7 +27,7 @@ from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import Desk, local_desk, put_speech, spoken
 from support.nspawn import UNITS as UNIT_DIR
 from support.nspawn import Container, container
-from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
+from support.s3 import CREDENTIALS, aws_client, aws_environment, create_bucket, moto_server, s3_client
 
 pytestmark = pytest.mark.e2e
 PROGRAM = str(Path(sys.executable).with_name("batchscribe"))
@@ -227,13 +226,7 @@ class Cloud:
     instance: str
 
     def client(self, service: str) -> Any:
-        return boto3.session.Session().client(
-            service,  # type: ignore[call-overload]
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
+        return aws_client(self.endpoint, service)
 
     @property
     def state(self) -> str:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from batchscribe import __version__
@@ -18,8 +16,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.text.transcripts import encode
 from support.emulated import Aws, emulated_aws, new_case
-from support.s3 import REGION
-from support.stacks import complete_moto, template
+from support.s3 import aws_client
 
 pytestmark = pytest.mark.e2e
 
@@ -31,11 +28,11 @@ def aws() -> Iterator[Aws]:
 
 
 def test_a_tick_works_on_what_the_template_made(aws: Aws, tmp_path: Path) -> None:
+    from support.stacks import complete_moto, template  # moto's models are slow to import
+
     case = new_case(aws, tmp_path)
     complete_moto(aws.endpoint)
-    stacks: Any = boto3.session.Session().client(
-        "cloudformation", region_name=REGION, endpoint_url=aws.endpoint
-    )
+    stacks = aws_client(aws.endpoint, "cloudformation")
     given = {"Bucket": case.bucket, "GpuType": "g4dn.xlarge"}
     stacks.create_stack(
         StackName="whole",

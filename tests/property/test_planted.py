@@ -39,7 +39,7 @@ class Bug:
 
 BUGS = {
     "started before its record": Bug(planted.intent_after_start, {"I1"}),
-    "started before it is recorded that it may be": Bug(planted.started_before_it_is_recorded, {"I1"}),
+    "started before it is recorded that it may be": Bug(planted.started_before_it_is_recorded, {"I1"}, 8),
     "disarmed before the stop was observed": Bug(planted.disarm_before_the_stop_was_seen, {"I1"}, 3),
     "no teardown on an exception": Bug(
         planted.no_release_on_an_exception,
@@ -71,7 +71,7 @@ BUGS = {
     "a worker is left on a borrowed machine": Bug(
         planted.a_worker_is_left_on_a_borrowed_machine,
         {"I2"},
-        35,
+        62,
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
     "foreign claims are ignored": Bug(
@@ -93,7 +93,7 @@ BUGS = {
     "every stop is forced": Bug(planted.every_stop_is_forced, {"I3"}, 3),
     "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}, 15, MANY_PEOPLE),
     "a clock that was set back grants grace": Bug(
-        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 4, QUIET | {"jumps": 12}
+        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 1, QUIET | {"jumps": 12}
     ),
     "an endless chunk in company goes free": Bug(
         planted.an_endless_chunk_in_company_goes_free, {"I11"}, 65, ENDLESS
@@ -114,7 +114,7 @@ BUGS = {
     "a copy on another host is the same scheduler": Bug(
         planted.a_copy_on_another_host_is_the_same_scheduler, {"I1", "I3", "I7"}, 0, ACTORS["a cloned host"]
     ),
-    "any manifest is worked on": Bug(planted.any_manifest_is_worked_on, {"I12"}, 3, WRITER),
+    "any manifest is worked on": Bug(planted.any_manifest_is_worked_on, {"I12"}, 10, WRITER),
     "a run of other settings is refused": Bug(
         planted.a_run_of_other_settings_is_refused, {"I2", "P1", "P3", "P4"}, 8, ACTORS["edited settings"]
     ),

@@ -11,19 +11,25 @@ import pytest
 from simulation.__main__ import main, played
 from simulation.summary import Summary, broken
 
-SHARE = 100
-SHARES = (0, *(pytest.param(number, marks=pytest.mark.deep) for number in range(1, 5)))
+SHORT, SHARE = 40, 100
+EPISODES = (
+    range(SHORT),
+    *(
+        pytest.param(range(first, first + SHARE), marks=pytest.mark.deep)
+        for first in range(SHORT, 500, SHARE)
+    ),
+)
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_every_invariant_holds_at_every_step(share: int) -> None:
+@pytest.mark.parametrize("episodes", EPISODES, ids=str)
+def test_every_invariant_holds_at_every_step(episodes: range) -> None:
     summary = Summary()
-    results, summary.seconds = played(range(share * SHARE, (share + 1) * SHARE))
+    results, summary.seconds = played(episodes)
     for result in results:
         summary.add(result)
         assert not result.violation, broken(result)
-    assert summary.crashes > SHARE / 2, "the episodes have become too quiet to find anything"
-    assert summary.outcomes.total() > 2 * SHARE
+    assert summary.crashes > len(episodes) / 2, "the episodes have become too quiet to find anything"
+    assert summary.outcomes.total() > 2 * len(episodes)
     assert len(summary.outcomes) >= 8
 
 

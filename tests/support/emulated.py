@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from batchscribe import __version__
 from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord
@@ -27,7 +25,7 @@ from support.aws import make_stopped_instance
 from support.crashing import MESSAGES, Ended
 from support.faults import FaultProxy, fault_proxy
 from support.forked import nursery
-from support.s3 import CREDENTIALS, REGION, aws_environment, moto_server
+from support.s3 import CREDENTIALS, aws_client, aws_environment, moto_server
 
 PATIENT_TICKS = 3
 PATIENT_PASSES = 400
@@ -62,7 +60,7 @@ class Case:
         while not ended or self.open_runs:
             assert len(ended) < PATIENT_PASSES, ended[-1]
             ended.append(self.command("watchdog", crash="", lands=None, host="", **names))
-            time.sleep(0.05)
+            time.sleep(0.2)
         return ended
 
     def command(
@@ -76,7 +74,7 @@ class Case:
             "BATCH_POLICY": "now",
             "BATCH_ENGINE": "pocketsphinx",
             "BATCH_MIN_AGE_MINUTES": "0",
-            "BATCH_POLL_SECONDS": "0.05",
+            "BATCH_POLL_SECONDS": "0.2",
             "BATCH_LAUNCH": "ssh",
             "BATCH_GUARD_ROLE_ARN": "arn:aws:iam::123456789012:role/batchscribe-guard",
             "GPU_INSTANCE_ID": self.instance,
@@ -180,10 +178,7 @@ class Case:
 @contextmanager
 def emulated_aws() -> Iterator[Aws]:
     with aws_environment(), moto_server() as endpoint, fault_proxy(endpoint) as proxy:
-        session = boto3.session.Session(region_name=REGION)
-        clients: dict[str, Any] = {
-            name: session.client(name, endpoint_url=endpoint) for name in ("s3", "ec2", "scheduler")
-        }
+        clients: dict[str, Any] = {name: aws_client(endpoint, name) for name in ("s3", "ec2", "scheduler")}
         clients["scheduler"].create_schedule_group(Name="batchscribe")
         yield Aws(endpoint=endpoint, proxy=proxy, **clients)
 

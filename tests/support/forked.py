@@ -7,6 +7,7 @@ interpreter instead.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -126,7 +127,7 @@ def nursery() -> Nursery:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     process = subprocess.Popen(
         [sys.executable, "-m", "support.forked"],
-        stdin=theirs,
+        stdin=theirs.fileno(),
         env=kept | {"PYTHONPATH": f"{TESTS}:{ENGINES}", "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,
     )
@@ -134,16 +135,27 @@ def nursery() -> Nursery:
 
     def end() -> None:
         ours.close()
-        process.wait(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # commands of broken tests, too
+        process.wait()
 
     atexit.register(end)
     return Nursery(ours)
 
 
+@cache
+def keep_tables() -> None:
+    """Lets botocore parse each of its large tables once in this process, not once for each session."""
+    from botocore.loaders import JSONFileLoader
+
+    load: Any = cache(JSONFileLoader().load_file)
+    kind: Any = JSONFileLoader
+    kind.load_file = lambda _each, path: load(path)
+
+
 def _prepare() -> None:
-    """Imports what commands import, and parses botocore's large tables, once for all of them."""
+    """Imports what commands import, and parses the tables of their services, once for all of them."""
     import boto3
-    import botocore.loaders
 
     from batchscribe.cli.main import COMMANDS
 
@@ -151,9 +163,8 @@ def _prepare() -> None:
         importlib.import_module(f"batchscribe.cli.{name}")
     for name in _LAZY:
         importlib.import_module(name)
-    load = botocore.loaders.JSONFileLoader.load_file
-    botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
-    session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
+    keep_tables()
+    session: Any = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
         session.client(name, region_name="us-east-1")
     gc.freeze()

@@ -6,9 +6,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+
+from support.forked import keep_tables
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -79,16 +82,24 @@ def aws_environment(endpoint: str | None = None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def s3_client(endpoint: str) -> S3Client:
+@cache
+def aws_client(endpoint: str, service: str) -> Any:
+    """The process's client with throw-away credentials: botocore takes long to make one."""
     import boto3
 
-    return boto3.client(
-        "s3",
+    keep_tables()
+    return boto3.session.Session().client(
+        service,  # type: ignore[call-overload]
         endpoint_url=endpoint,
         region_name=REGION,
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+def s3_client(endpoint: str) -> S3Client:
+    client: S3Client = aws_client(endpoint, "s3")
+    return client
 
 
 def create_bucket(endpoint: str, name: str) -> str:

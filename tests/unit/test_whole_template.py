@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cfnlint.decode import cfn_yaml
 
 from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy, make_trust
 from batchscribe.settings import load
@@ -44,6 +44,13 @@ PLACE = AccountPlace(
 )
 
 
+@cache
+def loaded() -> Any:
+    from cfnlint.decode import cfn_yaml  # slow to import
+
+    return cfn_yaml.load(str(TEMPLATE))
+
+
 def filled(value: Any) -> Any:
     """The template's value with everything put in that is in NAMES."""
     if isinstance(value, list):
@@ -69,7 +76,7 @@ def ordered(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def resources() -> dict[str, Any]:
-    made: dict[str, Any] = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    made: dict[str, Any] = loaded()["Resources"]
     return {name: filled(resource)["Properties"] for name, resource in made.items()}
 
 
@@ -153,7 +160,7 @@ def test_the_scripts_of_the_scheduler_host_can_be_parsed(resources: dict[str, An
 
 
 def test_what_is_put_into_the_script_cannot_leave_its_quotes() -> None:
-    parameters = cfn_yaml.load(str(TEMPLATE))["Parameters"]
+    parameters = loaded()["Parameters"]
     for name in ("Bucket", "Prefix", "ControlPrefix", "Package"):
         pattern = parameters[name]["AllowedPattern"]
         assert re.fullmatch(pattern, NAMES[name])
