@@ -21,6 +21,7 @@ from batchscribe import errors
 from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.cli.main import COMMANDS, cli
 from batchscribe.core import keys
+from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.setting_parsers import Name
@@ -39,13 +40,6 @@ PRICED = {
 REGION = "us-east-2"
 TYPE = "g4dn.xlarge"
 CHUNK_SECONDS = 10.0
-HOSTED = {
-    "AWS Transcribe, batch": ("0.36", "2026-09-22, AWS price list"),
-    "AssemblyAI Universal-3.5 Pro": ("0.21", "2026-10-07"),
-    "AssemblyAI Universal-2": ("0.15", "2026-10-07"),
-    "Groq, Whisper large-v3-turbo": ("0.04", "2026-09, price table of litellm 1.109.1"),
-}
-"""List prices of an audio hour, each with its date and source."""
 PUBLISHED = (90.0, 57.6)
 """Billed seconds beside the work (a guess), and the speed of Parakeet on a T4 by onnx-asr's benchmarks."""
 
@@ -192,8 +186,13 @@ def describe_hosted() -> str:
     priors = Priors()
     assumed = (priors.setup_seconds + priors.release_seconds, priors.speed)
     rows = [
-        (name, f"${price}", dated, *(_break_even(Usd.parse(price), *each) for each in (assumed, PUBLISHED)))
-        for name, (price, dated) in HOSTED.items()
+        (
+            each.name,
+            str(each.per_audio_hour),
+            each.as_of,
+            *(_break_even(each.per_audio_hour, *speed) for speed in (assumed, PUBLISHED)),
+        )
+        for each in HOSTED
     ]
     return table(("service", "an audio hour", "as of", "before the first run", "with published speed"), rows)
 

@@ -13,6 +13,7 @@ import msgspec
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.times import show_times
+from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
@@ -126,7 +127,7 @@ def summary(sums: Totals) -> str:
         f"{format_count(sums.runs, 'run')} settled, {format_count(sums.starts, 'GPU start')}; "
         f"{format_count(sums.chunks_done, 'chunk')} done, {sums.chunks_failed} failed; "
         f"{format_hours(sums.audio_hours * HOUR)} of audio in {format_hours(sums.billed_hours * HOUR)} "
-        f"of GPU.\nCost: at most {Usd(sums.cost_micros)}{each}."
+        f"of GPU.\nCost: at most {Usd(sums.cost_micros)}{each}.\nSavings: {format_savings(sums.savings)}."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.run.engine_time import flag_text
@@ -33,6 +34,9 @@ def run_message(
     lines = [
         f"{done}, {len(quarantined)} quarantined, {len(left)} left.",
         f"{format_hours(run.audio_seconds)} of audio, at most {run.cost} on {machine}.",
+        f"Savings: {format_savings(make_savings(run.cost, run.audio_seconds / 3600))}."
+        if run.audio_seconds
+        else "",
         run.detail,
         *failure_lines(run, len(quarantined) + len(left)),
         f"Transcripts: {run.output}. Audio: {run.source}. Scheduler: {run.host or 'this machine'}.",

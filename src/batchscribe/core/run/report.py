@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from batchscribe.core.decide.hosted import Savings, format_savings, make_savings
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.figures import encode_json, format_hours
@@ -164,6 +165,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     performance: Performance
     work: EngineTime | None = None
     """As reported by its workers; None if they reported nothing (yet)."""
+    savings: Savings | None = None
+    """None without audio."""
     queue: tuple[QueueSample, ...]
     """Ticks that held since the run before this one."""
 
@@ -181,6 +184,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     cost_micros: int
     cost_per_audio_hour: float | None
     work: EngineTime | None = None
+    savings: Savings | None = None
 
 
 def build(
@@ -219,6 +223,7 @@ def build(
         ),
         performance=_make_performance(run, tuple(events)),
         work=make_engine_time(run.worked),
+        savings=make_savings(run.cost, run.audio_seconds / _HOUR),
         queue=tuple(samples),
     )
 
@@ -241,6 +246,7 @@ def cost_block(report: RunReport) -> list[Line]:
         ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
         ("Audio", format_hours(seconds)),
         ("$/Audio Hour", _per_audio_hour(cost, seconds / _HOUR)),
+        ("Savings", format_savings(report.savings)),
     ]
 
 
@@ -259,6 +265,7 @@ def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
             "$/Audio Hour",
             _per_audio_hour(estimate.cost, estimate.audio_seconds / _HOUR, bound="about "),
         ),
+        ("Savings", format_savings(make_savings(estimate.cost, estimate.audio_seconds / _HOUR), "about ")),
     ]
 
 
@@ -285,6 +292,7 @@ def totals(runs: Iterable[Run]) -> Totals:
         cost_micros=cost.micros,
         cost_per_audio_hour=each.dollars if each else None,
         work=make_engine_time(sum_engine_time(run.worked for run in settled)),
+        savings=make_savings(cost, hours),
     )
 
 
