@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,36 @@ def test_a_ledger_that_is_held_before_the_start_starts_nothing(tmp_path: Path) -
             tick(at.world, at.terms)
         holder.let_go()
         assert not started(at)
+
+
+@pytest.mark.parametrize("more", [0, 300], ids=["no chunks left", "more chunks fit"])
+def test_a_ledger_that_another_process_holds_keeps_no_gpu_running(
+    tmp_path: Path, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write fails from the middle of the work on, as `database is locked`."""
+    at = stage(tmp_path)
+    at.upload(120)
+    at.clock.sleep(600)
+    while not (runs := at.ledger.open_runs()) or runs[0].state is not RunState.TRANSCRIBING:
+        once(at)
+        at.clock.sleep(5)
+    at.upload(more, session="later")
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise TransientError("the ledger is locked: try again")
+
+    with monkeypatch.context() as patch:
+        for name in ("save_run", "put"):
+            patch.setattr(at.ledger, name, refuse)
+        ended = 0.0
+        while at.compute.describe(INSTANCE).state is not InstanceState.STOPPED:
+            watch(at.world, at.terms)
+            at.clock.sleep(60)
+            ended += 60 * (not any(worker.alive for worker in at.worker.started.values()))
+            assert ended < 600, "the GPU runs although its work is over"
+    while at.ledger.open_runs():
+        watch(at.world, at.terms)
+        at.clock.sleep(60)
+    (run,) = at.ledger.runs(at.clock.now() - timedelta(days=1))
+    assert run.chunks_done == 120
+    assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0

@@ -270,16 +270,16 @@ def end_machine(
 ) -> Run:
     """Ends the work of one machine. Begins teardown once none works.
 
-    The run has failed if the work of all its machines failed.
+    The run has failed if the work of all its machines failed. A broken ledger does not prevent the teardown.
     """
     others = [machine for machine in run.machines if machine.id != instance]
     if not others:
-        return save(world, run.releasing(outcome, detail), note)
+        return save_best_effort(world, run.releasing(outcome, detail), note)
     run = run.with_machine(instance, over=True, outcome=outcome)
     if run.working:
-        return save(world, run, f"{instance}: {detail or note}")
+        return save_best_effort(world, run, f"{instance}: {detail or note}")
     failed = all(machine.outcome for machine in others)
-    return save(world, run.releasing(outcome if failed else None, detail), note)
+    return save_best_effort(world, run.releasing(outcome if failed else None, detail), note)
 
 
 def step_each(

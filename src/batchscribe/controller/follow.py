@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,6 +21,7 @@ from batchscribe.controller.context import (
     read_moment,
     read_poll,
     save,
+    save_best_effort,
     step_each,
 )
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, dispatch, give_work, next_batch
@@ -92,7 +94,7 @@ def _poll_if_due(
         return run, {}
     for machine in machines:
         run = read_poll(run, machine, polls[machine.id])
-    return save(world, run), {name: poll.instance for name, poll in polls.items()}
+    return save_best_effort(world, run), {name: poll.instance for name, poll in polls.items()}
 
 
 def _follow_progress(
@@ -103,7 +105,7 @@ def _follow_progress(
     if progress is not None:
         world.view.show(run, progress)
         timed = _add_times(run, number, progress, now.at)
-        run = run if timed == run else save(world, timed)
+        run = run if timed == run else save_best_effort(world, timed)
     if seen:
         ensure_agent(world, run, seen)
     if seen and world.launcher.alive(seen, worker) is False and read_exit(world, worker) is None:
@@ -131,7 +133,8 @@ def _find_stall(world: World, terms: RunConfig, worker: WorkerRef, progress: Pro
         msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
     )
     if seen != mark or since > now:  # uptime begins again with each boot
-        world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
+        with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
+            world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
         return None
     if now - since < terms.waits.silence:
         return None
@@ -207,7 +210,11 @@ def _continue_run(world: World, terms: RunConfig, run: Run, number: int) -> Run:
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING)
             again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
-            again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
+            try:
+                again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
+            except BatchscribeError as error:
+                # A worker that the ledger does not know could be started twice.
+                return end_machine(world, run, instance, None, note=f"{note}; no further one: {error}")
             return give_work(world, terms, again, instance, batch.chunks)
     return end_machine(world, run, instance, None, note=note)
 
