@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.aws.ec2 import Ec2Compute
+from batchscribe.adapters.aws.ec2 import Ec2Compute, _to_instance
 from batchscribe.adapters.machine.clock import Interrupts
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import (
@@ -270,3 +270,17 @@ def test_what_becomes_of_it_when_it_powers_itself_off_is_told(compute: Ec2Comput
     assert compute.shutdown_behaviour(instance) == "stop"
     with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_ID"):
         compute.shutdown_behaviour("i-0ffffffffffffffff")
+
+
+@pytest.mark.parametrize(
+    ("reason", "at"),
+    [
+        ("User initiated (2026-11-29 18:10:20 GMT)", datetime(2026, 11, 29, 18, 10, 20, tzinfo=UTC)),
+        ("User initiated (2026-11-29 18:10:20 UTC)", datetime(2026, 11, 29, 18, 10, 20, tzinfo=UTC)),
+        ("", None),
+        ("Server.SpotInstanceTermination", None),
+    ],
+)
+def test_the_time_of_a_stop_is_read_from_its_reason(reason: str, at: datetime | None) -> None:
+    row = {"InstanceId": "i-1", "State": {"Name": "stopped"}, "StateTransitionReason": reason}
+    assert _to_instance(row).stopped_at == at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -88,3 +89,10 @@ def test_an_id_of_an_earlier_version_gets_a_secret(tmp_path: Path) -> None:
     scheduler, secret = scheduler_identity(settings)
     assert (scheduler, scheduler_identity(settings)) == ("0123456789abcdef", (scheduler, secret))
     assert secret
+
+
+def test_a_pipe_in_the_place_of_the_identity_hangs_no_command(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scheduler-id")
+    settings = load({"BATCH_SOURCE": "in", "BATCH_STATE_DIR": str(tmp_path)}, folder=tmp_path)
+    assert scheduler_identity(settings, remember=False) == ("", "")
+    assert all(scheduler_identity(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -280,6 +281,28 @@ def test_clocks_that_contradict_each_other_across_a_reboot_give_no_bill() -> Non
     end = moment(-3600, uptime=5.0, boot="b")
     assert Meter(start_requested=begin, up_since=begin, stopped=end).billed_seconds is None
     assert Meter(start_requested=begin, stopped=end).billed_seconds == 0.0, "it was never up"
+
+
+def test_a_clock_that_a_reboot_set_back_is_corrected_by_the_clouds() -> None:
+    """The scheduler's machine reboots in mid-run, and is 60 s behind afterwards."""
+    stopped_at = OURS + timedelta(seconds=83)
+    running = replace(poll(5, S.RUNNING, launched_at=OURS), answered=moment(6, uptime=900.0, boot="a"))
+    up = read(replace(REQUESTED, idle_until=moment(4, uptime=898.0, boot="a")), running)
+    last = poll(28, S.STOPPED, launched_at=OURS)
+    last = replace(last, answered=moment(30, uptime=9.0, boot="b"))
+    assert up.read(last, ours=True).billed_seconds == 26.0
+    known = replace(last, instance=replace(last.instance, stopped_at=stopped_at))
+    assert up.read(known, ours=True).billed_seconds == 83.0
+    older = replace(last, instance=replace(last.instance, stopped_at=OURS - timedelta(hours=1)))
+    assert up.read(older, ours=True).billed_seconds == 26.0
+
+
+def test_within_a_boot_our_own_clock_counts() -> None:
+    """It also has the seconds in which a request was on its way."""
+    up = read(REQUESTED, poll(5, S.RUNNING, launched_at=OURS))
+    last = poll(100, S.STOPPED, launched_at=OURS)
+    known = replace(last, instance=replace(last.instance, stopped_at=OURS + timedelta(seconds=500)))
+    assert up.read(known, ours=True).billed_seconds == up.read(last, ours=True).billed_seconds
 
 
 SPANS = st.floats(0, 400)

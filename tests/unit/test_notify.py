@@ -245,6 +245,18 @@ def test_an_event_is_posted_with_a_standard_signature() -> None:
     assert (event["type"], event["data"]) == ("run.settled", {"run": "r1"})
 
 
+def test_names_in_an_event_stay_whole_and_secrets_in_its_sentences_do_not() -> None:
+    """A folder may have the name of a word in the webhook's path."""
+    data = {"session": "u/session_1/", "failures": {"u/session_1/a.wav": f"POST /session_1/{CANARY} failed"}}
+    with http_receiver() as inbox:
+        AppriseNotifier(webhook=f"{inbox.url}/session_1/{CANARY}", deadline=DEADLINE).emit("x", data)
+    ((_path, body),) = inbox.posts
+    assert json.loads(body)["data"] == {
+        "session": "u/session_1/",
+        "failures": {"u/session_1/a.wav": "POST /[hidden] failed"},
+    }
+
+
 @pytest.mark.parametrize(
     ("statuses", "posts"), [([503, 200], 2), ([500, 500, 500], 3), ([400], 1), ([302], 1)]
 )

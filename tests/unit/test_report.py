@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.cli.app import App
 from batchscribe.cli.report import period_of, render_csv, report
+from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.run.meter import Meter, Moment
@@ -186,7 +187,29 @@ def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
         "  Chunks/Dollar:  ~449",
         "  Audio:          1.00 h",
         "  $/Audio Hour:   at most $0.26",
+        "  Savings:        at least $0.0970: AWS Transcribe charges $0.36 for the same audio",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "hours", "text"),
+    [
+        ("0.10", 1.0, "at least $0.26: AWS Transcribe charges $0.36 for the same audio"),
+        ("0.0088", 0.01, "none, $0.0052 dearer: AWS Transcribe charges $0.0036 for the same audio"),
+        ("0.0088", 0.0, "no audio"),
+        ("0", 10.0, "at least $3.60: AWS Transcribe charges $3.60 for the same audio"),
+    ],
+)
+def test_savings_are_against_a_named_price_and_a_loss_is_named(cost: str, hours: float, text: str) -> None:
+    assert format_savings(make_savings(Usd.parse(cost), hours)) == text
+
+
+def test_a_report_has_the_savings_as_numbers() -> None:
+    savings = build(RUN).savings
+    assert savings is not None
+    assert savings.saved_micros == 360_000 - RUN.cost.micros
+    assert (savings.against, savings.hosted) == ("AWS Transcribe", 0.36)
+    assert totals([RUN, RUN]).savings == make_savings(Usd(2 * RUN.cost.micros), 2.0)
 
 
 def test_the_cost_block_of_nothing_divides_by_nothing() -> None:

@@ -174,7 +174,7 @@ def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[st
     """
     path, words = settings.state_dir / "scheduler-id", list[str]()
     try:
-        words = path.read_text().split() if path.exists() else []
+        words = path.read_text().split() if path.is_file() else []  # a pipe would hang
         if len(words) < 2 and remember:
             fresh = [*(words or [secrets.token_hex(8)]), secrets.token_hex(32)]
             write_atomically(path, "\n".join([*fresh, ""]).encode())

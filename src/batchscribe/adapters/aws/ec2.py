@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ _TYPE_MEANINGS = dict.fromkeys(
     ),
     _WRONG_TYPE,
 )
+_STOP_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
@@ -212,4 +214,11 @@ def _to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
         launched_at=found.get("LaunchTime"),
         tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", [])},
         state_reason=reason,
+        stopped_at=_find_stop_time(found.get("StateTransitionReason") or ""),
     )
+
+
+def _find_stop_time(reason: str) -> datetime | None:
+    """The time in a reason such as `User initiated (2026-11-29 18:10:20 GMT)`."""
+    found = _STOP_TIME.search(reason)
+    return datetime.fromisoformat(found[1]).replace(tzinfo=UTC) if found else None

@@ -66,14 +66,25 @@ class AppriseNotifier:
     def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
         """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""
         now = SystemClock().now()
-        document = {"type": kind, "timestamp": now.isoformat(), "data": data}
-        body = self._redact(msgspec.json.encode(document).decode())
+        document = {"type": kind, "timestamp": now.isoformat(), "data": self._redact_sentences(data)}
+        body = msgspec.json.encode(document).decode()
         # Without a run, as a test, it is never the same event twice.
         event, at = event_id(kind, {"run": now.isoformat(), **data}), int(now.timestamp())
         return self._send_all(
             SendRequest(receiver=receiver, title=kind, body=body, level="info", event=event, at=at)
             for receiver in self._webhooks
         )
+
+    def _redact_sentences(self, value: object) -> object:
+        """Redacts texts with a blank. Others are names, which a word of a receiver's URL may equal."""
+        match value:
+            case str():
+                return self._redact(value) if " " in value else value
+            case Mapping():
+                return {name: self._redact_sentences(item) for name, item in value.items()}
+            case list() | tuple():
+                return [self._redact_sentences(item) for item in value]
+        return value
 
     def deliver(self, message: Message) -> list[tuple[str, str]]:
         """Sends; returns each receiver's label with the reason of a failure, empty if sent."""

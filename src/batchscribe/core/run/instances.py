@@ -63,6 +63,8 @@ class Instance:
     launched_at: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
     state_reason: str = ""
+    stopped_at: datetime | None = None
+    """When its last stop began, by the cloud's clock; None if unknown."""
 
     @property
     def run(self) -> str | None:

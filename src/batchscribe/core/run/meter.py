@@ -73,6 +73,8 @@ class Meter:
     """The last poll that showed it running."""
     stopped: Moment | None = None
     """The first poll, after it ran, that showed it no longer billable."""
+    ended: datetime | None = None
+    """Begin of that stop by the cloud's clock, as `launched` is; None if the cloud does not report it."""
 
     @classmethod
     def recovered(cls, created: datetime, *, started: bool, launched_before: datetime | None) -> Meter:
@@ -117,7 +119,7 @@ class Meter:
             up = replace(self, up_since=self.up_since or now, launched=launched)
             return up.end(now) if self.is_started_again(poll.instance.launched_at) else up.read_up(poll)
         if self.up_since is not None:
-            return self.end(now)
+            return replace(self.end(now), ended=self.ended or poll.instance.stopped_at)
         if self.is_started_since(poll.instance.launched_at):
             # It ran and stopped between two polls; or the state is older than the launch time beside it,
             # and gets time to catch up.
@@ -129,9 +131,11 @@ class Meter:
         state, now = poll.instance.state, poll.answered
         if state.billable:
             # Billed, whatever an older poll showed.
-            return replace(self, running_since=self.running_since or now, running_until=now, stopped=None)
+            return replace(
+                self, running_since=self.running_since or now, running_until=now, stopped=None, ended=None
+            )
         if state is InstanceState.PENDING:
-            return replace(self._read_idle(poll.asked, never_started=False), stopped=None)
+            return replace(self._read_idle(poll.asked, never_started=False), stopped=None, ended=None)
         return self.end(now)
 
     def _read_idle(self, until: Moment, *, never_started: bool) -> Meter:
@@ -174,4 +178,14 @@ class Meter:
         if begin is None or end is None or not self.ran:
             return 0.0
         seconds = end.seconds_since(begin)
+        if begin.boot != end.boot:
+            # A reboot may have set the clock back, unnoticed if by less than the run.
+            seconds = max(seconds, self._seconds_by_cloud)
         return seconds if seconds >= 0 else None
+
+    @property
+    def _seconds_by_cloud(self) -> float:
+        """Seconds from launch to stop by the cloud's clock; -1 if it reported neither."""
+        if self.launched is None or self.ended is None or self.ended < self.launched:
+            return -1.0
+        return (self.ended - self.launched).total_seconds()
