@@ -171,13 +171,13 @@ def troubled_chunks_count(patch: Patch) -> None:
 
 
 def a_vendors_words_are_told(patch: Patch) -> None:
-    alert = alerts.alert
+    alert = alerts.send_alert
 
     def chatty(world: World, key: str, title: str, text: str, *level: Any) -> None:
         error = sys.exc_info()[1]
         alert(world, key, title, f"{text} ({error.__cause__ if error else ''})", *level)
 
-    patch.setattr(tick, "alert", chatty)
+    patch.setattr(tick, "send_alert", chatty)
 
 
 def a_guard_that_comes_too_late(patch: Patch) -> None:
@@ -186,14 +186,14 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
     def generous(run: Run, instance: str) -> Claim:
         return replace(claimed(run, instance), deadline=run.deadline + timedelta(hours=8))
 
-    armed = steps.arm
+    armed, *outcomes = advance.ACTS[Step.ARM]
 
     def arm(world: World, terms: RunConfig, run: Run) -> Run:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(steps, "claim_of", generous)
             return armed(world, terms, run)
 
-    patch.setitem(advance.ACTS, Step.ARM, arm)
+    patch.setitem(advance.ACTS, Step.ARM, (arm, *outcomes))
 
 
 def anybodys_instance_is_stopped(patch: Patch) -> None:

@@ -122,9 +122,10 @@ def _stop_machine(
     seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
     gone = seen.state is InstanceState.MISSING and meter.up_since is None
     if seen.state.proved_stopped or gone:
+        if _may_still_start(run, meter, now):
+            return run, ""
         # One answer may be wrong, and this one takes the guard away: two polls have to agree.
-        proved = seen_down or not meter.ran
-        if _may_still_start(run, meter, now) or not proved:
+        if meter.ran and not seen_down and not poll_one(world, seen.id).state.proved_stopped:
             return run, ""
         return _mark_released(run, poll, "observed stopped")
     assert run.stop_requested is not None

@@ -74,10 +74,13 @@ class EventBridgeGuard:
         region: str | None,
         endpoint: str | None = None,
         attempts: int = 4,
+        read_timeout: float = 10.0,
     ) -> None:
         self.description = DESCRIPTION if role else WITHOUT_ROLE
         self._role = role
-        self._open_client = partial(open_client, "scheduler", region, endpoint, attempts=attempts)
+        self._open_client = partial(
+            open_client, "scheduler", region, endpoint, attempts=attempts, read_timeout=read_timeout
+        )
         self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:
