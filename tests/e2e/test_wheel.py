@@ -57,7 +57,7 @@ def check_commands(command: Path, home: Path) -> None:
     session.mkdir(parents=True)
     shutil.copy(chunk, session)
     printed = check(command, "run", "--source", "recordings", cwd=home, BATCH_ENGINE="pocketsphinx")
-    assert re.search(r"^Run \S+: completed$", printed, re.MULTILINE), printed
+    assert re.search(r"^Run \S+: completed, 1 done, 0 failed$", printed, re.MULTILINE), printed
     assert "morning" in check(command, "export", "morning-walk", "--source", "recordings", cwd=home)
     assert "AWSTemplateFormatVersion" in check(command, "iam-policy", "--template", cwd=home)
 

@@ -185,8 +185,7 @@ def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
         "  GPU Time:       at most 0.500 hours (1800 s)",
         "  GPU Cost:       at most $0.26",
         "  Chunks/Dollar:  ~449",
-        "  Audio:          1.00 h",
-        "  $/Audio Hour:   at most $0.26",
+        "  $/Audio Hour:   at most $0.26, 1.00 h of audio",
         "  Savings:        at least $0.0970: AWS Transcribe charges $0.36 for the same audio",
     ]
 

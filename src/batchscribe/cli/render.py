@@ -11,7 +11,7 @@ from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
 from batchscribe.core.figures import format_count
-from batchscribe.core.run.engine_time import format_engine_time
+from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
@@ -50,15 +50,17 @@ def render_dry_run(
 def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
     """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
+    detail = f" ({run.detail})" if run.detail else ""
     yield ""
-    yield f"Run {run.id}: {outcome if not run.open else run.state}{f' ({run.detail})' if run.detail else ''}"
     if run.open:
+        yield f"Run {run.id}: {run.state}{detail}"
         return
-    yield f"  {run.chunks_done} done, {run.chunks_failed} failed" + (f", {left} left" if left else "")
+    counts = f"{run.chunks_done} done, {run.chunks_failed} failed" + (f", {left} left" if left else "")
+    yield f"Run {run.id}: {outcome}{detail}, {counts}"
     yield from failure_lines(run, run.chunks_failed)
-    report = build(run)
-    yield render_block(cost_block(report))
-    yield from format_engine_time(report.work)
+    if flags := flag_text(run.worked.flags):
+        yield f"Flags: {flags}"
+    yield render_block(cost_block(build(run)))
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"

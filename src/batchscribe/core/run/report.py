@@ -244,8 +244,7 @@ def cost_block(report: RunReport) -> list[Line]:
         ("GPU Time", f"at most {_format_time(gpu.seconds)}{billed}"),
         ("GPU Cost", f"at most {cost}"),
         ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
-        ("Audio", format_hours(seconds)),
-        ("$/Audio Hour", _per_audio_hour(cost, seconds / _HOUR)),
+        ("$/Audio Hour", _per_audio_hour(cost, seconds)),
         ("Savings", format_savings(report.savings)),
     ]
 
@@ -260,11 +259,7 @@ def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
         ("Estimated Time", f"{_format_time(estimate.seconds)}{billed}"),
         ("Estimated Cost", str(estimate.cost)),
         ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
-        ("Audio", f"about {format_hours(estimate.audio_seconds)}"),
-        (
-            "$/Audio Hour",
-            _per_audio_hour(estimate.cost, estimate.audio_seconds / _HOUR, bound="about "),
-        ),
+        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds, bound="about ")),
         ("Savings", format_savings(make_savings(estimate.cost, estimate.audio_seconds / _HOUR), "about ")),
     ]
 
@@ -371,6 +366,6 @@ def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
     return "no cost" if each is None else f"~{each:.0f}"
 
 
-def _per_audio_hour(cost: Usd, hours: float, bound: str = "at most ") -> str:
-    each = cost.per(hours)
-    return "no audio" if each is None else f"{bound}{each}"
+def _per_audio_hour(cost: Usd, seconds: float, bound: str = "at most ") -> str:
+    each = cost.per(seconds / _HOUR)
+    return "no audio" if each is None else f"{bound}{each}, {format_hours(seconds)} of audio"
