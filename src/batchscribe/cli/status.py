@@ -232,7 +232,8 @@ def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[s
     yield "Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"
     if backlog.quarantined:
         yield "Quarantine", f"{format_count(backlog.quarantined, 'chunk')}: `batchscribe quarantine list`"
-    yield "GPU", f"{instance.id} ({instance.type or 'no type'}) is {instance.state}"
+    kind = f" ({instance.type})" if instance.type else ""
+    yield "GPU", f"{instance.id}{kind} is {instance.state}"
     yield "Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"
     if now.next_start:
         yield "Next start", f"{now.next_start:%Y-%m-%d %H:%M} UTC at the latest, earlier if more arrives"
