@@ -259,7 +259,7 @@ def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
         ("Estimated Time", f"{_format_time(estimate.seconds)}{billed}"),
         ("Estimated Cost", str(estimate.cost)),
         ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
-        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds, bound="about ")),
+        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds, "about ", "about ")),
         ("Savings", format_savings(make_savings(estimate.cost, estimate.audio_seconds / _HOUR), "about ")),
     ]
 
@@ -366,6 +366,7 @@ def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
     return "no cost" if each is None else f"~{each:.0f}"
 
 
-def _per_audio_hour(cost: Usd, seconds: float, bound: str = "at most ") -> str:
+def _per_audio_hour(cost: Usd, seconds: float, bound: str = "at most ", guess: str = "") -> str:
+    """`guess`: the word for an audio length that is estimated."""
     each = cost.per(seconds / _HOUR)
-    return "no audio" if each is None else f"{bound}{each}, {format_hours(seconds)} of audio"
+    return "no audio" if each is None else f"{bound}{each}, {guess}{format_hours(seconds)} of audio"
