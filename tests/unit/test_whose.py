@@ -401,3 +401,23 @@ def test_a_record_that_was_once_unreadable_is_read_again_while_its_run_is_tagged
         watch(at.world, at.terms)
         at.clock.sleep(60)
     assert state(at) is InstanceState.STOPPED
+
+
+def test_a_stop_that_hangs_is_forced_although_no_record_of_its_run_is_left(at: Stage) -> None:
+    """The ledger is lost, its record in the store was deleted, and only the tag names the run."""
+    for _ in range(4):
+        once(at)
+        at.clock.sleep(20)
+    (run,) = at.ledger.open_runs()
+    at.compute.hold(INSTANCE)
+    at.compute.stop(INSTANCE)
+    with closing(sqlite3.connect(at.ledger.path)) as file, file:
+        file.execute("DELETE FROM runs")
+    at.store.delete(keys.intent(run.id))
+    at.clock.sleep(4 * 3600)
+    assert state(at) is InstanceState.STOPPING
+    for _ in range(20):
+        watch(at.world, at.terms)
+        at.clock.sleep(60)
+    assert state(at) is InstanceState.STOPPED
+    assert not at.compute.describe(INSTANCE).run

@@ -75,10 +75,11 @@ def adopt_overdue(world: World, terms: RunConfig) -> None:
         return
     for seen in world.capacity.poll(terms.instances):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-        if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
+        # A stop that hangs counts, too: it has to be forced.
+        if seen.run and late and not seen.state.proved_stopped and world.ledger.run(seen.run) is None:
             why = (
-                f"{seen.id} still ran after the deadline of run {seen.run}, and its own scheduler did not "
-                "stop it"
+                f"{seen.id} was {seen.state} after the deadline of run {seen.run}, and its own scheduler did "
+                "not stop it"
             )
             adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
             title = "batchscribe: an abandoned run is being stopped"
