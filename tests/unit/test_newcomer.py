@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import EndpointConnectionError, NoRegionError
 from click.testing import CliRunner, Result
 
 from batchscribe.adapters.aws.clients import Api
@@ -129,6 +129,13 @@ def test_a_mistyped_url_is_no_folder(tmp_path: Path, text: str, meant: str) -> N
         load({"BATCH_SOURCE": text}, folder=tmp_path)
     assert make_absolute(text, tmp_path) == text
     assert load({"BATCH_SOURCE": f"./{text}"}, folder=tmp_path).source.startswith("file:///")
+
+
+def test_a_missing_region_is_named_with_its_setting() -> None:
+    api = Api(service="EC2", region=None, meanings={})
+    missing = pytest.raises(MisconfiguredError, match="put AWS_REGION=…, such as us-east-2, into .env")
+    with missing, api.convert_errors("ec2:DescribeInstances", "i-1"):
+        raise NoRegionError
 
 
 def test_a_region_that_boto3_does_not_know_is_named_with_what_did_not_answer(

@@ -138,6 +138,10 @@ class Api:
             raise ComputeUnavailableError(
                 f"no credentials yet for {right} on {subject} ({type(error).__name__}): try again"
             ) from error
+        except boto.NoRegionError as error:
+            raise MisconfiguredError(
+                f"no AWS region is set for {self.service}: put AWS_REGION=…, such as us-east-2, into .env"
+            ) from error
         except boto.BotoCoreError as error:
             kind = CredentialsError if isinstance(error, boto.NoCredentialsError) else MisconfiguredError
             raise kind(
