@@ -133,7 +133,7 @@ def test_a_mistyped_url_is_no_folder(tmp_path: Path, text: str, meant: str) -> N
 
 def test_a_missing_region_is_named_with_its_setting() -> None:
     api = Api(service="EC2", region=None, meanings={})
-    missing = pytest.raises(MisconfiguredError, match="put AWS_REGION=…, such as us-east-2, into .env")
+    missing = pytest.raises(MisconfiguredError, match="no AWS region is set for EC2: put AWS_REGION")
     with missing, api.convert_errors("ec2:DescribeInstances", "i-1"):
         raise NoRegionError
 
