@@ -66,6 +66,11 @@ REFUSALS: dict[str, tuple[dict[str, str], Callable[[Case], None], str]] = {
     "no guard role": ({"BATCH_GUARD_ROLE_ARN": ""}, unchanged, "BATCH_GUARD_ROLE_ARN is not set"),
     "no set-up": ({}, forget_set_up, "is not set up: run `batchscribe gpu setup`"),
     "other version": ({}, recorded(release="0.0.1"), "has batchscribe 0.0.1"),
+    "other model": (
+        {},
+        recorded(engine="faster-whisper", model="tiny.en"),
+        "was prepared for faster-whisper tiny.en, not for",
+    ),
     "no credentials": ({}, recorded(credentials=False), "attach an instance profile"),
     "no boot": ({"BATCH_LAUNCH": "boot"}, recorded(boots=False), "no units that start at boot"),
     "state folder": ({"BATCH_STATE_DIR": "/dev/null/state"}, unchanged, "/dev/null/state"),

@@ -50,6 +50,7 @@ from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.doctor import Preconditions
+from batchscribe.wiring.preflight import check_model
 from batchscribe.wiring.seams import rate_of
 from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
@@ -127,9 +128,9 @@ def first(findings: Iterator[Finding]) -> Finding:
         (lambda: port_of("10.0.0.0/8"), PASS, "10.0.0.0/8"),
         (port_of, FAIL, "22"),
         (lambda: port_of(needed=False), PASS, "not needed"),
-        (lambda: checks.check_model(record(), EngineSpec(engine="e")), WARN, "older set-up"),
-        (lambda: checks.check_model(record(engine="e", model="a"), EngineSpec(engine="e")), WARN, "e a"),
-        (lambda: checks.check_model(record(engine="e"), EngineSpec(engine="e")), PASS, "e, fetched"),
+        (lambda: check_model(record(), EngineSpec(engine="e")), WARN, "older set-up"),
+        (lambda: check_model(record(engine="e", model="a"), EngineSpec(engine="e")), FAIL, "e a"),
+        (lambda: check_model(record(engine="e"), EngineSpec(engine="e")), PASS, "e, fetched"),
         (lambda: checks.check_schedule("none: `batchscribe install systemd`"), WARN, "none"),
         (lambda: checks.check_schedule("a line in your crontab; no watchdog: run `x`"), WARN, "no watchdog"),
         (lambda: checks.check_schedule("systemd timer, inactive; watchdog active"), WARN, "inactive"),

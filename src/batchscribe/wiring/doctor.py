@@ -190,7 +190,6 @@ class Preconditions:
             yield record
             return
         yield from check_record(settings, record)
-        yield checks.check_model(record, self._engine_spec)
 
     def _check_host_key(self, *, needed: bool) -> Finding:
         fingerprint = find_pin(self.settings.state_dir / "known_hosts", self.settings.instance_id)

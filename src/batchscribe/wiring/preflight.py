@@ -118,7 +118,7 @@ def read_instance_record(output: Store, instance: str) -> InstanceRecord | Findi
 
 
 def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding]:
-    """Checks the host as its last set-up recorded it: version, launch and credentials."""
+    """Checks the host as its last set-up recorded it: version, launch, credentials and model."""
     detail = f"{record.instance} has batchscribe {record.release}"
     if record.release != __version__:
         yield failed("set-up", f"{detail}, this is {__version__}", SET_UP)
@@ -137,6 +137,17 @@ def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding
         yield passed(CREDENTIALS, "found on the host by its last set-up")
     else:
         yield failed(CREDENTIALS, f"no AWS credentials on {record.instance}", CREDENTIALS_FIX)
+    yield check_model(record, engine_spec(settings))
+
+
+def check_model(record: InstanceRecord, spec: EngineSpec) -> Finding:
+    """Compares engine and model with those that the host's last set-up prepared: a run fetches none."""
+    prepared, wanted = f"{record.engine} {record.model}".strip(), f"{spec.engine} {spec.model}".strip()
+    if not prepared:
+        return warned("model", "not recorded by an older set-up", SET_UP)
+    if prepared != wanted:
+        return failed("model", f"{record.instance} was prepared for {prepared}, not for {wanted}", SET_UP)
+    return passed("model", f"{prepared}, fetched by its last set-up")
 
 
 def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:

@@ -20,9 +20,8 @@ from batchscribe.core.run.account import (
     aws_command,
     keep_at_shutdown,
 )
-from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
+from batchscribe.core.run.host import Finding, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
@@ -215,16 +214,6 @@ def check_port(access: PortAccess, port: int, region: str, own: str, *, needed: 
     words = ("--group-id", access.groups[0], "--protocol", "tcp", "--port", str(port))
     fix = aws_command(region, "ec2", "authorize-security-group-ingress", *words, "--cidr", f'"$({own})/32"')
     return failed("ssh port", detail, fix)
-
-
-def check_model(record: InstanceRecord, spec: EngineSpec) -> Finding:
-    """Compares the model that the host was set up with."""
-    prepared, wanted = f"{record.engine} {record.model}".strip(), f"{spec.engine} {spec.model}".strip()
-    if not prepared:
-        return warned("model", "not recorded by an older set-up", SET_UP)
-    if prepared != wanted:
-        return warned("model", f"set up for {prepared}, the settings have {wanted}", SET_UP)
-    return passed("model", f"{prepared}, fetched by its last set-up")
 
 
 def check_schedule(text: str) -> Finding:
