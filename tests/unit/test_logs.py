@@ -390,3 +390,15 @@ def test_a_terminal_that_is_gone_does_not_end_a_wait(monkeypatch: pytest.MonkeyP
     with ProgressView(FakeClock(), stream=terminal) as view:
         monkeypatch.setattr(terminal, "write", lambda _text: (_ for _ in ()).throw(OSError(5, "EIO")))
         view.wait(Wait("stopping i-1", 65))
+
+
+def test_people_read_the_note_of_an_event_instead_of_its_name(stream: io.StringIO) -> None:
+    log().info("run.recorded", state="armed", note="start accepted")
+    assert stream.getvalue() == "12:00:00 [info] start accepted state=armed\n"
+    event = {
+        "event": "run.recorded",
+        "state": "armed",
+        "note": "start accepted",
+        "timestamp": "2026-11-29T10:00",
+    }
+    assert describe(json.dumps(event)).endswith(" UTC start accepted  state=armed")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
 from batchscribe.cli.app import App, json_option, pass_app
 from batchscribe.cli.times import show_times
+from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import printable
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.process import open_clock
@@ -43,7 +44,7 @@ def find_log(folder: Path, run: str) -> Path:
 def describe(line: str) -> str:
     """Formats a JSON line of a log: time, level if not info, event, fields."""
     try:
-        event: dict[str, Any] = json.loads(line)
+        event = lead_with_note(json.loads(line))
     except ValueError:
         return printable(line)
     fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in {*_HEAD, "run"})

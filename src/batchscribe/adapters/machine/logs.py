@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import structlog
 
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import Redactor, printable
 from batchscribe.core.run.report import BLOCK_TITLE, render_block
 from batchscribe.private_files import FILE, make_folder
@@ -177,7 +178,7 @@ def _make_terminal_sink(stream: TextIO | None) -> Sink:
     )
 
     def write(event: Mapping[str, Any]) -> None:
-        shown = dict(event) | {"timestamp": str(event["timestamp"])[11:19]}
+        shown = lead_with_note(event) | {"timestamp": str(event["timestamp"])[11:19]}
         _write_line(stream, str(render(None, "", shown)))
 
     return write
@@ -187,7 +188,7 @@ def _make_journal_sink(stream: TextIO | None) -> Sink:
     render = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False, sort_keys=False)
 
     def write(event: Mapping[str, Any]) -> None:
-        shown = {key: value for key, value in event.items() if key != "timestamp"}
+        shown = {key: value for key, value in lead_with_note(event).items() if key != "timestamp"}
         prefix = f"<{_PRIORITIES.get(str(event.get('level')), 6)}>"
         _write_line(stream, prefix + str(render(None, "", shown)).replace("\n", f"\n{prefix}"))
 
