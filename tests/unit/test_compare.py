@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe.cli import compare as comparing
+from batchscribe.cli.app import App
 from batchscribe.cli.main import cli
 from batchscribe.core.run.manifest import EngineSpec, EngineTimeSummary
 from batchscribe.errors import MisconfiguredError
@@ -27,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one recording; two engines that say SAID, without transcribing."""
 
     def transcribe(_settings: Settings, spec: EngineSpec, sample: comparing.Sample) -> tuple[list[str], Any]:
-        assert list(sample) == ["talk.mp3"]
+        assert list(sample) == ["001/talk.mp3"]
         worked = EngineTimeSummary(after_load=2.0, flags={"low-confidence": 1})
         name = f"{spec.engine} {spec.model}".strip()
         return comparing.split_words(SAID[name]), SimpleNamespace(audio_seconds=30.0, worked=worked)
@@ -128,3 +129,31 @@ def test_what_is_compared_round_trips_as_json() -> None:
     one = comparing.Compared(engine="a", model="", words=1, against={}, flags={}, speed=None)
     assert one.error == 0.0
     assert msgspec.json.decode(msgspec.json.encode(one), type=comparing.Compared) == one
+
+
+def test_files_of_one_name_or_one_stem_are_all_in_the_sample(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a/talk.mp3", "b/talk.mp3", "b/talk.wav")]
+    for number, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes([number]))
+    sample = comparing._collect_sample(App(), list(map(str, files)))
+    assert sample == {"001/talk.mp3": b"\0", "002/talk.mp3": b"\1", "003/talk.wav": b"\2"}
+
+
+@pytest.mark.parametrize("words", [("--reference", "spoken.txt"), ("--plot", "plot.svg")])
+@pytest.mark.usefixtures("home")
+def test_an_option_of_a_comparison_alone_is_refused(words: tuple[str, str]) -> None:
+    assert "need --compare" in engines(*words).output
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_no_audio_file_is_refused_before_the_work() -> None:
+    with pytest.raises(MisconfiguredError, match="is not the name of an audio file"):
+        engines("--compare", "spoken.txt")
+
+
+@pytest.mark.usefixtures("home")
+def test_what_cannot_do_the_language_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_LANGUAGE", "de")
+    with pytest.raises(MisconfiguredError, match="no engine can run here"):
+        engines("--compare", "talk.mp3")

@@ -12,6 +12,7 @@ from statistics import fmean
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App
@@ -26,7 +27,7 @@ from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Speed
 from batchscribe.settings import Settings
-from batchscribe.wiring.engines import engine_reports
+from batchscribe.wiring.engines import engine_reports, list_limits
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.scheduler import open_scheduler
 from batchscribe.wiring.seams import open_ledger, rate_of
@@ -72,18 +73,19 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
     """
     word_error_rate = _load_word_error_rate()
     spoken = split_words(reference.read_text()) if reference else None
-    candidates = list(_list_candidates(chosen))
+    settings = app.settings
+    candidates = list(_list_candidates(replace(chosen, language=settings.language, task=settings.task)))
     if not candidates:
         raise MisconfiguredError("no engine can run here: see `batchscribe engines` for the reasons")
     sample = _collect_sample(app, what)
-    with open_ledger(app.settings, remember=False) as ledger:
+    with open_ledger(settings, remember=False) as ledger:
         speeds = ledger.speeds()
     said: dict[str, list[str]] = {}
     runs: dict[str, Run] = {}
     for spec in candidates:
         name = f"{spec.engine} {spec.model}".strip()
         click.echo(f"{name}: transcribing {format_count(len(sample), 'file')}", err=True)
-        said[name], runs[name] = _transcribe(app.settings, spec, sample)
+        said[name], runs[name] = _transcribe(settings, spec, sample)
     found = [
         _describe(
             spec,
@@ -91,7 +93,7 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
             said=said[name],
             wer=None if spoken is None else word_error_rate(spoken, said[name]),
             against={other: word_error_rate(said[other], said[name]) for other in said if other != name},
-            price=_find_price(app.settings, spec, speeds),
+            price=_find_price(settings, spec, speeds),
         )
         for spec, name in zip(candidates, said, strict=True)
     ]
@@ -161,7 +163,7 @@ def draw_comparison(found: Sequence[Compared], file: Path) -> None:
 
 
 def _list_candidates(chosen: EngineSpec) -> Iterator[EngineSpec]:
-    """Every usable engine of this machine with each of its models that is here."""
+    """Every usable engine of this machine with each of its models that is here and can do the task."""
     for report in engine_reports(chosen):
         if chosen.engine not in {"auto", report.name}:
             continue
@@ -170,15 +172,22 @@ def _list_candidates(chosen: EngineSpec) -> Iterator[EngineSpec]:
         if not report.models and report.usable:
             models = [""]
         for model in models:
-            yield msgspec.structs.replace(chosen, engine=report.name, model=model)
+            spec = replace(chosen, engine=report.name, model=model)
+            if limits := list_limits(spec):
+                click.echo(f"{report.name} {model}: left out, {'; '.join(limits)}", err=True)
+            else:
+                yield spec
 
 
 def _collect_sample(app: App, what: Sequence[str]) -> Sample:
     """Reads files of this machine, and sessions of the source. Raises ObjectNotFoundError."""
     sample: dict[str, bytes] = {}
-    for each in what:
+    for number, each in enumerate(what, start=1):
         if (path := Path(each)).is_file():
-            sample[path.name] = path.read_bytes()
+            if audio_name(path.name) is None:
+                raise MisconfiguredError(f"{each} is not the name of an audio file")
+            # In a folder of its own: two files may have one name, or one stem.
+            sample[f"{number:03}/{path.name}"] = path.read_bytes()
             continue
         scanner = open_scanner(app.settings)
         for audio in find_by_session(scanner, session_id(app.relative(each))):
@@ -207,8 +216,9 @@ def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:
     flags = {
         "BATCH_SOURCE": (home / "bucket").as_uri(),
         "BATCH_ENGINE": spec.engine,
-        "BATCH_LANGUAGE": spec.language or settings.language or "auto",
+        "BATCH_LANGUAGE": spec.language or "auto",
         "BATCH_CHANNELS": settings.channels,
+        "BATCH_TASK": spec.task,
         "GPU_PROVIDER": "local",
         "WHISPER_COMPUTE_TYPE": spec.compute_type,
     }
@@ -219,8 +229,7 @@ def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:
 
 def _read_words(bucket: Path, key: str) -> list[str]:
     name = audio_name(key)
-    if name is None:
-        raise MisconfiguredError(f"{key} is not the name of an audio file")
+    assert name is not None
     return split_words(transcripts.decode((bucket / transcript_key(name)).read_bytes()).text)
 
 

@@ -34,7 +34,11 @@ _file = click.Path(dir_okay=False, path_type=Path)
     multiple=True,
     help="Transcribe a file or a session with each engine and model.",
 )
-@click.option("--reference", type=_file, help="Text that was spoken, for the word error rates of --compare.")
+@click.option(
+    "--reference",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Text that was spoken, for the word error rates of --compare.",
+)
 @click.option("--plot", type=_file, help="Draw error rate against price into a .png, .svg or .pdf.")
 @json_option
 @pass_app
@@ -62,6 +66,8 @@ def engines(
         click.echo(f"{fetch} is in {folder}", err=True)
         spec = replace(spec, model=spec.model or fetch)
 
+    if (reference or plot) and not compare:
+        raise click.UsageError("--reference and --plot need --compare")
     if compare:
         _compare(app, spec, compare, reference, plot, as_json=as_json)
         return

@@ -58,7 +58,7 @@ def make_savings(cost: Usd, audio_hours: float) -> Savings | None:
 
 
 def format_savings(savings: Savings | None, bound: str = "at least ") -> str:
-    """Text such as `at least $0.35, AWS Transcribe charges $0.36`; a loss is named as such."""
+    """Text such as `at least $0.35: AWS Transcribe charges $0.36 for …`; a loss is named as such."""
     if savings is None:
         return "no audio"
     price = f"{savings.against} charges {Usd.parse(savings.hosted)} for the same audio"
