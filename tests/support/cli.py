@@ -16,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from batchscribe.cli.app import App
+from batchscribe.settings import load
 from support.forked import ENGINES, Forked, nursery
 
 SPEECH = Path(str(files("batchscribe") / "demo" / "audio"))
@@ -132,3 +134,16 @@ def spoken(seconds: float = 0.8) -> bytes:
         part.setframerate(rate)
         part.writeframes(frames)
     return buffer.getvalue()
+
+
+def app_of(source: Path, **names: str) -> App:
+    """The context of a command in this process, in a folder with these settings."""
+    defaults = {
+        "BATCH_SOURCE": str(source),
+        "BATCH_MIN_AGE_MINUTES": "0",
+        "BATCH_ENGINE": "pocketsphinx",
+        "GPU_PROVIDER": "local",
+    }
+    app = App()
+    app.__dict__["settings"] = load(defaults | names, folder=source.parent)
+    return app

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from batchscribe.cli.app import App
 from batchscribe.cli.scan import scan
 from batchscribe.cli.tick import run, tick
-from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.scanners import audio_prefixes
+from support.cli import app_of
 
 AUDIO = b"12345" * 1000
 
@@ -24,18 +24,6 @@ def source(tmp_path: Path) -> Path:
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(AUDIO)
     return tmp_path / "data"
-
-
-def app_of(source: Path, **names: str) -> App:
-    defaults = {
-        "BATCH_SOURCE": str(source),
-        "BATCH_MIN_AGE_MINUTES": "0",
-        "BATCH_ENGINE": "pocketsphinx",
-        "GPU_PROVIDER": "local",
-    }
-    app = App()
-    app.__dict__["settings"] = load(defaults | names, folder=source.parent)
-    return app
 
 
 def output(app: App, command: str) -> str:

@@ -16,7 +16,6 @@ from batchscribe.adapters.aws.clients import Api
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.adapters.stores.obstore_store import ObstoreStore
 from batchscribe.adapters.stores.rules import Action
-from batchscribe.cli.app import App
 from batchscribe.cli.main import cli
 from batchscribe.controller.run_message import run_message
 from batchscribe.core.decide.money import Usd
@@ -26,6 +25,7 @@ from batchscribe.settings import load
 from batchscribe.wiring.init import make_absolute
 from batchscribe.wiring.stores import open_store
 from support import values
+from support.cli import app_of
 
 AUDIO = b"12345" * 1000
 SPOKEN = b'{"text": "hello", "segments": [{"text": "hello", "start": 1.0, "end": 2.0}]}'
@@ -41,14 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 def invoke(source: Path, *words: str, **names: str) -> Result:
     """A command as in a folder with these settings; errors of ours are in `exception`."""
-    defaults = {
-        "BATCH_SOURCE": str(source),
-        "BATCH_MIN_AGE_MINUTES": "0",
-        "BATCH_ENGINE": "pocketsphinx",
-        "GPU_PROVIDER": "local",
-    }
-    app = App()
-    app.__dict__["settings"] = load(defaults | names, folder=source.parent)
+    app = app_of(source, **names)
     command: click.Command = cli
     context = click.Context(cli)
     rest = list(words)
