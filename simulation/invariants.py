@@ -250,7 +250,7 @@ class Checker:
         before = self.runs.get(run.id)
         self.bills.begin(run)
         self.runs[run.id] = run
-        if self._owners.setdefault(run.id, self._host) != self._host:
+        if self._owners.setdefault(run.id, self._host) != self._host or run.adopted:
             self._take_over(run.id)
         self._up_as(run)
         if run.id in self._me.at_work and self._me.unwritten:

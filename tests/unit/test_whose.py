@@ -16,7 +16,7 @@ from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.objects import Blob
-from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
@@ -421,3 +421,24 @@ def test_a_stop_that_hangs_is_forced_although_no_record_of_its_run_is_left(at: S
         at.clock.sleep(60)
     assert state(at) is InstanceState.STOPPED
     assert not at.compute.describe(INSTANCE).run
+
+
+def test_an_adopted_run_whose_owner_released_it_after_all_is_let_go(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the tag gave us the right to stop it: a wrong clock may have made it look abandoned."""
+    theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(minutes=10))
+    at.compute.start(theirs)
+    at.clock.sleep(300)
+    at.compute.hold(INSTANCE)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(700)
+    watch(at.world, at.terms)
+    (run,) = at.ledger.open_runs()
+    assert (run.id, run.adopted) == ("theirs", True)
+    at.compute.tag(INSTANCE, RELEASED_TAGS)
+    calls = forced(at, monkeypatch)
+    for _ in range(20):
+        watch(at.world, at.terms)
+        at.clock.sleep(60)
+    assert (at.ledger.open_runs(), calls) == ((), [])

@@ -12,14 +12,14 @@ from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
 from batchscribe.controller.external_state import read_claimed_launch, record_external_state
-from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recover_workers
+from batchscribe.controller.records import read_record, read_settlement, recover_workers
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 from batchscribe.ledger import Ledger
 

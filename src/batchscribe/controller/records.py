@@ -28,8 +28,6 @@ from batchscribe.reading import read_bytes
 
 COPIES = "manifest/"
 """Ledger facts: manifests as written, kept while their run is open."""
-ADOPTED = "adopted"
-"""Policy of a run that was taken over: the instance's tag vouches for it, its seal is not ours."""
 
 
 def write_record(world: World, run: Run) -> None:
@@ -95,7 +93,7 @@ def read_manifest(world: World, run: Run, worker: int) -> Manifest:
         manifest = wire.decode(data, Manifest)
     except MisconfiguredError as error:
         raise MisconfiguredError(f"{key} is {error}") from error
-    if run.policy != ADOPTED and not is_sealed(data, world.secret):
+    if not run.adopted and not is_sealed(data, world.secret):
         raise MisconfiguredError(f"{key} was not written by this scheduler")
     return manifest
 

@@ -160,7 +160,11 @@ def _is_ours(run: Run, meter: Meter, poll: Poll) -> bool:
     if seen.run not in {None, run.id} or again:
         return False
     up = seen.state.billable or seen.state.moving
-    if seen.run == run.id or not up or meter.launched is not None:
+    if seen.run == run.id or not up:
+        return True
+    if run.adopted and seen.released:
+        return False  # Its own scheduler released it after all, and only the tag gave us the right to act.
+    if meter.launched is not None:
         return True
     released = seen.released and not _may_still_start(run, meter, poll.answered)
     return meter.start_accepted is not None and not released

@@ -81,6 +81,8 @@ class Outcome(StrEnum):
 
 VERSION = 3
 """Version of a stored run: 1 had separate intents and settlements, 2 one meter for one instance."""
+ADOPTED = "adopted"
+"""Policy of a run that was taken over: the instance's tag vouches for it, its seal is not ours."""
 _NO_START = frozenset(
     {
         Outcome.NO_CAPACITY,
@@ -229,6 +231,10 @@ class Run:
     audio_seconds: float = 0.0
     worked: EngineTimeSummary = field(default_factory=EngineTimeSummary, hash=False)
     cost: Usd = ZERO
+
+    @property
+    def adopted(self) -> bool:
+        return self.policy == ADOPTED
 
     @property
     def instances(self) -> tuple[str, ...]:
