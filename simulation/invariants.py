@@ -106,7 +106,6 @@ class Checker:
         self.bills = Bills(gate, line, cloud, self._ours, self.jumps)
         self.chunks = ChunkRules(gate, line, bucket, self.jumps)
         self._me = _Seen()
-        self._pid = 0
         self._seen: dict[int, _Seen] = {}
         self._deadlines: dict[str, datetime] = {}
         """Deadlines of all runs that claimed an instance, saved or not."""
@@ -142,10 +141,9 @@ class Checker:
     # I3: polls, and acts on them
 
     def enter(self, pid: int, host: str, now: Callable[[], datetime]) -> None:
-        """Sets the process of the next polls and writes; unsaved polls of ended ones are lost."""
-        self._seen = {each: seen for each, seen in self._seen.items() if each in {pid, self._pid}}
+        """Sets the process of the next polls and writes; a process id is never used again."""
         self._me = self._seen.setdefault(pid, _Seen())
-        self._pid, self._host, self._host_now = pid, host, now
+        self._host, self._host_now = host, now
 
     def looked(self, asked: float, at: float, seen: Instance) -> None:
         self._me.look = (at, seen)
