@@ -14,15 +14,20 @@ from dotenv.parser import parse_stream
 from batchscribe.errors import MisconfiguredError
 from batchscribe.private_files import FILE
 
+LARGEST_BYTES = 1_000_000
+"""Parsing takes seconds for each further 10 MB: a wrong file must not delay the stop of a GPU."""
+
 
 def read_env_file(path: Path) -> dict[str, str]:
     """Names and values of a `.env`, without expansion; empty if there is no file.
 
-    Raises MisconfiguredError for a line that is not NAME=value, or if the file cannot be read.
+    Raises MisconfiguredError for a line that is not NAME=value, or for a file too large or unreadable.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise MisconfiguredError(f"{path} is not a file: remove it, or replace it with a settings file")
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode) or info.st_size > LARGEST_BYTES:
+            kind = "larger than 1 MB" if stat.S_ISREG(info.st_mode) else "not a file"
+            raise MisconfiguredError(f"{path} is {kind}: remove it, or replace it with a settings file")
         with path.open(encoding="utf-8") as stream:
             return dict(_read_bindings(path, stream))
     except FileNotFoundError:

@@ -303,6 +303,13 @@ def test_a_dotenv_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     assert "not a file" in refusal(tmp_path)
 
 
+def test_a_settings_file_of_many_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# comment\n" * 200_000)
+    with pytest.raises(MisconfiguredError, match="is larger than 1 MB"):
+        load({}, folder=tmp_path)
+    assert "larger than 1 MB" in load({}, folder=tmp_path, lenient=True).problems[0]
+
+
 def test_secrets_are_known_masked_and_not_in_repr(tmp_path: Path) -> None:
     write(
         tmp_path,
