@@ -438,6 +438,15 @@ def test_what_unpacks_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         wire.decode(gzip.compress(b'{"version":1}' + b" " * 1000))
 
 
+def test_more_attempts_than_an_object_of_ours_holds_are_refused() -> None:
+    """An object of a few megabytes may unpack to millions, which a tick would work on for minutes."""
+    at = b'"2026-11-29T00:00:00Z"'
+    entry = b'[{"key":"k","etag":"e","run":"r","kind":"chunk","message":"x","at":%b},%b]' % (at, at)
+    entries = b",".join(b'"%064d/e/r":%b' % (number, entry) for number in range(wire.PER_OBJECT + 1))
+    with pytest.raises(MisconfiguredError, match="length <= 50000"):
+        wire.decode(gzip.compress(b'{"version":%d,"attempts":{%b}}' % (record.VERSION, entries), 1))
+
+
 def test_a_key_that_holds_something_else_deletes_nothing(at: Stage) -> None:
     upload(at, "a.mp3")
     fail(at.store, "a.mp3", *(f"r{number}" for number in range(9)))

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import sha256
 from itertools import islice
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import VERSION, Failure
@@ -46,7 +48,8 @@ class CompactedAttempts(msgspec.Struct, frozen=True, kw_only=True):
     """One compacted object, or the union of all."""
 
     version: int = VERSION
-    attempts: dict[str, StoredFailure] = {}
+    attempts: Annotated[dict[str, StoredFailure], Meta(max_length=PER_OBJECT)] = {}
+    """Up to PER_OBJECT in a stored object; the union has more."""
     forgotten: dict[str, datetime] = {}
     """Names that no longer count in any object, each with the time at which it was stored."""
     quarantine: dict[str, QuarantineMark] = {}
