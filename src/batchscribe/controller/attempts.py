@@ -27,8 +27,8 @@ from batchscribe.protocols import Store
 
 LOOSE = 4
 """Single or revoking objects that trigger a compaction if there are more: a listing reads each."""
-AT_ONCE = 100_000
-"""Single objects that one compaction takes; the next one takes the rest."""
+AT_ONCE = 20_000
+"""Single objects that one compaction takes, the next one the rest: a killed tick repeats few reads."""
 TRIES = 5
 """Reads, repeated if the listed objects are compacted meanwhile."""
 
