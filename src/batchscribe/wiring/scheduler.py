@@ -287,6 +287,7 @@ def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfi
             check_interval=settings.check_interval,
             if_running=settings.if_running,
             limit=settings.limit,
+            choice=settings.instance_choice,
             hours=settings.hours,
             daily_budget=settings.max_dollars_per_day,
             manual=manual,
