@@ -1,0 +1,69 @@
+"""Arrivals of audio: a trace that policies are replayed on, from a CSV text."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import inf
+
+from batchscribe.errors import MisconfiguredError
+
+COLUMNS = ("arrived", "audio_seconds")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Arrival:
+    """One chunk of a trace."""
+
+    at: datetime
+    audio_seconds: float
+
+
+def parse_arrivals(lines: Iterable[str], name: str) -> tuple[Arrival, ...]:
+    """Parses a CSV with the header `arrived,audio_seconds`; other columns are ignored.
+
+    A time without a zone is UTC. Returns the arrivals in order of time. Raises MisconfiguredError with the
+    line of the first error.
+    """
+    rows = csv.DictReader(lines, skipinitialspace=True, restkey="")
+    try:
+        if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
+            raise MisconfiguredError(
+                f"{name} has no column {' and no '.join(missing)}: its first line must be "
+                f"{','.join(COLUMNS)}; nothing was simulated"
+            )
+        return tuple(sorted(_parse_rows(rows, name)))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise MisconfiguredError(
+            f"{name} is not a CSV text in UTF-8 ({error}): export it again; nothing was simulated"
+        ) from error
+
+
+def _parse_rows(rows: csv.DictReader[str], name: str) -> Iterator[Arrival]:
+    for row in rows:
+        try:
+            yield Arrival(_parse_time(row["arrived"]), _parse_seconds(row["audio_seconds"]))
+        except ValueError as error:
+            raise MisconfiguredError(
+                f"line {rows.line_num} of {name}: {error}; correct the line, nothing was simulated"
+            ) from None
+
+
+def _parse_time(text: str | None) -> datetime:
+    try:
+        at = datetime.fromisoformat((text or "").strip())
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"arrived is {text!r}, not an ISO time such as 2026-11-23T12:00:00Z") from None
+
+
+def _parse_seconds(text: str | None) -> float:
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < inf:
+        raise ValueError(f"audio_seconds is {text!r}, not a number above 0")
+    return seconds

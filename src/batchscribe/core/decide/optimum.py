@@ -1,0 +1,129 @@
+"""The offline optimum: the cheapest starts for a trace, with all arrivals known in advance.
+
+Starts are made at the same checks as a policy's, and each takes all chunks that are pending then, in order
+of arrival. Runs may overlap, and none has a maximum length: the optimum is a lower bound for every policy. Both
+optima are exact, by dynamic programming over the checks that find new chunks (Dooly, Goldman, Scott: TCP
+acknowledgement, 2001).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import accumulate, groupby
+from math import inf
+
+from batchscribe.core.decide.arrivals import Arrival
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.replay import first_check
+
+_TOLERANCE = 1e-5
+"""Seconds: a transcript at its limit is in time, whatever the rounding of floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Chunks that arrived between two checks. Times are seconds since the first arrival."""
+
+    check: float
+    """The check that finds them."""
+    work: float
+    """Seconds of work."""
+    latest: float
+    """Latest start of a run that begins with these chunks, for all their limits."""
+    audio: float
+    """Audio seconds."""
+    offset: float
+    """Sum of audio seconds times (end of the chunk's work in the slot - its arrival)."""
+
+
+def make_slots(
+    arrivals: Sequence[Arrival], priors: Priors, interval: timedelta, limits: Sequence[float]
+) -> list[Slot]:
+    """Groups arrivals by the check that finds them. `limits` are their longest waits, in seconds."""
+    pairs = zip(arrivals, limits, strict=True)
+    groups = groupby(pairs, key=lambda pair: first_check(pair[0].at, interval))
+    return [_make_slot(check, list(group), priors, arrivals[0].at) for check, group in groups]
+
+
+def _make_slot(
+    check: datetime, chunks: list[tuple[Arrival, float]], priors: Priors, origin: datetime
+) -> Slot:
+    times = [(each.at - origin).total_seconds() for each, _limit in chunks]
+    ends = list(accumulate(each.audio_seconds / priors.speed for each, _limit in chunks))
+    return Slot(
+        check=(check - origin).total_seconds(),
+        work=ends[-1],
+        latest=min(
+            at + limit - priors.setup_seconds - end
+            for at, end, (_each, limit) in zip(times, ends, chunks, strict=True)
+        ),
+        audio=sum(each.audio_seconds for each, _limit in chunks),
+        offset=sum(
+            each.audio_seconds * (end - at)
+            for at, end, (each, _limit) in zip(times, ends, chunks, strict=True)
+        ),
+    )
+
+
+def find_least_billed(slots: Sequence[Slot], priors: Priors) -> float:
+    """Least billed seconds of starts that keep the limit of each chunk.
+
+    Chunks that a start at once cannot finish in time get a start of their slot's own.
+    """
+    overhead = priors.setup_seconds + priors.release_seconds
+    work = _sum_up(slot.work for slot in slots)
+    latest = [slot.latest - before for slot, before in zip(slots, work, strict=False)]
+    best, first = [0.0], 0
+    for last, slot in enumerate(slots):
+        # A start that is too late for these slots is too late with a further slot, too.
+        while first < last and slot.check > min(latest[first : last + 1]) + work[first] + _TOLERANCE:
+            first += 1
+        upto = work[last + 1] + overhead
+        best.append(
+            min(
+                before + max(MINIMUM_BILLED_SECONDS, upto - begin)
+                for before, begin in zip(best[first:], work[first : last + 1], strict=True)
+            )
+        )
+    return best[-1]
+
+
+def find_least_total(
+    slots: Sequence[Slot], priors: Priors, second_price: float, wait_price: float
+) -> float:
+    """Least sum of the bill and the price of all waits.
+
+    Prices: of a billed second, and of an audio second that waits for a second.
+    """
+    overhead = priors.setup_seconds + priors.release_seconds
+    one_more = second_price * max(MINIMUM_BILLED_SECONDS, overhead)
+    checks = [slot.check for slot in slots]
+    work, audio = _sum_up(slot.work for slot in slots), _sum_up(slot.audio for slot in slots)
+    offset = _sum_up(slot.offset + slot.audio * before for slot, before in zip(slots, work, strict=False))
+    best, first = [0.0], 0
+    for last, check in enumerate(checks):
+        # Two starts cost at most `one_more` than one, and the first part gets its transcripts earlier. Such a
+        # split stays cheaper with further slots, so it needs no search for the best one.
+        while first < last:
+            half = bisect_right(checks, (checks[first] + check) / 2, first, last) - 1
+            if wait_price * (audio[half + 1] - audio[first]) * (check - checks[half]) <= one_more:
+                break
+            first += 1
+        least, ready = inf, check + priors.setup_seconds
+        for begin in range(first, last + 1):
+            billed = max(MINIMUM_BILLED_SECONDS, overhead + work[last + 1] - work[begin])
+            waited = (audio[last + 1] - audio[begin]) * (ready - work[begin])
+            waited += offset[last + 1] - offset[begin]
+            least = min(least, best[begin] + second_price * billed + wait_price * waited)
+        best.append(least)
+    return best[-1]
+
+
+def _sum_up(values: Iterable[float]) -> list[float]:
+    """Running sums, from 0 on."""
+    return list(accumulate(values, initial=0.0))
+
