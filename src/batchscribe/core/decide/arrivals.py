@@ -1,13 +1,17 @@
-"""Arrivals of audio: a trace that policies are replayed on, from a CSV text."""
+"""Arrivals of audio: a trace for replays, from a CSV text, a listing, or records of runs."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
 
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.run.report import QueueSample
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
 
 COLUMNS = ("arrived", "audio_seconds")
@@ -67,3 +71,33 @@ def _parse_seconds(text: str | None) -> float:
     if not 0 < seconds < inf:
         raise ValueError(f"audio_seconds is {text!r}, not a number above 0")
     return seconds
+
+
+def make_arrivals(audio: Iterable[ObjectInfo], priors: Priors) -> tuple[Arrival, ...]:
+    """Arrivals of audio objects by their time stamps; the length is estimated from the size."""
+    return tuple(
+        sorted(
+            Arrival(info.modified, priors.estimate_seconds(info.key, info.size))
+            for info in audio
+            if info.size
+        )
+    )
+
+
+def make_recorded_arrivals(samples: Iterable[QueueSample], runs: Sequence[Run]) -> tuple[Arrival, ...]:
+    """Arrivals by what ticks and runs recorded: a chunk arrives when the backlog first grew by it.
+
+    All have the mean length of the chunks that the runs transcribed; without such a run there are none.
+    """
+    chunks = sum(run.chunks_done for run in runs)
+    audio = sum(run.audio_seconds for run in runs)
+    if not chunks or not audio:
+        return ()
+    seen = [(sample.at, sample.pending, 0) for sample in samples]
+    seen += [(run.created, 0, run.chunks_done) for run in runs if run.chunks_done]
+    pending, found = 0, list[Arrival]()
+    for at, listed, done in sorted(seen):
+        known = max(done, pending) if done else listed
+        found += [Arrival(at, audio / chunks)] * max(0, known - pending)
+        pending = known - done
+    return tuple(found)

@@ -39,9 +39,12 @@ class Priors:
 
     def audio_seconds(self, chunk: Chunk) -> float:
         """Estimated audio seconds; the true duration is known only after decoding."""
-        name = audio_name(chunk.key)
+        return self.estimate_seconds(chunk.key, chunk.size)
+
+    def estimate_seconds(self, key: str, size: int) -> float:
+        name = audio_name(key)
         kind = name.type if name else "webm"
-        return chunk.size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
+        return size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import msgspec
@@ -12,7 +13,7 @@ from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.optimum import find_least_billed, find_least_total, make_slots
-from batchscribe.core.decide.policy import Policy
+from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.decide.replay import Replay, replay
 
 HOUR = 3600.0
@@ -50,15 +51,76 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bill and price of all waits, as a multiple of their least sum."""
 
 
+class Simulation(msgspec.Struct, frozen=True, kw_only=True):
+    """Policies on one trace of arrivals, and the settings that would have cost least."""
+
+    policies: tuple[PolicyResult, ...]
+    chunks: int
+    audio_hours: float
+    since: datetime | None
+    """First arrival; None without one."""
+    until: datetime | None
+    """Last arrival."""
+    origin: str
+    """Source of the arrivals."""
+    rate: float
+    """Dollars an hour."""
+    rate_source: str
+    setup_seconds: float
+    """Billed seconds of a start before its work."""
+    release_seconds: float
+    """Billed seconds of a start after its work."""
+    speed: float
+    """Audio seconds for each second of work."""
+    check_hours: float
+    max_wait_hours: float
+    wait_price: float
+    """Dollars for an audio hour that waits for an hour."""
+    present: str
+    """The policy in the present settings."""
+    env: dict[str, str]
+    """Settings of the policy with the fewest late chunks, and of these the lowest bill."""
+    saved: float
+    """Dollars that `env` saves against the present policy; negative if it keeps limits that others miss."""
+
+
 def simulate(
     arrivals: Sequence[Arrival],
-    policies: Sequence[Policy],
+    policy: Policy,
     offer: Offer,
+    origin: str = "",
     report: Callable[[int], None] = lambda _done: None,
-) -> tuple[PolicyResult, ...]:
-    """Replays each policy on the arrivals, which are in order of time."""
-    return tuple(
-        _describe(arrivals, policy, offer, replay(arrivals, policy, offer, report)) for policy in policies
+) -> Simulation:
+    """Replays the policy, and the same with each other name, on arrivals in order of time.
+
+    `report` gets the number of chunks that each start takes.
+    """
+    results = tuple(
+        _describe(arrivals, other, offer, replay(arrivals, other, offer, report))
+        for other in (replace(policy, name=name) for name in PolicyName)
+    )
+    present = next(each for each in results if each.name == policy.name)
+    best = min(results, key=lambda each: (each.late, each.dollars_micros, each is not present))
+    hours = policy.max_wait / timedelta(hours=1)
+    threshold = {"BATCH_THRESHOLD": str(policy.threshold)} if best.name == PolicyName.THRESHOLD else {}
+    return Simulation(
+        policies=results,
+        chunks=len(arrivals),
+        audio_hours=sum(each.audio_seconds for each in arrivals) / HOUR,
+        since=arrivals[0].at if arrivals else None,
+        until=arrivals[-1].at if arrivals else None,
+        origin=origin,
+        rate=offer.rate.per_hour.dollars,
+        rate_source=offer.rate.source,
+        setup_seconds=offer.priors.setup_seconds,
+        release_seconds=offer.priors.release_seconds,
+        speed=offer.priors.speed,
+        check_hours=policy.check_interval / timedelta(hours=1),
+        max_wait_hours=hours,
+        wait_price=WAIT_PRICE.dollars,
+        present=present.name,
+        env={"BATCH_POLICY": best.name, **threshold, "BATCH_MAX_WAIT_HOURS": f"{hours:g}"},
+        saved=Usd(present.dollars_micros - best.dollars_micros).dollars,
     )
 
 
@@ -69,7 +131,7 @@ def _describe(arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replaye
         name=policy.name.value,
         dollars=replayed.cost.dollars,
         dollars_micros=replayed.cost.micros,
-        dollars_per_audio_hour=per_audio_hour(replayed.cost, arrivals),
+        dollars_per_audio_hour=_divide_by_hours(replayed.cost, arrivals),
         starts=len(replayed.starts),
         late=sum(wait > limit + _TOLERANCE for wait in replayed.waits),
         wait_hours=_measure_waits(replayed.waits),
@@ -99,7 +161,7 @@ def _divide(value: float, least: float) -> float:
     return value / least if least else 1.0
 
 
-def per_audio_hour(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
+def _divide_by_hours(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
     each = cost.per(sum(arrival.audio_seconds for arrival in arrivals) / HOUR)
     return each.dollars if each else None
 
