@@ -84,7 +84,9 @@ def simulate(
     with _show_progress(len(trace) * len(PolicyName), quiet=app.quiet) as report:
         found = simulate_policies(trace, policy, offer, origin, report)
     if plot:
-        draw_points(plot, _list_points(found), across="p95 of the waits, hours", up="dollars", least_height=0.01)
+        draw_points(
+            plot, _list_points(found), across="p95 of the waits, hours", up="dollars", least_height=0.01
+        )
     if as_json:
         print_json(found)
     else:
@@ -104,9 +106,7 @@ def _make_offer(settings: Settings, rate: float | None, setup: float | None, spe
     )
 
 
-def _read_trace(
-    settings: Settings, offer: Offer, file: Path | None
-) -> tuple[tuple[Arrival, ...], str]:
+def _read_trace(settings: Settings, offer: Offer, file: Path | None) -> tuple[tuple[Arrival, ...], str]:
     if file is None:
         return read_arrivals(settings, offer.priors)
     with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -140,7 +140,9 @@ def _build_columns(rows: Sequence[PolicyResult]) -> list[Column]:
     return [
         Column("Policy", [row.name for row in rows]),
         Column("Cost", [str(Usd(row.dollars_micros)) for row in rows], right=True),
-        Column("$/audio hour", [f"{row.dollars_per_audio_hour or 0:.4f}" for row in rows], optional=1, right=True),
+        Column(
+            "$/audio hour", [f"{row.dollars_per_audio_hour or 0:.4f}" for row in rows], optional=1, right=True
+        ),
         Column("Starts", [str(row.starts) for row in rows], right=True),
         Column("Mean wait", [f"{wait.mean:.2f} h" for wait in waits], right=True),
         Column("p95", [f"{wait.p95:.2f} h" for wait in waits], right=True),

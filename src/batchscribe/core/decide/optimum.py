@@ -92,9 +92,7 @@ def find_least_billed(slots: Sequence[Slot], priors: Priors) -> float:
     return best[-1]
 
 
-def find_least_total(
-    slots: Sequence[Slot], priors: Priors, second_price: float, wait_price: float
-) -> float:
+def find_least_total(slots: Sequence[Slot], priors: Priors, second_price: float, wait_price: float) -> float:
     """Least sum of the bill and the price of all waits.
 
     Prices: of a billed second, and of an audio second that waits for a second.
@@ -126,4 +124,3 @@ def find_least_total(
 def _sum_up(values: Iterable[float]) -> list[float]:
     """Running sums, from 0 on."""
     return list(accumulate(values, initial=0.0))
-

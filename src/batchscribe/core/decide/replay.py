@@ -109,9 +109,7 @@ class _Trace:
 def _make_chunk(number: int, arrival: Arrival) -> Chunk:
     key = f"{number}.webm"
     size = round(arrival.audio_seconds * BYTES)
-    return Chunk(
-        key=key, size=size, modified=arrival.at, etag="", session=key, number=number, transcript=""
-    )
+    return Chunk(key=key, size=size, modified=arrival.at, etag="", session=key, number=number, transcript="")
 
 
 def _get_time(chunk: Chunk) -> datetime:
