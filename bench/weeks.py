@@ -15,7 +15,7 @@ from batchscribe import __version__
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.context import Waits
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.testing.worker import ChunkFate
 from simulation.chunk_rules import transcript_of

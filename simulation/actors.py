@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from batchscribe.core.decide.policy import IfRunning
+from batchscribe.core.decide.observation import IfRunning
 from batchscribe.core.run.runs import Run, RunState
 from simulation.forger import Forger
 from simulation.hosts import FIRST, SECOND, Process, SecondHost

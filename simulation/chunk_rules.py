@@ -9,7 +9,7 @@ from batchscribe.controller.alerts import ALERT_EVERY_HOURS
 from batchscribe.controller.attempts import list_attempts, read_failures
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Manifest, select_counted
 from batchscribe.core.run.runs import Run

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from batchscribe import aws_environment
 from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.policy import IfRunning, PolicyName
+from batchscribe.core.decide.observation import IfRunning, PolicyName
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.setting_names import GivenNames
 from batchscribe.core.setting_parsers import Name

@@ -23,7 +23,7 @@ from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import tick
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Outcome

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.observation import Observation
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.decide.policy import Observation
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.runs import Machine, Run, RunWorker

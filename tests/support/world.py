@@ -18,8 +18,9 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.observation import Observation, Policy
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.policy import Decision, Launch, Observation, Policy, continue_run, decide
+from batchscribe.core.decide.policy import Decision, Launch, continue_run, decide
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import (
     EngineSpec,

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from batchscribe.cli.main import COMMANDS, cli
-from batchscribe.core.decide.policy import ReasonCode
+from batchscribe.core.decide.observation import ReasonCode
 from batchscribe.core.run.runs import Outcome
 from batchscribe.settings import load
 from bench import costs

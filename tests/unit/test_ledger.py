@@ -144,7 +144,18 @@ def test_priors_are_medians_of_the_latest_lessons(ledger: Ledger) -> None:
     learned = priors(ledger)
     assert learned.speed == 54.5
     assert (learned.setup_seconds, learned.release_seconds, learned.learned) == (100.0, 30.0, True)
+    assert learned.setup_p95_seconds == 100.0
     assert learned.bytes_per_second == {"wav": 32_000.0, "mp3": 6000.0}
+
+
+def test_a_slow_set_up_is_the_slowest_of_ten_and_until_then_at_least_the_assumed_one(ledger: Ledger) -> None:
+    learn(ledger, "r0", speed=50.0, setup_seconds=250.0)
+    assert priors(ledger).setup_p95_seconds == DEFAULT.setup_p95_seconds == 300.0
+    learn(ledger, "r1", speed=50.0, setup_seconds=400.0)
+    assert priors(ledger).setup_p95_seconds == 400.0
+    for number in range(10):
+        learn(ledger, f"r{number + 2}", speed=50.0, setup_seconds=90.0 + number, at=NOW + HOUR)
+    assert priors(ledger).setup_p95_seconds == 99.0
 
 
 def test_speed_belongs_to_the_model_and_bytes_to_the_recordings(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.controller.tick import tick, watch
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError

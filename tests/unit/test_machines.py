@@ -15,8 +15,8 @@ from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, LaunchError, MisconfiguredError, NoCapacityError

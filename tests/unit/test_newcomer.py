@@ -19,7 +19,8 @@ from batchscribe.adapters.stores.rules import Action
 from batchscribe.cli.main import cli
 from batchscribe.controller.run_message import run_message
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.policy import Hold, Policy, decide
+from batchscribe.core.decide.observation import Policy
+from batchscribe.core.decide.policy import Hold, decide
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring.init import make_absolute

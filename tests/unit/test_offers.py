@@ -11,9 +11,10 @@ import pytest
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.capacity import list_offers
 from batchscribe.core.decide.money import FREE, Rate, Usd
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.policy import Launch, Policy, decide
+from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.testing.clock import FakeClock

@@ -15,7 +15,7 @@ from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.policy import Policy
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import decode

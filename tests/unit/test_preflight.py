@@ -12,7 +12,8 @@ from batchscribe import __version__
 from batchscribe.adapters.machine import files
 from batchscribe.cli.render import render_dry_run
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Hold, Reason, ReasonCode
+from batchscribe.core.decide.observation import Reason, ReasonCode
+from batchscribe.core.decide.policy import Hold
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load

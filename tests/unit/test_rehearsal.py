@@ -25,7 +25,7 @@ from batchscribe.controller.commands.rehearsal import (
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.run.host import ClaimLaunch, HostEnd, InstanceRecord
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, InstanceState
 from batchscribe.core.run.manifest import decode

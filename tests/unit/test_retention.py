@@ -11,7 +11,7 @@ from batchscribe.controller.attempts import list_attempts
 from batchscribe.controller.retention import KEPT, KEPT_IN_LEDGER, delete_outdated
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.report import QueueSample
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.clock import FakeClock

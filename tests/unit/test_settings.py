@@ -11,7 +11,7 @@ import pytest
 from batchscribe import aws_environment
 from batchscribe.cli.main import cli
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.policy import IfRunning, PolicyName
+from batchscribe.core.decide.observation import IfRunning, PolicyName
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import MASK, Settings, load
 

@@ -16,7 +16,7 @@ from batchscribe.controller.run_message import run_message
 from batchscribe.controller.settle import FORGOTTEN, settle
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.messages import Level
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import (

@@ -10,7 +10,7 @@ import pytest
 from batchscribe.controller.records import read_manifest
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Failure, FailureKind
 from batchscribe.settings import load

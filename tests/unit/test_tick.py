@@ -13,7 +13,8 @@ import pytest
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Hold, IfRunning, Launch, Policy, Reclaim, Resume
+from batchscribe.core.decide.observation import IfRunning, Policy
+from batchscribe.core.decide.policy import Hold, Launch, Reclaim, Resume
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd

@@ -20,7 +20,7 @@ from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.host import CheckRequest, ClaimLaunch, HostWaits, InstanceRecord
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode

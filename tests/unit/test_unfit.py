@@ -11,7 +11,7 @@ from batchscribe.controller.commands.rehearsal import Act
 from batchscribe.controller.commands.rehearsal import check as rehearsable
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.tick import tick
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError

@@ -17,7 +17,7 @@ from batchscribe.cli.render import render_run
 from batchscribe.cli.report import period_of, render_csv, summary
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.engine_time import (
     flag_text,

@@ -8,8 +8,9 @@ from typing import Any
 
 from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
+from batchscribe.core.decide.observation import Observation, ReasonCode
 from batchscribe.core.decide.packing import Batch
-from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
+from batchscribe.core.decide.policy import Decision, Launch
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.report import build, cost_block, estimate_block, render_block

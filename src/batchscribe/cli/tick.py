@@ -19,7 +19,8 @@ from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core.decide.policy import Launch, Observation, decide
+from batchscribe.core.decide.observation import Observation
+from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run

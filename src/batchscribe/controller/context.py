@@ -11,8 +11,8 @@ from typing import Protocol
 import structlog
 
 from batchscribe.controller.scan import Scanner
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Instance
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
 from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll

@@ -9,7 +9,7 @@ from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.rehearsal_place import is_rehearsal
-from batchscribe.core.decide.policy import HostFault, Observation
+from batchscribe.core.decide.observation import HostFault, Observation
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run
 
@@ -20,8 +20,8 @@ FAILED_WITHIN = timedelta(days=7)
 def observe(world: World, terms: RunConfig) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
-    recent = world.ledger.runs(now - FAILED_WITHIN)
-    unproductive = _list_unproductive_runs([run for run in recent if not run.open and not is_rehearsal(run)])
+    recent = [run for run in world.ledger.runs(now - FAILED_WITHIN) if not is_rehearsal(run)]
+    unproductive = _list_unproductive_runs([run for run in recent if not run.open])
     fault = _find_host_fault(unproductive)
     record = read_instance_record(world, terms.instances[0]) if fault else None
     instances = world.capacity.poll(terms.instances)
@@ -35,6 +35,7 @@ def observe(world: World, terms: RunConfig) -> Observation:
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         unproductive=len(unproductive),
         last_unproductive=unproductive[-1].settled if unproductive else None,
+        last_start=max((run.created for run in recent if run.started), default=None),
         host_fault=fault,
         access=terms.access,
         set_up_at=record.at if record else None,

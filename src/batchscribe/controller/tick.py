@@ -23,18 +23,16 @@ from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
+from batchscribe.core.decide.observation import Observation, Reason, ReasonCode
+from batchscribe.core.decide.planned_start import plan_start
 from batchscribe.core.decide.policy import (
     Decision,
     Hold,
     Launch,
-    Observation,
-    Reason,
-    ReasonCode,
     Reclaim,
     Resume,
     continue_run,
     decide,
-    fit_batch,
     wait_in_reach,
 )
 from batchscribe.core.run.instances import Instance
@@ -352,6 +350,6 @@ def _alert_waits(world: World, terms: RunConfig, seen: Observation, run: Run) ->
     """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return
-    if wait_in_reach(seen, terms.policy, fit_batch(seen, terms.policy)):
+    if wait_in_reach(seen, terms.policy, plan_start(seen, terms.policy)):
         text = f"A chunk's longest wait is near, and the start failed ({run.outcome}): {run.detail}"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)

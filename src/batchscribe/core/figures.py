@@ -28,6 +28,13 @@ def format_hours(seconds: float) -> str:
     return f"{seconds / _HOUR:.2f} h"
 
 
+def format_minutes(seconds: float) -> str:
+    """Formats a duration in minutes, from two hours on in hours."""
+    if seconds < 10 * _MINUTE:
+        return f"{seconds / _MINUTE:.1f} min"
+    return f"{seconds / _MINUTE:.0f} min" if seconds < 2 * _HOUR else f"{seconds / _HOUR:.1f} h"
+
+
 def format_clock(seconds: float) -> str:
     """Formats a duration of a table's column as h:mm:ss."""
     whole = round(seconds)

@@ -199,7 +199,8 @@ class Ledger:
     def priors(self, *, engine: str, model: str, instance_type: str, default: Priors) -> Priors:
         """Returns medians of the latest lessons, `default` if there are none.
 
-        Speed and overheads depend on engine, model and instance type; bitrates on the recordings alone.
+        Speed and overheads depend on engine, model and instance type; bitrates on the recordings alone. The
+        slow set-up is the slowest of the latest, and not below `default` until there are LESSONS of them.
         """
         of = {"engine": engine, "model": model, "instance_type": instance_type, "last": LESSONS}
         rows = self._fetch_rows("lessons", of)
@@ -211,6 +212,8 @@ class Ledger:
         return Priors(
             speed=median(speeds) if speeds else default.speed,
             setup_seconds=median(setups) if setups else default.setup_seconds,
+            # Ten values have no 95th percentile: the slowest stands for it.
+            setup_p95_seconds=max([*setups, default.setup_p95_seconds][:LESSONS]),
             release_seconds=median(releases) if releases else default.release_seconds,
             bytes_per_second={**default.bytes_per_second, **learned},
             learned=default.learned or bool(speeds),

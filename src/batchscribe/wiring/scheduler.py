@@ -21,8 +21,8 @@ from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.policy import Policy
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.manifest import AudioOptions, Limits
@@ -57,7 +57,7 @@ LAG_POLLS = 6
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
 HANG_SECONDS = 900.0
 """A process whose step takes longer is killed: no successful call takes a quarter of an hour."""
-LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
+LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, setup_p95_seconds=60.0, release_seconds=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

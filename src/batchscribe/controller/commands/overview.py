@@ -11,7 +11,8 @@ from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.policy import Decision, Hold, Observation, decide
+from batchscribe.core.decide.observation import Observation
+from batchscribe.core.decide.policy import Decision, Hold, decide
 from batchscribe.core.run.other_scheduler import OtherScheduler
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
@@ -55,7 +56,7 @@ class Overview:
     observed: Observation | None = None
     decision: Decision | None = None
     next_start: datetime | None = None
-    """Time at which the oldest chunk starts the GPU if no other arrives; None if nothing waits for that."""
+    """Time after which a check starts the GPU if no other chunk arrives; None if nothing waits for that."""
     error: str = ""
 
 
@@ -69,7 +70,6 @@ def overview(world: World, terms: RunConfig) -> Overview:
         error = str(failure)
     decision = decide(observed, terms.policy) if observed else None
     paused = paused_until(world)
-    oldest = observed.backlog.oldest if observed and isinstance(decision, Hold) else None
     return Overview(
         at=now,
         runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
@@ -80,7 +80,7 @@ def overview(world: World, terms: RunConfig) -> Overview:
         month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
         observed=observed,
         decision=decision,
-        next_start=oldest + terms.policy.max_wait if oldest else None,
+        next_start=decision.expected if isinstance(decision, Hold) else None,
         error=error,
     )
 

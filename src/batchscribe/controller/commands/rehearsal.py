@@ -20,7 +20,7 @@ from batchscribe.controller.context import RunConfig, World, log, refuse_unsuppo
 from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.records import by_our_clock, read_exit, read_host_end
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Instance, InstanceState
 from batchscribe.core.run.runs import Outcome, Run

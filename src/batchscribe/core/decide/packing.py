@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
 from batchscribe.core.decide.money import Rate, Usd, cost
+from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.scan.chunks import Chunk, audio_name
 
 BYTES_PER_SECOND = {
@@ -31,7 +33,9 @@ class Priors:
     speed: float = 20.0
     """Audio seconds for each second of work (RTFx)."""
     setup_seconds: float = 150.0
-    """From the start call to the first window."""
+    """From the start call to the first window; the median."""
+    setup_p95_seconds: float = 300.0
+    """The same, for a slow start (95th percentile); twice the median until ten starts are measured."""
     release_seconds: float = 60.0
     bytes_per_second: Mapping[str, float] = field(default_factory=dict)
     """By file extension."""
@@ -63,6 +67,17 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Time and cost of the whole backlog, in as many runs as it needs."""
+
+    audio_seconds: float
+    runs: int
+    seconds: float
+    """From the first start to the last transcript, if every start is slow."""
+    cost: Usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The chunks of one run, and the number of those left."""
 
@@ -84,6 +99,34 @@ def estimate(chunks: Sequence[Chunk], priors: Priors, rate: Rate) -> Estimate:
         cost=cost(rate, priors.setup_seconds + work + priors.release_seconds),
         rate=rate,
     )
+
+
+def foresee(
+    backlog: Backlog, priors: Priors, rate: Rate, *, runtime: float, pause: float, limit: int | None
+) -> Outlook:
+    """Estimates all pending chunks: runs of `runtime` seconds and `limit` chunks at most, and pauses."""
+    audio = sum(priors.audio_seconds(chunk) for chunk in backlog.candidates)
+    listed = sum(chunk.size for chunk in backlog.candidates)
+    if listed < backlog.pending_bytes and listed:
+        audio *= backlog.pending_bytes / listed
+    work = audio / priors.speed
+    overhead = priors.setup_seconds + priors.release_seconds
+    runs = _count_runs(backlog.pending, work, runtime - overhead, limit)
+    slow = max(priors.setup_seconds, priors.setup_p95_seconds)
+    between = max(0, runs - 1) * (priors.release_seconds + pause)
+    return Outlook(
+        audio_seconds=audio,
+        runs=runs,
+        seconds=runs * slow + work + between,
+        cost=cost(rate, runs * overhead + work),
+    )
+
+
+def _count_runs(pending: int, work: float, budget: float, limit: int | None) -> int:
+    """Number of runs; each takes at least one chunk."""
+    by_time = math.ceil(min(pending, work / budget)) if budget > 0 else pending
+    by_limit = -(-pending // limit) if limit else 0
+    return min(pending, max(1, by_time, by_limit))
 
 
 def pack(

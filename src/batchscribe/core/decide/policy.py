@@ -6,19 +6,25 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
-from batchscribe.core.decide.money import ZERO, Usd
+from batchscribe.core.decide.observation import (
+    IfRunning,
+    Observation,
+    Policy,
+    PolicyName,
+    Reason,
+    ReasonCode,
+)
 from batchscribe.core.decide.offers import Offer
-from batchscribe.core.decide.packing import Batch, pack
-from batchscribe.core.figures import format_count
+from batchscribe.core.decide.packing import Batch
+from batchscribe.core.decide.planned_start import PlannedStart, plan_start
+from batchscribe.core.decide.triggers import find_latest_start, find_triggers, longest_wait
+from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Run
-from batchscribe.core.scan.backlog import Backlog
 
 INTENT_LASTS: Final = timedelta(minutes=10)
 """A run without a start request by then is closed: its observation is out of date."""
@@ -28,110 +34,13 @@ PATIENT_STARTS: Final = 2
 LONGEST_PAUSE: Final = timedelta(days=1)
 
 
-class PolicyName(StrEnum):
-    THRESHOLD = "threshold"
-    NOW = "now"
-
-
-class IfRunning(StrEnum):
-    """Action for a GPU that runs but is not managed by us."""
-
-    HOLD = "hold"
-    USE = "use"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    name: PolicyName = PolicyName.THRESHOLD
-    threshold: int = 100
-    max_wait: timedelta = timedelta(hours=24)
-    max_runtime: timedelta = timedelta(hours=2)
-    check_interval: timedelta = timedelta(hours=1)
-    if_running: IfRunning = IfRunning.HOLD
-    limit: int | None = None
-    daily_budget: Usd | None = None
-    manual: bool = False
-    """Requested by a user: takes all pending chunks, regardless of age and earlier failures."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFault:
-    """Why the last run could not use its host: a cause that stays until something is changed."""
-
-    at: datetime
-    """End of that run."""
-    cause: str
-    access: str
-    """Hash of the settings with which the host was reached."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """Inputs of one decision, frozen."""
-
-    now: datetime
-    backlog: Backlog
-    instances: tuple[Instance, ...]
-    offers: tuple[Offer, ...]
-    """In order of preference; the first one is taken."""
-    open_run: Run | None = None
-    paused_until: datetime | None = None
-    spent_today: Usd = ZERO
-    """By settled runs since midnight UTC, at most."""
-    unproductive: int = 0
-    """Latest consecutive paid runs without a transcript."""
-    last_unproductive: datetime | None = None
-    host_fault: HostFault | None = None
-    """Of the latest paid run; None if it has none."""
-    access: str = ""
-    """Hash of the present settings with which the host is reached."""
-    set_up_at: datetime | None = None
-    """Time of the last set-up of the host, if there is a fault."""
-    foreign_claim: str | None = None
-    """The sentence for an instance in use by another scheduler; else None."""
-
-    @property
-    def instance(self) -> Instance:
-        """The first instance, whose type is offered first."""
-        return self.instances[0]
-
-    @property
-    def offer(self) -> Offer:
-        return self.offers[0]
-
-
-class ReasonCode(StrEnum):
-    """Reason of a decision, for programs; the sentence is for users."""
-
-    PAUSED = "paused"
-    EMPTY = "nothing-pending"
-    BELOW_THRESHOLD = "below-threshold"
-    ONLY_FAILED_BEFORE = "only-troubled"
-    GPU_IN_USE = "gpu-in-use"
-    GPU_MOVING = "gpu-moving"
-    THRESHOLD = "threshold-reached"
-    MAX_WAIT = "longest-wait-in-reach"
-    NOW = "asked-for-now"
-    BUDGET = "budget-spent"
-    BACKING_OFF = "backing-off"
-    GPU_MISSING = "gpu-missing"
-    OPEN_RUN = "open-run"
-    NEVER_STARTED = "never-started"
-    DEADLINE = "deadline-passed"
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    code: ReasonCode
-    sentence: str
-    numbers: Mapping[str, float | int | str | None] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class Hold:
     reason: Reason
     overdue: bool = False
     """A chunk's longest wait is in reach and no start is possible, or a chunk has no attempts left."""
+    expected: datetime | None = None
+    """Time after which a check starts the GPU if nothing else arrives; None if nothing waits for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,20 +76,25 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.paused_until is not None and seen.now < seen.paused_until:
         too = "; a pause holds `run`, too" if policy.manual else ""
         return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}{too}"))
-    batch = fit_batch(seen, policy)
-    pays, reason = _find_reason(seen, policy, batch)
-    if not pays:
-        return Hold(reason, overdue=seen.backlog.exhausted > 0)
+    start = plan_start(seen, policy)
+    numbers = _collect_numbers(seen, policy, start)
+    triggers = tuple(find_triggers(seen, policy, start))
+    held = next((trigger for trigger in triggers if trigger.at <= seen.now), None)
+    if held is None:
+        expected = min((trigger.at for trigger in triggers), default=None)
+        reason = Reason(*_explain_hold(seen, policy, start, expected), numbers)
+        return Hold(reason, overdue=seen.backlog.exhausted > 0, expected=expected)
+    reason = Reason(held.code, held.sentence, numbers)
     if (
         obstacle := _find_host_fault(seen, policy)
         or _find_backoff(seen, policy)
-        or _find_budget_limit(seen, policy, batch)
+        or _find_budget_limit(seen, policy, start.batch)
         or _find_obstacle(seen, policy)
     ):
-        overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
+        overdue = wait_in_reach(seen, policy, start) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
     borrowed = all(instance.state in _ALREADY_UP for instance in seen.instances)
-    return Launch(reason, batch, seen.offer, borrowed=borrowed)
+    return Launch(reason, start.batch, start.offer, borrowed=borrowed)
 
 
 def describe_pause(until: datetime) -> str:
@@ -188,18 +102,6 @@ def describe_pause(until: datetime) -> str:
     if until >= FOREVER:
         return "until `batchscribe resume`"
     return f"until {until:%Y-%m-%d %H:%M} UTC; `batchscribe resume` ends it"
-
-
-def fit_batch(seen: Observation, policy: Policy) -> Batch:
-    """The batch that one run would take of the current backlog."""
-    return pack(
-        seen.backlog.candidates,
-        pending=seen.backlog.pending,
-        priors=seen.offer.priors,
-        rate=seen.offer.rate,
-        seconds=policy.max_runtime.total_seconds(),
-        limit=policy.limit,
-    )
 
 
 def continue_run(now: datetime, run: Run) -> Decision:
@@ -216,37 +118,13 @@ def continue_run(now: datetime, run: Run) -> Decision:
     )
 
 
-def _find_reason(seen: Observation, policy: Policy, batch: Batch) -> tuple[bool, Reason]:
-    numbers = _collect_numbers(seen, policy, batch)
-    if trigger := _find_trigger(seen, policy, batch):
-        return True, Reason(*trigger, numbers)
-    return False, Reason(*_explain_hold(seen, policy), numbers)
-
-
-def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCode, str] | None:
-    """The reason for a start; None if there is none."""
-    backlog = seen.backlog
-    if policy.manual and backlog.pending:
-        return ReasonCode.NOW, f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
-    if policy.name is PolicyName.NOW and backlog.triggering:
-        return ReasonCode.NOW, f"policy now: {format_count(backlog.triggering, 'chunk')} pending"
-    if backlog.triggering >= policy.threshold:
-        sentence = (
-            f"{format_count(backlog.triggering, 'chunk')} pending, threshold {policy.threshold} reached"
-        )
-        return ReasonCode.THRESHOLD, sentence
-    if wait_in_reach(seen, policy, batch):
-        interval, longest = _format_hours(policy.check_interval), _format_hours(policy.max_wait)
-        return ReasonCode.MAX_WAIT, (
-            f"the oldest chunk has waited {_format_hours(_longest_wait(seen))} h; with the next check in "
-            f"{interval} h it would pass the longest wait of {longest} h"
-        )
-    return None
-
-
-def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
+def _explain_hold(
+    seen: Observation, policy: Policy, start: PlannedStart, expected: datetime | None
+) -> tuple[ReasonCode, str]:
     """The reason for no start."""
     backlog = seen.backlog
+    if backlog.triggering and policy.name is not PolicyName.THRESHOLD:
+        return ReasonCode.NOT_YET, _explain_wait(seen, policy, start, expected)
     if backlog.triggering:
         sentence = (
             f"{format_count(backlog.triggering, 'chunk')} pending, below the threshold of {policy.threshold}"
@@ -266,15 +144,23 @@ def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
     return ReasonCode.EMPTY, "nothing is pending"
 
 
-def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
-    """True if waiting for the next check would exceed the longest wait; False for an empty backlog.
+def _explain_wait(seen: Observation, policy: Policy, start: PlannedStart, expected: datetime | None) -> str:
+    audio = format_minutes(start.outlook.audio_seconds)
+    pending = f"{format_count(seen.backlog.triggering, 'chunk')} pending, {audio} of audio"
+    at = f"{expected:%Y-%m-%d %H:%M} UTC" if expected else "the longest wait"
+    if policy.name is not PolicyName.BALANCED:
+        return f"{pending}: the last safe moment for a start is {at}"
+    waited = start.waits.cost(policy.wait_price)
+    return (
+        f"{pending}: their waits cost {waited} so far, the set-up of a start {start.setup_cost}; without "
+        f"another chunk it comes after {at}"
+    )
 
-    A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
-    """
-    if _find_waiting_since(seen.backlog) is None:
-        return False
-    lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
-    return _longest_wait(seen) + policy.check_interval + lead >= policy.max_wait
+
+def wait_in_reach(seen: Observation, policy: Policy, start: PlannedStart) -> bool:
+    """True if waiting for the next check could exceed the longest wait; False for an empty backlog."""
+    latest = find_latest_start(seen, policy, start)
+    return latest is not None and latest <= seen.now
 
 
 def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
@@ -350,37 +236,26 @@ def _find_state_obstacle(instance: Instance, policy: Policy) -> Reason | None:
             return None
 
 
-def _find_waiting_since(backlog: Backlog) -> datetime | None:
-    """Begin of the longest wait among chunks that may start a GPU."""
-    return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
-
-
-def _longest_wait(seen: Observation) -> timedelta:
-    since = _find_waiting_since(seen.backlog)
-    return seen.now - since if since else _NO_TIME
-
-
-def _collect_numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[str, float | int | str | None]:
-    oldest = seen.backlog.oldest
+def _collect_numbers(
+    seen: Observation, policy: Policy, start: PlannedStart
+) -> dict[str, float | int | str | None]:
+    oldest, batch = seen.backlog.oldest, start.batch
     return {
         "pending": seen.backlog.pending,
         "triggering": seen.backlog.triggering,
         "waiting": seen.backlog.waiting,
         "threshold": policy.threshold,
-        "oldest_hours": round(_longest_wait(seen).total_seconds() / 3600, 2) if oldest else None,
+        "oldest_hours": round(longest_wait(seen).total_seconds() / 3600, 2) if oldest else None,
         "max_wait_hours": policy.max_wait.total_seconds() / 3600,
         "batch_chunks": len(batch.chunks),
         "batch_left": batch.left,
         "batch_audio_hours": round(batch.estimate.audio_seconds / 3600, 3),
         "estimated_seconds": round(batch.estimate.seconds),
         "estimated_dollars": batch.estimate.cost.dollars,
+        "setup_dollars": start.setup_cost.dollars,
+        "waiting_dollars": start.waits.cost(policy.wait_price).dollars,
         "hourly_dollars": batch.estimate.rate.per_hour.dollars,
     }
 
 
-def _format_hours(span: timedelta) -> str:
-    return f"{span.total_seconds() / 3600:.1f}"
-
-
 _ALREADY_UP: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
-_NO_TIME: Final = timedelta(0)

@@ -1,0 +1,137 @@
+"""Triggers of a start: one function each, which returns the time from which its trigger holds.
+
+The times apply if no other chunk arrives. A start is due at the first check after the earliest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from batchscribe.core.decide.observation import Observation, Policy, PolicyName, ReasonCode
+from batchscribe.core.decide.planned_start import PlannedStart
+from batchscribe.core.figures import format_count, format_minutes
+
+_HOUR = 3600.0
+_KEEPS_LIMIT = frozenset({PolicyName.DEADLINE, PolicyName.BALANCED})
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A reason for a start."""
+
+    at: datetime
+    code: ReasonCode
+    sentence: str
+    """Describes the present: it applies once the trigger holds."""
+
+
+def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
+    """Yields the triggers of the policy that can hold for this backlog, by precedence."""
+    backlog = seen.backlog
+    if policy.manual and backlog.pending:
+        sentence = f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
+        yield Trigger(seen.now, ReasonCode.NOW, sentence)
+    if backlog.triggering:
+        match policy.name:
+            case PolicyName.NOW:
+                sentence = f"policy now: {format_count(backlog.triggering, 'chunk')} pending"
+                yield Trigger(seen.now, ReasonCode.NOW, sentence)
+            case PolicyName.BALANCED:
+                yield from _find_balance(seen, policy, start)
+                yield from _find_quiet(seen, policy, start)
+            case PolicyName.THRESHOLD:
+                yield from _find_threshold(seen, policy)
+            case PolicyName.DEADLINE:
+                pass
+    yield from _find_latest(seen, policy, start)
+
+
+def _find_threshold(seen: Observation, policy: Policy) -> Iterator[Trigger]:
+    if seen.backlog.triggering >= policy.threshold:
+        pending = format_count(seen.backlog.triggering, "chunk")
+        sentence = f"{pending} pending, threshold {policy.threshold} reached"
+        yield Trigger(seen.now, ReasonCode.THRESHOLD, sentence)
+
+
+def _find_balance(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
+    """Holds once the waits of the pending chunks cost as much as the set-up of a start."""
+    waits, setup, price = start.waits, start.setup_cost, policy.wait_price
+    if not waits.audio_hours or not price.micros:
+        return
+    missing = max(0.0, setup.micros / price.micros - waits.waited)
+    hours = min(missing / waits.audio_hours, policy.max_wait / timedelta(hours=1))
+    audio, average = waits.audio_hours * _HOUR, waits.waited / waits.audio_hours * _HOUR
+    yield Trigger(
+        seen.now + timedelta(hours=hours),
+        ReasonCode.BALANCE,
+        f"{format_minutes(audio)} of audio waited {format_minutes(average)} on average: at {price} for an "
+        f"audio hour and hour, that costs {waits.cost(price)}, and the set-up of a start {setup}",
+    )
+
+
+def _find_quiet(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
+    """Holds once no chunk arrived for a while, unless the last start was a short time ago."""
+    waits = start.waits
+    enough = timedelta(hours=waits.audio_hours) >= policy.quiet_audio
+    if seen.backlog.waiting or not enough or waits.newest is None:
+        return
+    since = min(waits.newest, seen.now)
+    cooled = min(seen.last_start, seen.now) + policy.cool_down if seen.last_start else since
+    yield Trigger(
+        max(since + policy.quiet, cooled),
+        ReasonCode.QUIET,
+        f"no chunk arrived for {format_minutes((seen.now - since).total_seconds())}, and "
+        f"{format_minutes(waits.audio_hours * _HOUR)} of audio is pending",
+    )
+
+
+def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
+    at = find_latest_start(seen, policy, start)
+    if at is None:
+        return
+    waited, longest = longest_wait(seen).total_seconds() / _HOUR, policy.max_wait.total_seconds() / _HOUR
+    interval = policy.check_interval.total_seconds() / _HOUR
+    sentence = (
+        f"the oldest chunk has waited {waited:.1f} h; with the next check in {interval:.1f} h it would pass "
+        f"the longest wait of {longest:.1f} h"
+    )
+    if policy.name not in _KEEPS_LIMIT:
+        yield Trigger(at, ReasonCode.MAX_WAIT, sentence)
+        return
+    lead = (
+        f" (up to {format_minutes(start.outlook.seconds)} for set-up and work, "
+        f"{format_minutes(policy.slack.total_seconds())} in reserve)"
+    )
+    yield Trigger(at, ReasonCode.LAST_SAFE_MOMENT, sentence + lead)
+
+
+def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) -> datetime | None:
+    """Time from which the next check may be too late for the longest wait; None for an empty backlog.
+
+    A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
+    """
+    since = _find_waiting_since(seen)
+    if since is None:
+        return None
+    estimate = start.batch.estimate
+    lead = timedelta(seconds=estimate.setup_seconds + estimate.work_seconds)
+    if policy.name in _KEEPS_LIMIT:
+        lead = _as_span(start.outlook.seconds) + policy.slack
+    return since + policy.max_wait - min(lead + policy.check_interval, policy.max_wait)
+
+
+def longest_wait(seen: Observation) -> timedelta:
+    since = _find_waiting_since(seen)
+    return seen.now - since if since else timedelta(0)
+
+
+def _find_waiting_since(seen: Observation) -> datetime | None:
+    """Begin of the longest wait among chunks that may start a GPU; a later date is a wrong clock."""
+    since = min(filter(None, (seen.backlog.oldest, seen.backlog.oldest_retry)), default=None)
+    return min(since, seen.now) if since else None
+
+
+def _as_span(seconds: float) -> timedelta:
+    return timedelta(seconds=min(seconds, 1e9))

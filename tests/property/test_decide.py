@@ -1,0 +1,147 @@
+"""Decisions for any observation, and the longest wait on generated arrivals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.packing import Priors, foresee
+from batchscribe.core.decide.policy import Hold, Launch, decide
+from batchscribe.core.scan.backlog import Backlog
+from batchscribe.core.scan.chunks import Chunk
+from support.values import NOW, OFFER, chunk, observation
+
+MINUTE = timedelta(minutes=1)
+BYTES = 1_000
+"""For each audio second."""
+SETUP, SLOW_SETUP = 150.0, 300.0
+times = st.one_of(
+    st.datetimes(timezones=st.just(UTC)),
+    st.integers(-100_000, 100).map(lambda minutes: NOW + minutes * MINUTE),
+)
+chunks = st.lists(
+    st.builds(
+        chunk,
+        number=st.integers(0, 10_000),
+        size=st.one_of(st.integers(1, 10**7), st.just(5 * 10**12)),
+        modified=times,
+        previously_failed=st.booleans(),
+    ),
+    max_size=8,
+)
+policies = st.builds(
+    Policy,
+    name=st.sampled_from(PolicyName),
+    threshold=st.integers(1, 8),
+    max_wait=st.integers(1, 8760 * 60).map(lambda minutes: minutes * MINUTE),
+    max_runtime=st.integers(1, 168 * 60).map(lambda minutes: minutes * MINUTE),
+    check_interval=st.integers(1, 24 * 60).map(lambda minutes: minutes * MINUTE),
+    limit=st.one_of(st.none(), st.integers(1, 4)),
+    manual=st.booleans(),
+)
+
+
+def backlog_of(found: list[Chunk], waiting: int = 0) -> Backlog:
+    fresh = [each for each in found if not each.previously_failed]
+    failed = [each for each in found if each.previously_failed]
+    return Backlog(
+        sessions=1,
+        pending=len(found),
+        pending_bytes=sum(each.size for each in found),
+        troubled=len(failed),
+        waiting=waiting,
+        oldest=min((each.modified for each in fresh), default=None),
+        oldest_retry=min((each.modified for each in failed), default=None),
+        candidates=tuple(fresh + failed),
+    )
+
+
+@given(found=chunks, policy=policies, waiting=st.integers(0, 1), last=st.one_of(st.none(), times))
+def test_every_observation_has_one_decision(
+    found: list[Chunk], policy: Policy, waiting: int, last: datetime | None
+) -> None:
+    seen = observation(backlog_of(found, waiting), last_start=last)
+    decision = decide(seen, policy)
+    assert decision == decide(seen, policy)
+    assert decision.reason.sentence
+    if isinstance(decision, Launch):
+        assert 1 <= len(decision.batch.chunks) <= len(found)
+    elif isinstance(decision, Hold) and decision.expected:
+        assert decision.expected > NOW
+
+
+@given(found=chunks, policy=policies)
+def test_a_hold_ends_at_its_expected_time_and_not_before(found: list[Chunk], policy: Policy) -> None:
+    seen = observation(backlog_of([each for each in found if each.modified <= NOW]))
+    decision = decide(seen, policy)
+    if isinstance(decision, Hold) and decision.expected:
+        assert isinstance(decide(replace(seen, now=decision.expected + MINUTE), policy), Launch)
+        before = NOW + (decision.expected - NOW) / 2
+        assert isinstance(decide(replace(seen, now=before), policy), Hold)
+
+
+@given(found=chunks, more=st.integers(1, 10**7), runtime=st.floats(60, 10_000), limit=st.integers(1, 5))
+def test_more_audio_never_costs_less(found: list[Chunk], more: int, runtime: float, limit: int) -> None:
+    def dollars(chunks: list[Chunk]) -> Usd:
+        backlog = backlog_of(chunks)
+        return foresee(backlog, Priors(), OFFER.rate, runtime=runtime, pause=60.0, limit=limit).cost
+
+    assert dollars([*found, chunk(size=more)]) >= dollars(found)
+
+
+arrivals = st.lists(
+    st.tuples(st.integers(0, 3 * 24 * 60), st.integers(10, 3_600)), min_size=1, max_size=30
+).map(sorted)
+
+
+limited = st.builds(
+    Policy,
+    name=st.sampled_from([PolicyName.DEADLINE, PolicyName.BALANCED]),
+    check_interval=st.sampled_from([1, 15, 60]).map(lambda minutes: minutes * MINUTE),
+    max_runtime=st.sampled_from([20, 60, 120]).map(lambda minutes: minutes * MINUTE),
+    max_wait=st.integers(12, 48).map(lambda hours: timedelta(hours=hours)),
+)
+
+
+@settings(deadline=None)
+@given(arrivals, limited, st.lists(st.floats(10.0, SLOW_SETUP), min_size=1, max_size=4))
+def test_no_chunk_waits_too_long_if_the_starts_succeed(
+    arrivals: list[tuple[int, int]], policy: Policy, setups: list[float]
+) -> None:
+    assert max(replay(arrivals, policy, setups)) <= policy.max_wait
+
+
+def replay(arrivals: list[tuple[int, int]], policy: Policy, setups: list[float]) -> list[timedelta]:
+    """Waits of all chunks. There is a check at each interval, unless a run is open."""
+    priors = Priors(setup_seconds=SETUP, setup_p95_seconds=SLOW_SETUP, bytes_per_second={"wav": BYTES})
+    offer = replace(OFFER, priors=priors)
+    coming = [
+        chunk(
+            number, key=f"{number}.wav", session=f"{number}", modified=NOW + at * MINUTE, size=audio * BYTES
+        )
+        for number, (at, audio) in enumerate(arrivals)
+    ]
+    waits: dict[str, timedelta] = {}
+    now, last_start, starts = NOW, None, 0
+    while len(waits) < len(coming):
+        pending = [each for each in coming if each.modified <= now and each.key not in waits]
+        seen = observation(backlog_of(pending), now=now, offers=(offer,), last_start=last_start)
+        decision = decide(seen, policy)
+        later = [each.modified for each in coming if each.modified > now]
+        if isinstance(decision, Launch):
+            last_start, done = now, now + timedelta(seconds=setups[starts % len(setups)])
+            starts += 1
+            for each in decision.batch.chunks:
+                done += timedelta(seconds=each.size / BYTES / priors.speed)
+                waits[each.key] = done - each.modified
+            later = [done + timedelta(seconds=priors.release_seconds)]
+        elif isinstance(decision, Hold) and decision.expected:
+            later.append(decision.expected)
+        # Nothing changes before the earliest of these times.
+        now += max(1, -((now - min(later, default=now)) // policy.check_interval)) * policy.check_interval
+    return list(waits.values())
