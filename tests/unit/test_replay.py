@@ -11,7 +11,7 @@ from batchscribe.core.decide.arrivals import Arrival, make_recorded_arrivals
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.replay import Replay, first_check, replay
 from batchscribe.core.decide.simulation import Simulation, simulate
 from batchscribe.core.run.report import QueueSample

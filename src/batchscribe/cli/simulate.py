@@ -20,7 +20,7 @@ from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.decide.policy import PolicyName
+from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.simulation import PolicyResult, Simulation
 from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.figures import format_count

@@ -15,9 +15,10 @@ from itertools import accumulate
 
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, ZERO, Usd
+from batchscribe.core.decide.observation import Observation, Policy
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Batch
-from batchscribe.core.decide.policy import Launch, Observation, Policy, decide
+from batchscribe.core.decide.policy import Hold, Launch, decide
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.scan.backlog import MAX_CANDIDATES, Backlog
 from batchscribe.core.scan.chunks import Chunk
@@ -54,23 +55,26 @@ def replay(
 
     `report` gets the number of chunks that each start takes.
     """
-    trace = _Trace(arrivals)
+    trace = _Trace(arrivals, policy.check_interval)
     offer = replace(offer, priors=replace(offer.priors, bytes_per_second={"webm": BYTES}))
     done: dict[int, datetime] = {}
     batches: list[tuple[datetime, Batch]] = []
-    now = trace.find_next_check(EPOCH, policy.check_interval)
+    now = trace.find_next_check(EPOCH)
     while now is not None:
         trace.receive(now)
-        decision = decide(_observe(now, trace.pending, offer), policy)
+        last_start = batches[-1][0] if batches else None
+        decision = decide(_observe(now, trace.pending, offer, last_start), policy)
+        after = now + policy.check_interval
         if isinstance(decision, Launch):
             batch = decision.batch
             batches.append((now, batch))
             done |= _complete(now, batch, offer)
             trace.take(batch.chunks)
             report(len(batch.chunks))
-            now = trace.find_next_check(now + _span(batch.estimate.seconds), policy.check_interval)
+            now = trace.find_next_check(max(after, now + _span(batch.estimate.seconds)))
         else:
-            now = trace.find_next_check(now + policy.check_interval, policy.check_interval)
+            expected = decision.expected if isinstance(decision, Hold) else None
+            now = trace.find_next_check(after, expected)
     seconds = (max(MINIMUM_BILLED_SECONDS, batch.estimate.seconds) for _at, batch in batches)
     return Replay(
         starts=tuple(at for at, _batch in batches),
@@ -83,8 +87,9 @@ def replay(
 class _Trace:
     """Chunks of a trace: those to come, and those that are pending."""
 
-    def __init__(self, arrivals: Iterable[Arrival]) -> None:
+    def __init__(self, arrivals: Iterable[Arrival], interval: timedelta) -> None:
         self._chunks = [_make_chunk(number, each) for number, each in enumerate(arrivals)]
+        self._interval = interval
         self._received = 0
         self.pending: list[Chunk] = []
 
@@ -97,13 +102,16 @@ class _Trace:
         taken = {chunk.number for chunk in chunks}
         self.pending = [chunk for chunk in self.pending if chunk.number not in taken]
 
-    def find_next_check(self, at: datetime, interval: timedelta) -> datetime | None:
-        """The first check from `at` on that finds a chunk. None if there is no further one."""
+    def find_next_check(self, at: datetime, expected: datetime | None = None) -> datetime | None:
+        """The first check from `at` on whose decision may differ. None if there is no further one.
+
+        Before `expected`, only an arrival changes the decision.
+        """
+        rest = self._chunks[self._received : self._received + 1]
+        changes = [each.modified for each in rest]
         if self.pending:
-            return first_check(at, interval)
-        if self._received == len(self._chunks):
-            return None
-        return first_check(max(at, self._chunks[self._received].modified), interval)
+            changes.append(expected or at)
+        return first_check(max(at, min(changes)), self._interval) if changes else None
 
 
 def _make_chunk(number: int, arrival: Arrival) -> Chunk:
@@ -116,7 +124,9 @@ def _get_time(chunk: Chunk) -> datetime:
     return chunk.modified
 
 
-def _observe(now: datetime, pending: Sequence[Chunk], offer: Offer) -> Observation:
+def _observe(
+    now: datetime, pending: Sequence[Chunk], offer: Offer, last_start: datetime | None
+) -> Observation:
     backlog = Backlog(
         sessions=len(pending),
         pending=len(pending),
@@ -124,7 +134,9 @@ def _observe(now: datetime, pending: Sequence[Chunk], offer: Offer) -> Observati
         oldest=pending[0].modified,
         candidates=tuple(pending[:MAX_CANDIDATES]),
     )
-    return Observation(now=now, backlog=backlog, instances=(INSTANCE,), offers=(offer,))
+    return Observation(
+        now=now, backlog=backlog, instances=(INSTANCE,), offers=(offer,), last_start=last_start
+    )
 
 
 def _complete(start: datetime, batch: Batch, offer: Offer) -> dict[int, datetime]:

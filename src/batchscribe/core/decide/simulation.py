@@ -11,13 +11,12 @@ import msgspec
 
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.optimum import find_least_billed, find_least_total, make_slots
-from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.decide.replay import Replay, replay
 
 HOUR = 3600.0
-WAIT_PRICE = Usd(50_000)
 _TOLERANCE = 1e-3
 """Seconds: below a rounding of times to microseconds."""
 
@@ -97,7 +96,7 @@ def simulate(
     """
     results = tuple(
         _describe(arrivals, other, offer, replay(arrivals, other, offer, report))
-        for other in (replace(policy, name=name) for name in PolicyName)
+        for other in (replace(policy, name=name, daily_budget=None) for name in PolicyName)
     )
     present = next(each for each in results if each.name == policy.name)
     best = min(results, key=lambda each: (each.late, each.dollars_micros, each is not present))
@@ -117,7 +116,7 @@ def simulate(
         speed=offer.priors.speed,
         check_hours=policy.check_interval / timedelta(hours=1),
         max_wait_hours=hours,
-        wait_price=WAIT_PRICE.dollars,
+        wait_price=policy.wait_price.dollars,
         present=present.name,
         env={"BATCH_POLICY": best.name, **threshold, "BATCH_MAX_WAIT_HOURS": f"{hours:g}"},
         saved=Usd(present.dollars_micros - best.dollars_micros).dollars,
@@ -135,7 +134,7 @@ def _describe(arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replaye
         starts=len(replayed.starts),
         late=sum(wait > limit + _TOLERANCE for wait in replayed.waits),
         wait_hours=_measure_waits(replayed.waits),
-        ratio=linear_ratio if policy.name == "balanced" else deadline_ratio,
+        ratio=linear_ratio if policy.name is PolicyName.BALANCED else deadline_ratio,
         deadline_ratio=deadline_ratio,
         linear_ratio=linear_ratio,
     )
@@ -148,7 +147,7 @@ def _find_ratios(
     limit = policy.max_wait.total_seconds()
     limits = [max(limit, wait) for wait in replayed.waits]
     slots = make_slots(arrivals, offer.priors, policy.check_interval, limits)
-    second_price, wait_price = offer.rate.per_hour.micros / HOUR, WAIT_PRICE.micros / HOUR**2
+    second_price, wait_price = offer.rate.per_hour.micros / HOUR, policy.wait_price.micros / HOUR**2
     waited = sum(each.audio_seconds * wait for each, wait in zip(arrivals, replayed.waits, strict=True))
     total = second_price * replayed.billed_seconds + wait_price * waited
     return (
