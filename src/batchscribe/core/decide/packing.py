@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 
 from batchscribe.core.decide.money import Rate, Usd, cost
 from batchscribe.core.scan.backlog import Backlog
-from batchscribe.core.scan.chunks import Chunk, audio_name
+from batchscribe.core.scan.chunks import Chunk
 
 BYTES_PER_SECOND = {
     **dict.fromkeys(("avi", "mov"), 40_000.0),
@@ -46,8 +46,10 @@ class Priors:
         return self.estimate_seconds(chunk.key, chunk.size)
 
     def estimate_seconds(self, key: str, size: int) -> float:
-        name = audio_name(key)
-        kind = name.type if name else "webm"
+        """Estimated audio seconds of an object; one of an unknown type counts as webm."""
+        kind = key.rpartition(".")[2].lower()
+        if kind not in BYTES_PER_SECOND:
+            kind = "webm"
         return size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
 
 

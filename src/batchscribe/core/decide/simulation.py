@@ -95,7 +95,7 @@ def simulate(
     `report` gets the number of chunks that each start takes.
     """
     results = tuple(
-        _describe(arrivals, other, offer, replay(arrivals, other, offer, report))
+        simulate_policy(arrivals, other, offer, report)
         for other in (replace(policy, name=name, daily_budget=None) for name in PolicyName)
     )
     present = next(each for each in results if each.name == policy.name)
@@ -123,8 +123,14 @@ def simulate(
     )
 
 
-def _describe(arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replayed: Replay) -> PolicyResult:
-    limit = policy.max_wait.total_seconds()
+def simulate_policy(
+    arrivals: Sequence[Arrival],
+    policy: Policy,
+    offer: Offer,
+    report: Callable[[int], None] = lambda _done: None,
+) -> PolicyResult:
+    """Replays one policy, and compares it with both optima."""
+    replayed, limit = replay(arrivals, policy, offer, report), policy.max_wait.total_seconds()
     deadline_ratio, linear_ratio = _find_ratios(arrivals, policy, offer, replayed)
     return PolicyResult(
         name=policy.name.value,
