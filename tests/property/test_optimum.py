@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Rate, Usd
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.optimum import find_least_billed, find_least_total, make_slots
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.simulation import simulate
 from support.values import NOW
 

@@ -9,9 +9,9 @@ import pytest
 
 from batchscribe.core.decide.arrivals import Arrival, make_recorded_arrivals
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.replay import Replay, first_check, replay
 from batchscribe.core.decide.simulation import Simulation, simulate
 from batchscribe.core.run.report import QueueSample
@@ -40,7 +40,7 @@ def played(*minutes: float, policy: Policy = AT_ONCE, offer: Offer = OFFER) -> R
 def test_a_start_takes_what_is_pending_at_its_check() -> None:
     result = played(10, 20, 90)
     assert result.starts == (NOW + HOUR, NOW + 2 * HOUR)
-    # 100 s of set-up, 60 s of work for each chunk, 20 s to stop; the second chunk is done 60 s after the first
+    # 100 s of set-up, 60 s of work for each chunk, 20 s to stop
     assert (result.billed_seconds, result.cost) == (240 + 180, Usd.parse("0.42"))
     assert result.waits == (50 * 60 + 160, 40 * 60 + 220, 30 * 60 + 160)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -19,8 +21,8 @@ from batchscribe.cli.plot import Point, check_plot, draw_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.observation import PolicyName
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.simulation import PolicyResult, Simulation
 from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.figures import format_count
@@ -30,7 +32,15 @@ from batchscribe.wiring.estimates import read_expected
 from batchscribe.wiring.scheduler import make_policy
 from batchscribe.wiring.seams import rate_of
 
-_above_0 = click.FloatRange(min=0, min_open=True)
+
+class FiniteRange(click.FloatRange):
+    """A range without infinity, and without what is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number in the range.", param, ctx)
+        return number
 
 
 @click.command()
@@ -40,18 +50,22 @@ _above_0 = click.FloatRange(min=0, min_open=True)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV with the header arrived,audio_seconds; default: the source's time stamps, or the ledger.",
 )
-@click.option("--rate", type=click.FloatRange(min=0), help="Dollars an hour; default: as for `tick`.")
+@click.option("--rate", type=FiniteRange(0, 10_000), help="Dollars an hour; default: as for `tick`.")
 @click.option(
     "--setup-seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(0, 86_400),
     help="Billed seconds of a start besides its work; default: measured by runs, or assumed.",
 )
 @click.option(
     "--speed",
-    type=_above_0,
+    type=FiniteRange(0.01, 1_000_000),
     help="Audio seconds for each second of work; default: measured by runs, or assumed.",
 )
-@click.option("--max-wait-hours", type=_above_0, help="Longest wait instead of BATCH_MAX_WAIT_HOURS.")
+@click.option(
+    "--max-wait-hours",
+    type=FiniteRange(0, 8760, min_open=True),
+    help="Longest wait instead of BATCH_MAX_WAIT_HOURS.",
+)
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -97,7 +111,8 @@ def _make_offer(settings: Settings, rate: float | None, setup: float | None, spe
     """The offer of the settings, with what the options replace."""
     kind, priors = read_expected(settings)
     if setup is not None:
-        priors = replace(priors, setup_seconds=setup, release_seconds=0.0)
+        # A slow start is assumed to take twice as long, as before the first runs.
+        priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
     if speed is not None:
         priors = replace(priors, speed=speed)
     price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source="--rate")
@@ -159,12 +174,12 @@ def _explain(found: Simulation) -> Iterator[str]:
         f"{found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}, from {found.origin}"
     )
     yield (
-        f"${found.rate:g}/h ({found.rate_source}), {found.setup_seconds + found.release_seconds:.0f} s billed for a "
-        f"start besides its work, {found.speed:g} x speed, a check each {found.check_hours:g} h"
+        f"${found.rate:g}/h ({found.rate_source}), {found.setup_seconds + found.release_seconds:.0f} s "
+        f"billed for a start besides its work, {found.speed:g} x speed, a check each {found.check_hours:g} h"
     )
     yield (
-        f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h; for balanced to the "
-        f"least sum of the bill and ${found.wait_price:g} for each hour that an audio hour waits"
+        f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h; for balanced "
+        f"to the least sum of the bill and ${found.wait_price:g} for each hour that an audio hour waits"
     )
     service = HOSTED[0]
     hosted = Usd(round(service.per_audio_hour.micros * found.audio_hours))

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import inf
 
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.objects import ObjectInfo
@@ -15,6 +14,10 @@ from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
 
 COLUMNS = ("arrived", "audio_seconds")
+LONGEST_SECONDS = 3_600_000
+"""A thousand hours, the largest BATCH_MAX_AUDIO_HOURS."""
+LAST_YEAR = 9000
+"""Of an arrival, so that its wait ends before the calendar does."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,10 +60,13 @@ def _parse_rows(rows: csv.DictReader[str], name: str) -> Iterator[Arrival]:
 
 def _parse_time(text: str | None) -> datetime:
     try:
-        at = datetime.fromisoformat((text or "").strip())
-        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        at: datetime | None = datetime.fromisoformat((text or "").strip())
+        at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"arrived is {text!r}, not an ISO time such as 2026-11-23T12:00:00Z") from None
+        at = None
+    if at is None or at.year > LAST_YEAR:
+        raise ValueError(f"arrived is {text!r}, not an ISO time such as 2026-11-23T12:00:00Z")
+    return at
 
 
 def _parse_seconds(text: str | None) -> float:
@@ -68,8 +74,8 @@ def _parse_seconds(text: str | None) -> float:
         seconds = float(text or "")
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds < inf:
-        raise ValueError(f"audio_seconds is {text!r}, not a number above 0")
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise ValueError(f"audio_seconds is {text!r}, not a number above 0, up to {LONGEST_SECONDS}")
     return seconds
 
 

@@ -1,9 +1,9 @@
 """The offline optimum: the cheapest starts for a trace, with all arrivals known in advance.
 
 Starts are made at the same checks as a policy's, and each takes all chunks that are pending then, in order
-of arrival. Runs may overlap, and none has a maximum length: the optimum is a lower bound for every policy. Both
-optima are exact, by dynamic programming over the checks that find new chunks (Dooly, Goldman, Scott: TCP
-acknowledgement, 2001).
+of arrival. Runs may overlap, and none has a maximum length: the optimum is a lower bound for every policy.
+Both optima are exact, by dynamic programming over the checks that find new chunks (dynamic acknowledgement:
+Dooly, Goldman, Scott, 2001).
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float
     """To the optimum for what the policy minimises: `linear_ratio` for `balanced`, else `deadline_ratio`."""
     deadline_ratio: float
-    """Bill, as a multiple of the least one that keeps the longest wait. Chunks that are late under the policy
-    may be as late in the optimum."""
+    """Bill, as a multiple of the least one that keeps the longest wait, less the same reserve for slow starts.
+    Chunks that wait longer under the policy may wait as long in the optimum."""
     linear_ratio: float
     """Bill and price of all waits, as a multiple of their least sum."""
 
@@ -99,7 +99,10 @@ def simulate(
         for other in (replace(policy, name=name, daily_budget=None) for name in PolicyName)
     )
     present = next(each for each in results if each.name == policy.name)
-    best = min(results, key=lambda each: (each.late, each.dollars_micros, each is not present))
+    best = min(
+        results,
+        key=lambda each: (each.late, each.dollars_micros, each is not present, each.wait_hours.mean),
+    )
     hours = policy.max_wait / timedelta(hours=1)
     threshold = {"BATCH_THRESHOLD": str(policy.threshold)} if best.name == PolicyName.THRESHOLD else {}
     return Simulation(
@@ -150,15 +153,18 @@ def _find_ratios(
     arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replayed: Replay
 ) -> tuple[float, float]:
     """(bill, bill and price of waits) as multiples of their optima."""
-    limit = policy.max_wait.total_seconds()
+    priors = offer.priors
+    # The optimum knows all arrivals, but not how long a start takes.
+    reserve = policy.slack.total_seconds() + priors.setup_p95_seconds - priors.setup_seconds
+    limit = policy.max_wait.total_seconds() - reserve
     limits = [max(limit, wait) for wait in replayed.waits]
-    slots = make_slots(arrivals, offer.priors, policy.check_interval, limits)
+    slots = make_slots(arrivals, priors, policy.check_interval, limits)
     second_price, wait_price = offer.rate.per_hour.micros / HOUR, policy.wait_price.micros / HOUR**2
     waited = sum(each.audio_seconds * wait for each, wait in zip(arrivals, replayed.waits, strict=True))
     total = second_price * replayed.billed_seconds + wait_price * waited
     return (
-        _divide(replayed.billed_seconds, find_least_billed(slots, offer.priors)),
-        _divide(total, find_least_total(slots, offer.priors, second_price, wait_price)),
+        _divide(replayed.billed_seconds, find_least_billed(slots, priors)),
+        _divide(total, find_least_total(slots, priors, second_price, wait_price)),
     )
 
 
