@@ -44,8 +44,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float
     """To the optimum for what the policy minimises: `linear_ratio` for `balanced`, else `deadline_ratio`."""
     deadline_ratio: float
-    """Bill, as a multiple of the least one that keeps the longest wait, less the same reserve for slow starts.
-    Chunks that wait longer under the policy may wait as long in the optimum."""
+    """Bill, as a multiple of the least one that keeps the longest wait, with the same reserve for slow
+    starts. Chunks that wait longer under the policy may wait as long in the optimum."""
     linear_ratio: float
     """Bill and price of all waits, as a multiple of their least sum."""
 
