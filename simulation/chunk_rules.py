@@ -9,7 +9,7 @@ from batchscribe.controller.alerts import ALERT_EVERY_HOURS
 from batchscribe.controller.attempts import list_attempts, read_failures
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
-from batchscribe.core.decide.observation import Policy
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Manifest, select_counted
 from batchscribe.core.run.runs import Run
@@ -67,6 +67,8 @@ class ChunkRules:
         if self._closed(key) or not (failed := self._failed(key)):
             return False
         lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
+        if self.policy.name in {PolicyName.DEADLINE, PolicyName.BALANCED}:
+            lead *= 2  # they plan the runs after the next one, too
         jumped = timedelta(seconds=sum(abs(seconds) for _at, seconds in self._jumps))
         return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
 

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
 from batchscribe.core import setting_parsers as parse
+from batchscribe.core.decide.hours import Hours, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, PolicyName
-from batchscribe.core.keys import CONTROL
+from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
 from batchscribe.core.setting_names import GivenNames
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
@@ -57,11 +58,14 @@ class Settings:
     source: Annotated[str, Name("BATCH_SOURCE", parse.store_url, _STORE, placed=True)] = ""
     output: Annotated[str, Name("BATCH_OUTPUT", parse.store_url, _STORE, placed=True)] = ""
     control: Annotated[str, Name("BATCH_CONTROL", parse.store_url, _STORE, placed=True)] = ""
-    policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), " or ".join(PolicyName))] = (
+    policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), ", ".join(PolicyName))] = (
         PolicyName.THRESHOLD
     )
     threshold: Annotated[int, Name("BATCH_THRESHOLD", parse.whole(1, 10**9), _POSITIVE)] = 100
     max_wait_hours: Annotated[float, Name("BATCH_MAX_WAIT_HOURS", parse.number(0, 8760), _HOURS)] = 24.0
+    hours: Annotated[
+        Hours | None, Name("BATCH_HOURS", parse_hours, "hours such as mon-fri 22:00-06:00 Europe/Berlin")
+    ] = None
     max_runtime_hours: Annotated[float, Name("BATCH_MAX_RUNTIME_HOURS", parse.number(0, 168), _HOURS)] = 2.0
     check_hours: Annotated[
         float, Name("BATCH_SCHEDULER_CHECK_HOURS", parse.number(0, 24), _HOURS + ", up to 24")
@@ -277,8 +281,8 @@ def load(
         if parsed is not None:
             values[attribute] = parsed
     completed = _with_defaults(values, home)
-    checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
-    checked(partial(_refuse_misplaced_control, completed))
+    checked(partial(refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
+    checked(partial(refuse_misplaced_control, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))
 
@@ -308,27 +312,6 @@ def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
     values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
     values.setdefault("cloud_guard", "eventbridge" if values["provider"] == "ec2" else "off")
     return values
-
-
-def _refuse_misplaced_launch(launch: str, provider: str) -> None:
-    fitting = ("auto", "local") if provider == "local" else ("auto", "boot", "ssh")
-    if launch not in fitting:
-        raise MisconfiguredError(
-            f"BATCH_LAUNCH={launch} cannot start a GPU of GPU_PROVIDER={provider}: use {' or '.join(fitting)}"
-        )
-
-
-def _refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
-    """Only the prefix `_batchscribe/` distinguishes control objects from audio and results."""
-    control = f"{completed.get('control', '')}/"
-    default = f"{completed['output']}/{CONTROL}"
-    for name, attribute in (("BATCH_SOURCE", "source"), ("BATCH_OUTPUT", "output")):
-        place = f"{completed.get(attribute, '')}/"
-        if len(place) > 1 and control.startswith(place) and control != default:
-            raise MisconfiguredError(
-                f"BATCH_CONTROL is inside {name}, so its objects would be listed as audio: use a separate "
-                "prefix or bucket"
-            )
 
 
 def _find_text(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:

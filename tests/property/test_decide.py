@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchscribe.core.decide.hours import parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.packing import Priors, foresee
@@ -41,6 +42,7 @@ policies = st.builds(
     max_wait=st.integers(1, 8760 * 60).map(lambda minutes: minutes * MINUTE),
     max_runtime=st.integers(1, 168 * 60).map(lambda minutes: minutes * MINUTE),
     check_interval=st.integers(1, 24 * 60).map(lambda minutes: minutes * MINUTE),
+    hours=st.sampled_from([None, parse_hours("mon-fri 22:00-06:00 Europe/Berlin"), parse_hours("sat")]),
     limit=st.one_of(st.none(), st.integers(1, 4)),
     manual=st.booleans(),
 )
@@ -78,6 +80,7 @@ def test_every_observation_has_one_decision(
 @given(found=chunks, policy=policies)
 def test_a_hold_ends_at_its_expected_time_and_not_before(found: list[Chunk], policy: Policy) -> None:
     seen = observation(backlog_of([each for each in found if each.modified <= NOW]))
+    policy = replace(policy, hours=None)
     decision = decide(seen, policy)
     if isinstance(decision, Hold) and decision.expected:
         assert isinstance(decide(replace(seen, now=decision.expected + MINUTE), policy), Launch)

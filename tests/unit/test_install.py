@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sysconfig
 from contextlib import chdir
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     assert f"wrote {machine / 'units' / TIMER}" in changed
     assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 is set in the schedule" in changed
     assert "OnCalendar=*:0/30" in lines((machine / "units" / TIMER).read_text())
+
+
+def test_a_calendar_of_systemd_is_passed_through_once_checked(machine: Path, project: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on this machine")
+    output = run(
+        project, "systemd", *units_at(machine), "--calendar", "Mon..Fri *-*-* 22..23:00 Europe/Berlin"
+    )
+    timer = lines((machine / "units" / TIMER).read_text())
+    assert "OnCalendar=Mon..Fri *-*-* 22..23:00 Europe/Berlin" in timer
+    assert "A tick at Mon..Fri *-*-* 22..23:00 Europe/Berlin (policies expect the next one after" in output
+    before = calls(machine)
+    for bad in ("every full moon", "hourly\nUser=root", "--version"):
+        refused = call(project, "systemd", *units_at(machine), "--calendar", bad)
+        assert isinstance(refused.exception, MisconfiguredError)
+        assert "is no calendar of systemd" in str(refused.exception)
+    assert call(project, "systemd", "--calendar", "hourly", "--every", "1h").exit_code == 2
+    assert calls(machine) == before
 
 
 def test_printing_changes_nothing(machine: Path, project: Path) -> None:

@@ -125,7 +125,7 @@ def test_an_unknown_name_points_to_the_nearest(tmp_path: Path) -> None:
         ("BATCH_MAX_RUNTIME_HOURS", "inf"),
         ("BATCH_MAX_RUNTIME_HOURS", "nan"),
         ("BATCH_MAX_RUNTIME_HOURS", "2h"),
-        ("BATCH_POLICY", "balanced"),
+        ("BATCH_POLICY", "balance"),
         ("BATCH_CLOUD_GUARD", "on"),
         ("BATCH_GUARD_ROLE_ARN", "batchscribe-guard"),
         ("BATCH_GUARD_ROLE_ARN", "arn:aws:iam::123456789012:role/two words"),

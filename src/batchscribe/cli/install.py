@@ -9,7 +9,7 @@ import click
 from batchscribe.cli.app import App, pass_app, print_warning
 from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 from batchscribe.wiring import install as schedules
-from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, is_root, plan_of, units_of
+from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, Plan, is_root, plan_of, units_of
 
 every_option = click.option(
     "--every", metavar="INTERVAL", help=f"How often, such as 30m or 1h; wins over {CHECK_HOURS}."
@@ -33,13 +33,18 @@ def install() -> None:
 
 @install.command()
 @every_option
+@click.option("--calendar", metavar="SPEC", default="", help="OnCalendar of systemd instead of an interval.")
 @click.option("--user", help="User that runs it; default: the owner of .env, or of its folder.")
 @print_option
 @unit_dir_option
 @pass_app
-def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, print_only: bool) -> None:
+def systemd(
+    app: App, every: str | None, calendar: str, user: str | None, unit_dir: Path, *, print_only: bool
+) -> None:
     """Install systemd timers and services of the tick and the watchdog."""
-    plan = plan_of(app.settings, every=every, user=user)
+    if every and calendar:
+        raise click.UsageError("--every and --calendar exclude each other")
+    plan = plan_of(app.settings, every=every, user=user, calendar=calendar)
     names, units = units_of(plan, unit_dir)
     timer, service, _watch_timer, watch_service = names.units
     if print_only:
@@ -52,13 +57,13 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
     _print_lines(
         [
             *([_interval_note(plan.interval.hours)] if plan.overrides_env else []),
-            f"A tick every {plan.interval} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
+            f"A tick {_describe_times(plan)}, a watchdog every {WATCH_EVERY}, as {plan.user}, in {plan.folder}.",
             "  show timers: systemctl list-timers 'batch-transcribe-*'",
             f"  show logs:   journalctl -u {service} -u {watch_service} -f",
             f"  stop ticks:  sudo systemctl stop {timer}",
             f"  disable all: sudo systemctl disable --now {' '.join(names.timers)}",
             "  remove all:  batchscribe uninstall, in this folder",
-            "  change:      run this again with another --every",
+            "  change:      run this again with another --every or --calendar",
         ]
     )
 
@@ -107,6 +112,12 @@ def _warn_about_shell_settings(settings: Settings) -> None:
         print_warning(
             f"the schedule does not read your shell; put into {settings.folder / DOTENV}: {', '.join(names)}"
         )
+
+
+def _describe_times(plan: Plan) -> str:
+    if not plan.calendar:
+        return f"every {plan.interval}"
+    return f"at {plan.calendar} (policies expect the next one after {CHECK_HOURS}={plan.interval.hours:g})"
 
 
 def _interval_note(hours: float) -> str:

@@ -212,6 +212,8 @@ def _carry_out(
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
             )
+            if decision.outside_hours:
+                alert(world, "outside-hours", "batchscribe: a start outside BATCH_HOURS", run.reason)
             advance(world, terms, run, passed)
         case Resume() | Reclaim():
             advance(world, terms, decision.run, passed)

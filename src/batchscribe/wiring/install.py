@@ -17,11 +17,13 @@ install_units, render_cron = installed.install_units, schedule.render_cron
 describe_schedule = installed.describe_schedule
 
 
-def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
+def plan_of(settings: Settings, *, every: str | None, user: str | None, calendar: str = "") -> Plan:
     """Returns the plan.
 
-    Raises MisconfiguredError for a bad interval or user, or a missing program.
+    Raises MisconfiguredError for a bad interval, calendar or user, or a missing program.
     """
+    if calendar:
+        installed.check_calendar(calendar)
     interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
     name = user or _find_owner(settings.folder)
     installed.find_user(name)
@@ -33,6 +35,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         folder=settings.folder,
         user=name,
         interval=interval,
+        calendar=calendar,
         # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
         overrides_env=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
         local_gpu=settings.provider == "local",

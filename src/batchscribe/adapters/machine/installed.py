@@ -95,6 +95,18 @@ def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
     return [f"removed {path}" for path in ours]
 
 
+def check_calendar(text: str) -> None:
+    """Raises MisconfiguredError unless systemd accepts the calendar."""
+    if shutil.which("systemd-analyze") is None:
+        raise MisconfiguredError("systemd-analyze is missing, so --calendar cannot be checked: use --every")
+    ended = _run_command("systemd-analyze", "calendar", "--", text)
+    if ended.returncode or not text.isprintable():
+        raise MisconfiguredError(
+            f"{text!r} is no calendar of systemd ({_first_line(ended.stderr)}): nothing was changed; see "
+            "`man systemd.time`"
+        )
+
+
 def _has_systemd() -> bool:
     return BOOTED.is_dir() and shutil.which("systemctl") is not None
 

@@ -106,6 +106,8 @@ class Plan:
     """The folder of `.env`."""
     user: str
     interval: Interval
+    calendar: str = ""
+    """OnCalendar= of the tick, as the user gave it; empty: from the interval."""
     overrides_env: bool = False
     """The interval differs from `.env`, so the schedule passes it to the policy."""
     local_gpu: bool
@@ -144,7 +146,7 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
     """Texts of timers and services by file name."""
     environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.overrides_env else ""
     values = {
-        "calendar": plan.interval.calendar,
+        "calendar": plan.calendar or plan.interval.calendar,
         "random_delay": plan.interval.random_delay,
         "user": plan.user,
         "folder": _escape_unit_path(plan.folder),

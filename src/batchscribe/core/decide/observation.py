@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from batchscribe.core.decide.hours import Hours
 from batchscribe.core.decide.money import ZERO, Usd
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.run.instances import Instance
@@ -46,6 +47,8 @@ class Policy:
     if_running: IfRunning = IfRunning.HOLD
     limit: int | None = None
     daily_budget: Usd | None = None
+    hours: Hours | None = None
+    """Starts are made only then, unless a chunk would wait too long; None: at any time."""
     slack: timedelta = timedelta(minutes=15)
     """Reserve before the last safe moment, for a start that finds no capacity at first."""
     wait_price: Usd = WAIT_PRICE
@@ -125,6 +128,7 @@ class ReasonCode(StrEnum):
     NOT_YET = "start-does-not-pay-yet"
     NOW = "asked-for-now"
     BUDGET = "budget-spent"
+    OUTSIDE_HOURS = "outside-hours"
     BACKING_OFF = "backing-off"
     GPU_MISSING = "gpu-missing"
     OPEN_RUN = "open-run"

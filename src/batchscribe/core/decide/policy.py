@@ -6,7 +6,7 @@ numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -21,7 +21,7 @@ from batchscribe.core.decide.observation import (
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.planned_start import PlannedStart, plan_start
-from batchscribe.core.decide.triggers import find_latest_start, find_triggers, longest_wait
+from batchscribe.core.decide.triggers import find_expected, find_latest_start, find_triggers, longest_wait
 from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Run
@@ -49,6 +49,8 @@ class Launch:
     batch: Batch
     offer: Offer
     borrowed: bool = False
+    outside_hours: bool = False
+    """BATCH_HOURS begin too late for the longest wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     numbers = _collect_numbers(seen, policy, start)
     triggers = tuple(find_triggers(seen, policy, start))
     held = next((trigger for trigger in triggers if trigger.at <= seen.now), None)
+    expected = find_expected(seen, policy, triggers)
     if held is None:
-        expected = min((trigger.at for trigger in triggers), default=None)
         reason = Reason(*_explain_hold(seen, policy, start, expected), numbers)
         return Hold(reason, overdue=seen.backlog.exhausted > 0, expected=expected)
     reason = Reason(held.code, held.sentence, numbers)
@@ -93,8 +95,23 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     ):
         overdue = wait_in_reach(seen, policy, start) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
+    return _launch_within_hours(seen, policy, start, reason, expected)
+
+
+def _launch_within_hours(
+    seen: Observation, policy: Policy, start: PlannedStart, reason: Reason, expected: datetime | None
+) -> Decision:
+    """Launches; outside of BATCH_HOURS only if a chunk would wait too long."""
     borrowed = all(instance.state in _ALREADY_UP for instance in seen.instances)
-    return Launch(reason, start.batch, start.offer, borrowed=borrowed)
+    launch = Launch(reason, start.batch, start.offer, borrowed=borrowed)
+    opens = policy.hours.find_next(seen.now) if policy.hours and not policy.manual else seen.now
+    if opens == seen.now:
+        return launch
+    if wait_in_reach(seen, policy, start):
+        sentence = f"{reason.sentence}; BATCH_HOURS ({policy.hours}) would begin too late"
+        return replace(launch, reason=replace(reason, sentence=sentence), outside_hours=True)
+    sentence = f"BATCH_HOURS ({policy.hours}) begin again at {opens:%Y-%m-%d %H:%M} UTC; {reason.sentence}"
+    return Hold(Reason(ReasonCode.OUTSIDE_HOURS, sentence, reason.numbers), expected=expected)
 
 
 def describe_pause(until: datetime) -> str:

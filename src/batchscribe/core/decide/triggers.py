@@ -5,7 +5,7 @@ The times apply if no other chunk arrives. A start is due at the first check aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from batchscribe.core.figures import format_count, format_minutes
 
 _HOUR = 3600.0
 _KEEPS_LIMIT = frozenset({PolicyName.DEADLINE, PolicyName.BALANCED})
+_LIMITS = frozenset({ReasonCode.MAX_WAIT, ReasonCode.LAST_SAFE_MOMENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,18 @@ def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
             case PolicyName.DEADLINE:
                 pass
     yield from _find_latest(seen, policy, start)
+
+
+def find_expected(seen: Observation, policy: Policy, triggers: Iterable[Trigger]) -> datetime | None:
+    """Time from which a check starts the GPU if no other chunk arrives; None without triggers."""
+    wait = policy.hours.find_next if policy.hours and not policy.manual else None
+    return min(
+        (
+            wait(max(trigger.at, seen.now)) if wait and trigger.code not in _LIMITS else trigger.at
+            for trigger in triggers
+        ),
+        default=None,
+    )
 
 
 def _find_threshold(seen: Observation, policy: Policy) -> Iterator[Trigger]:
@@ -88,23 +101,36 @@ def _find_quiet(seen: Observation, policy: Policy, start: PlannedStart) -> Itera
 
 
 def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
-    at = find_latest_start(seen, policy, start)
-    if at is None:
+    latest = find_latest_start(seen, policy, start)
+    if latest is None:
         return
+    at = _prefer_hours(latest, seen, policy)
     waited, longest = longest_wait(seen).total_seconds() / _HOUR, policy.max_wait.total_seconds() / _HOUR
     interval = policy.check_interval.total_seconds() / _HOUR
     sentence = (
         f"the oldest chunk has waited {waited:.1f} h; with the next check in {interval:.1f} h it would pass "
         f"the longest wait of {longest:.1f} h"
     )
-    if policy.name not in _KEEPS_LIMIT:
-        yield Trigger(at, ReasonCode.MAX_WAIT, sentence)
-        return
-    lead = (
-        f" (up to {format_minutes(start.outlook.seconds)} for set-up and work, "
-        f"{format_minutes(policy.slack.total_seconds())} in reserve)"
-    )
-    yield Trigger(at, ReasonCode.LAST_SAFE_MOMENT, sentence + lead)
+    if policy.name in _KEEPS_LIMIT:
+        sentence += (
+            f" (up to {format_minutes(start.outlook.seconds)} for set-up and work, "
+            f"{format_minutes(policy.slack.total_seconds())} in reserve)"
+        )
+    if at < latest:
+        sentence = (
+            f"the oldest chunk has waited {waited:.1f} h, and the last start within its longest wait of "
+            f"{longest:.1f} h, at {latest:%Y-%m-%d %H:%M} UTC, is outside BATCH_HOURS ({policy.hours})"
+        )
+    code = ReasonCode.LAST_SAFE_MOMENT if policy.name in _KEEPS_LIMIT else ReasonCode.MAX_WAIT
+    yield Trigger(at, code, sentence)
+
+
+def _prefer_hours(at: datetime, seen: Observation, policy: Policy) -> datetime:
+    """The time itself; the last check of the present hours if it is after them and before the next."""
+    end = policy.hours.find_end(seen.now) if policy.hours else None
+    if policy.hours is None or end is None or policy.hours.find_next(end) <= at:
+        return at
+    return min(at, end - policy.check_interval)
 
 
 def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) -> datetime | None:

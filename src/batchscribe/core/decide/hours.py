@@ -1,0 +1,138 @@
+"""Hours in which starts are allowed (BATCH_HOURS), by the wall clock of a time zone.
+
+The grammar is `[DAYS] [TIMES]`, several separated by `;`, then `[ZONE]`. DAYS are `mon-fri` or `Sat,Sun`,
+TIMES are `22:00-06:00`. As in calendars of systemd, a range may have `..`, the date `*-*-*` may stand before
+the times, and `22..23:*` are whole hours. Times that pass midnight belong to the day on which they begin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import product
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+_DAY = timedelta(days=1)
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DAY_WORD = re.compile(rf"({'|'.join(f'{day}|{day[:3]}' for day in _DAYS)})([-.,]|$)", re.IGNORECASE)
+_TIMES = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?:-|\.\.)([0-9]{1,2}):([0-5][0-9])")
+_WHOLE_HOURS = re.compile(r"([0-9]{1,2})(?:\.\.([0-9]{1,2}))?")
+_MIDNIGHT = 24 * 60
+_AHEAD = 10
+"""Days of which the hours are computed: each weekday, and the days before and after a week."""
+
+
+@dataclass(frozen=True, slots=True)
+class DailyHours:
+    """Minutes after midnight on some weekdays (0: Monday); `end` may be on the next day."""
+
+    days: frozenset[int]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    text: str
+    """As written in the settings."""
+    zone: str
+    windows: tuple[DailyHours, ...]
+
+    def find_end(self, at: datetime) -> datetime | None:
+        """End of the hours that hold a time; None outside of them."""
+        return next((end for begin, end in self._list_spans(at) if begin <= at < end), None)
+
+    def find_next(self, at: datetime) -> datetime:
+        """The time itself within the hours, else their next begin."""
+        return next((max(begin, at) for begin, end in self._list_spans(at) if end > at), at)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _list_spans(self, at: datetime) -> list[tuple[datetime, datetime]]:
+        """Spans of the hours from the day before, in UTC and in order; adjoining ones are joined."""
+        zone = ZoneInfo(self.zone)
+        first = at.astimezone(zone).date() - _DAY
+        days = [first + number * _DAY for number in range(_AHEAD)]
+        spans: list[tuple[datetime, datetime]] = []
+        for span in sorted(
+            _make_span(day, window, zone)
+            for day, window in product(days, self.windows)
+            if day.weekday() in window.days
+        ):
+            last = spans[-1] if spans else span
+            if span[0] <= last[1]:
+                spans[-1:] = [(last[0], max(last[1], span[1]))]
+            else:
+                spans.append(span)
+        return spans
+
+
+def parse_hours(text: str) -> Hours:
+    """Parses the grammar. Raises ValueError for anything else, and for an unknown zone."""
+    words = text.split()
+    named = bool(words) and words[-1][0].isalpha() and not _DAY_WORD.match(words[-1])
+    zone = words.pop() if named else "UTC"
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, OSError) as error:
+        raise ValueError from error
+    parts = " ".join(words).split(";")
+    return Hours(text, zone, tuple(window for part in parts for window in _parse_part(part.split())))
+
+
+def _parse_part(words: list[str]) -> Iterator[DailyHours]:
+    dated = [word for word in words if word != "*-*-*"]
+    days = _parse_days(dated.pop(0)) if dated and dated[0][0].isalpha() else frozenset(range(7))
+    times = dated.pop(0) if dated else "0:00-24:00"
+    if dated or not words:
+        raise ValueError
+    for begin, end in _parse_times(times):
+        yield DailyHours(days, begin, end)
+
+
+def _parse_days(text: str) -> frozenset[int]:
+    days: set[int] = set()
+    for item in text.lower().split(","):
+        first, _, last = item.replace("..", "-").partition("-")
+        begin = _find_day(first)
+        days |= {(begin + number) % 7 for number in range((_find_day(last or first) - begin) % 7 + 1)}
+    return frozenset(days)
+
+
+def _find_day(word: str) -> int:
+    for number, day in enumerate(_DAYS):
+        if word in {day, day[:3]}:
+            return number
+    raise ValueError
+
+
+def _parse_times(text: str) -> Iterator[tuple[int, int]]:
+    """Yields (begin, end) in minutes after midnight."""
+    whole = text.removesuffix(":*") if text.endswith(":*") else ""
+    for item in (whole or text).split(","):
+        match = (_WHOLE_HOURS if whole else _TIMES).fullmatch(item)
+        if match is None:
+            raise ValueError
+        if whole:
+            begin, end = int(match[1]) * 60, int(match[2] or match[1]) * 60 + 60
+        else:
+            begin, end = int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])
+        if begin in {end, _MIDNIGHT} or max(begin, end) > _MIDNIGHT:
+            raise ValueError
+        yield begin, end if end > begin else end + _MIDNIGHT
+
+
+def _make_span(day: date, window: DailyHours, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """Begin and end in UTC. Times that a change of the clock skips or repeats are within the hours."""
+    return min(_read_wall_clock(day, window.begin, zone)), max(_read_wall_clock(day, window.end, zone))
+
+
+def _read_wall_clock(day: date, minutes: int, zone: ZoneInfo) -> Iterator[datetime]:
+    """Yields both times that a clock may mean when it is changed; else the same one twice."""
+    days, minute = divmod(minutes, _MIDNIGHT)
+    clock = time(minute // 60, minute % 60, tzinfo=zone)
+    for fold in (0, 1):
+        yield datetime.combine(day + days * _DAY, clock.replace(fold=fold)).astimezone(UTC)
