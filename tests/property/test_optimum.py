@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
 from math import inf
@@ -14,9 +13,9 @@ from hypothesis import strategies as st
 
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Rate, Usd
-from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.decide.optimum import find_least_billed, find_least_total, make_slots
+from batchscribe.core.decide.optimum import find_least_total, make_slots
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.simulation import simulate
 from support.values import NOW
@@ -76,21 +75,13 @@ def serve(arrivals: Sequence[Arrival], starts: Starts, priors: Priors) -> tuple[
     return billed, waited, kept
 
 
-@given(traces, services)
-def test_no_starts_that_keep_the_limit_are_billed_less(trace: tuple[Arrival, ...], priors: Priors) -> None:
-    slots = make_slots(trace, priors, timedelta(seconds=INTERVAL), [LIMIT] * len(trace))
-    served = (serve(trace, starts, priors) for starts in list_starts(trace))
-    least = min((billed for billed, _waited, kept in served if kept), default=inf)
-    assert find_least_billed(slots, priors) == pytest.approx(least)
-
-
 @given(traces, services, st.sampled_from((0.0, 1e-9, 1e-4, 1.0)))
 def test_no_starts_have_a_lower_bill_and_price_of_waits(
     trace: tuple[Arrival, ...], priors: Priors, wait_price: float
 ) -> None:
     slots = make_slots(trace, priors, timedelta(seconds=INTERVAL), [LIMIT] * len(trace))
     served = (serve(trace, starts, priors) for starts in list_starts(trace))
-    least = min(billed + wait_price * waited for billed, waited, _kept in served)
+    least = min((billed + wait_price * waited for billed, waited, kept in served if kept), default=inf)
     assert find_least_total(slots, priors, 1.0, wait_price) == pytest.approx(least)
 
 
@@ -113,6 +104,6 @@ def test_no_policy_is_better_than_the_optimum(
         max_wait=timedelta(hours=wait_hours),
         check_interval=timedelta(seconds=INTERVAL),
     )
-    for result in simulate(trace, [replace(policy, name=name) for name in PolicyName], offer):
-        assert result.deadline_ratio >= 1 - 1e-9
-        assert result.linear_ratio >= 1 - 1e-9
+    for result in simulate(trace, policy, offer).policies:
+        assert result.deadline_ratio >= 1
+        assert result.linear_ratio >= 1

@@ -6,12 +6,17 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from batchscribe.core.decide import replay as replays
 from batchscribe.core.decide.arrivals import Arrival, make_recorded_arrivals
+from batchscribe.core.decide.hours import parse_hours
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.observation import Observation, Policy, PolicyName
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import Decision, Hold, decide
 from batchscribe.core.decide.replay import Replay, first_check, replay
 from batchscribe.core.decide.simulation import Simulation, simulate
 from batchscribe.core.run.report import QueueSample
@@ -88,6 +93,34 @@ def test_a_progress_report_counts_each_chunk_once() -> None:
 )
 def test_checks_are_at_full_intervals(at: datetime, check: datetime) -> None:
     assert first_check(at, HOUR) == check
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0, 3000), min_size=1, max_size=12).map(sorted),
+    st.sampled_from(PolicyName),
+    st.integers(1, 30),
+)
+def test_a_replay_that_skips_checks_has_the_starts_of_one_that_makes_all(
+    minutes: list[float], name: PolicyName, wait_hours: int
+) -> None:
+    policy = Policy(name=name, threshold=5, max_wait=wait_hours * HOUR, check_interval=10 * MINUTE)
+    with pytest.MonkeyPatch.context() as patch:
+        skipping = played(*minutes, policy=policy)
+        patch.setattr(replays, "decide", decide_without_expectation)
+        assert played(*minutes, policy=policy) == skipping
+
+
+def decide_without_expectation(seen: Observation, policy: Policy) -> Decision:
+    decision = decide(seen, policy)
+    return replace(decision, expected=None) if isinstance(decision, Hold) else decision
+
+
+def test_a_replay_keeps_the_hours_of_the_settings() -> None:
+    policy = Policy(threshold=1, max_wait=19 * HOUR, hours=parse_hours("mon-fri 22:00-06:00 UTC"))
+    assert played(1, policy=policy).starts == (NOW + 10 * HOUR,)
+    # No chunk counts: the longest wait ends after the hours do, so the last check in them starts.
+    assert played(1, policy=replace(policy, threshold=2)).starts == (NOW + 17 * HOUR,)
 
 
 def find(result: Simulation, name: PolicyName) -> int:

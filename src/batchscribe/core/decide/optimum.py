@@ -69,49 +69,26 @@ def _make_slot(
     )
 
 
-def find_least_billed(slots: Sequence[Slot], priors: Priors) -> float:
-    """Least billed seconds of starts that keep the limit of each chunk.
-
-    Chunks that a start at once cannot finish in time get a start of their slot's own.
-    """
-    overhead = priors.setup_seconds + priors.release_seconds
-    work = _sum_up(slot.work for slot in slots)
-    latest = [slot.latest - before for slot, before in zip(slots, work, strict=False)]
-    best, first = [0.0], 0
-    for last, slot in enumerate(slots):
-        # A start that is too late for these slots is too late with a further slot, too.
-        while first < last and slot.check > min(latest[first : last + 1]) + work[first] + _TOLERANCE:
-            first += 1
-        upto = work[last + 1] + overhead
-        best.append(
-            min(
-                before + max(MINIMUM_BILLED_SECONDS, upto - begin)
-                for before, begin in zip(best[first:], work[first : last + 1], strict=True)
-            )
-        )
-    return best[-1]
-
-
 def find_least_total(slots: Sequence[Slot], priors: Priors, second_price: float, wait_price: float) -> float:
-    """Least sum of the bill and the price of all waits.
+    """Least sum of the bill and the price of all waits, of starts that keep the limit of each chunk.
 
-    Prices: of a billed second, and of an audio second that waits for a second.
+    Prices: of a billed second, and of an audio second that waits for a second. Chunks that a start at once
+    cannot finish in time get a start of their slot's own.
     """
     overhead = priors.setup_seconds + priors.release_seconds
     one_more = second_price * max(MINIMUM_BILLED_SECONDS, overhead)
-    checks = [slot.check for slot in slots]
     work, audio = _sum_up(slot.work for slot in slots), _sum_up(slot.audio for slot in slots)
     offset = _sum_up(slot.offset + slot.audio * before for slot, before in zip(slots, work, strict=False))
+    latest = [slot.latest - before for slot, before in zip(slots, work, strict=False)]
     best, first = [0.0], 0
-    for last, check in enumerate(checks):
-        # Two starts cost at most `one_more` than one, and the first part gets its transcripts earlier. Such a
-        # split stays cheaper with further slots, so it needs no search for the best one.
-        while first < last:
-            half = bisect_right(checks, (checks[first] + check) / 2, first, last) - 1
-            if wait_price * (audio[half + 1] - audio[first]) * (check - checks[half]) <= one_more:
-                break
+    for last, slot in enumerate(slots):
+        # A start that is too late or worth a split with these slots is so with a further slot, too.
+        while first < last and (
+            slot.check > min(latest[first : last + 1]) + work[first] + _TOLERANCE
+            or wait_price * _find_gain(slots, audio, first, last) > one_more
+        ):
             first += 1
-        least, ready = inf, check + priors.setup_seconds
+        least, ready = inf, slot.check + priors.setup_seconds
         for begin in range(first, last + 1):
             billed = max(MINIMUM_BILLED_SECONDS, overhead + work[last + 1] - work[begin])
             waited = (audio[last + 1] - audio[begin]) * (ready - work[begin])
@@ -119,6 +96,20 @@ def find_least_total(slots: Sequence[Slot], priors: Priors, second_price: float,
             least = min(least, best[begin] + second_price * billed + wait_price * waited)
         best.append(least)
     return best[-1]
+
+
+def _find_gain(slots: Sequence[Slot], audio: Sequence[float], first: int, last: int) -> float:
+    """Waiting, in audio seconds times seconds, that a start of its own for the first slots saves at least.
+
+    Any split is a lower bound, so the one at half of the time needs not be the best.
+    """
+    begin, end = slots[first].check, slots[last].check
+    half = bisect_right(slots, (begin + end) / 2, first, last, key=_get_check) - 1
+    return (audio[half + 1] - audio[first]) * (end - slots[half].check)
+
+
+def _get_check(slot: Slot) -> float:
+    return slot.check
 
 
 def _sum_up(values: Iterable[float]) -> list[float]:

@@ -73,7 +73,8 @@ def replay(
             report(len(batch.chunks))
             now = trace.find_next_check(max(after, now + _span(batch.estimate.seconds)))
         else:
-            expected = decision.expected if isinstance(decision, Hold) else None
+            # BATCH_HOURS may move a start to an earlier check than the expected one.
+            expected = decision.expected if isinstance(decision, Hold) and not policy.hours else None
             now = trace.find_next_check(after, expected)
     seconds = (max(MINIMUM_BILLED_SECONDS, batch.estimate.seconds) for _at, batch in batches)
     return Replay(

@@ -13,7 +13,7 @@ from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.offers import Offer
-from batchscribe.core.decide.optimum import find_least_billed, find_least_total, make_slots
+from batchscribe.core.decide.optimum import find_least_total, make_slots
 from batchscribe.core.decide.replay import Replay, replay
 
 HOUR = 3600.0
@@ -47,7 +47,7 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bill, as a multiple of the least one that keeps the longest wait, with the same reserve for slow
     starts. Chunks that wait longer under the policy may wait as long in the optimum."""
     linear_ratio: float
-    """Bill and price of all waits, as a multiple of their least sum."""
+    """Bill and price of all waits, as a multiple of their least sum within the same limits."""
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,13 +163,13 @@ def _find_ratios(
     waited = sum(each.audio_seconds * wait for each, wait in zip(arrivals, replayed.waits, strict=True))
     total = second_price * replayed.billed_seconds + wait_price * waited
     return (
-        _divide(replayed.billed_seconds, find_least_billed(slots, priors)),
+        _divide(replayed.billed_seconds, find_least_total(slots, priors, 1.0, 0.0)),
         _divide(total, find_least_total(slots, priors, second_price, wait_price)),
     )
 
 
 def _divide(value: float, least: float) -> float:
-    return value / least if least else 1.0
+    return round(value / least, 6) if least else 1.0
 
 
 def _divide_by_hours(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
