@@ -119,7 +119,7 @@ def decide_without_expectation(seen: Observation, policy: Policy) -> Decision:
 def test_a_replay_keeps_the_hours_of_the_settings() -> None:
     policy = Policy(threshold=1, max_wait=19 * HOUR, hours=parse_hours("mon-fri 22:00-06:00 UTC"))
     assert played(1, policy=policy).starts == (NOW + 10 * HOUR,)
-    # No chunk counts: the longest wait ends after the hours do, so the last check in them starts.
+    # Below the threshold: the last check within the hours starts, since the next one would be too late.
     assert played(1, policy=replace(policy, threshold=2)).starts == (NOW + 17 * HOUR,)
 
 

@@ -50,20 +50,25 @@ class FiniteRange(click.FloatRange):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV with the header arrived,audio_seconds; default: the source's time stamps, or the ledger.",
 )
-@click.option("--rate", type=FiniteRange(0, 10_000), help="Dollars an hour; default: as for `tick`.")
+@click.option(
+    "--rate", type=FiniteRange(0, 10_000), metavar="DOLLARS", help="Price of an hour; default: as for `tick`."
+)
 @click.option(
     "--setup-seconds",
     type=FiniteRange(0, 86_400),
+    metavar="SECONDS",
     help="Billed seconds of a start besides its work; default: measured by runs, or assumed.",
 )
 @click.option(
     "--speed",
     type=FiniteRange(0.01, 1_000_000),
+    metavar="FACTOR",
     help="Audio seconds for each second of work; default: measured by runs, or assumed.",
 )
 @click.option(
     "--max-wait-hours",
     type=FiniteRange(0, 8760, min_open=True),
+    metavar="HOURS",
     help="Longest wait instead of BATCH_MAX_WAIT_HOURS.",
 )
 @click.option(
@@ -84,9 +89,9 @@ def simulate(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """What each policy would have cost and delayed on past arrivals, beside the optimum.
+    """Cost and waits of each policy on past arrivals, beside the optimum.
 
-    Nothing is started. Every start succeeds, at a check of the schedule.
+    Nothing is started. Every simulated start succeeds, at a check of the schedule.
     """
     if plot:
         check_plot(plot)
