@@ -17,7 +17,7 @@ from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.observation import IfRunning, Policy, PolicyName
+from batchscribe.core.decide.observation import IfRunning, InstanceChoice, Policy, PolicyName
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run import report
 from batchscribe.core.run.host import InstanceRecord
@@ -392,6 +392,7 @@ def _scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:
 def _policy(rng: random.Random, weather: Weather) -> Policy:
     return Policy(
         name=pick(rng, tuple(PolicyName)),
+        choice=pick(rng, tuple(InstanceChoice)),
         threshold=pick(rng, (1, 2, 4, 6)),
         max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
         max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),

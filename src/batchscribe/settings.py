@@ -20,7 +20,7 @@ from batchscribe import aws_environment
 from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.hours import Hours, parse_hours
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.observation import IfRunning, PolicyName
+from batchscribe.core.decide.observation import IfRunning, InstanceChoice, PolicyName
 from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
 from batchscribe.core.setting_names import GivenNames
 from batchscribe.core.setting_parsers import Name
@@ -111,6 +111,10 @@ class Settings:
     instance_types: Annotated[
         tuple[str, ...], Name("GPU_INSTANCE_TYPES", parse.words, "types such as g4dn.xlarge,g5.xlarge")
     ] = ()
+    instance_choice: Annotated[
+        InstanceChoice,
+        Name("GPU_INSTANCE_CHOICE", parse.member(InstanceChoice), " or ".join(InstanceChoice)),
+    ] = InstanceChoice.ORDERED
     if_running: Annotated[
         IfRunning, Name("GPU_IF_RUNNING", parse.member(IfRunning), " or ".join(IfRunning))
     ] = IfRunning.HOLD

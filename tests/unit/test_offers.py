@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.capacity import list_offers
+from batchscribe.controller.tick import tick
 from batchscribe.core.decide.money import FREE, Rate, Usd
-from batchscribe.core.decide.observation import Policy
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.observation import IfRunning, InstanceChoice, Policy
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.errors import MisconfiguredError
+from batchscribe.core.run.runs import Outcome
+from batchscribe.errors import MisconfiguredError, NoCapacityError
 from batchscribe.testing.clock import FakeClock
-from batchscribe.testing.compute import FakeCompute
+from batchscribe.testing.compute import FakeCompute, Fault
 from support.values import OFFER, backlog, instance, observation
-from support.world import Stage, stage
+from support.world import INSTANCE, Stage, stage
 
 PRICES = {"g4dn.xlarge": "0.526", "g5.xlarge": "1.006", "g6.xlarge": "0.805"}
 
@@ -96,3 +99,87 @@ def test_an_instance_in_use_prevents_a_start_of_all(second: InstanceState) -> No
     decision = decide(observation(backlog(200), instances=both), Policy())
     assert not isinstance(decision, Launch)
     assert "i-2" in decision.reason.sentence
+
+
+CHEAPEST = Policy(choice=InstanceChoice.CHEAPEST)
+
+
+def offer(instance_type: str, dollars: str, speed: float = 20.0) -> Offer:
+    rate = Rate(per_hour=Usd.parse(dollars), source="test")
+    return replace(OFFER, instance_type=instance_type, rate=rate, priors=Priors(speed=speed))
+
+
+def test_the_cheapest_offer_for_the_backlog_is_taken_and_the_runner_up_named() -> None:
+    # 1,000 chunks of 10 s: 500 s of work at 20x, 125 s at 80x; 210 s besides
+    offers = (offer("g4dn.xlarge", "0.526"), offer("g5.xlarge", "1.006", speed=80.0))
+    decision = decide(observation(backlog(1000), offers=offers), CHEAPEST)
+    assert isinstance(decision, Launch)
+    assert decision.offer.instance_type == "g5.xlarge"
+    assert decision.batch.estimate.rate == offers[1].rate
+    assert decision.reason.sentence == (
+        "1000 chunks pending, threshold 100 reached; g5.xlarge is the cheapest, at about $0.0936; next is "
+        "g4dn.xlarge, $0.0101 more"
+    )
+    numbers = decision.reason.numbers
+    assert (numbers["instance_type"], numbers["runner_up"]) == ("g5.xlarge", "g4dn.xlarge")
+    # With fewer chunks, set-up dominates, and the lower rate wins.
+    few = decide(observation(backlog(100), offers=offers), CHEAPEST)
+    assert isinstance(few, Launch)
+    assert few.offer.instance_type == "g4dn.xlarge"
+    assert "g5.xlarge, $0.0242 more" in few.reason.sentence
+
+
+def test_an_offer_that_would_be_late_is_passed_over() -> None:
+    offers = (offer("slow", "0.10", speed=1.0), offer("fast", "9.00", speed=100.0))
+    # 10,000 s of audio take 2.8 h with the slow one; the oldest chunk may wait for two more
+    seen = observation(backlog(1000, hours_old=22.0), offers=offers)
+    decision = decide(seen, replace(CHEAPEST, max_runtime=timedelta(hours=4)))
+    assert isinstance(decision, Launch)
+    assert decision.offer.instance_type == "fast"
+    assert "fast is the cheapest that keeps the longest wait" in decision.reason.sentence
+    assert "next is slow, $0.49 less" in decision.reason.sentence
+    late = decide(replace(seen, now=seen.now + timedelta(hours=2)), CHEAPEST)
+    assert isinstance(late, Launch)
+    assert "fast is the fastest, and no type keeps the longest wait" in late.reason.sentence
+
+
+def test_a_borrowed_instance_keeps_its_type() -> None:
+    offers = (offer("g5.xlarge", "1.006"), offer("g4dn.xlarge", "0.526"))
+    up = instance(InstanceState.RUNNING, type="g5.xlarge")
+    decision = decide(
+        observation(backlog(100), instance=up, offers=offers), replace(CHEAPEST, if_running=IfRunning.USE)
+    )
+    assert isinstance(decision, Launch)
+    assert decision.offer.instance_type == "g5.xlarge"
+
+
+def learn_speed(at: Stage, instance_type: str, speed: float) -> None:
+    at.ledger.learn(
+        run=instance_type,
+        engine="played",
+        model="",
+        instance_type=instance_type,
+        at=at.clock.now(),
+        measured=Priors(speed=speed),
+    )
+
+
+def test_the_chosen_type_runs_and_the_own_one_comes_back(at: Stage) -> None:
+    learn_speed(at, "g6.xlarge", 900.0)
+    at.upload(2000)
+    at.clock.sleep(600)
+    (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert (run.instance_type, run.rate, run.tried_types) == ("g6.xlarge", price("g6.xlarge"), ())
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+
+
+def test_without_capacity_for_the_chosen_type_the_own_one_follows(at: Stage) -> None:
+    learn_speed(at, "g6.xlarge", 900.0)
+    at.compute.fail("start", Fault(NoCapacityError("no capacity for g6.xlarge")))
+    at.upload(2000)
+    at.clock.sleep(600)
+    (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert (run.instance_type, run.tried_types) == ("g4dn.xlarge", ("g6.xlarge",))
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"

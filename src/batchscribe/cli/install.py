@@ -9,7 +9,7 @@ import click
 from batchscribe.cli.app import App, pass_app, print_warning
 from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 from batchscribe.wiring import install as schedules
-from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, Plan, is_root, plan_of, units_of
+from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, is_root, plan_of, units_of
 
 every_option = click.option(
     "--every", metavar="INTERVAL", help=f"How often, such as 30m or 1h; wins over {CHECK_HOURS}."
@@ -57,7 +57,8 @@ def systemd(
     _print_lines(
         [
             *([_interval_note(plan.interval.hours)] if plan.overrides_env else []),
-            f"A tick {_describe_times(plan)}, a watchdog every {WATCH_EVERY}, as {plan.user}, in {plan.folder}.",
+            f"A tick {plan.times} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
+            *([f"Set {CHECK_HOURS} to the longest time between two ticks."] if calendar else []),
             "  show timers: systemctl list-timers 'batch-transcribe-*'",
             f"  show logs:   journalctl -u {service} -u {watch_service} -f",
             f"  stop ticks:  sudo systemctl stop {timer}",
@@ -112,12 +113,6 @@ def _warn_about_shell_settings(settings: Settings) -> None:
         print_warning(
             f"the schedule does not read your shell; put into {settings.folder / DOTENV}: {', '.join(names)}"
         )
-
-
-def _describe_times(plan: Plan) -> str:
-    if not plan.calendar:
-        return f"every {plan.interval}"
-    return f"at {plan.calendar} (policies expect the next one after {CHECK_HOURS}={plan.interval.hours:g})"
 
 
 def _interval_note(hours: float) -> str:

@@ -36,8 +36,8 @@ def render_dry_run(
     if isinstance(decision, Launch):
         batch = decision.batch
         lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
-        lines.append(render_block(estimate_block(batch.estimate, seen.instance.type or "local")))
-        if not seen.offer.priors.learned:
+        lines.append(render_block(estimate_block(batch.estimate, decision.offer.instance_type or "local")))
+        if not decision.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
         lines.append(

@@ -40,11 +40,17 @@ def list_offers(world: World, terms: RunConfig, seen: Instance) -> tuple[Offer, 
 
 def choose_offer(world: World, terms: RunConfig, run: Run, seen: Instance) -> Offer:
     """The offer to acquire. Raises NoCapacityError if it is no longer offered."""
-    offers = list_offers(world, terms, seen)
-    for offer in offers:
-        if offer.instance_type == (run.wanted_type or offers[0].instance_type):
+    if not run.wanted_type:
+        return list_offers(world, terms, seen)[0]
+    for offer in _list_run_offers(world, terms, run, seen):
+        if offer.instance_type == run.wanted_type:
             return offer
     raise NoCapacityError(f"{run.wanted_type} is no longer offered")
+
+
+def _list_run_offers(world: World, terms: RunConfig, run: Run, seen: Instance) -> tuple[Offer, ...]:
+    """Offers as before the run: its instance may have another type than its own now."""
+    return list_offers(world, terms, replace(seen, type=run.own_type or seen.type))
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
@@ -64,7 +70,7 @@ def take_another_offer(
         return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))
     refused = run.wanted_type or run.instance_type
     tried = (*run.tried_types, refused)
-    for offer in list_offers(world, terms, seen):
+    for offer in _list_run_offers(world, terms, run, seen):
         other = offer.instance_type
         if other not in tried and _is_within_budget(world, terms, run, offer):
             changed = replace(run, tried_types=tried, wanted_type=other)

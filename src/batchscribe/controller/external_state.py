@@ -87,7 +87,7 @@ def own_type(world: World, seen: Instance) -> str:
     left = (world.ledger.run(key.removeprefix(NOTED)) for key in world.ledger.facts(NOTED))
     lately = world.ledger.runs(world.clock.now() - START_VISIBILITY_DELAY)
     for run in (*lately, *filter(None, left)):
-        if seen.id in run.instances and run.tried_types and run.own_type:
+        if seen.id in run.instances and run.retyped and run.own_type:
             return run.own_type
     return seen.type
 
@@ -141,12 +141,12 @@ def _remove_claim(world: World, run: Run, machine: Machine) -> None:
 
 def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     """Empties the tags and restores the type, unless another owner changed them."""
-    if not run.started and not run.tried_types:
+    if not run.started and not run.retyped:
         return
     seen = poll_one(world, machine.id)
     # Any of these types may be in force: the last request may never have taken effect.
     taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
-    to_change = run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken
+    to_change = run.retyped and run.own_type and seen.run in {None, run.id} and seen.type in taken
     if to_change and seen.state is InstanceState.STOPPED:
         world.capacity.restore(seen.id, run.own_type)
     if seen.run == run.id and _just_launched(world, seen):

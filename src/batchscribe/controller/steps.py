@@ -46,12 +46,14 @@ from batchscribe.errors import ComputeUnavailableError, CredentialsError, Miscon
 def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
     """Records the run and its manifest in the ledger. The deadline counts from here."""
     now = world.clock.now()
-    batch = decision.batch
+    batch, offer = decision.batch, decision.offer
+    present = seen[0].type or offer.instance_type
+    chosen = "" if offer.instance_type == present else offer.instance_type
     run = Run(
         id=world.new_run_id(now),
         scheduler=terms.scheduler,
         host=terms.host,
-        provider=decision.offer.provider,
+        provider=offer.provider,
         machines=tuple(Machine(id=each.id, meter=Meter(launched_before=each.launched_at)) for each in seen),
         region=terms.region,
         source=world.source.url,
@@ -63,8 +65,10 @@ def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[In
         reason=decision.reason.sentence,
         created=now,
         deadline=now + terms.policy.max_runtime,
-        rate=decision.offer.rate,
-        instance_type=decision.offer.instance_type,
+        rate=offer.rate,
+        instance_type=offer.instance_type,
+        wanted_type=chosen,
+        chosen_type=chosen,
         own_type=own_type(world, seen[0]),
         by_hand=terms.policy.manual,
         limit=terms.policy.limit,

@@ -303,6 +303,7 @@ def make_policy(settings: Settings, *, manual: bool = False) -> Policy:
         check_interval=settings.check_interval,
         if_running=settings.if_running,
         limit=settings.limit,
+        choice=settings.instance_choice,
         hours=settings.hours,
         daily_budget=settings.max_dollars_per_day,
         manual=manual,

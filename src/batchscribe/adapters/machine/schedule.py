@@ -113,6 +113,11 @@ class Plan:
     local_gpu: bool
     log_dir: Path
 
+    @property
+    def times(self) -> str:
+        """Times of the tick, for messages."""
+        return f"at {self.calendar}" if self.calendar else f"every {self.interval}"
+
 
 @dataclass(frozen=True, slots=True)
 class Names:

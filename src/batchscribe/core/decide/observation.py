@@ -37,6 +37,15 @@ class IfRunning(StrEnum):
     USE = "use"
 
 
+class InstanceChoice(StrEnum):
+    """Choice among the instance's own type and GPU_INSTANCE_TYPES."""
+
+    ORDERED = "ordered"
+    """The own type, then the others in their order, if there is no capacity."""
+    CHEAPEST = "cheapest"
+    """The one whose estimate for the backlog is lowest and keeps the longest wait."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     name: PolicyName = PolicyName.THRESHOLD
@@ -45,6 +54,7 @@ class Policy:
     max_runtime: timedelta = timedelta(hours=2)
     check_interval: timedelta = timedelta(hours=1)
     if_running: IfRunning = IfRunning.HOLD
+    choice: InstanceChoice = InstanceChoice.ORDERED
     limit: int | None = None
     daily_budget: Usd | None = None
     hours: Hours | None = None
@@ -82,7 +92,7 @@ class Observation:
     backlog: Backlog
     instances: tuple[Instance, ...]
     offers: tuple[Offer, ...]
-    """In order of preference; the first one is taken."""
+    """In order of preference; the first one is of the instance's present type."""
     open_run: Run | None = None
     paused_until: datetime | None = None
     spent_today: Usd = ZERO
@@ -105,10 +115,6 @@ class Observation:
     def instance(self) -> Instance:
         """The first instance, whose type is offered first."""
         return self.instances[0]
-
-    @property
-    def offer(self) -> Offer:
-        return self.offers[0]
 
 
 class ReasonCode(StrEnum):

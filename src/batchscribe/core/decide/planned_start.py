@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from batchscribe.core.decide.money import Usd, cost
-from batchscribe.core.decide.observation import Observation, Policy
+from batchscribe.core.decide.money import ZERO, Usd, cost
+from batchscribe.core.decide.observation import InstanceChoice, Observation, Policy
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Batch, Outlook, foresee, pack
+from batchscribe.core.run.instances import InstanceState
 
+ALREADY_UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 _HOUR = 3600.0
 
 
@@ -34,6 +37,12 @@ class PlannedStart:
     outlook: Outlook
     """For the whole backlog."""
     waits: BacklogWait
+    note: str = ""
+    """Why this offer was chosen; empty if there was no choice."""
+    runner_up: str = ""
+    """Type of the second best offer."""
+    difference: Usd = ZERO
+    """What the runner-up would cost more."""
 
     @property
     def setup_cost(self) -> Usd:
@@ -43,8 +52,52 @@ class PlannedStart:
 
 
 def plan_start(seen: Observation, policy: Policy) -> PlannedStart:
-    """Plans a start of the current backlog."""
-    offer, runtime = seen.offer, policy.max_runtime.total_seconds()
+    """Plans a start of the current backlog with the offer that the policy chooses."""
+    up = any(instance.state in ALREADY_UP for instance in seen.instances)
+    ordered = policy.choice is InstanceChoice.ORDERED or up
+    first, *others = [_plan_with(offer, seen, policy) for offer in seen.offers[: 1 if ordered else None]]
+    return _choose_cheapest([first, *others], seen, policy) if others else first
+
+
+def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Policy) -> PlannedStart:
+    """The cheapest plan that keeps the longest wait; the fastest if none does. Names the runner-up."""
+    since = find_waiting_since(seen)
+    left = (since + policy.max_wait - seen.now).total_seconds() if since else math.inf
+    in_time = sorted(
+        (plan for plan in plans if plan.outlook.seconds <= left), key=lambda plan: plan.outlook.cost
+    )
+    late = sorted(
+        (plan for plan in plans if plan.outlook.seconds > left), key=lambda plan: plan.outlook.seconds
+    )
+    best, second = (in_time + late)[:2]
+    rank = "is the fastest, and no type keeps the longest wait"
+    if in_time:
+        rank = "is the cheapest that keeps the longest wait" if late else "is the cheapest"
+    return replace(
+        best,
+        note=_compare(best, second, rank),
+        runner_up=second.offer.instance_type,
+        difference=second.outlook.cost - best.outlook.cost,
+    )
+
+
+def _compare(best: PlannedStart, second: PlannedStart, rank: str) -> str:
+    more = second.outlook.cost - best.outlook.cost
+    difference = f"{more} more" if more >= ZERO else f"{best.outlook.cost - second.outlook.cost} less"
+    return (
+        f"{best.offer.instance_type} {rank}, at about {best.outlook.cost}; next is "
+        f"{second.offer.instance_type}, {difference}"
+    )
+
+
+def find_waiting_since(seen: Observation) -> datetime | None:
+    """Begin of the longest wait among chunks that may start a GPU; a later date is a wrong clock."""
+    since = min(filter(None, (seen.backlog.oldest, seen.backlog.oldest_retry)), default=None)
+    return min(since, seen.now) if since else None
+
+
+def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
+    runtime = policy.max_runtime.total_seconds()
     return PlannedStart(
         offer=offer,
         batch=pack(

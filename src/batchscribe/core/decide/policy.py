@@ -20,7 +20,7 @@ from batchscribe.core.decide.observation import (
 )
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Batch
-from batchscribe.core.decide.planned_start import PlannedStart, plan_start
+from batchscribe.core.decide.planned_start import ALREADY_UP, PlannedStart, plan_start
 from batchscribe.core.decide.triggers import find_expected, find_latest_start, find_triggers, longest_wait
 from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -86,7 +86,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if held is None:
         reason = Reason(*_explain_hold(seen, policy, start, expected), numbers)
         return Hold(reason, overdue=seen.backlog.exhausted > 0, expected=expected)
-    reason = Reason(held.code, held.sentence, numbers)
+    reason = Reason(held.code, "; ".join(filter(None, (held.sentence, start.note))), numbers)
     if (
         obstacle := _find_host_fault(seen, policy)
         or _find_backoff(seen, policy)
@@ -102,7 +102,7 @@ def _launch_within_hours(
     seen: Observation, policy: Policy, start: PlannedStart, reason: Reason, expected: datetime | None
 ) -> Decision:
     """Launches; outside of BATCH_HOURS only if a chunk would wait too long."""
-    borrowed = all(instance.state in _ALREADY_UP for instance in seen.instances)
+    borrowed = all(instance.state in ALREADY_UP for instance in seen.instances)
     launch = Launch(reason, start.batch, start.offer, borrowed=borrowed)
     opens = policy.hours.find_next(seen.now) if policy.hours and not policy.manual else seen.now
     if opens == seen.now:
@@ -272,7 +272,7 @@ def _collect_numbers(
         "setup_dollars": start.setup_cost.dollars,
         "waiting_dollars": start.waits.cost(policy.wait_price).dollars,
         "hourly_dollars": batch.estimate.rate.per_hour.dollars,
+        "instance_type": start.offer.instance_type,
+        "runner_up": start.runner_up or None,
+        "runner_up_dollars": start.difference.dollars if start.runner_up else None,
     }
-
-
-_ALREADY_UP: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})

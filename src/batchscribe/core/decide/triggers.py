@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from batchscribe.core.decide.observation import Observation, Policy, PolicyName, ReasonCode
-from batchscribe.core.decide.planned_start import PlannedStart
+from batchscribe.core.decide.planned_start import PlannedStart, find_waiting_since
 from batchscribe.core.figures import format_count, format_minutes
 
 _HOUR = 3600.0
@@ -138,7 +138,7 @@ def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) ->
 
     A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
     """
-    since = _find_waiting_since(seen)
+    since = find_waiting_since(seen)
     if since is None:
         return None
     estimate = start.batch.estimate
@@ -149,14 +149,8 @@ def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) ->
 
 
 def longest_wait(seen: Observation) -> timedelta:
-    since = _find_waiting_since(seen)
+    since = find_waiting_since(seen)
     return seen.now - since if since else timedelta(0)
-
-
-def _find_waiting_since(seen: Observation) -> datetime | None:
-    """Begin of the longest wait among chunks that may start a GPU; a later date is a wrong clock."""
-    since = min(filter(None, (seen.backlog.oldest, seen.backlog.oldest_retry)), default=None)
-    return min(since, seen.now) if since else None
 
 
 def _as_span(seconds: float) -> timedelta:

@@ -198,6 +198,8 @@ class Run:
     """The type to set before the start; empty if it stays as it is."""
     own_type: str = ""
     """The instance's type before the run; restored if the run used another."""
+    chosen_type: str = ""
+    """The type that the decision gave it (GPU_INSTANCE_CHOICE=cheapest); empty: its present one."""
     tried_types: tuple[str, ...] = ()
     """Types for which the cloud had no capacity in this run."""
     trouble: str = ""
@@ -231,6 +233,11 @@ class Run:
     audio_seconds: float = 0.0
     worked: EngineTimeSummary = field(default_factory=EngineTimeSummary, hash=False)
     cost: Usd = ZERO
+
+    @property
+    def retyped(self) -> bool:
+        """True if its instance may have got another type."""
+        return bool(self.chosen_type or self.tried_types)
 
     @property
     def adopted(self) -> bool:
