@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe.cli.main import cli
-from batchscribe.core.decide.arrivals import parse_arrivals
-from batchscribe.core.decide.observation import PolicyName
+from batchscribe.cli.simulate import _list_points
+from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
+from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.run.report import QueueSample
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
+from support import values
 from support.values import NOW, run
 
 OFFER = ("--rate", "3.6", "--setup-seconds", "120", "--speed", "10")
@@ -93,7 +96,7 @@ def test_the_lines_for_env_come_last_with_what_they_save(home: Path) -> None:
     assert lines[0].split()[:4] == ["Policy", "Cost", "$/audio", "hour"]
     assert lines[-2].startswith("BATCH_POLICY=")
     assert lines[-1] == "BATCH_MAX_WAIT_HOURS=24"
-    assert "$0.30, $0.12 less than with the present BATCH_POLICY=now" in done.stdout
+    assert "$0.30, with no chunk late: $0.12 less than with the present BATCH_POLICY=now" in done.stdout
     document = simulated("--arrivals", "trace.csv", *OFFER)
     assert (document["env"]["BATCH_MAX_WAIT_HOURS"], document["saved"]) == ("24", 0.12)
 
@@ -101,8 +104,20 @@ def test_the_lines_for_env_come_last_with_what_they_save(home: Path) -> None:
 def test_the_present_settings_may_be_the_cheapest(home: Path) -> None:
     (home / ".env").write_text("BATCH_POLICY=deadline\n")
     done = simulate("--arrivals", "trace.csv", *OFFER)
-    assert "The present policy has the lowest bill with no chunk late" in done.stdout
+    assert "The present policy has the lowest bill, with no chunk late" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["BATCH_POLICY=deadline", "BATCH_MAX_WAIT_HOURS=24"]
+
+
+def test_late_chunks_are_named(home: Path) -> None:
+    (home / ".env").write_text("BATCH_POLICY=now\nBATCH_MAX_WAIT_HOURS=0.5\n")
+    done = simulate("--arrivals", "trace.csv", *OFFER)
+    assert "The present policy has the lowest bill, with 3 chunks late" in done.stdout
+
+
+def test_policies_with_one_result_are_one_point() -> None:
+    found = simulate_policies([Arrival(NOW, 600.0)], Policy(threshold=1), values.OFFER)
+    points = [name for name, _wait, _dollars in _list_points(found)]
+    assert points == ["threshold, now", "deadline", "balanced"]
 
 
 def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:

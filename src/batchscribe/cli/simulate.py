@@ -143,7 +143,11 @@ def _show_progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]
 
 
 def _list_points(found: Simulation) -> list[Point]:
-    return [(each.name, each.wait_hours.p95, each.dollars) for each in found.policies]
+    """One point for all policies with the same result."""
+    names: dict[tuple[float, float], list[str]] = {}
+    for each in found.policies:
+        names.setdefault((each.wait_hours.p95, each.dollars), []).append(each.name)
+    return [(", ".join(named), x, y) for (x, y), named in names.items()]
 
 
 def _print_simulation(app: App, found: Simulation) -> None:
@@ -197,12 +201,15 @@ def _explain_choice(found: Simulation) -> str:
     """The savings by the settings that follow, against the present policy."""
     by_name = {each.name: each for each in found.policies}
     best, present = by_name[found.env["BATCH_POLICY"]], by_name[found.present]
-    late = f"with {format_count(best.late, 'chunk')} late" if best.late else "with no chunk late"
     if best is present:
-        return f"The present policy has the lowest bill {late}. Its lines in .env:"
-    saved = Usd(present.dollars_micros - best.dollars_micros)
-    difference = f"{Usd(-saved.micros)} more" if saved.micros < 0 else f"{saved} less"
+        return f"The present policy has the lowest bill, with {_count_late(best)}. Its lines in .env:"
+    saved = best.dollars_micros - present.dollars_micros
+    difference = f"{Usd(abs(saved))} {'more' if saved > 0 else 'less'}"
     return (
-        f"The lowest bill {late}: {Usd(best.dollars_micros)}, {difference} than with the present "
-        f"BATCH_POLICY={present.name}, which has {present.late} late. Put into .env:"
+        f"The lowest bill is {Usd(best.dollars_micros)}, with {_count_late(best)}: {difference} than with "
+        f"the present BATCH_POLICY={present.name}, with {_count_late(present)}. Put into .env:"
     )
+
+
+def _count_late(result: PolicyResult) -> str:
+    return f"{format_count(result.late, 'chunk')} late" if result.late else "no chunk late"
