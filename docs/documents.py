@@ -15,6 +15,7 @@ from batchscribe.cli.report import Period
 from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.controller.commands.why import ChunkHistory
 from batchscribe.core.decide.simulation import Simulation
+from batchscribe.core.decide.start_sum import StartSum
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import ExitRecord, Failure, Manifest, Progress, QuarantineRecord
 from batchscribe.core.run.report import RunReport
@@ -35,6 +36,7 @@ DOCUMENTS = (
     Document("run-report", RunReport, "`batch-reports/batch-….json`, and `runs` of `tick --json`"),
     Document("period", Period, "`report --format json`"),
     Document("simulation", Simulation, "`simulate --json`"),
+    Document("sum", StartSum, "`sum` of `tick --dry-run --json` and `run --dry-run --json`"),
     Document("why", ChunkHistory, "`why KEY --json`"),
     Document("proof", Proof, "each entry of `proofs` of `rehearse --json`"),
     Document("quarantine", QuarantineRecord, "`_batchscribe/quarantine/…`, and `quarantine list --json`"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.decide.hours import parse_hours
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.observation import InstanceChoice, Policy, PolicyName
 from batchscribe.core.decide.packing import Priors, foresee
 from batchscribe.core.decide.policy import Hold, Launch, decide
 from batchscribe.core.scan.backlog import Backlog
@@ -43,6 +43,7 @@ policies = st.builds(
     max_runtime=st.integers(1, 168 * 60).map(lambda minutes: minutes * MINUTE),
     check_interval=st.integers(1, 24 * 60).map(lambda minutes: minutes * MINUTE),
     hours=st.sampled_from([None, parse_hours("mon-fri 22:00-06:00 Europe/Berlin"), parse_hours("sat")]),
+    choice=st.sampled_from(InstanceChoice),
     limit=st.one_of(st.none(), st.integers(1, 4)),
     manual=st.booleans(),
 )
@@ -67,7 +68,8 @@ def backlog_of(found: list[Chunk], waiting: int = 0) -> Backlog:
 def test_every_observation_has_one_decision(
     found: list[Chunk], policy: Policy, waiting: int, last: datetime | None
 ) -> None:
-    seen = observation(backlog_of(found, waiting), last_start=last)
+    slower = replace(OFFER, instance_type="g9.slower", priors=Priors(speed=2.0))
+    seen = observation(backlog_of(found, waiting), last_start=last, offers=(OFFER, slower))
     decision = decide(seen, policy)
     assert decision == decide(seen, policy)
     assert decision.reason.sentence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -51,10 +53,36 @@ def test_up_to_three_folders_with_audio_are_named() -> None:
     assert audio_prefixes(store) == ["d", "e", ""]
 
 
-def test_a_hold_below_the_threshold_names_the_latest_start(source: Path) -> None:
-    shown = output(app_of(source, BATCH_MAX_WAIT_HOURS="30"), "tick --dry-run")
-    assert "Would hold: 2 chunks pending, below the threshold of 100\nIt starts by 2" in shown
-    assert "when the oldest chunk has waited 30 h (BATCH_MAX_WAIT_HOURS).\n" in shown
+def test_a_hold_shows_the_sum_and_the_expected_start(source: Path) -> None:
+    shown = output(app_of(source, BATCH_MAX_WAIT_HOURS="30", GPU_HOURLY_COST="0.526"), "tick --dry-run")
+    assert (
+        "Would hold: 2 chunks pending, below the threshold of 100\n"
+        "Backlog: 2 chunks, 1 s of audio, the oldest waits for N s\n"
+        "A start now: about $0.0088, $25.25 an audio hour, 100% of it for set-up and stop\n"
+        "AWS Transcribe for the same audio: $0.00012, $0.0086 cheaper than a start now\n"
+        "Expected start: at the first check from 2"
+    ) in re.sub(r"for [0-9]+ s", "for N s", shown)
+    assert " UTC on, if nothing else arrives\n" in shown
+
+
+def test_what_stands_in_the_way_comes_first_even_if_the_policy_holds(source: Path) -> None:
+    app = app_of(source, BATCH_HOURS="sat 3:00-3:01", BATCH_MAX_WAIT_HOURS="8760", BATCH_THRESHOLD="2")
+    assert output(app, "tick --dry-run").startswith("Would hold: BATCH_HOURS (sat 3:00-3:01) begin again at ")
+    below = app_of(source, BATCH_HOURS="sat 3:00-3:01", BATCH_MAX_WAIT_HOURS="8760")
+    shown = output(below, "tick --dry-run").splitlines()
+    assert shown[0].startswith("In the way of a start: BATCH_HOURS (sat 3:00-3:01) begin again at ")
+    assert shown[1] == "Would hold: 2 chunks pending, below the threshold of 100"
+
+
+def test_json_carries_the_sum(source: Path) -> None:
+    app = app_of(source, GPU_HOURLY_COST="0.526")
+    document = json.loads(output(app, "tick --dry-run --json"))
+    total = document["sum"]
+    assert (total["chunks"], total["runs"], total["dollars"]) == (2, 1, 0.008767)
+    assert (total["hosted"]["against"], total["hosted_is_cheaper"]) == ("AWS Transcribe", True)
+    assert total["setup_share"] == 1.0
+    assert total["expected_start"].startswith("20")
+    assert total["obstacles"] == []
 
 
 def test_a_launch_shows_the_audio_once_and_explains_the_minimum(source: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -21,10 +20,8 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import engine_spec, preflight, refuse_manual_start
 from support.stores import NOW
-from support.values import observation
 
 INSTANCE = "i-0123456789abcdef0"
-WAIT = timedelta(hours=24)
 
 
 def settings(folder: Path, launch: str = "auto", **names: str) -> Settings:
@@ -129,9 +126,9 @@ def test_a_local_gpu_needs_its_engine(tmp_path: Path) -> None:
 
 def test_the_first_line_of_a_dry_run_is_the_refusal() -> None:
     hold = Hold(Reason(ReasonCode.EMPTY, "nothing is pending"))
-    lines = render_dry_run(observation(), hold, MisconfiguredError("no such engine"), WAIT)
+    lines = render_dry_run(hold, MisconfiguredError("no such engine"), None)
     assert lines[:2] == ["Would not start: no such engine", "Would otherwise hold: nothing is pending"]
-    assert render_dry_run(observation(), hold, None, WAIT)[0] == "Would hold: nothing is pending"
+    assert render_dry_run(hold, None, None)[0] == "Would hold: nothing is pending"
 
 
 def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:

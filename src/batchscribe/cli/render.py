@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
-from batchscribe.core.decide.observation import Observation, ReasonCode
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.observation import ReasonCode
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch
-from batchscribe.core.figures import format_count
+from batchscribe.core.decide.start_sum import StartSum
+from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
 from batchscribe.core.run.runs import Outcome, Run
@@ -26,26 +27,61 @@ def render_decision(ticked: Ticked) -> list[str]:
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
-def render_dry_run(
-    seen: Observation, decision: Decision, refused: BatchscribeError | None, max_wait: timedelta
-) -> list[str]:
-    """Lines of a dry run: refusal, decision, reason, batch and estimates."""
+def render_dry_run(decision: Decision, refused: BatchscribeError | None, total: StartSum | None) -> list[str]:
+    """Lines of a dry run: what stands in the way, the decision with its reason, and the sum of a start."""
     lines = [f"Would not start: {refused}"] if refused else []
+    lines += [
+        f"In the way of a start: {obstacle.sentence}"
+        for obstacle in (total.obstacles if total else ())
+        if obstacle.sentence not in decision.reason.sentence
+    ]
     otherwise = " otherwise" if refused else ""
     lines.append(f"Would{otherwise} {type(decision).__name__.lower()}: {decision.reason.sentence}")
+    lines += _render_sum(total) if total else ()
     if isinstance(decision, Launch):
         batch = decision.batch
         lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
         lines.append(render_block(estimate_block(batch.estimate, decision.offer.instance_type or "local")))
         if not decision.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
-    elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
-        lines.append(
-            f"It starts by {seen.backlog.oldest + max_wait:%Y-%m-%d %H:%M} UTC at the latest, when the "
-            f"oldest chunk has waited {max_wait.total_seconds() / 3600:g} h (BATCH_MAX_WAIT_HOURS)."
-        )
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines
+
+
+def _render_sum(total: StartSum) -> Iterator[str]:
+    """Lines with the backlog, the cost of a start, the hosted price and the expected start."""
+    waits = total.oldest_wait_hours
+    oldest = "" if waits is None else f", the oldest waits for {format_minutes(waits * 3600)}"
+    runs = f", {total.runs} runs" if total.runs > 1 else ""
+    yield (
+        f"Backlog: {format_count(total.chunks, 'chunk')}, {format_minutes(total.audio_minutes * 60)} of audio"
+        f"{oldest}{runs}"
+    )
+    yield f"A start now: {_describe_cost(total)}"
+    if hosted := total.hosted:
+        verdict = (
+            f"{Usd(-hosted.saved_micros)} cheaper than a start now"
+            if total.hosted_is_cheaper
+            else f"a start now saves about {Usd(hosted.saved_micros)}"
+        )
+        yield f"{hosted.against} for the same audio: {Usd.parse(hosted.hosted)}, {verdict}"
+    yield f"Expected start: {_describe_expected(total)}"
+
+
+def _describe_cost(total: StartSum) -> str:
+    cost, each = f"about {Usd.parse(total.dollars)}", total.dollars_per_audio_hour
+    if each is None or total.setup_share is None:
+        return cost
+    return f"{cost}, {Usd.parse(each)} an audio hour, {total.setup_share:.0%} of it for set-up and stop"
+
+
+def _describe_expected(total: StartSum) -> str:
+    if total.expected_start is None:
+        return "none: no pending chunk starts a GPU, or a pause has no end"
+    ends = {ReasonCode.PAUSED, ReasonCode.OUTSIDE_HOURS}
+    way = ", once nothing stands in the way" if any(each.code not in ends for each in total.obstacles) else ""
+    at = f"{total.expected_start:%Y-%m-%d %H:%M} UTC"
+    return f"at the first check from {at} on, if nothing else arrives{way}"
 
 
 def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
@@ -72,6 +108,7 @@ def tick_document(
     *,
     dry_run: bool = False,
     refused: BatchscribeError | None = None,
+    total: StartSum | None = None,
     exit_code: int = 0,
 ) -> dict[str, Any]:
     """JSON document of `tick --json` and `run --json`."""
@@ -87,6 +124,7 @@ def tick_document(
         },
         "passed_over": ticked.seen.backlog.passed_over if ticked.seen else {},
         "batch": _batch_document(batch) if batch else None,
+        "sum": total,
         "refused": str(refused) if refused else None,
         "runs": [build(run) for run in ticked.runs],
         "errors": [str(error) for error in ticked.errors],

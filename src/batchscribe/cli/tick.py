@@ -21,6 +21,7 @@ from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.observation import Observation
 from batchscribe.core.decide.policy import Launch, decide
+from batchscribe.core.decide.start_sum import sum_up_start
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
@@ -184,10 +185,11 @@ def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset
             raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.terms.policy)
         refused = _find_refusal(made, start=isinstance(decision, Launch))
+        total = sum_up_start(seen, made.terms.policy) if seen.backlog.pending else None
     if as_json:
-        print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
+        print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused, total=total))
     else:
-        lines = render_dry_run(seen, decision, refused, made.terms.policy.max_wait)
+        lines = render_dry_run(decision, refused, total)
         app.console.print("\n".join(lines), markup=False)
         _print_empty(app, seen)
     return refused.exit_code if refused else 0

@@ -29,7 +29,9 @@ def format_hours(seconds: float) -> str:
 
 
 def format_minutes(seconds: float) -> str:
-    """Formats a duration in minutes, from two hours on in hours."""
+    """Formats a duration in minutes, below one in seconds, from two hours on in hours."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
     if seconds < 10 * _MINUTE:
         return f"{seconds / _MINUTE:.1f} min"
     return f"{seconds / _MINUTE:.0f} min" if seconds < 2 * _HOUR else f"{seconds / _HOUR:.1f} h"

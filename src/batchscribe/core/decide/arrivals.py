@@ -60,11 +60,11 @@ def _parse_rows(rows: csv.DictReader[str], name: str) -> Iterator[Arrival]:
 
 def _parse_time(text: str | None) -> datetime:
     try:
-        at: datetime | None = datetime.fromisoformat((text or "").strip())
-        at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        found = datetime.fromisoformat((text or "").strip())
+        at = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        at = None
-    if at is None or at.year > LAST_YEAR:
+        at = datetime.max.replace(tzinfo=UTC)
+    if at.year > LAST_YEAR:
         raise ValueError(f"arrived is {text!r}, not an ISO time such as 2026-11-23T12:00:00Z")
     return at
 

@@ -6,6 +6,7 @@ numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -75,10 +76,10 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     """
     if seen.open_run is not None:
         return continue_run(seen.now, seen.open_run)
-    if seen.paused_until is not None and seen.now < seen.paused_until:
-        too = "; a pause holds `run`, too" if policy.manual else ""
-        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}{too}"))
     start = plan_start(seen, policy)
+    obstacles = tuple(find_obstacles(seen, policy, start))
+    if obstacles and obstacles[0].code is ReasonCode.PAUSED:
+        return Hold(obstacles[0])
     numbers = _collect_numbers(seen, policy, start)
     triggers = tuple(find_triggers(seen, policy, start))
     held = next((trigger for trigger in triggers if trigger.at <= seen.now), None)
@@ -87,31 +88,36 @@ def decide(seen: Observation, policy: Policy) -> Decision:
         reason = Reason(*_explain_hold(seen, policy, start, expected), numbers)
         return Hold(reason, overdue=seen.backlog.exhausted > 0, expected=expected)
     reason = Reason(held.code, "; ".join(filter(None, (held.sentence, start.note))), numbers)
-    if (
-        obstacle := _find_host_fault(seen, policy)
-        or _find_backoff(seen, policy)
-        or _find_budget_limit(seen, policy, start.batch)
-        or _find_obstacle(seen, policy)
-    ):
-        overdue = wait_in_reach(seen, policy, start) or obstacle.code is ReasonCode.BACKING_OFF
-        return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
-    return _launch_within_hours(seen, policy, start, reason, expected)
+    if not obstacles:
+        return _launch(seen, policy, start, reason)
+    obstacle = obstacles[0]
+    overdue = wait_in_reach(seen, policy, start) or obstacle.code is ReasonCode.BACKING_OFF
+    held_back = Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", numbers)
+    return Hold(held_back, overdue, expected if obstacle.code is ReasonCode.OUTSIDE_HOURS else None)
 
 
-def _launch_within_hours(
-    seen: Observation, policy: Policy, start: PlannedStart, reason: Reason, expected: datetime | None
-) -> Decision:
-    """Launches; outside of BATCH_HOURS only if a chunk would wait too long."""
-    borrowed = all(instance.state in ALREADY_UP for instance in seen.instances)
-    launch = Launch(reason, start.batch, start.offer, borrowed=borrowed)
-    opens = policy.hours.find_next(seen.now) if policy.hours and not policy.manual else seen.now
-    if opens == seen.now:
-        return launch
-    if wait_in_reach(seen, policy, start):
+def _launch(seen: Observation, policy: Policy, start: PlannedStart, reason: Reason) -> Launch:
+    outside = _find_opening(seen, policy) is not None
+    if outside:
         sentence = f"{reason.sentence}; BATCH_HOURS ({policy.hours}) would begin too late"
-        return replace(launch, reason=replace(reason, sentence=sentence), outside_hours=True)
-    sentence = f"BATCH_HOURS ({policy.hours}) begin again at {opens:%Y-%m-%d %H:%M} UTC; {reason.sentence}"
-    return Hold(Reason(ReasonCode.OUTSIDE_HOURS, sentence, reason.numbers), expected=expected)
+        reason = replace(reason, sentence=sentence)
+    borrowed = all(instance.state in ALREADY_UP for instance in seen.instances)
+    return Launch(reason, start.batch, start.offer, borrowed=borrowed, outside_hours=outside)
+
+
+def find_obstacles(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Reason]:
+    """Yields what prevents a start now, by precedence."""
+    if seen.paused_until is not None and seen.now < seen.paused_until:
+        too = "; a pause holds `run`, too" if policy.manual else ""
+        yield Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}{too}")
+    found = (
+        _find_host_fault(seen, policy),
+        _find_backoff(seen, policy),
+        _find_budget_limit(seen, policy, start.batch),
+        _find_obstacle(seen, policy),
+        _find_closed_hours(seen, policy, start),
+    )
+    yield from filter(None, found)
 
 
 def describe_pause(until: datetime) -> str:
@@ -236,6 +242,21 @@ def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
         return Reason(ReasonCode.GPU_IN_USE, seen.foreign_claim)
     obstacles = (_find_state_obstacle(instance, policy) for instance in seen.instances)
     return next(filter(None, obstacles), None)
+
+
+def _find_closed_hours(seen: Observation, policy: Policy, start: PlannedStart) -> Reason | None:
+    """The reason outside of BATCH_HOURS, unless a chunk would wait too long; else None."""
+    opens = _find_opening(seen, policy)
+    if opens is None or wait_in_reach(seen, policy, start):
+        return None
+    sentence = f"BATCH_HOURS ({policy.hours}) begin again at {opens:%Y-%m-%d %H:%M} UTC"
+    return Reason(ReasonCode.OUTSIDE_HOURS, sentence)
+
+
+def _find_opening(seen: Observation, policy: Policy) -> datetime | None:
+    """The next begin of BATCH_HOURS; None within them."""
+    opens = policy.hours.find_next(seen.now) if policy.hours and not policy.manual else seen.now
+    return opens if opens > seen.now else None
 
 
 def _find_state_obstacle(instance: Instance, policy: Policy) -> Reason | None:

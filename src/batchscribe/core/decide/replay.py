@@ -53,55 +53,47 @@ def replay(
 ) -> Replay:
     """Replays the policy until each chunk has a transcript; `arrivals` are in order of time.
 
-    `report` gets the number of chunks that each start takes.
+    `report` gets the number of chunks that each check starts.
     """
-    trace = _Trace(arrivals, policy.check_interval)
-    offer = replace(offer, priors=replace(offer.priors, bytes_per_second={"webm": BYTES}))
-    done: dict[int, datetime] = {}
-    batches: list[tuple[datetime, Batch]] = []
-    now = trace.find_next_check(EPOCH)
+    player = _Player(arrivals, policy, offer)
+    now = player.find_next_check(EPOCH)
     while now is not None:
-        trace.receive(now)
-        last_start = batches[-1][0] if batches else None
-        decision = decide(_observe(now, trace.pending, offer, last_start), policy)
-        after = now + policy.check_interval
-        if isinstance(decision, Launch):
-            batch = decision.batch
-            batches.append((now, batch))
-            done |= _complete(now, batch, offer)
-            trace.take(batch.chunks)
-            report(len(batch.chunks))
-            now = trace.find_next_check(max(after, now + _span(batch.estimate.seconds)))
-        else:
-            # BATCH_HOURS may move a start to an earlier check than the expected one.
-            expected = decision.expected if isinstance(decision, Hold) and not policy.hours else None
-            now = trace.find_next_check(after, expected)
-    seconds = (max(MINIMUM_BILLED_SECONDS, batch.estimate.seconds) for _at, batch in batches)
+        taken = len(player.done)
+        now = player.check(now)
+        report(len(player.done) - taken)
+    batches = [batch for _at, batch in player.starts]
     return Replay(
-        starts=tuple(at for at, _batch in batches),
-        cost=sum((batch.estimate.cost for _at, batch in batches), ZERO),
-        billed_seconds=sum(seconds),
-        waits=tuple((done[n] - each.at).total_seconds() for n, each in enumerate(arrivals)),
+        starts=tuple(at for at, _batch in player.starts),
+        cost=sum((batch.estimate.cost for batch in batches), ZERO),
+        billed_seconds=sum(max(MINIMUM_BILLED_SECONDS, batch.estimate.seconds) for batch in batches),
+        waits=tuple((player.done[n] - each.at).total_seconds() for n, each in enumerate(arrivals)),
     )
 
 
-class _Trace:
-    """Chunks of a trace: those to come, and those that are pending."""
+class _Player:
+    """A replay in progress: chunks to come, pending chunks, and the starts so far."""
 
-    def __init__(self, arrivals: Iterable[Arrival], interval: timedelta) -> None:
+    def __init__(self, arrivals: Iterable[Arrival], policy: Policy, offer: Offer) -> None:
+        self._policy = policy
+        self._offer = replace(offer, priors=replace(offer.priors, bytes_per_second={"webm": BYTES}))
         self._chunks = [_make_chunk(number, each) for number, each in enumerate(arrivals)]
-        self._interval = interval
         self._received = 0
-        self.pending: list[Chunk] = []
+        self._pending: list[Chunk] = []
+        self.starts: list[tuple[datetime, Batch]] = []
+        self.done: dict[int, datetime] = {}
+        """Times of the transcripts, by the chunks' numbers."""
 
-    def receive(self, now: datetime) -> None:
-        """Adds the chunks that have arrived by now."""
-        before, self._received = self._received, bisect_right(self._chunks, now, key=_get_time)
-        self.pending += self._chunks[before : self._received]
-
-    def take(self, chunks: Iterable[Chunk]) -> None:
-        taken = {chunk.number for chunk in chunks}
-        self.pending = [chunk for chunk in self.pending if chunk.number not in taken]
+    def check(self, now: datetime) -> datetime | None:
+        """Makes a decision and its start; returns the next check. None if there is no further one."""
+        self._receive(now)
+        decision = decide(self._observe(now), self._policy)
+        after = now + self._policy.check_interval
+        if isinstance(decision, Launch):
+            self._start(now, decision.batch)
+            return self.find_next_check(max(after, now + _span(decision.batch.estimate.seconds)))
+        # BATCH_HOURS may move a start to an earlier check than the expected one.
+        expected = decision.expected if isinstance(decision, Hold) and not self._policy.hours else None
+        return self.find_next_check(after, expected)
 
     def find_next_check(self, at: datetime, expected: datetime | None = None) -> datetime | None:
         """The first check from `at` on whose decision may differ. None if there is no further one.
@@ -110,9 +102,41 @@ class _Trace:
         """
         rest = self._chunks[self._received : self._received + 1]
         changes = [each.modified for each in rest]
-        if self.pending:
+        if self._pending:
             changes.append(expected or at)
-        return first_check(max(at, min(changes)), self._interval) if changes else None
+        return first_check(max(at, min(changes)), self._policy.check_interval) if changes else None
+
+    def _receive(self, now: datetime) -> None:
+        before, self._received = self._received, bisect_right(self._chunks, now, key=_get_time)
+        self._pending += self._chunks[before : self._received]
+
+    def _observe(self, now: datetime) -> Observation:
+        pending = self._pending
+        backlog = Backlog(
+            sessions=len(pending),
+            pending=len(pending),
+            pending_bytes=sum(chunk.size for chunk in pending),
+            oldest=pending[0].modified,
+            candidates=tuple(pending[:MAX_CANDIDATES]),
+        )
+        return Observation(
+            now=now,
+            backlog=backlog,
+            instances=(INSTANCE,),
+            offers=(self._offer,),
+            last_start=self.starts[-1][0] if self.starts else None,
+        )
+
+    def _start(self, now: datetime, batch: Batch) -> None:
+        priors = self._offer.priors
+        ends = accumulate(priors.audio_seconds(chunk) / priors.speed for chunk in batch.chunks)
+        taken = {
+            chunk.number or 0: now + _span(priors.setup_seconds + end)
+            for chunk, end in zip(batch.chunks, ends, strict=True)
+        }
+        self.done |= taken
+        self.starts.append((now, batch))
+        self._pending = [chunk for chunk in self._pending if chunk.number not in taken]
 
 
 def _make_chunk(number: int, arrival: Arrival) -> Chunk:
@@ -123,31 +147,6 @@ def _make_chunk(number: int, arrival: Arrival) -> Chunk:
 
 def _get_time(chunk: Chunk) -> datetime:
     return chunk.modified
-
-
-def _observe(
-    now: datetime, pending: Sequence[Chunk], offer: Offer, last_start: datetime | None
-) -> Observation:
-    backlog = Backlog(
-        sessions=len(pending),
-        pending=len(pending),
-        pending_bytes=sum(chunk.size for chunk in pending),
-        oldest=pending[0].modified,
-        candidates=tuple(pending[:MAX_CANDIDATES]),
-    )
-    return Observation(
-        now=now, backlog=backlog, instances=(INSTANCE,), offers=(offer,), last_start=last_start
-    )
-
-
-def _complete(start: datetime, batch: Batch, offer: Offer) -> dict[int, datetime]:
-    """Times of the transcripts of a batch, by the numbers of its chunks."""
-    priors = offer.priors
-    ends = accumulate(priors.audio_seconds(chunk) / priors.speed for chunk in batch.chunks)
-    return {
-        chunk.number or 0: start + _span(priors.setup_seconds + end)
-        for chunk, end in zip(batch.chunks, ends, strict=True)
-    }
 
 
 def _span(seconds: float) -> timedelta:

@@ -92,7 +92,7 @@ def simulate(
 ) -> Simulation:
     """Replays the policy, and the same with each other name, on arrivals in order of time.
 
-    `report` gets the number of chunks that each start takes.
+    `report` gets the number of chunks that each check starts.
     """
     results = tuple(
         simulate_policy(arrivals, other, offer, report)

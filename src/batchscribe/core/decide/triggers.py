@@ -142,7 +142,7 @@ def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) ->
     if since is None:
         return None
     estimate = start.batch.estimate
-    lead = timedelta(seconds=estimate.setup_seconds + estimate.work_seconds)
+    lead = _as_span(estimate.setup_seconds + estimate.work_seconds)
     if policy.name in _KEEPS_LIMIT:
         lead = _as_span(start.outlook.seconds) + policy.slack
     return since + policy.max_wait - min(lead + policy.check_interval, policy.max_wait)

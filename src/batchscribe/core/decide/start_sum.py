@@ -1,0 +1,82 @@
+"""The sum of a start, as `tick --dry-run` prints it before anything is paid."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from batchscribe.core.decide.hosted import Savings, make_savings
+from batchscribe.core.decide.observation import Observation, Policy
+from batchscribe.core.decide.planned_start import find_waiting_since, plan_start
+from batchscribe.core.decide.policy import FOREVER, continue_run, find_obstacles
+from batchscribe.core.decide.triggers import find_expected, find_triggers
+
+_HOUR = 3600.0
+
+
+class ListedObstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """What prevents a start; `code` is the reason code of a decision."""
+
+    code: str
+    sentence: str
+
+
+class StartSum(msgspec.Struct, frozen=True, kw_only=True):
+    """The backlog, and what a start of its first batch costs now. Dollars are estimates."""
+
+    chunks: int
+    """Of the backlog."""
+    audio_minutes: float
+    """Of the backlog."""
+    runs: int
+    """That the backlog needs."""
+    oldest_wait_hours: float | None
+    instance_type: str
+    dollars: float
+    dollars_per_audio_hour: float | None
+    setup_dollars: float
+    setup_share: float | None
+    """Part of the cost that is paid before the first word and after the last; None without a cost."""
+    hosted: Savings | None
+    """A hosted service's price for the audio of the batch."""
+    hosted_is_cheaper: bool
+    expected_start: datetime | None
+    """Time of the first check that starts the GPU if nothing else arrives; None if no start is expected."""
+    obstacles: tuple[ListedObstacle, ...]
+    """By precedence; each must end before a start."""
+
+
+def sum_up_start(seen: Observation, policy: Policy) -> StartSum:
+    """Sums up a start now, whatever the decision is."""
+    start = plan_start(seen, policy)
+    obstacles = [*find_obstacles(seen, policy, start)]
+    if seen.open_run:
+        obstacles.insert(0, continue_run(seen.now, seen.open_run).reason)
+    estimate, since = start.batch.estimate, find_waiting_since(seen)
+    each = estimate.cost.per(estimate.audio_seconds / _HOUR)
+    savings = make_savings(estimate.cost, estimate.audio_seconds / _HOUR)
+    return StartSum(
+        chunks=seen.backlog.pending,
+        audio_minutes=start.outlook.audio_seconds / 60,
+        runs=start.outlook.runs,
+        oldest_wait_hours=(seen.now - since).total_seconds() / _HOUR if since else None,
+        instance_type=start.offer.instance_type,
+        dollars=estimate.cost.dollars,
+        dollars_per_audio_hour=each.dollars if each else None,
+        setup_dollars=start.setup_cost.dollars,
+        setup_share=start.setup_cost.micros / estimate.cost.micros if estimate.cost.micros else None,
+        hosted=savings,
+        hosted_is_cheaper=savings is not None and savings.saved_micros < 0,
+        expected_start=_expect_start(seen, policy),
+        obstacles=tuple(
+            ListedObstacle(code=obstacle.code, sentence=obstacle.sentence) for obstacle in obstacles
+        ),
+    )
+
+
+def _expect_start(seen: Observation, policy: Policy) -> datetime | None:
+    """The expected start after a pause; None if there is none, or if the pause has no end."""
+    expected = find_expected(seen, policy, find_triggers(seen, policy, plan_start(seen, policy)))
+    earliest = max(seen.now, seen.paused_until or seen.now)
+    return max(expected, earliest) if expected and earliest < FOREVER else None
