@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate, groupby
-from math import inf
 
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS
@@ -75,41 +74,58 @@ def find_least_total(slots: Sequence[Slot], priors: Priors, second_price: float,
     Prices: of a billed second, and of an audio second that waits for a second. Chunks that a start at once
     cannot finish in time get a start of their slot's own.
     """
-    overhead = priors.setup_seconds + priors.release_seconds
-    one_more = second_price * max(MINIMUM_BILLED_SECONDS, overhead)
-    work, audio = _sum_up(slot.work for slot in slots), _sum_up(slot.audio for slot in slots)
-    offset = _sum_up(slot.offset + slot.audio * before for slot, before in zip(slots, work, strict=False))
-    latest = [slot.latest - before for slot, before in zip(slots, work, strict=False)]
+    sums = _Sums(slots, priors)
+    one_more = second_price * max(MINIMUM_BILLED_SECONDS, sums.overhead)
     best, first = [0.0], 0
-    for last, slot in enumerate(slots):
+    for last in range(len(slots)):
         # A start that is too late or worth a split with these slots is so with a further slot, too.
         while first < last and (
-            slot.check > min(latest[first : last + 1]) + work[first] + _TOLERANCE
-            or wait_price * _find_gain(slots, audio, first, last) > one_more
+            sums.is_too_late(first, last) or wait_price * sums.find_gain(first, last) > one_more
         ):
             first += 1
-        least, ready = inf, slot.check + priors.setup_seconds
-        for begin in range(first, last + 1):
-            billed = max(MINIMUM_BILLED_SECONDS, overhead + work[last + 1] - work[begin])
-            waited = (audio[last + 1] - audio[begin]) * (ready - work[begin])
-            waited += offset[last + 1] - offset[begin]
-            least = min(least, best[begin] + second_price * billed + wait_price * waited)
-        best.append(least)
+        totals = (
+            best[begin] + second_price * sums.bill(begin, last) + wait_price * sums.wait(begin, last)
+            for begin in range(first, last + 1)
+        )
+        best.append(min(totals))
     return best[-1]
 
 
-def _find_gain(slots: Sequence[Slot], audio: Sequence[float], first: int, last: int) -> float:
-    """Waiting, in audio seconds times seconds, that a start of its own for the first slots saves at least.
+class _Sums:
+    """What one start costs that takes the slots from `first` to `last`, by running sums."""
 
-    Any split is a lower bound, so the one at half of the time needs not be the best.
-    """
-    begin, end = slots[first].check, slots[last].check
-    half = bisect_right(slots, (begin + end) / 2, first, last, key=_get_check) - 1
-    return (audio[half + 1] - audio[first]) * (end - slots[half].check)
+    def __init__(self, slots: Sequence[Slot], priors: Priors) -> None:
+        self.overhead = priors.setup_seconds + priors.release_seconds
+        self._checks = [slot.check for slot in slots]
+        self._setup = priors.setup_seconds
+        self._work = _sum_up(slot.work for slot in slots)
+        self._audio = _sum_up(slot.audio for slot in slots)
+        placed = list(zip(slots, self._work, strict=False))
+        self._offset = _sum_up(slot.offset + slot.audio * before for slot, before in placed)
+        self._latest = [slot.latest - before for slot, before in placed]
 
+    def is_too_late(self, first: int, last: int) -> bool:
+        latest = min(self._latest[first : last + 1]) + self._work[first]
+        return self._checks[last] > latest + _TOLERANCE
 
-def _get_check(slot: Slot) -> float:
-    return slot.check
+    def bill(self, first: int, last: int) -> float:
+        """Billed seconds."""
+        return max(MINIMUM_BILLED_SECONDS, self.overhead + self._work[last + 1] - self._work[first])
+
+    def wait(self, first: int, last: int) -> float:
+        """Waiting of all chunks, in audio seconds times seconds."""
+        begin = self._checks[last] + self._setup - self._work[first]
+        audio = self._audio[last + 1] - self._audio[first]
+        return audio * begin + self._offset[last + 1] - self._offset[first]
+
+    def find_gain(self, first: int, last: int) -> float:
+        """Waiting that a start of its own for the first slots saves at least.
+
+        Any split is a lower bound, so the one at half of the time needs not be the best.
+        """
+        end = self._checks[last]
+        half = bisect_right(self._checks, (self._checks[first] + end) / 2, first, last) - 1
+        return (self._audio[half + 1] - self._audio[first]) * (end - self._checks[half])
 
 
 def _sum_up(values: Iterable[float]) -> list[float]:
