@@ -213,6 +213,13 @@ def test_the_ledger_stands_in_for_a_source_without_audio(home: Path) -> None:
     assert (document["since"], document["until"]) == ("2026-11-23T12:00:00Z", "2026-11-23T14:00:00Z")
 
 
+def test_a_source_and_a_ledger_without_audio_are_no_error(home: Path) -> None:
+    (home / "audio").mkdir()
+    done = simulate("--source", str(home / "audio"), *OFFER)
+    place = (home / "audio").as_uri()
+    assert done.stdout == f"Nothing to simulate: no audio in {place}, and none in the ledger.\n"
+
+
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
 def test_cost_is_drawn_against_wait(home: Path, suffix: str) -> None:
     simulate("--arrivals", "trace.csv", *OFFER, "--plot", f"plot{suffix}")

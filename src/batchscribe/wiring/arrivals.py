@@ -19,4 +19,5 @@ def read_arrivals(settings: Settings, priors: Priors) -> tuple[tuple[Arrival, ..
     if listed:
         return listed, f"the time stamps in {settings.source}"
     with open_ledger(settings, remember=False) as ledger:
-        return make_recorded_arrivals(ledger.samples(EVER), ledger.runs(EVER)), "the ledger"
+        recorded = make_recorded_arrivals(ledger.samples(EVER), ledger.runs(EVER))
+    return recorded, "the ledger" if recorded else f"{settings.source}, and none in the ledger"
