@@ -14,6 +14,7 @@ from msgspec import inspect as types
 from batchscribe.cli.report import Period
 from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.controller.commands.why import ChunkHistory
+from batchscribe.core.decide.simulation import Simulation
 from batchscribe.core.decide.start_sum import StartSum
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import ExitRecord, Failure, Manifest, Progress, QuarantineRecord
@@ -34,6 +35,7 @@ DOCUMENTS = (
     Document("session", SessionTranscript, "`transcript.json` of each session, and `export --format json`"),
     Document("run-report", RunReport, "`batch-reports/batch-….json`, and `runs` of `tick --json`"),
     Document("period", Period, "`report --format json`"),
+    Document("simulation", Simulation, "`simulate --json`"),
     Document("sum", StartSum, "`sum` of `tick --dry-run --json` and `run --dry-run --json`"),
     Document("why", ChunkHistory, "`why KEY --json`"),
     Document("proof", Proof, "each entry of `proofs` of `rehearse --json`"),

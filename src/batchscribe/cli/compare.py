@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from msgspec.structs import replace
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App
 from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
@@ -32,7 +32,6 @@ from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.scheduler import open_scheduler
 from batchscribe.wiring.seams import open_ledger, rate_of
 
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 _WORD = re.compile(r"[\w']+")
 
 Sample = Mapping[str, bytes]
@@ -130,36 +129,19 @@ def print_comparison(app: App, found: Sequence[Compared]) -> None:
     )
 
 
-def check_plot(file: Path) -> None:
-    """Raises MisconfiguredError if a plot cannot be drawn into this file."""
-    if file.suffix not in PLOT_FORMATS:
-        raise MisconfiguredError(f"cannot draw into {file}: its name must end in {', '.join(PLOT_FORMATS)}")
-    if not file.absolute().parent.is_dir():
-        raise MisconfiguredError(f"cannot draw into {file}: {file.absolute().parent} does not exist")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MisconfiguredError("a plot needs its extra: pip install 'batchscribe[plot]'")
-
-
 def draw_comparison(found: Sequence[Compared], file: Path) -> None:
     """Draws error rate against price, or against working time where a price is unknown."""
-    from matplotlib.figure import Figure
-
     prices = [one.dollars_per_audio_hour for one in found if one.dollars_per_audio_hour is not None]
     priced = len(prices) == len(found)
-    across = prices if priced else [60 / one.speed if one.speed else 0.0 for one in found]
-    up = [100 * one.error for one in found]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(across, up, color="#1f6f8b", zorder=3)
-    for one, x, y in zip(found, across, up, strict=True):
-        axes.annotate(one.name, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_xlabel("$ per audio hour" if priced else "minutes of work per audio hour, on this machine")
-    axes.set_ylabel("word error rate, %" if found[0].wer is not None else "difference from the others, %")
-    axes.set_xlim(0, 1.3 * max(*across, 1e-4))
-    axes.set_ylim(0, 1.2 * max(*up, 1.0))
-    axes.grid(color="#dddddd")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file)
+    xs = prices if priced else [60 / one.speed if one.speed else 0.0 for one in found]
+    points = [(one.name, x, 100 * one.error) for one, x in zip(found, xs, strict=True)]
+    draw_points(
+        file,
+        points,
+        across="$ per audio hour" if priced else "minutes of work per audio hour, on this machine",
+        up="word error rate, %" if found[0].wer is not None else "difference from the others, %",
+        least_height=1.0,
+    )
 
 
 def _list_candidates(chosen: EngineSpec) -> Iterator[EngineSpec]:

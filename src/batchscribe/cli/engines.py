@@ -93,7 +93,8 @@ def _compare(
     *,
     as_json: bool,
 ) -> None:
-    from batchscribe.cli.compare import check_plot, compare, draw_comparison, print_comparison
+    from batchscribe.cli.compare import compare, draw_comparison, print_comparison
+    from batchscribe.cli.plot import check_plot
 
     if plot:
         check_plot(plot)

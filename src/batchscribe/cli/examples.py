@@ -22,6 +22,7 @@ EXAMPLES = {
     "install systemd": "install systemd --every 30m --print",
     "install cron": "install cron --every 30m",
     "uninstall": "uninstall",
+    "simulate": "simulate --arrivals arrivals.csv --rate 0.526",
     "pause": "pause --for 8h",
     "resume": "resume",
     "watchdog": "watchdog --json",

@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "tick": ("tick:tick", "Make one decision, and carry it out."),
         "install": ("install:install", "Install the schedule of tick and watchdog."),
         "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
+        "simulate": ("simulate:simulate", "Cost and waits of each policy on past arrivals."),
         "pause": ("status:pause", "Suspend scheduling until `resume`, or for a duration."),
         "resume": ("status:resume", "Resume scheduling."),
         "watchdog": ("tick:watchdog", "Advance open runs by one pass; a timer calls it each minute."),

@@ -22,6 +22,13 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
 
     Raises MisconfiguredError if the price is unknown.
     """
+    kind, priors = read_expected(settings)
+    chunks = make_chunks(found, ScanRules(now=open_clock().now()))
+    return estimate(chunks, priors, rate_of(settings)(kind))
+
+
+def read_expected(settings: Settings) -> tuple[str, Priors]:
+    """(instance type of the next run, its set-up time and speed), measured by earlier runs or assumed."""
     spec, now = engine_spec(settings), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.runs(now - RECENT)
@@ -32,4 +39,4 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
             instance_type=kind,
             default=LOCAL_PRIORS if settings.provider == LOCAL else Priors(),
         )
-    return estimate(make_chunks(found, ScanRules(now=now)), priors, rate_of(settings)(kind))
+    return kind, priors

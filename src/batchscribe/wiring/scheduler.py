@@ -279,19 +279,7 @@ def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfi
         guard=settings.cloud_guard,
         access=access_hash(settings),
         shared_machine=local,
-        policy=Policy(
-            name=settings.policy,
-            threshold=settings.threshold,
-            max_wait=settings.max_wait,
-            max_runtime=settings.max_runtime,
-            check_interval=settings.check_interval,
-            if_running=settings.if_running,
-            limit=settings.limit,
-            choice=settings.instance_choice,
-            hours=settings.hours,
-            daily_budget=settings.max_dollars_per_day,
-            manual=manual,
-        ),
+        policy=make_policy(settings, manual=manual),
         engine=spec,
         unsupported=unsupported(spec),
         audio_options=audio,
@@ -303,6 +291,22 @@ def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfi
         max_attempts=settings.max_attempts,
         priors=LOCAL_PRIORS if local else Priors(),
         waits=replace(waits, poll=settings.poll_seconds) if settings.poll_seconds else waits,
+    )
+
+
+def make_policy(settings: Settings, *, manual: bool = False) -> Policy:
+    return Policy(
+        name=settings.policy,
+        threshold=settings.threshold,
+        max_wait=settings.max_wait,
+        max_runtime=settings.max_runtime,
+        check_interval=settings.check_interval,
+        if_running=settings.if_running,
+        limit=settings.limit,
+        choice=settings.instance_choice,
+        hours=settings.hours,
+        daily_budget=settings.max_dollars_per_day,
+        manual=manual,
     )
 
 

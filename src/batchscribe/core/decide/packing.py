@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 
 from batchscribe.core.decide.money import Rate, Usd, cost
 from batchscribe.core.scan.backlog import Backlog
-from batchscribe.core.scan.chunks import Chunk, audio_name
+from batchscribe.core.scan.chunks import Chunk
 
 BYTES_PER_SECOND = {
     **dict.fromkeys(("avi", "mov"), 40_000.0),
@@ -43,9 +43,14 @@ class Priors:
 
     def audio_seconds(self, chunk: Chunk) -> float:
         """Estimated audio seconds; the true duration is known only after decoding."""
-        name = audio_name(chunk.key)
-        kind = name.type if name else "webm"
-        return chunk.size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
+        return self.estimate_seconds(chunk.key, chunk.size)
+
+    def estimate_seconds(self, key: str, size: int) -> float:
+        """Estimated audio seconds of an object; one of an unknown type counts as webm."""
+        kind = key.rpartition(".")[2].lower()
+        if kind not in BYTES_PER_SECOND:
+            kind = "webm"
+        return size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

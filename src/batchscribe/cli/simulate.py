@@ -1,0 +1,215 @@
+"""`simulate`: policies replayed on past arrivals, beside the optimum."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
+from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.plot import Point, check_plot, draw_points
+from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
+from batchscribe.core.decide.hosted import HOSTED
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.observation import PolicyName
+from batchscribe.core.decide.offers import Market, Offer
+from batchscribe.core.decide.simulation import PolicyResult, Simulation
+from batchscribe.core.decide.simulation import simulate as simulate_policies
+from batchscribe.core.figures import format_count
+from batchscribe.settings import Settings
+from batchscribe.wiring.arrivals import read_arrivals
+from batchscribe.wiring.estimates import read_expected
+from batchscribe.wiring.scheduler import make_policy
+from batchscribe.wiring.seams import rate_of
+
+
+class FiniteRange(click.FloatRange):
+    """A range without infinity, and without what is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number in the range.", param, ctx)
+        return number
+
+
+@click.command()
+@source_option
+@click.option(
+    "--arrivals",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV with the header arrived,audio_seconds; default: the source's time stamps, or the ledger.",
+)
+@click.option(
+    "--rate", type=FiniteRange(0, 10_000), metavar="DOLLARS", help="Price of an hour; default: as for `tick`."
+)
+@click.option(
+    "--setup-seconds",
+    type=FiniteRange(0, 86_400),
+    metavar="SECONDS",
+    help="Billed seconds of a start besides its work; default: measured by runs, or assumed.",
+)
+@click.option(
+    "--speed",
+    type=FiniteRange(0.01, 1_000_000),
+    metavar="FACTOR",
+    help="Audio seconds for each second of work; default: measured by runs, or assumed.",
+)
+@click.option(
+    "--max-wait-hours",
+    type=FiniteRange(0, 8760, min_open=True),
+    metavar="HOURS",
+    help="Longest wait instead of BATCH_MAX_WAIT_HOURS.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw cost against wait into a .png, .svg or .pdf.",
+)
+@json_option
+@pass_app
+def simulate(
+    app: App,
+    *,
+    arrivals: Path | None,
+    rate: float | None,
+    setup_seconds: float | None,
+    speed: float | None,
+    max_wait_hours: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Cost and waits of each policy on past arrivals, beside the optimum.
+
+    Nothing is started. Every simulated start succeeds, at a check of the schedule.
+    """
+    if plot:
+        check_plot(plot)
+    offer = _make_offer(app.settings, rate, setup_seconds, speed)
+    trace, origin = _read_trace(app.settings, offer, arrivals)
+    policy = make_policy(app.settings)
+    if max_wait_hours is not None:
+        policy = replace(policy, max_wait=timedelta(hours=max_wait_hours))
+    with _show_progress(len(trace) * len(PolicyName), quiet=app.quiet) as report:
+        found = simulate_policies(trace, policy, offer, origin, report)
+    if plot:
+        draw_points(
+            plot, _list_points(found), across="p95 of the waits, hours", up="dollars", least_height=0.01
+        )
+    if as_json:
+        print_json(found)
+    else:
+        _print_simulation(app, found)
+
+
+def _make_offer(settings: Settings, rate: float | None, setup: float | None, speed: float | None) -> Offer:
+    """The offer of the settings, with what the options replace."""
+    kind, priors = read_expected(settings)
+    if setup is not None:
+        # A slow start is assumed to take twice as long, as before the first runs.
+        priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
+    if speed is not None:
+        priors = replace(priors, speed=speed)
+    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source="--rate")
+    return Offer(
+        provider=settings.provider, instance_type=kind, market=Market.ON_DEMAND, rate=price, priors=priors
+    )
+
+
+def _read_trace(settings: Settings, offer: Offer, file: Path | None) -> tuple[tuple[Arrival, ...], str]:
+    if file is None:
+        return read_arrivals(settings, offer.priors)
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        return parse_arrivals(lines, str(file)), str(file)
+
+
+@contextmanager
+def _show_progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Shows a bar on a terminal; yields what advances it."""
+    hidden = quiet or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        row = bar.add_task("simulating", total=total)
+        yield lambda done: bar.advance(row, done)
+
+
+def _list_points(found: Simulation) -> list[Point]:
+    """One point for all policies with the same result."""
+    names: dict[tuple[float, float], list[str]] = {}
+    for each in found.policies:
+        names.setdefault((each.wait_hours.p95, each.dollars), []).append(each.name)
+    return [(", ".join(named), x, y) for (x, y), named in names.items()]
+
+
+def _print_simulation(app: App, found: Simulation) -> None:
+    if not found.chunks:
+        app.console.print(f"Nothing to simulate: no audio in {found.origin}.", markup=False)
+        return
+    print_table(app.console, _build_columns(found.policies))
+    for line in _explain(found):
+        app.console.print(line, markup=False)
+
+
+def _build_columns(rows: Sequence[PolicyResult]) -> list[Column]:
+    waits = [row.wait_hours for row in rows]
+    return [
+        Column("Policy", [row.name for row in rows]),
+        Column("Cost", [str(Usd(row.dollars_micros)) for row in rows], right=True),
+        Column(
+            "$/audio hour", [f"{row.dollars_per_audio_hour or 0:.4f}" for row in rows], optional=1, right=True
+        ),
+        Column("Starts", [str(row.starts) for row in rows], right=True),
+        Column("Mean wait", [f"{wait.mean:.2f} h" for wait in waits], right=True),
+        Column("p95", [f"{wait.p95:.2f} h" for wait in waits], right=True),
+        Column("Longest", [f"{wait.max:.2f} h" for wait in waits], optional=2, right=True),
+        Column("Late", [str(row.late) for row in rows], right=True),
+        Column("Ratio", [f"{row.ratio:.2f}" for row in rows], right=True),
+    ]
+
+
+def _explain(found: Simulation) -> Iterator[str]:
+    """Lines below the table; the last ones are settings."""
+    yield (
+        f"{format_count(found.chunks, 'chunk')}, {found.audio_hours:.1f} h of audio, "
+        f"{found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}, from {found.origin}"
+    )
+    yield (
+        f"${found.rate:g}/h ({found.rate_source}), {found.setup_seconds + found.release_seconds:.0f} s "
+        f"billed for a start besides its work, {found.speed:g} x speed, a check each {found.check_hours:g} h"
+    )
+    yield (
+        f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h; for balanced "
+        f"to the least sum of the bill and ${found.wait_price:g} for each hour that an audio hour waits"
+    )
+    service = HOSTED[0]
+    hosted = Usd(round(service.per_audio_hour.micros * found.audio_hours))
+    yield f"{service.name} charges {hosted} for the same audio"
+    yield _explain_choice(found)
+    yield from (f"{name}={value}" for name, value in found.env.items())
+
+
+def _explain_choice(found: Simulation) -> str:
+    """The savings by the settings that follow, against the present policy."""
+    by_name = {each.name: each for each in found.policies}
+    best, present = by_name[found.env["BATCH_POLICY"]], by_name[found.present]
+    if best is present:
+        return f"The present policy has the lowest bill, with {_count_late(best)}. Its lines in .env:"
+    saved = best.dollars_micros - present.dollars_micros
+    difference = f"{Usd(abs(saved))} {'more' if saved > 0 else 'less'}"
+    return (
+        f"The lowest bill is {Usd(best.dollars_micros)}, with {_count_late(best)}: {difference} than with "
+        f"the present BATCH_POLICY={present.name}, with {_count_late(present)}. Put into .env:"
+    )
+
+
+def _count_late(result: PolicyResult) -> str:
+    return f"{format_count(result.late, 'chunk')} late" if result.late else "no chunk late"

@@ -1,0 +1,185 @@
+"""Compares policies on a trace of arrivals, with each other and with the offline optimum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import msgspec
+
+from batchscribe.core.decide.arrivals import Arrival
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.offers import Offer
+from batchscribe.core.decide.optimum import find_least_total, make_slots
+from batchscribe.core.decide.replay import Replay, replay
+
+HOUR = 3600.0
+_TOLERANCE = 1e-3
+"""Seconds: below a rounding of times to microseconds."""
+
+
+class WaitHours(msgspec.Struct, frozen=True, kw_only=True):
+    """Hours from the arrival of a chunk to its transcript."""
+
+    mean: float = 0.0
+    p95: float = 0.0
+    max: float = 0.0
+
+
+class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy on a trace of arrivals."""
+
+    name: str
+    dollars: float
+    dollars_micros: int
+    dollars_per_audio_hour: float | None
+    """None without audio."""
+    starts: int
+    late: int
+    """Chunks that waited longer than the longest wait."""
+    wait_hours: WaitHours
+    ratio: float
+    """To the optimum for what the policy minimises: `linear_ratio` for `balanced`, else `deadline_ratio`."""
+    deadline_ratio: float
+    """Bill, as a multiple of the least one that keeps the longest wait, with the same reserve for slow
+    starts. Chunks that wait longer under the policy may wait as long in the optimum."""
+    linear_ratio: float
+    """Bill and price of all waits, as a multiple of their least sum within the same limits."""
+
+
+class Simulation(msgspec.Struct, frozen=True, kw_only=True):
+    """Policies on one trace of arrivals, and the settings that would have cost least."""
+
+    policies: tuple[PolicyResult, ...]
+    chunks: int
+    audio_hours: float
+    since: datetime | None
+    """First arrival; None without one."""
+    until: datetime | None
+    """Last arrival."""
+    origin: str
+    """Source of the arrivals."""
+    rate: float
+    """Dollars an hour."""
+    rate_source: str
+    setup_seconds: float
+    """Billed seconds of a start before its work."""
+    release_seconds: float
+    """Billed seconds of a start after its work."""
+    speed: float
+    """Audio seconds for each second of work."""
+    check_hours: float
+    max_wait_hours: float
+    wait_price: float
+    """Dollars for an audio hour that waits for an hour."""
+    present: str
+    """The policy in the present settings."""
+    env: dict[str, str]
+    """Settings of the policy with the fewest late chunks, and of these the lowest bill."""
+    saved: float
+    """Dollars that `env` saves against the present policy; negative if it keeps limits that others miss."""
+
+
+def simulate(
+    arrivals: Sequence[Arrival],
+    policy: Policy,
+    offer: Offer,
+    origin: str = "",
+    report: Callable[[int], None] = lambda _done: None,
+) -> Simulation:
+    """Replays the policy, and the same with each other name, on arrivals in order of time.
+
+    `report` gets the number of chunks that each check starts.
+    """
+    results = tuple(
+        simulate_policy(arrivals, other, offer, report)
+        for other in (replace(policy, name=name, daily_budget=None) for name in PolicyName)
+    )
+    present = next(each for each in results if each.name == policy.name)
+    best = min(
+        results,
+        key=lambda each: (each.late, each.dollars_micros, each is not present, each.wait_hours.mean),
+    )
+    hours = policy.max_wait / timedelta(hours=1)
+    threshold = {"BATCH_THRESHOLD": str(policy.threshold)} if best.name == PolicyName.THRESHOLD else {}
+    return Simulation(
+        policies=results,
+        chunks=len(arrivals),
+        audio_hours=sum(each.audio_seconds for each in arrivals) / HOUR,
+        since=arrivals[0].at if arrivals else None,
+        until=arrivals[-1].at if arrivals else None,
+        origin=origin,
+        rate=offer.rate.per_hour.dollars,
+        rate_source=offer.rate.source,
+        setup_seconds=offer.priors.setup_seconds,
+        release_seconds=offer.priors.release_seconds,
+        speed=offer.priors.speed,
+        check_hours=policy.check_interval / timedelta(hours=1),
+        max_wait_hours=hours,
+        wait_price=policy.wait_price.dollars,
+        present=present.name,
+        env={"BATCH_POLICY": best.name, **threshold, "BATCH_MAX_WAIT_HOURS": f"{hours:g}"},
+        saved=Usd(present.dollars_micros - best.dollars_micros).dollars,
+    )
+
+
+def simulate_policy(
+    arrivals: Sequence[Arrival],
+    policy: Policy,
+    offer: Offer,
+    report: Callable[[int], None] = lambda _done: None,
+) -> PolicyResult:
+    """Replays one policy, and compares it with both optima."""
+    replayed, limit = replay(arrivals, policy, offer, report), policy.max_wait.total_seconds()
+    deadline_ratio, linear_ratio = _find_ratios(arrivals, policy, offer, replayed)
+    return PolicyResult(
+        name=policy.name.value,
+        dollars=replayed.cost.dollars,
+        dollars_micros=replayed.cost.micros,
+        dollars_per_audio_hour=_divide_by_hours(replayed.cost, arrivals),
+        starts=len(replayed.starts),
+        late=sum(wait > limit + _TOLERANCE for wait in replayed.waits),
+        wait_hours=_measure_waits(replayed.waits),
+        ratio=linear_ratio if policy.name is PolicyName.BALANCED else deadline_ratio,
+        deadline_ratio=deadline_ratio,
+        linear_ratio=linear_ratio,
+    )
+
+
+def _find_ratios(
+    arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replayed: Replay
+) -> tuple[float, float]:
+    """(bill, bill and price of waits) as multiples of their optima."""
+    priors = offer.priors
+    # The optimum knows all arrivals, but not how long a start takes.
+    reserve = policy.slack.total_seconds() + priors.setup_p95_seconds - priors.setup_seconds
+    limit = policy.max_wait.total_seconds() - reserve
+    limits = [max(limit, wait) for wait in replayed.waits]
+    slots = make_slots(arrivals, priors, policy.check_interval, limits)
+    second_price, wait_price = offer.rate.per_hour.micros / HOUR, policy.wait_price.micros / HOUR**2
+    waited = sum(each.audio_seconds * wait for each, wait in zip(arrivals, replayed.waits, strict=True))
+    total = second_price * replayed.billed_seconds + wait_price * waited
+    return (
+        _divide(replayed.billed_seconds, find_least_total(slots, priors, 1.0, 0.0)),
+        _divide(total, find_least_total(slots, priors, second_price, wait_price)),
+    )
+
+
+def _divide(value: float, least: float) -> float:
+    return round(value / least, 6) if least else 1.0
+
+
+def _divide_by_hours(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
+    each = cost.per(sum(arrival.audio_seconds for arrival in arrivals) / HOUR)
+    return each.dollars if each else None
+
+
+def _measure_waits(waits: Sequence[float]) -> WaitHours:
+    if not waits:
+        return WaitHours()
+    ranked = sorted(waits)
+    p95 = ranked[math.ceil(0.95 * len(ranked)) - 1]
+    return WaitHours(mean=sum(ranked) / len(ranked) / HOUR, p95=p95 / HOUR, max=ranked[-1] / HOUR)
