@@ -13,9 +13,10 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
+from batchscribe.adapters.engines.hub_models import RECORD, beside, verify_model
 from batchscribe.adapters.engines.whisper import models
 from batchscribe.adapters.engines.whisper.engine import FACTORY
-from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder, verify_model
+from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -151,7 +152,7 @@ def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch
 
 def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
     folder = fetch_model("small.en")
-    models._record_file(folder).write_bytes(b"{")
+    beside(folder, RECORD).write_bytes(b"{")
     with pytest.raises(MisconfiguredError, match="cannot be read: remove it"):
         model_folder(spec_of("small.en"))
 
