@@ -1,11 +1,12 @@
-"""Parakeet's encoder (FastConformer) as a graph with random weights: the published one's operators and shapes.
+"""Parakeet with random weights: the operators and shapes of the published encoder (FastConformer) and joint.
 
-Source: D. Rekesh et al., "Fast Conformer with Linearly Scalable Attention for Efficient Speech Recognition", 2023;
-the relative positions are those of Transformer-XL (Z. Dai et al., 2019).
+Source: D. Rekesh et al., "Fast Conformer with Linearly Scalable Attention for Efficient Speech
+Recognition", 2023; relative positions as in Transformer-XL (Z. Dai et al., 2019).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper, save
+
+from support.transducer import build_joint
 
 LONGEST = 500
 """Encoder frames: 40 s."""
@@ -30,10 +33,31 @@ class Shape:
     layers: int = 2
     channels: int = 8
     kernel: int = 9
+    vocabulary: int = 12
+    hidden: int = 16
+    """Width of the prediction network and the joint."""
 
 
 TINY = Shape()
-PUBLISHED = Shape(mels=128, width=1024, heads=8, layers=24, channels=256)
+PUBLISHED = Shape(mels=128, width=1024, heads=8, layers=24, channels=256, vocabulary=1025, hidden=640)
+
+
+def build_model(folder: Path, shape: Shape = TINY) -> Path:
+    """Writes a model folder of a token-and-duration transducer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build_encoder(folder, shape)
+    build_joint(
+        folder / "decoder_joint-model.onnx",
+        vocabulary=shape.vocabulary,
+        hidden=shape.hidden,
+        encoded=shape.width,
+    )
+    config = {"model_type": "nemo-conformer-tdt", "features_size": shape.mels, "subsampling_factor": 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    pieces = [f"▁w{number}" for number in range(shape.vocabulary - 1)]
+    lines = [f"{piece} {number}" for number, piece in enumerate((*pieces, "<blk>"))]
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def build_encoder(folder: Path, shape: Shape = TINY) -> Path:
