@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,15 @@ from batchscribe.adapters.engines.problems import not_installed
 from batchscribe.adapters.machine import nvidia
 from batchscribe.audio.audio_decoder import AudioDecoder
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.core.text.speech import SAMPLE_RATE, Window
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.engine import Engine
 from batchscribe.errors import OutOfMemoryError
 from batchscribe.wiring.engines import engine_factory, engine_reports
 
 SECONDS = 30
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+TEXTS = 4
+"""Windows, at most, of which the words of two number formats are compared."""
 FEWEST = 3.0
 """Seconds that each batch size is measured, at least once."""
 SPEECH = files("batchscribe").joinpath("demo", "audio", "morning-walk")
@@ -57,6 +60,8 @@ class Measured:
     """Batch size -> audio seconds per second."""
     memory_mb: dict[int, float] = field(default_factory=dict)
     """Batch size -> memory in use on the GPU, or of this process on a CPU."""
+    words: list[str] = field(default_factory=list)
+    """Of TEXTS windows."""
 
     @property
     def best(self) -> int:
@@ -80,6 +85,8 @@ def main() -> None:
                 continue
             found.append(measured := measure(spec, speech, end))
             print_row(measured)
+            if spec.compute_type == HALF:
+                print_difference(found[-2], measured)
     document = {"hardware": hardware(), "measured": [asdict(one) for one in found]}
     wanted.json.write_text(json.dumps(document, indent=2) + "\n")
 
@@ -89,6 +96,14 @@ def print_row(found: Measured) -> None:
     print(f"{found.engine:<16}{Path(found.model).name:<28}", end="")
     print(f"{found.load_seconds:7.1f}{found.first_window_seconds:8.2f}  {speeds}", end="")
     print(f"  ({found.device}; {found.memory_mb[found.best]:.0f} MB at {found.best})", flush=True)
+
+
+def print_difference(plain: Measured, half: Measured) -> None:
+    same = SequenceMatcher(None, plain.words, half.words, autojunk=False).ratio()
+    print(
+        f"{'':<16}{100 * (1 - same):.1f} % of {len(plain.words)} words differ from those in float32",
+        flush=True,
+    )
 
 
 def list_specs(device: str, folder: Path) -> Iterator[EngineSpec]:
@@ -144,7 +159,13 @@ def measure(spec: EngineSpec, speech: npt.NDArray[np.float32], end: float) -> Me
         found.memory_mb[size] = memory()
         if time.monotonic() > end or (engine.device.startswith("cpu") and size >= 4):
             break
+    batch = windows(speech, min(TEXTS, found.best))
+    found.words = [word for result in engine.transcribe(batch) for word in words_of(result)]
     return found
+
+
+def words_of(result: Recognition) -> list[str]:
+    return [word.word for segment in result.segments for word in segment.words]
 
 
 def speed_of(engine: Engine, speech: npt.NDArray[np.float32], size: int, end: float) -> float:

@@ -11,7 +11,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,12 @@ from batchscribe.adapters.engines.parakeet.half_precision import HALF
 from bench.gpu import load_speech, windows
 from support.fastconformer import PUBLISHED, build_model
 
-CONVERT = "import pathlib, sys; from batchscribe.adapters.engines.parakeet import half_precision as half; "
-CONVERT += "half.make_half(pathlib.Path(sys.argv[1]))"
+CONVERT = """
+import pathlib, sys
+from batchscribe.adapters.engines.parakeet.half_precision import make_half
+make_half(pathlib.Path(sys.argv[1]))
+print(pathlib.Path("/proc/self/status").read_text())
+"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Decoded:
     encodings: np.ndarray[Any, np.dtype[np.float32]]
     tokens: list[str]
     times: list[float]
+
+    @property
+    def emitted(self) -> list[tuple[str, float]]:
+        return list(zip(self.tokens, self.times, strict=True))
 
 
 def main() -> None:
@@ -44,12 +51,13 @@ def main() -> None:
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(Path(folder) / "random", replace(PUBLISHED, layers=wanted.layers))
-        begun = time.monotonic()
-        subprocess.run([sys.executable, "-c", CONVERT, model], check=True)
-        seconds = time.monotonic() - begun
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
+        status = subprocess.run(
+            [sys.executable, "-c", CONVERT, model], check=True, capture_output=True, text=True
+        ).stdout
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024**2
         sizes = [size(model / "encoder-model.onnx"), size(beside(model, HALF) / "encoder-model.onnx")]
-        print(f"conversion {seconds:.0f} s, {peak:.1f} GB of memory at most")
+        print(f"conversion: {used.ru_utime + used.ru_stime:.0f} s of CPU, {peak:.1f} GB of memory at most")
         print(f"encoder {sizes[0]:.2f} GB in float32, {sizes[1]:.2f} GB in float16", flush=True)
         plain, half = (decode(place, wanted.windows) for place in (model, beside(model, HALF)))
     show(plain, half)
@@ -78,15 +86,17 @@ def decode(folder: Path, count: int) -> list[Decoded]:
 
 
 def show(plain: list[Decoded], half: list[Decoded]) -> None:
-    print(f"{'window':<8}{'tokens':>7}{'edits':>7}{'same times':>12}{'difference, rms':>17}{'largest':>9}")
+    """After one other token, all later ones may differ: each depends on those before it."""
+    print(f"{'window':<8}{'tokens':>7}{'same until':>12}{'edits':>7}{'difference, rms':>17}{'largest':>9}")
     for number, (one, two) in enumerate(zip(plain, half, strict=True)):
         spread = one.encodings.std()
         difference = np.abs(one.encodings - two.encodings) / spread
         words = jiwer.process_words(" ".join(one.tokens), " ".join(two.tokens))
         edits = words.substitutions + words.deletions + words.insertions
-        same = sum(mine == other for mine, other in zip(one.times, two.times, strict=False))
+        pairs = enumerate(zip(one.emitted, two.emitted, strict=False))
+        same = next((at for at, (mine, other) in pairs if mine != other), len(one.tokens))
         rms = np.sqrt((difference**2).mean())
-        print(f"{number:<8}{len(one.tokens):>7}{edits:>7}{same:>12}{rms:>17.5f}{difference.max():>9.4f}")
+        print(f"{number:<8}{len(one.tokens):>7}{same:>12}{edits:>7}{rms:>17.5f}{difference.max():>9.4f}")
 
 
 if __name__ == "__main__":
