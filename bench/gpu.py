@@ -85,7 +85,7 @@ def main() -> None:
                 continue
             found.append(measured := measure(spec, speech, end))
             print_row(measured)
-            if spec.compute_type == HALF:
+            if spec.compute_type == HALF and len(found) > 1 and found[-2].model == spec.model:
                 print_difference(found[-2], measured)
     document = {"hardware": hardware(), "measured": [asdict(one) for one in found]}
     wanted.json.write_text(json.dumps(document, indent=2) + "\n")

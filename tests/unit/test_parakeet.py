@@ -13,6 +13,7 @@ import numpy as np
 import onnx_asr.resolver
 import onnxruntime
 import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from batchscribe.adapters.engines.parakeet import engine, models
 from batchscribe.adapters.engines.parakeet.engine import FACTORY
@@ -22,6 +23,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE
 from batchscribe.core.text.speech import Window
 from batchscribe.errors import EngineError, GpuError, MisconfiguredError, OutOfMemoryError
+from support.fastconformer import build_model
 from support.hub import Hub
 from support.parakeet_model import FRAME, build_ctc, build_tdt, speak
 
@@ -153,6 +155,26 @@ def test_eight_bits_are_other_files(tdt: Path, tmp_path: Path) -> None:
     assert "int8.onnx" in FACTORY.problems(spec_of(tdt, compute_type="int8"))[0]
     engine = FACTORY.load(spec_of(build_tdt(tmp_path, quantization="int8"), compute_type="int8"))
     assert engine.device == "cpu, int8"
+
+
+def test_quantised_operators_run_on_a_cpu(tmp_path: Path) -> None:
+    """Those of ONNX Runtime's dynamic quantisation, with a graph of Parakeet's operators."""
+    folder = build_model(tmp_path)
+    for name in ("encoder-model", "decoder_joint-model"):
+        quantize_dynamic(folder / f"{name}.onnx", folder / f"{name}.int8.onnx", weight_type=QuantType.QUInt8)
+    window = Window(1, 0.0, speak(SAID, 5.0))
+    plain, small = (FACTORY.load(spec_of(folder, compute_type=kind)) for kind in ("float32", "int8"))
+    assert small.device == "cpu, int8"
+    expected, found = (
+        engine._recogniser.asr._encode(*features_of(engine, window)) for engine in (plain, small)
+    )
+    assert np.corrcoef(found[0].ravel(), expected[0].ravel())[0, 1] > 0.99
+    assert small.transcribe([window])[0].segments
+
+
+def features_of(engine: Any, window: Window) -> Any:
+    length = np.array([len(window.audio)], np.int64)
+    return engine._recogniser.asr._preprocessor(window.audio[None], length)
 
 
 def test_what_breaks_is_told_without_what_was_said(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
