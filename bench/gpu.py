@@ -2,8 +2,9 @@
 
 `bench/gpu.sh [PYTHON]` runs it in at most 8 minutes, with the Python of an environment that `gpu setup` made
 (on a GPU host `~/batchscribe/venv/bin/python`). Every engine that can run here, with each of its models that
-is here; without any model, Whisper with random weights of small's shape. Windows of 30 s of bundled speech,
-in batches of 1 to 64; the largest batch that fits the memory ends the series. Prints a table and writes JSON.
+is here; an engine without a model gets random weights of Whisper small's or Parakeet 0.6b's shape. On a GPU
+Parakeet is measured in float32 and in float16. Windows of 30 s of bundled speech, in batches of 1 to 64; the
+largest batch that fits the memory ends the series. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -16,24 +17,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
+from batchscribe.adapters.engines.parakeet.half_precision import HALF, make_half
+from batchscribe.adapters.engines.parakeet.models import model_folder
+from batchscribe.adapters.engines.problems import not_installed
+from batchscribe.adapters.machine import nvidia
 from batchscribe.audio.audio_decoder import AudioDecoder
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.core.text.speech import SAMPLE_RATE, Window
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.engine import Engine
 from batchscribe.errors import OutOfMemoryError
 from batchscribe.wiring.engines import engine_factory, engine_reports
 
 SECONDS = 30
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+TEXTS = 4
+"""Windows, at most, of which the words of two number formats are compared."""
 FEWEST = 3.0
 """Seconds that each batch size is measured, at least once."""
 SPEECH = files("batchscribe").joinpath("demo", "audio", "morning-walk")
@@ -51,6 +60,8 @@ class Measured:
     """Batch size -> audio seconds per second."""
     memory_mb: dict[int, float] = field(default_factory=dict)
     """Batch size -> memory in use on the GPU, or of this process on a CPU."""
+    words: list[str] = field(default_factory=list)
+    """Of TEXTS windows."""
 
     @property
     def best(self) -> int:
@@ -74,6 +85,8 @@ def main() -> None:
                 continue
             found.append(measured := measure(spec, speech, end))
             print_row(measured)
+            if spec.compute_type == HALF and len(found) > 1 and found[-2].model == spec.model:
+                print_difference(found[-2], measured)
     document = {"hardware": hardware(), "measured": [asdict(one) for one in found]}
     wanted.json.write_text(json.dumps(document, indent=2) + "\n")
 
@@ -85,21 +98,52 @@ def print_row(found: Measured) -> None:
     print(f"  ({found.device}; {found.memory_mb[found.best]:.0f} MB at {found.best})", flush=True)
 
 
+def print_difference(plain: Measured, half: Measured) -> None:
+    same = SequenceMatcher(None, plain.words, half.words, autojunk=False).ratio()
+    print(
+        f"{'':<16}{100 * (1 - same):.1f} % of {len(plain.words)} words differ from those in float32",
+        flush=True,
+    )
+
+
 def list_specs(device: str, folder: Path) -> Iterator[EngineSpec]:
-    """Yields each engine that can run here with each model that is here."""
-    found = False
+    """Yields each engine that can run here with each model that is here, else with random weights."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
     for report in engine_reports(EngineSpec(engine="auto", device=device)):
         here = [name for name, there in report.models.items() if there]
-        for model in here if report.models else [""] if report.usable else []:
-            found = True
-            yield EngineSpec(engine=report.name, model=model, device=device)
-    if not found:
-        sys.path.append(str(Path(__file__).parents[1] / "tests"))
-        from bench.engine import build  # noqa: PLC0415 - needs more than a GPU host has
+        if not report.models and report.usable:
+            yield EngineSpec(engine=report.name, device=device)
+        elif not here and report.name in RANDOM and not not_installed(*RANDOM[report.name][0]):
+            here = [str(RANDOM[report.name][1](folder))]
+        for model in here:
+            yield from list_formats(EngineSpec(engine=report.name, model=model, device=device))
 
-        yield EngineSpec(
-            engine="faster-whisper", model=str(build(folder / "random-small", 12)[0]), device=device
-        )
+
+def list_formats(spec: EngineSpec) -> Iterator[EngineSpec]:
+    """Yields Parakeet in float16, too, if there is a GPU."""
+    yield spec
+    if spec.engine == "parakeet" and spec.device != "cpu" and nvidia.count_usable():
+        make_half(model_folder(spec))
+        yield replace(spec, compute_type=HALF)
+
+
+def build_whisper(folder: Path) -> Path:
+    from bench.engine import build  # noqa: PLC0415 - needs more than a GPU host has
+
+    return build(folder / "random-small", 12)[0]
+
+
+def build_parakeet(folder: Path) -> Path:
+    from support.fastconformer import PUBLISHED, build_model  # noqa: PLC0415 - needs onnx
+
+    return build_model(folder / "random-0.6b", PUBLISHED)
+
+
+RANDOM: dict[str, tuple[tuple[str, ...], Callable[[Path], Path]]] = {
+    "faster-whisper": (("faster_whisper",), build_whisper),
+    "parakeet": (("onnx_asr", "onnx"), build_parakeet),
+}
+"""Engine -> the packages that it needs, and the builder of a model with random weights."""
 
 
 def measure(spec: EngineSpec, speech: npt.NDArray[np.float32], end: float) -> Measured:
@@ -115,7 +159,13 @@ def measure(spec: EngineSpec, speech: npt.NDArray[np.float32], end: float) -> Me
         found.memory_mb[size] = memory()
         if time.monotonic() > end or (engine.device.startswith("cpu") and size >= 4):
             break
+    batch = windows(speech, min(TEXTS, found.best))
+    found.words = [word for result in engine.transcribe(batch) for word in words_of(result)]
     return found
+
+
+def words_of(result: Recognition) -> list[str]:
+    return [word.word for segment in result.segments for word in segment.words]
 
 
 def speed_of(engine: Engine, speech: npt.NDArray[np.float32], size: int, end: float) -> float:

@@ -97,10 +97,14 @@ class Style:
 def english(words: int, *, voice: str = "rms", seed: int = 1) -> Session:
     """So many words of plain sentences, and a few more to end the last one; a pause behind each."""
     chance = random.Random(seed)
+    return _session("english", sentences(words, chance), Style(voice, (0.1, 0.7), (1.5, 6.0), 0.04), chance)
+
+
+def sentences(words: int, chance: random.Random) -> list[str]:
     phrases: list[str] = []
     while sum(len(phrase.split()) for phrase in phrases) < words:
         phrases.append(_sentence(chance))
-    return _session("english", phrases, Style(voice, (0.1, 0.7), (1.5, 6.0), 0.04), chance)
+    return phrases
 
 
 def restless(words: int, *, voice: str = "rms", seed: int = 5) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_asr.resolver
 import onnxruntime
 import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from batchscribe.adapters.engines.parakeet import engine, models
 from batchscribe.adapters.engines.parakeet.engine import FACTORY
@@ -21,6 +23,8 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE
 from batchscribe.core.text.speech import Window
 from batchscribe.errors import EngineError, GpuError, MisconfiguredError, OutOfMemoryError
+from support.fastconformer import build_model
+from support.hub import Hub
 from support.parakeet_model import FRAME, build_ctc, build_tdt, speak
 
 SAID = [("▁one", 0.4), ("▁two", 0.88), (",", 1.2), ("▁th", 1.6), ("ree", 1.92), (".", 2.24), ("▁four", 3.52)]
@@ -142,10 +146,35 @@ def test_it_loads_without_the_network(tdt: Path, monkeypatch: pytest.MonkeyPatch
     assert not any(FACTORY.models().values())
 
 
+def test_half_precision_needs_a_gpu(tdt: Path) -> None:
+    (problem,) = FACTORY.problems(spec_of(tdt, compute_type="float16"))
+    assert "on a GPU only" in problem
+
+
 def test_eight_bits_are_other_files(tdt: Path, tmp_path: Path) -> None:
     assert "int8.onnx" in FACTORY.problems(spec_of(tdt, compute_type="int8"))[0]
     engine = FACTORY.load(spec_of(build_tdt(tmp_path, quantization="int8"), compute_type="int8"))
     assert engine.device == "cpu, int8"
+
+
+def test_quantised_operators_run_on_a_cpu(tmp_path: Path) -> None:
+    """Those of ONNX Runtime's dynamic quantisation, with a graph of Parakeet's operators."""
+    folder = build_model(tmp_path)
+    for name in ("encoder-model", "decoder_joint-model"):
+        quantize_dynamic(folder / f"{name}.onnx", folder / f"{name}.int8.onnx", weight_type=QuantType.QUInt8)
+    window = Window(1, 0.0, speak(SAID, 5.0))
+    plain, small = (FACTORY.load(spec_of(folder, compute_type=kind)) for kind in ("float32", "int8"))
+    assert small.device == "cpu, int8"
+    expected, found = (
+        engine._recogniser.asr._encode(*features_of(engine, window)) for engine in (plain, small)
+    )
+    assert np.corrcoef(found[0].ravel(), expected[0].ravel())[0, 1] > 0.99
+    assert small.transcribe([window])[0].segments
+
+
+def features_of(engine: Any, window: Window) -> Any:
+    length = np.array([len(window.audio)], np.int64)
+    return engine._recogniser.asr._preprocessor(window.audio[None], length)
 
 
 def test_what_breaks_is_told_without_what_was_said(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +207,7 @@ def test_onnx_runtimes_own_words_are_repeated(tdt: Path, tmp_path: Path) -> None
         ({"model": "nemo-parakeet-tdt-0.6b-v3", "language": "ja"}, "25 European.*faster-whisper"),
         ({"model": "nemo-parakeet-tdt-0.6b-v2", "task": "translate"}, "transcribes only"),
         ({"model": "nemo-parakeet-tdt-9b"}, "no Parakeet model.*tdt-0.6b-v2"),
-        ({"model": "", "compute_type": "float16"}, "auto, float32, int8"),
+        ({"model": "", "compute_type": "bfloat16"}, "auto, float32, float16, int8"),
     ],
 )
 def test_what_no_machine_can_do_needs_no_package_to_be_known(
@@ -230,21 +259,50 @@ def test_weights_that_were_not_fetched_to_their_end_are_missed(tdt: Path, tmp_pa
 # ------------------------------------------------------------------ fetching
 
 
-def test_fetching_asks_the_hub_for_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[tuple[str, list[str]]] = []
+@pytest.fixture
+def hub(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    folder = build_tdt(tmp_path_factory.mktemp("published"))
+    build_tdt(folder, quantization="int8")
+    made = Hub(tmp_path / "hub", {file.name: file.read_bytes() for file in folder.iterdir()})
+    made.install(monkeypatch)
+    return made
 
-    def download(place: str, *, allow_patterns: list[str]) -> str:
-        asked.append((place, allow_patterns))
-        return str(tmp_path)
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert FACTORY.fetch(spec_of("small.en")) == tmp_path
-    FACTORY.fetch(spec_of("nemo-parakeet-ctc-0.6b", compute_type="int8"))
-    (first, files), (second, others) = asked
-    assert first == onnx_asr.resolver.model_repos["nemo-parakeet-tdt-0.6b-v2"]
-    assert {"vocab.txt", "encoder-model.onnx", "encoder-model.onnx.data"} <= set(files)
-    assert second == onnx_asr.resolver.model_repos["nemo-parakeet-ctc-0.6b"]
-    assert "model.int8.onnx" in others
+def test_a_published_model_is_one_commit_for_the_fetch_and_for_the_run(hub: Hub) -> None:
+    folder = FACTORY.fetch(spec_of("small.en"))
+    assert FACTORY.load(spec_of("")).model == models.DEFAULT_MODEL
+    repository = onnx_asr.resolver.model_repos[models.DEFAULT_MODEL]
+    commit = models.REVISIONS[models.DEFAULT_MODEL]
+    assert {call[:2] for call in hub.calls} == {(repository, commit)}
+    assert all(local for _, _, local in hub.calls[1:])
+    assert not list(folder.glob("*int8*"))
+
+
+def test_where_no_commit_is_known_the_first_fetchs_is_kept(hub: Hub) -> None:
+    first = FACTORY.fetch(spec_of("nemo-parakeet-rnnt-0.6b"))
+    hub.head = "b" * 40
+    assert FACTORY.fetch(spec_of("nemo-parakeet-rnnt-0.6b")) == first
+
+
+def test_pinned_commits_are_whole() -> None:
+    assert {models.DEFAULT_MODEL, models.MULTILINGUAL_MODEL} == set(models.REVISIONS)
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in models.REVISIONS.values())
+
+
+@pytest.mark.parametrize("compute_type", ["auto", "int8"])
+def test_files_that_changed_after_the_fetch_are_refused(hub: Hub, compute_type: str) -> None:
+    """The files of each number format are recorded when they are fetched."""
+    FACTORY.fetch(spec_of(""))
+    wanted = spec_of("", compute_type=compute_type)
+    folder = FACTORY.fetch(wanted)
+    mark = "" if compute_type == "auto" else ".int8"
+    encoder = folder / f"encoder-model{mark}.onnx"
+    content = encoder.read_bytes()
+    encoder.write_bytes(content[:-1])
+    assert "changed after it was fetched" in FACTORY.problems(wanted)[0]
+    encoder.write_bytes(content[:-1] + b"?")
+    with pytest.raises(MisconfiguredError, match="changed after it was fetched"):
+        FACTORY.fetch(wanted)
 
 
 def test_fetching_a_folder_is_nothing_and_an_unknown_name_an_error(tdt: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
     assert agreed(BATCH_ENGINE="parakeet") == ""
     assert "English only" in agreed(BATCH_ENGINE="parakeet", BATCH_LANGUAGE="de")
     assert "no Parakeet model" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
-    assert "float32, int8" in agreed(BATCH_ENGINE="parakeet", WHISPER_COMPUTE_TYPE="float16")
+    assert "float16, int8" in agreed(BATCH_ENGINE="parakeet", WHISPER_COMPUTE_TYPE="bfloat16")
 
 
 def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:

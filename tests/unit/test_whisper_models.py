@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from pathlib import Path
@@ -10,54 +9,23 @@ from typing import Any
 
 import faster_whisper.utils
 import huggingface_hub
-import huggingface_hub.constants
 import pytest
 
+from batchscribe.adapters.engines.hub_models import RECORD, beside, verify_model
 from batchscribe.adapters.engines.whisper import models
 from batchscribe.adapters.engines.whisper.engine import FACTORY
-from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder, verify_model
+from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
+from support.hub import HEAD, Hub
 
-HEAD = "a" * 40
-"""What the branch of the double's repositories points at."""
-
-
-class Hub:
-    """A cache as the hub's client lays it out, filled by a double of its `snapshot_download`."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.head = HEAD
-        self.contents = {"model.bin": b"weights", "config.json": b"{}", "tokenizer.json": b"words"}
-        self.calls: list[tuple[str, str | None, bool]] = []
-        self.broken = False
-
-    def snapshot_download(
-        self, repository: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
-    ) -> str:
-        assert "model.bin" in allow_patterns
-        self.calls.append((repository, revision, local_files_only))
-        home = self.root / f"models--{repository.replace('/', '--')}"
-        folder = home / "snapshots" / (revision or self.head)
-        if folder.is_dir():
-            return str(folder)
-        if local_files_only:
-            raise FileNotFoundError(folder)
-        folder.mkdir(parents=True)
-        (home / "blobs").mkdir(exist_ok=True)
-        for name, data in self.contents.items():
-            blob = home / "blobs" / hashlib.sha256(data).hexdigest()
-            blob.write_bytes(data[:-1] if self.broken else data)
-            (folder / name).symlink_to(Path("../../blobs") / blob.name)
-        return str(folder)
+WEIGHTS = {"model.bin": b"weights", "config.json": b"{}", "tokenizer.json": b"words"}
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    made = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(made.root))
+    made = Hub(tmp_path / "hub", WEIGHTS)
+    made.install(monkeypatch)
     monkeypatch.setattr(models, "PACKAGED", {})
     return made
 
@@ -126,7 +94,7 @@ def test_a_broken_transfer_is_seen_by_the_hubs_own_name_for_the_file(hub: Hub) -
 
 def test_a_model_that_somebody_else_put_into_the_cache_is_taken_as_it_is(hub: Hub) -> None:
     repository, commit = MODELS["small.en"]
-    hub.snapshot_download(repository, revision=commit, allow_patterns=["model.bin"], local_files_only=False)
+    hub.snapshot_download(repository, revision=commit, allow_patterns=list(WEIGHTS), local_files_only=False)
     assert FACTORY.problems(spec_of("small.en")) == ()
 
 
@@ -151,7 +119,7 @@ def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch
 
 def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
     folder = fetch_model("small.en")
-    models._record_file(folder).write_bytes(b"{")
+    beside(folder, RECORD).write_bytes(b"{")
     with pytest.raises(MisconfiguredError, match="cannot be read: remove it"):
         model_folder(spec_of("small.en"))
 

@@ -93,10 +93,10 @@ def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
         factory = engine_factory(spec.engine)
         if problems := factory.problems(spec):
             raise MisconfiguredError("; ".join(problems))
-        factory.load(spec)
+        engine = factory.load(spec)
     except BatchscribeError as error:
         return failed(what, str(error), "batchscribe gpu setup")
-    return passed(what, f"loads {spec.model or 'its own model'}")
+    return passed(what, f"loads {spec.model or 'its own model'} ({engine.device})")
 
 
 def _check_stores(request: CheckRequest) -> Iterator[Finding]:

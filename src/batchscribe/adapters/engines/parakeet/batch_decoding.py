@@ -35,7 +35,12 @@ def use_batches(asr: Any) -> None:
 
 
 def _decode(asr: Any, encodings: Floats, lengths: Any, **options: object) -> Iterator[Decoded]:
-    """Yields what each utterance says. `encodings`: shape (utterances, frames, features)."""
+    """Yields what each utterance says. `encodings`: shape (utterances, frames, features).
+
+    Raises FloatingPointError if the encoder overflowed, since any number would be some token.
+    """
+    if not np.isfinite(encodings).all():
+        raise FloatingPointError
     hypotheses = _Hypotheses(asr, len(encodings))
     lengths = np.minimum(lengths, encodings.shape[1])
     rows = np.flatnonzero(lengths > 0)

@@ -14,7 +14,14 @@ from importlib import metadata
 from statistics import fmean
 from typing import Any
 
+import structlog
+from msgspec.structs import replace
+
+from batchscribe.adapters.engines.hub_models import beside
+from batchscribe.adapters.engines.parakeet.half_precision import HALF, find_half
 from batchscribe.adapters.engines.parakeet.models import (
+    FLOAT,
+    INSTALL,
     QUANTIZATIONS,
     fetch,
     find_kind,
@@ -32,7 +39,7 @@ from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.timing import within
 from batchscribe.engine import Engine, EngineFactory
-from batchscribe.errors import EngineError, GpuError
+from batchscribe.errors import EngineError, GpuError, MisconfiguredError
 
 NAME = "parakeet"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -49,8 +56,9 @@ BATCH_SIZES = {"cuda": 8, "cpu": 1}
 SHORTEST = SAMPLE_RATE // 2
 """Samples; shorter windows are padded, since the features of a few frames cannot be normalised."""
 PACKAGES = ("onnx_asr", "onnxruntime")
-APART = "pip install 'batchscribe[parakeet-gpu]', or without a GPU [parakeet], in a separate environment"
+APART = f"{INSTALL}, in a separate environment"
 ALONE = "in an environment without faster-whisper, whose onnxruntime hides the CUDA of onnxruntime-gpu"
+LOG = structlog.get_logger()
 
 
 class Parakeet(Engine):
@@ -64,7 +72,7 @@ class Parakeet(Engine):
         self.batch_size = BATCH_SIZES[device]
         config = recogniser.asr.config
         self._frame = recogniser.asr.window_step * config.get("subsampling_factor", 8)
-        self.device = f"{device}, {QUANTIZATIONS[spec.compute_type] or 'float32'}"
+        self.device = f"{device}, {FLOAT if spec.compute_type == 'auto' else spec.compute_type}"
 
     def transcribe(self, batch: Sequence[Window]) -> list[Recognition]:
         with _engine_errors("transcribing"):
@@ -109,7 +117,7 @@ class ParakeetFactory(EngineFactory):
         found = unable(spec)
         if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {APART} ({ALONE})")
-        return (*found, *list_failures(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
+        return (*found, *list_failures(NAME, spec, (_check_device, *(() if found else (_check_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
         try:
@@ -123,6 +131,7 @@ class ParakeetFactory(EngineFactory):
         """Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
         self.check(spec)
         device = _choose_device(spec)
+        spec = _choose_format(spec)
         with _engine_errors(f"loading {model_name(spec.model)}"):
             recogniser = _load_model(spec, device)
             if device == "cuda":
@@ -141,6 +150,8 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     folder = model_folder(spec)
+    if spec.compute_type == HALF:
+        folder = beside(folder, HALF)
     recogniser = onnx_asr.load_model(
         find_kind(model_name(spec.model), folder),
         folder,
@@ -175,6 +186,23 @@ def _self_test(engine: Parakeet) -> None:
         engine.transcribe([window])
     except EngineError as error:
         raise EngineError(f"{NAME} loads, but fails its self-test: {error}") from error
+
+
+def _check_device(spec: EngineSpec) -> None:
+    if _choose_device(spec) == "cpu" and spec.compute_type == HALF:
+        raise MisconfiguredError(
+            f"parakeet computes in {HALF} on a GPU only: on this CPU WHISPER_COMPUTE_TYPE may be auto or int8"
+        )
+
+
+def _choose_format(spec: EngineSpec) -> EngineSpec:
+    """Returns `spec`, in float32 if no float16 graph was made of the model: the GPU is used anyway."""
+    if spec.compute_type != HALF or find_half(model_folder(spec)):
+        return spec
+    LOG.warning(
+        "model.not_converted", model=model_name(spec.model), note=f"{FLOAT} is used; `gpu setup` makes {HALF}"
+    )
+    return replace(spec, compute_type=FLOAT)
 
 
 def _check_model(spec: EngineSpec) -> None:

@@ -13,9 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from batchscribe.adapters.engines.hub_models import HubModel, verify_model
+from batchscribe.adapters.engines.parakeet.half_precision import HALF, make_half
 from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.errors import MisconfiguredError
 
 DEFAULT_MODEL = "nemo-parakeet-tdt-0.6b-v2"
 MULTILINGUAL_MODEL = "nemo-parakeet-tdt-0.6b-v3"
@@ -29,14 +33,22 @@ PUBLISHED = {
     "nemo-parakeet-ctc-0.6b": ENGLISH,
 }
 """Models that can be fetched -> their languages."""
+REVISIONS = {
+    DEFAULT_MODEL: "0bbb45a3365852604aef28b538a8f066f4ccaa85",
+    MULTILINGUAL_MODEL: "8f23f0c03c8761650bdb5b40aaf3e40d2c15f1ce",
+}
+"""Model -> commit of its repository; other models keep the one of the first fetch."""
+INSTALL = "pip install 'batchscribe[parakeet-gpu]', or without a GPU [parakeet]"
 _ENGLISH_NAME = "parakeet-tdt-0.6b-v2"
 """A number format may follow."""
 KINDS = ("nemo-conformer-tdt", "nemo-conformer-rnnt", "nemo-conformer-ctc")
 """Supported values of `model_type` in a folder's `config.json`."""
 GRAPHS = ("encoder-model", "decoder_joint-model", "model")
-QUANTIZATIONS = {"auto": None, "float32": None, "int8": "int8"}
-"""WHISPER_COMPUTE_TYPE -> variant of the model's files."""
+FLOAT = "float32"
+QUANTIZATIONS = {"auto": None, FLOAT: None, HALF: None, "int8": "int8"}
+"""WHISPER_COMPUTE_TYPE -> variant of the model's files; float16 is made from those in float32."""
 _WHISPERS = re.compile(r"(distil-)?(tiny|base|small|medium|large|turbo)([-.].*)?")
+LOG = structlog.get_logger()
 _SMALL = 256 * 1024 * 1024
 """Bytes; a graph with its weights in a separate file is smaller."""
 
@@ -79,8 +91,9 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
 def model_folder(spec: EngineSpec) -> Path:
     """The model's folder on this machine. Raises MisconfiguredError if it is missing or incomplete."""
     model = model_name(spec.model)
-    files = _resolve_folder(Path(model), spec) if _is_folder(model) else _resolve_fetched(model, spec)
-    folder = files["vocab"].parent
+    folder = _find_folder(model, spec)
+    verify_model(folder)
+    files = _resolve_files(model, folder, spec)
     if absent := [name for name in _list_weight_files(files.values()) if not (folder / name).is_file()]:
         raise MisconfiguredError(
             f"the model in {folder} is incomplete ({', '.join(absent)} missing): fetch it again"
@@ -116,25 +129,29 @@ def list_models() -> dict[str, bool]:
 def fetch(spec: EngineSpec) -> Path:
     """Downloads a named model and returns its folder; a folder is returned unchanged.
 
-    Uses the network. Raises MisconfiguredError for an unknown name, EngineError if the download fails.
+    With float16, its encoder is made, too. Uses the network. Raises MisconfiguredError for an unknown name,
+    EngineError if the download fails.
     """
     model = model_name(spec.model)
-    if _is_folder(model):
-        return Path(model)
-    if model not in PUBLISHED:
+    if not _is_folder(model) and model not in PUBLISHED:
         raise MisconfiguredError(describe_unknown("Parakeet", model, PUBLISHED))
+    folder = Path(model) if _is_folder(model) else _find_source(model, spec).fetch()
+    if spec.compute_type == HALF:
+        try:
+            make_half(folder)
+        except Exception as error:  # noqa: BLE001 - see `make_half`
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            LOG.warning("model.not_converted", model=model, reason=reason, note="float32 is used")
+    return folder
+
+
+def _find_source(model: str, spec: EngineSpec) -> HubModel:
+    """The model's repository as onnx-asr knows it. Raises MisconfiguredError without onnx-asr."""
     try:
-        hub: Any = importlib.import_module("huggingface_hub")
-        place = _create_resolver(model, offline=True).repo_id
+        repository = _create_resolver(model).repo_id
     except ImportError as error:
-        raise MisconfiguredError(
-            f"{error.name} not installed: pip install 'batchscribe[parakeet]'"
-        ) from error
-    try:
-        return Path(hub.snapshot_download(place, allow_patterns=_file_patterns(spec)))
-    except Exception as error:
-        # The hub's client raises many types of errors.
-        raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
+        raise MisconfiguredError(f"{error.name} not installed: {INSTALL}") from error
+    return HubModel(model, repository, REVISIONS.get(model), _file_patterns(spec), INSTALL)
 
 
 def _file_patterns(spec: EngineSpec) -> list[str]:
@@ -155,18 +172,11 @@ def _is_folder(model: str) -> bool:
     return "/" in model or model.startswith(".")
 
 
-def _resolve_folder(folder: Path, spec: EngineSpec) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise MisconfiguredError(f"there is no folder {folder}: WHISPER_MODEL is a model name or a folder")
+def _find_folder(model: str, spec: EngineSpec) -> Path:
+    if _is_folder(model):
+        return Path(model)
     try:
-        return _resolve_files(_create_resolver(find_kind(str(folder), folder), folder), spec)
-    except OSError as error:
-        raise MisconfiguredError(f"the model in {folder} is incomplete: {error}") from error
-
-
-def _resolve_fetched(model: str, spec: EngineSpec) -> dict[str, Path]:
-    try:
-        return _resolve_files(_create_resolver(model, offline=True), spec)
+        return _find_source(model, spec).find()
     except OSError as error:
         raise MisconfiguredError(
             f"the model {model} is not on this machine: fetch it with `batchscribe engines --engine parakeet "
@@ -174,14 +184,20 @@ def _resolve_fetched(model: str, spec: EngineSpec) -> dict[str, Path]:
         ) from error
 
 
-def _create_resolver(model: str, folder: Path | None = None, *, offline: bool | None = None) -> Any:
-    loader: Any = importlib.import_module("onnx_asr.loader")
-    return loader.create_asr_resolver(model, folder, offline=offline)
-
-
-def _resolve_files(resolver: Any, spec: EngineSpec) -> dict[str, Path]:
-    found: dict[str, Path] = resolver.resolve_model(quantization=QUANTIZATIONS.get(spec.compute_type))
+def _resolve_files(model: str, folder: Path, spec: EngineSpec) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise MisconfiguredError(f"there is no folder {folder}: WHISPER_MODEL is a model name or a folder")
+    try:
+        resolver = _create_resolver(find_kind(model, folder), folder)
+        found: dict[str, Path] = resolver.resolve_model(quantization=QUANTIZATIONS.get(spec.compute_type))
+    except OSError as error:
+        raise MisconfiguredError(f"the model in {folder} is incomplete: {error}") from error
     return found
+
+
+def _create_resolver(kind: str, folder: Path | None = None) -> Any:
+    loader: Any = importlib.import_module("onnx_asr.loader")
+    return loader.create_asr_resolver(kind, folder, offline=True)
 
 
 def _list_weight_files(files: Iterable[Path]) -> Iterable[str]:

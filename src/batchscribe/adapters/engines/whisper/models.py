@@ -1,23 +1,17 @@
-"""Whisper models by name: repositories and revisions, download, and verification.
+"""Whisper models by name: repositories and revisions, abilities, and folders.
 
-A name is pinned to one revision, so it always means the same weights. Each download is recorded with sizes
-and SHA-256, so that a truncated or changed model is an error, not a worse transcript. Only `prefetch` uses
-the network. A Python package may contain a model, too.
+A Python package may contain a model, too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from batchscribe.adapters.engines.problems import describe_unknown, first_line
+from batchscribe.adapters.engines.hub_models import HubModel, verify_model
+from batchscribe.adapters.engines.problems import describe_unknown
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.errors import MisconfiguredError
 
 DEFAULT_MODEL = "small.en"
 MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
@@ -25,8 +19,6 @@ MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
 FETCHED = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
 """The files of a repository that are downloaded."""
 INSTALL = "pip install 'batchscribe[gpu]', or without a GPU [cpu]"
-RECORD = "batchscribe-model.json"
-SHA256_DIGITS = 64
 MODELS: dict[str, tuple[str, str | None]] = {
     "tiny.en": ("Systran/faster-whisper-tiny.en", "0d3d19a32d3338f10357c0889762bd8d64bbdeba"),
     "tiny": ("Systran/faster-whisper-tiny", "d90ca5fe260221311c53c58e660288d3deb8d356"),
@@ -62,21 +54,6 @@ TASKS = ("transcribe", TRANSLATE)
 CANNOT_TRANSLATE = ("turbo", "distil")
 """Parts of the names of models that were trained to transcribe only."""
 _TRANSLATORS = "use WHISPER_MODEL=small, medium or large-v3, or BATCH_TASK=transcribe"
-
-
-class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a model as it was fetched."""
-
-    size: int
-    sha256: str
-
-
-class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Record of a fetch: repository, commit and files."""
-
-    repository: str
-    revision: str
-    files: dict[str, FileRecord]
 
 
 def model_name(spec: EngineSpec) -> str:
@@ -126,18 +103,7 @@ def fetch_model(model: str) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
-    _import_hub()
-    repository, revision = _find_source(model)
-    try:
-        folder = Path(_download_snapshot(repository, revision))
-    except Exception as error:
-        # The hub's client raises many types of errors.
-        raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
-    if _record_file(folder).exists():
-        verify_model(folder, contents=True)
-    else:
-        _write_record(repository, folder)
-    return folder
+    return _find_source(model).fetch()
 
 
 def model_folder(spec: EngineSpec) -> Path:
@@ -157,46 +123,20 @@ def model_folder(spec: EngineSpec) -> Path:
     return folder
 
 
-def verify_model(folder: Path, *, contents: bool = False) -> None:
-    """Compares a fetched model with its record: sizes, and with `contents` hashes.
-
-    A folder without a record was not fetched by us, and is not checked. Raises MisconfiguredError.
-    """
-    record = _read_record(folder)
-    for name, known in record.files.items() if record else ():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != known.size or (contents and _hash_file(path) != known.sha256):
-            raise MisconfiguredError(
-                f"{path} changed after it was fetched: remove {_repository_folder(folder)} and fetch the "
-                "model again (`batchscribe engines --fetch`; a GPU host: `batchscribe gpu setup`)"
-            )
-
-
-def _find_source(model: str) -> tuple[str, str | None]:
-    """(repository, revision) of a model or a hub repository. Raises MisconfiguredError."""
+def _find_source(model: str) -> HubModel:
+    """A named model or a hub repository. Raises MisconfiguredError."""
     if "/" in model:
-        repository, revision = model, None
-    elif model in MODELS:
-        repository, revision = MODELS[model]
-    else:
+        return HubModel(model, model, None, FETCHED, INSTALL)
+    if model not in MODELS:
         raise MisconfiguredError(describe_unknown("Whisper", model, MODELS))
-    return repository, revision or _find_first_revision(repository)
-
-
-def _find_first_revision(repository: str) -> str | None:
-    """The commit of the first fetch; None before it."""
-    home = Path(_import_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    found = sorted(home.glob(f"*.{RECORD}"))
-    return found[0].name.removesuffix(f".{RECORD}") if found else None
+    return HubModel(model, *MODELS[model], FETCHED, INSTALL)
 
 
 def _find_cached(name: str) -> Path:
     if name.startswith((".", "/")):
         raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
-    repository, revision = _find_source(name)
     try:
-        return Path(_download_snapshot(repository, revision, local_files_only=True))
+        return _find_source(name).find()
     except OSError as error:
         if (folder := _find_packaged(name)) is not None:
             return folder
@@ -212,62 +152,3 @@ def _find_packaged(name: str) -> Path | None:
     package = PACKAGED.get(name)
     found = importlib.util.find_spec(package) if package else None
     return Path(found.origin).parent / "model" if found and found.origin else None
-
-
-def _download_snapshot(repository: str, revision: str | None, *, local_files_only: bool = False) -> str:
-    found: str = _import_hub().snapshot_download(
-        repository, revision=revision, allow_patterns=FETCHED, local_files_only=local_files_only
-    )
-    return found
-
-
-def _import_hub() -> Any:
-    """The hub's client, which comes with faster-whisper."""
-    try:
-        importlib.import_module("huggingface_hub.constants")
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise MisconfiguredError(f"{error.name} not installed: {INSTALL}") from error
-
-
-def _repository_folder(folder: Path) -> Path:
-    """The repository's folder, since the hub's cache stores a commit in its `snapshots`."""
-    return folder.parent.parent if folder.parent.name == "snapshots" else folder
-
-
-def _record_file(folder: Path) -> Path:
-    """Path of the record, beside the commit's folder, which belongs to the hub."""
-    return _repository_folder(folder) / f"{folder.name}.{RECORD}"
-
-
-def _read_record(folder: Path) -> ModelRecord | None:
-    path = _record_file(folder)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ModelRecord)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise MisconfiguredError(
-            f"{path} cannot be read: remove it and fetch the model again (`batchscribe engines --fetch`)"
-        ) from error
-
-
-def _write_record(repository: str, folder: Path) -> None:
-    """Hashes all files. The hub names large files by SHA-256, so a broken transfer is detected."""
-    files: dict[str, FileRecord] = {}
-    found = (path for pattern in FETCHED for path in sorted(folder.glob(pattern)) if path.is_file())
-    for path in found:
-        digest = _hash_file(path)
-        given = path.resolve().name
-        if len(given) == SHA256_DIGITS and given != digest:
-            raise EngineError(
-                f"{path} is damaged: remove {_repository_folder(folder)} and fetch the model again"
-            )
-        files[path.name] = FileRecord(size=path.stat().st_size, sha256=digest)
-    record = ModelRecord(repository=repository, revision=folder.name, files=files)
-    _record_file(folder).write_bytes(msgspec.json.encode(record))
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

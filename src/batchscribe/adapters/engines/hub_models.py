@@ -1,0 +1,160 @@
+"""Models of the Hugging Face hub: pinned revisions, download, records, and verification.
+
+A model is pinned to one revision, so its name always means the same weights. Each download is recorded with
+sizes and SHA-256, so that a truncated or changed model is an error, not a worse transcript. Only `fetch` uses
+the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchscribe.adapters.engines.problems import first_line
+from batchscribe.errors import EngineError, MisconfiguredError
+
+RECORD = "batchscribe-model.json"
+SHA256_DIGITS = 64
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a model as it was fetched."""
+
+    size: int
+    sha256: str
+
+
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Record of a fetch: repository, commit and files."""
+
+    repository: str
+    revision: str
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """Files of one repository at one commit."""
+
+    name: str
+    """The model's, for messages."""
+    repository: str
+    revision: str | None
+    """The commit; if None, the one of the first fetch is kept."""
+    patterns: Sequence[str]
+    """Names of the files to download."""
+    install: str
+    """Command that installs the hub's client."""
+
+    def fetch(self) -> Path:
+        """Downloads the files to the local cache, or verifies them there; returns their folder.
+
+        Uses the network. Raises MisconfiguredError without the hub's client or for files that differ from
+        their record, EngineError if the download fails or is damaged.
+        """
+        hub = self._import_client()
+        try:
+            folder = self._download(hub, local_files_only=False)
+        except Exception as error:
+            # The hub's client raises many types of errors.
+            raise EngineError(f"the model {self.name} could not be fetched: {first_line(error)}") from error
+        verify_model(folder, contents=True)
+        self._record(folder)
+        return folder
+
+    def find(self) -> Path:
+        """The folder in the local cache. Raises OSError if it is missing, MisconfiguredError."""
+        return self._download(self._import_client(), local_files_only=True)
+
+    def _import_client(self) -> Any:
+        try:
+            importlib.import_module("huggingface_hub.constants")
+            return importlib.import_module("huggingface_hub")
+        except ImportError as error:
+            raise MisconfiguredError(f"{error.name} not installed: {self.install}") from error
+
+    def _download(self, hub: Any, *, local_files_only: bool) -> Path:
+        return Path(
+            hub.snapshot_download(
+                self.repository,
+                revision=self.revision or self._find_first_revision(hub),
+                allow_patterns=list(self.patterns),
+                local_files_only=local_files_only,
+            )
+        )
+
+    def _find_first_revision(self, hub: Any) -> str | None:
+        """The commit of the first fetch; None before it."""
+        home = Path(hub.constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
+        found = sorted(home.glob(f"*.{RECORD}"))
+        return found[0].name.removesuffix(f".{RECORD}") if found else None
+
+    def _record(self, folder: Path) -> None:
+        """Records the files that have no record yet: each number format has its own."""
+        known = _read_record(folder)
+        files = dict(known.files) if known else {}
+        for path in (path for pattern in self.patterns for path in sorted(folder.glob(pattern))):
+            if path.name not in files:
+                files[path.name] = describe_file(path)
+        record = ModelRecord(repository=self.repository, revision=folder.name, files=files)
+        beside(folder, RECORD).write_bytes(msgspec.json.encode(record))
+
+
+def verify_model(folder: Path, *, contents: bool = False) -> None:
+    """Compares a fetched model with its record: sizes, and with `contents` hashes.
+
+    A folder without a record was not fetched by us, and is not checked. Raises MisconfiguredError.
+    """
+    record = _read_record(folder)
+    for name, known in record.files.items() if record else ():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != known.size or (contents and _hash_file(path) != known.sha256):
+            raise MisconfiguredError(
+                f"{path} changed after it was fetched: remove {_repository_folder(folder)} and fetch the "
+                "model again (`batchscribe engines --fetch`; a GPU host: `batchscribe gpu setup`)"
+            )
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    """Path of our own beside the commit's folder, which belongs to the hub; in a folder of the user's."""
+    return _repository_folder(folder) / f"{folder.name}.{suffix}"
+
+
+def _repository_folder(folder: Path) -> Path:
+    """The repository's folder, since the hub's cache stores a commit in its `snapshots`."""
+    return folder.parent.parent if folder.parent.name == "snapshots" else folder
+
+
+def _read_record(folder: Path) -> ModelRecord | None:
+    path = beside(folder, RECORD)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ModelRecord)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise MisconfiguredError(
+            f"{path} cannot be read: remove it and fetch the model again (`batchscribe engines --fetch`)"
+        ) from error
+
+
+def describe_file(path: Path) -> FileRecord:
+    """Size and hash. The hub names large files by SHA-256, so a broken transfer is detected."""
+    digest = _hash_file(path)
+    given = path.resolve().name
+    if len(given) == SHA256_DIGITS and given != digest:
+        raise EngineError(
+            f"{path} is damaged: remove {_repository_folder(path.parent)} and fetch the model again"
+        )
+    return FileRecord(size=path.stat().st_size, sha256=digest)
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
