@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from batchscribe.adapters.aws.prices import find_rate
+from batchscribe.adapters.aws.prices import load_packaged_prices
 from batchscribe.core.decide.money import Rate, cost, units_per_dollar
 
 CHUNK_SECONDS = 10.0
@@ -44,11 +44,12 @@ def main() -> None:
     parser.add_argument("--instance-type", default="g4dn.xlarge")
     parser.add_argument("--region", default="us-east-1")
     wanted = parser.parse_args()
-    rate = find_rate(wanted.instance_type, wanted.region)
+    rate = load_packaged_prices().find_rate(wanted.instance_type, wanted.region)
     assert rate is not None, f"no price is known of {wanted.instance_type} in {wanted.region}"
     speeds = [Speed(times, "yours") for times in wanted.speed] or list(OTHERS)
+    price = f"${rate.per_hour.text(3)}/h ({rate.source}, as of {rate.as_of})"
     print(
-        f"{wanted.instance_type}: {rate}; besides work, {wanted.overhead:.0f} s are billed for the start of"
+        f"{wanted.instance_type}: {price}; besides work, {wanted.overhead:.0f} s are billed for the start of"
     )
     print("the machine, loading the model, and the release (the original says 2 to 3 minutes for its start)")
     _original()

@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from batchscribe import errors
-from batchscribe.adapters.aws.prices import find_rate
+from batchscribe.adapters.aws.prices import load_packaged_prices
 from batchscribe.cli.main import COMMANDS, cli
 from batchscribe.core import keys
 from batchscribe.core.decide.hosted import HOSTED
@@ -158,7 +158,7 @@ def describe_prices() -> str:
     """Prices by the table in the package, and the cost of a minute and of a month."""
     rows = []
     for name, gpu in PRICED.items():
-        rate = find_rate(name, REGION)
+        rate = load_packaged_prices().find_rate(name, REGION)
         assert rate is not None, name
         minute, month = (cost(rate, seconds).text(places) for seconds, places in ((60, 4), (30 * 86400, 0)))
         rows.append((f"`{name}`", gpu, f"${rate.per_hour.text(4)}", f"${minute}", f"${month}"))
@@ -167,7 +167,7 @@ def describe_prices() -> str:
 
 def describe_thresholds() -> str:
     """Estimates of one start at several thresholds, by the values assumed before the first run."""
-    rate = find_rate(TYPE, REGION)
+    rate = load_packaged_prices().find_rate(TYPE, REGION)
     assert rate is not None
     priors, rows = Priors(), []
     for chunks in (50, 100, 200, 500, 1000):
@@ -199,7 +199,7 @@ def describe_hosted() -> str:
 
 def _break_even(price: Usd, billed: float, speed: float) -> str:
     """Fewest chunks for which a start costs less than the hosted price."""
-    rate = find_rate(TYPE, REGION)
+    rate = load_packaged_prices().find_rate(TYPE, REGION)
     assert rate is not None
     saved = price.dollars - rate.per_hour.dollars / speed
     hours = cost(rate, billed).dollars / saved

@@ -8,11 +8,13 @@ from typing import Any
 
 from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
+from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
 from batchscribe.core.figures import format_count
+from batchscribe.core.run.cost_block import cost_block, estimate_block, render_block
 from batchscribe.core.run.engine_time import flag_text
-from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
+from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError
@@ -26,7 +28,11 @@ def render_decision(ticked: Ticked) -> list[str]:
 
 
 def render_dry_run(
-    seen: Observation, decision: Decision, refused: BatchscribeError | None, max_wait: timedelta
+    seen: Observation,
+    decision: Decision,
+    refused: BatchscribeError | None,
+    max_wait: timedelta,
+    costs: CostBasis | None = None,
 ) -> list[str]:
     """Lines of a dry run: refusal, decision, reason, batch and estimates."""
     lines = [f"Would not start: {refused}"] if refused else []
@@ -35,7 +41,9 @@ def render_dry_run(
     if isinstance(decision, Launch):
         batch = decision.batch
         lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
-        lines.append(render_block(estimate_block(batch.estimate, seen.instance.type or "local")))
+        lines.append(
+            render_block(estimate_block(batch.estimate, seen.instance.type or "local", seen.now, costs))
+        )
         if not seen.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
@@ -47,7 +55,9 @@ def render_dry_run(
     return lines
 
 
-def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
+def render_run(
+    run: Run, settings: Settings, *, left: int | None, costs: CostBasis | None = None
+) -> Iterator[str]:
     """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
     detail = f" ({run.detail})" if run.detail else ""
@@ -60,7 +70,7 @@ def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[st
     yield from failure_lines(run, run.chunks_failed)
     if flags := flag_text(run.worked.flags):
         yield f"Flags: {flags}"
-    yield render_block(cost_block(build(run)))
+    yield render_block(cost_block(build(run, costs=costs)))
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
@@ -72,6 +82,7 @@ def tick_document(
     dry_run: bool = False,
     refused: BatchscribeError | None = None,
     exit_code: int = 0,
+    costs: CostBasis | None = None,
 ) -> dict[str, Any]:
     """JSON document of `tick --json` and `run --json`."""
     decision = ticked.decision
@@ -85,16 +96,17 @@ def tick_document(
             "numbers": dict(decision.reason.numbers),
         },
         "passed_over": ticked.seen.backlog.passed_over if ticked.seen else {},
-        "batch": _batch_document(batch) if batch else None,
+        "batch": _batch_document(batch, costs) if batch else None,
         "refused": str(refused) if refused else None,
-        "runs": [build(run) for run in ticked.runs],
+        "runs": [build(run, costs=costs) for run in ticked.runs],
         "errors": [str(error) for error in ticked.errors],
         "exit_code": refused.exit_code if refused else exit_code,
     }
 
 
-def _batch_document(batch: Batch) -> dict[str, Any]:
+def _batch_document(batch: Batch, costs: CostBasis | None) -> dict[str, Any]:
     estimate = batch.estimate
+    other = costs.run_costs(seconds=estimate.seconds, chunks=estimate.chunks) if costs else None
     return {
         "chunks": len(batch.chunks),
         "left": batch.left,
@@ -104,5 +116,7 @@ def _batch_document(batch: Batch) -> dict[str, Any]:
         "hourly_dollars": estimate.rate.per_hour.dollars,
         "price_source": estimate.rate.source,
         "price_as_of": estimate.rate.as_of,
+        "other_costs": other,
+        "fixed_costs": costs.fixed_costs() if costs else None,
         "keys": [chunk.key for chunk in batch.chunks[:20]],
     }
