@@ -113,7 +113,7 @@ def first(findings: Iterator[Finding]) -> Finding:
         (lambda: checks.check_type(G4DN, needs_gpu=True), PASS, "NVIDIA T4"),
         (lambda: checks.check_type(MachineType(name="t3.nano", vcpus=2), needs_gpu=True), FAIL, "no GPU"),
         (lambda: checks.check_type(MachineType(name="t3.nano", vcpus=2), needs_gpu=False), PASS, "no GPU"),
-        (lambda: checks.check_price(("g4dn.xlarge",), lambda _type: RATE), PASS, "$0.526/h"),
+        (lambda: checks.check_price(("g4dn.xlarge",), lambda _type: RATE, NOW), PASS, "$0.526/h"),
         (lambda: checks.check_shutdown(INSTANCE, "stop", ""), PASS, "stops"),
         (lambda: checks.check_shutdown(INSTANCE, "", ""), WARN, "not checked"),
         (lambda: checks.check_shutdown(INSTANCE, "terminate", ""), FAIL, "terminate"),

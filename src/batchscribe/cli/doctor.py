@@ -19,6 +19,7 @@ from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.settings import Settings
 from batchscribe.wiring.doctor import open_preconditions
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import rate_of
 
 ON_HOST = "started host"
@@ -71,7 +72,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)
-        price = f"{describe_rate(rate, at.clock.now())}: at least {least}"
+        price = f"{describe_rate(rate, open_clock().now())}: at least {least}"
         click.echo(f"\nStarting {seen.id} at {price}, billed until it is stopped.")
     with running_instance(at, seen, start_it=True) as running:
         assert running

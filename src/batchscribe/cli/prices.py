@@ -154,7 +154,7 @@ def _format_amount(row: PriceRow) -> str:
 
 
 def _format_dollars(amount: float) -> str:
-    return f"{amount:.4f}" if amount >= 0.001 else f"{amount:.6f}"
+    return f"{amount:.4f}" if amount >= 0.0001 else f"{amount:.6f}"
 
 
 def _format_age(row: PriceRow) -> str:

@@ -182,11 +182,9 @@ class Ec2Compute:
             )["Volumes"]
         with self._convert_errors("ec2:DescribeInstances", instance):
             answer = self._client.describe_instances(InstanceIds=[instance])
-        cards = answer["Reservations"][0]["Instances"][0].get("NetworkInterfaces", [])
-        owners = [card.get("Association", {}).get("IpOwnerId", AMAZON) for card in cards]
+        found = answer["Reservations"][0]["Instances"][0]
         return ParkedParts(
-            disk_gigabytes=sum(disk["Size"] for disk in disks),
-            fixed_address=any(owner != AMAZON for owner in owners),
+            disk_gigabytes=sum(disk["Size"] for disk in disks), fixed_address=_has_fixed_address(found)
         )
 
     def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
@@ -234,6 +232,11 @@ def _to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
         state_reason=reason,
         stopped_at=_find_stop_time(found.get("StateTransitionReason") or ""),
     )
+
+
+def _has_fixed_address(found: InstanceTypeDef | dict[str, Any]) -> bool:
+    cards = found.get("NetworkInterfaces", [])
+    return any(card.get("Association", {}).get("IpOwnerId", AMAZON) != AMAZON for card in cards)
 
 
 def _find_stop_time(reason: str) -> datetime | None:

@@ -32,13 +32,15 @@ PRICE_LIST_REGION = "us-east-1"
 SPOT_FAMILIES = ("g4dn.", "g5.", "g6.", "g6e.", "g6f.")
 LIST, ON_DEMAND, SPOT = "AWS list", "AWS list, on-demand", "AWS spot"
 _PLATFORM = "Linux/UNIX"
-_GPU_FILTERS = {
-    "instanceFamily": "GPU instance",
+SMALL_HOST = "t4g.nano"
+"""Example of a machine for the scheduler."""
+_MACHINE = {
     "operatingSystem": "Linux",
     "tenancy": "Shared",
     "preInstalledSw": "NA",
     "capacitystatus": "Used",
 }
+_GPU_FILTERS = _MACHINE | {"instanceFamily": "GPU instance"}
 _REQUESTS = {"productFamily": "API Request"}
 _OTHERS = (
     (PriceKind.DISK, GP3, ("AmazonEC2", {"productFamily": "Storage", "volumeApiName": "gp3"})),
@@ -46,6 +48,7 @@ _OTHERS = (
     (PriceKind.ADDRESS, ADDRESS, ("AmazonVPC", {"group": "VPCPublicIPv4Address"})),
     (PriceKind.REQUESTS, READS, ("AmazonS3", _REQUESTS | {"group": "S3-API-Tier2"})),
     (PriceKind.REQUESTS, WRITES, ("AmazonS3", _REQUESTS | {"group": "S3-API-Tier1"})),
+    (PriceKind.HOST, SMALL_HOST, ("AmazonEC2", _MACHINE | {"instanceType": SMALL_HOST})),
 )
 """(kind, name, (service, filters)) of the other prices."""
 _USAGE = {
@@ -54,6 +57,7 @@ _USAGE = {
     ADDRESS: "PublicIPv4:InUseAddress",
     READS: "Requests-Tier2",
     WRITES: "Requests-Tier1",
+    SMALL_HOST: f"BoxUsage:{SMALL_HOST}",
 }
 """End of the usage type, by name: filters alone find idle addresses and archived snapshots, too."""
 
