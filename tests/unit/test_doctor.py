@@ -51,7 +51,6 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.doctor import Preconditions
 from batchscribe.wiring.preflight import check_model
-from batchscribe.wiring.seams import rate_of
 from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
 T = TypeVar("T")
@@ -517,8 +516,8 @@ def test_a_start_prints_its_price_and_shows_what_the_host_reports(
     assert [(row["name"], row["level"]) for row in rows] == [("disk", "pass"), ("driver", "fail")]
     assert result.return_value == 2
     assert order == ["start", "check", "stop"]
-    price = rate_of(desk.settings)("g4dn.xlarge")
-    assert f"Starting {INSTANCE} at {price}: at least $0.0088" in result.stderr
+    assert f"Starting {INSTANCE} at $0.526/h (AWS list, on-demand, us-east-2, as of" in result.stderr
+    assert "): at least $0.0088, billed until it is stopped.\n" in result.stderr
 
 
 class Tools:
