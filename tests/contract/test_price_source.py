@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from botocore.awsrequest import AWSRequest, AWSResponse
 
 from batchscribe.adapters.aws import price_list
 from batchscribe.adapters.aws.price_list import AwsPriceList
@@ -17,7 +15,7 @@ from batchscribe.errors import CredentialsError, MissingRightError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.price_source_suite import PriceSourceSuite
 from batchscribe.testing.prices import FakePriceSource
-from support.price_list import REGION, answer
+from support.price_list import REGION, answer, opener, refuse
 from support.s3 import aws_environment
 
 DAY = "2026-11-29"
@@ -26,14 +24,7 @@ DAY = "2026-11-29"
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsPriceList]:
     """AWS's adapter, with the real client and parser below it."""
-    real = price_list.open_client
-
-    def opened(*words: str, **options: Any) -> Any:
-        client = real(*words, **options)
-        client.meta.events.register("before-send", answer)
-        return client
-
-    monkeypatch.setattr(price_list, "open_client", opened)
+    monkeypatch.setattr(price_list, "open_client", opener(answer))
     with aws_environment():
         yield AwsPriceList(FakeClock(datetime(2026, 11, 29, 12, tzinfo=UTC)))
 
@@ -80,19 +71,6 @@ class TestDouble(PriceSourceSuite):
 def test_a_refusal_names_the_right(
     monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], says: str
 ) -> None:
-    real = price_list.open_client
-
-    def refuse(request: AWSRequest, **_event: object) -> AWSResponse:
-        body = f'{{"__type": "{code}", "message": "no"}}'.encode()
-        found = answer(AWSRequest(url=request.url, data=b'{"Filters": []}'))
-        found.status_code, found._content = 400, body
-        return found
-
-    def opened(*words: str, **options: Any) -> Any:
-        client = real(*words, **options)
-        client.meta.events.register("before-send", refuse)
-        return client
-
-    monkeypatch.setattr(price_list, "open_client", opened)
+    monkeypatch.setattr(price_list, "open_client", opener(refuse(code)))
     with aws_environment(), pytest.raises(error, match=says):
         AwsPriceList(FakeClock()).read(REGION)

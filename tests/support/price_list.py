@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
-from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.awsrequest import AWSResponse
+
+from batchscribe.adapters.aws.clients import open_client
 
 REGION = "us-east-2"
 PREFIX = "USE2-"
@@ -110,11 +113,33 @@ class _Raw:
         return self._body
 
 
-def answer(request: AWSRequest, **_event: object) -> AWSResponse:
+def answer(request: Any, **_event: object) -> AWSResponse:
     """A handler of botocore's `before-send`: no request leaves this machine."""
     body = request.body.decode() if isinstance(request.body, bytes) else str(request.body)
-    data = _spot_reply(body) if "DescribeSpotPriceHistory" in body else _products_reply(json.loads(body))
-    return AWSResponse(request.url, 200, {"x-amzn-requestid": "r"}, _Raw(data))
+    spot = "DescribeSpotPriceHistory" in body
+    return reply(200, _spot_reply(body) if spot else _products_reply(json.loads(body)))
+
+
+def refuse(code: str) -> Callable[..., AWSResponse]:
+    """A handler that refuses every call with an error code."""
+    body = json.dumps({"__type": code, "message": "no"}).encode()
+    return lambda **_event: reply(400, body)
+
+
+def reply(status: int, body: bytes) -> AWSResponse:
+    headers: Any = {"x-amzn-requestid": "r"}
+    return AWSResponse("https://aws.invalid", status, headers, _Raw(body))
+
+
+def opener(handler: Callable[..., AWSResponse]) -> Callable[..., Any]:
+    """Opens clients with the real parser, whose requests `handler` answers."""
+
+    def opened(*words: str, **options: Any) -> Any:
+        client = open_client(*words, **options)
+        client.meta.events.register("before-send", handler)
+        return client
+
+    return opened
 
 
 def _products_reply(asked: dict[str, Any]) -> bytes:

@@ -272,8 +272,8 @@ def test_an_unlisted_region_is_reported_with_the_remedy(
 
 
 def test_prices_of_the_settings_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"GPU_HOURLY_COST": "0.4", "BATCH_HOST_HOURLY_COST": "0.0042"}
-    document: Any = json.loads(call(tmp_path, monkeypatch, "--json", **names))
+    shown = call(tmp_path, monkeypatch, "--json", GPU_HOURLY_COST="0.4", BATCH_HOST_HOURLY_COST="0.0042")
+    document: Any = json.loads(shown)
     (found,) = document["regions"]
     assert found["region"] == "us-east-2"
     assert [(row["price"], row["source"], row["age_days"]) for row in found["prices"][:2]] == [
