@@ -90,7 +90,7 @@ def describe_fixed() -> str:
 
 
 def describe_prices() -> str:
-    """Prices of GPUs: on-demand and spot, the cost of a minute and of a month."""
+    """Prices of GPUs, and the costs of a minute and of a month."""
     rows = []
     for name, gpu in GPUS.items():
         rate, spot = _rate(name), _find(PriceKind.SPOT, name)
@@ -103,7 +103,7 @@ def describe_prices() -> str:
 
 
 def describe_thresholds() -> str:
-    """Cost and delay of one start at several thresholds, by the values assumed before the first run."""
+    """Cost and delay of one start by threshold, with the assumed values."""
     rows = []
     for chunks in THRESHOLDS:
         audio, seconds, amount = _estimate(chunks)
@@ -117,7 +117,7 @@ def describe_thresholds() -> str:
 
 
 def describe_designs() -> str:
-    """Dollars of an audio hour, all in, by design and volume, beside hosted services."""
+    """Dollars of an audio hour with fixed costs, beside hosted services."""
     rows = [
         (
             name,
@@ -131,7 +131,7 @@ def describe_designs() -> str:
 
 
 def describe_break_even() -> str:
-    """Audio hours a month from which each design is cheaper than a hosted service."""
+    """Audio hours a month from which each design is cheaper."""
     rows = [
         (
             name,
@@ -201,7 +201,7 @@ def _all_in(fixed: Usd, hours: int, chunks: int) -> Usd:
 
 
 def _per_audio_hour(chunks: int) -> Usd:
-    """Cost of an audio hour on the GPU, with its address, in starts of so many chunks."""
+    """Cost of an audio hour on the GPU, with its address."""
     audio, seconds, amount = _estimate(chunks)
     each = (amount + _address().high.times(seconds / 3600)).per(audio / 3600)
     assert each is not None
@@ -224,7 +224,7 @@ def _break_even_chunks(price: Usd, billed: float, speed: float) -> str:
 
 
 def _estimate(chunks: int) -> tuple[float, float, Usd]:
-    """(audio seconds, billed seconds, cost) of one start, by the values assumed before the first run."""
+    """(audio seconds, billed seconds, cost) of one start, with the assumed values."""
     priors, audio = Priors(), chunks * CHUNK_SECONDS
     seconds = priors.setup_seconds + audio / priors.speed + priors.release_seconds
     assert seconds > MINIMUM_BILLED_SECONDS
@@ -232,7 +232,7 @@ def _estimate(chunks: int) -> tuple[float, float, Usd]:
 
 
 def _describe_wait(audio: float, hours_a_day: float) -> str:
-    """Time until a backlog of this length has arrived, bounded by the longest wait."""
+    """Time until so much audio has arrived, bounded by the longest wait."""
     hours = audio / 3600 / hours_a_day * 24
     return (
         f"{hours:.1f} h" if hours < LONGEST_WAIT_HOURS else f"{LONGEST_WAIT_HOURS:.0f} h (the longest wait)"

@@ -199,7 +199,7 @@ class PriceSource(Protocol):
     """
 
     def read(self, region: str) -> tuple[PriceSheet, ...]:
-        """Prices of a region, dated with the present day; on-demand prices of GPU instances among them."""
+        """Prices of a region, GPU instances among them, dated with the present day."""
 
 
 class Lock(Protocol):

@@ -259,8 +259,15 @@ def test_a_store_that_does_not_answer_spoils_no_report(
     monkeypatch.setattr(store, "get", refuse)
     with Ledger(tmp_path / FILE_NAME) as ledger:
         copy_parked_parts(ledger, store, cloud(tmp_path))
-        assert read_cost_basis(cloud(tmp_path), ledger, NOW, store) is None
-        assert read_cost_basis(cloud(tmp_path), ledger, NOW) is not None
+        basis = read_cost_basis(cloud(tmp_path), ledger, NOW, store)
+    assert basis is not None
+    assert basis.parked is None
+
+
+def test_a_price_file_that_cannot_be_read_spoils_no_report(tmp_path: Path) -> None:
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        assert read_cost_basis(cloud(tmp_path, BATCH_PRICE_FILE="none.json"), ledger, NOW) is None
+    assert "Root Disk" not in lines(None)
 
 
 class Clock:

@@ -297,6 +297,13 @@ def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
         assert text in output
 
 
+def test_an_old_rate_is_marked_in_the_table(tmp_path: Path) -> None:
+    old = replace(RUN, rate=replace(RATE, as_of="2026-08-01"))
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(old, at=NOW)
+    assert "$0.526, 114 days old" in call(tmp_path, "--last", "9999w")
+
+
 @pytest.mark.parametrize(("width", "left_out"), [(200, set()), (80, {"$/h", "Started", "GPU"})])
 def test_the_table_fits_the_width_without_folding_an_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, left_out: set[str]

@@ -130,7 +130,7 @@ def _print_list(app: App, found: PriceList, *, every: bool) -> None:
 
 
 def _is_shown(row: PriceRow, settings: Settings) -> bool:
-    """True for all but larger sizes of instances, unless they are in the settings."""
+    """False for larger sizes of instances that no setting names."""
     size = row.name.partition(".")[2]
     configured = {settings.instance_type, *settings.instance_types}
     small = size == "xlarge" or row.name.startswith("g6f.")

@@ -16,6 +16,7 @@ from batchscribe.cli.times import show_times
 from batchscribe.core.decide.fixed import CostBasis, FixedCosts, describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, format_engine_time, make_engine_time
@@ -42,6 +43,7 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     billed_hours: float
     rate: float
     rate_source: str
+    rate_as_of: str
     cost: float
     cost_micros: int
     load_seconds: float | None
@@ -157,9 +159,14 @@ def _build_columns(rows: Sequence[ReportRow]) -> list[Column]:
         Column("Failed", [str(row.chunks_failed) for row in rows], right=True),
         Column("Audio", [format_clock(row.audio_hours * HOUR) for row in rows], right=True),
         Column("GPU time", [format_clock(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
-        Column("$/h", [f"${Usd.parse(row.rate).text(3)}" for row in rows], optional=4, right=True),
+        Column("$/h", [_format_rate(row) for row in rows], optional=4, right=True),
         Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
     ]
+
+
+def _format_rate(row: ReportRow) -> str:
+    """The hourly rate, with its age if it was old at the time of the run."""
+    return f"${Usd.parse(row.rate).text(3)}{mark_age(row.rate_as_of, row.created)}"
 
 
 def _to_row(run: Run) -> ReportRow:
@@ -175,6 +182,7 @@ def _to_row(run: Run) -> ReportRow:
         billed_hours=run.billed_seconds / 3600,
         rate=run.rate.per_hour.dollars,
         rate_source=run.rate.source,
+        rate_as_of=run.rate.as_of,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
         load_seconds=work.load_seconds if work else None,

@@ -1,4 +1,4 @@
-"""Facts for the costs beside the GPU's: prices, disk and address, and the audio of the last 30 days."""
+"""Facts for the costs beside the GPU's."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ log = structlog.get_logger("batchscribe")
 def read_cost_basis(
     settings: Settings, ledger: Ledger, now: datetime, store: Store | None = None
 ) -> CostBasis | None:
-    """The basis by the instance's record in `store`, or else by the ledger's copy; None if it cannot be read.
+    """Prices and facts for the costs beside the GPU's; None if they cannot be read.
 
-    No report and no estimate fails for it: the reason is logged.
+    Disk and address come from the instance's record in `store`, or else from the ledger's copy. No report and
+    no estimate fails for them: the reason is logged.
     """
     cloud = settings.provider != LOCAL
     try:
@@ -52,15 +53,15 @@ def read_cost_basis(
 def copy_parked_parts(ledger: Ledger, store: Store, settings: Settings) -> None:
     """Copies what is billed while the instance is stopped into the ledger."""
     instance = settings.instance_id
-    with suppress(BatchscribeError):
-        if settings.provider != LOCAL and (parked := _find_parked(instance, ledger, store)):
-            ledger.put(f"{_PARKED}{instance}", msgspec.json.encode(parked).decode())
+    if settings.provider != LOCAL and (parked := _find_parked(instance, ledger, store)):
+        ledger.put(f"{_PARKED}{instance}", msgspec.json.encode(parked).decode())
 
 
 def _find_parked(instance: str, ledger: Ledger, store: Store | None) -> ParkedParts | None:
-    record = read_if_valid(store, keys.instance(instance), InstanceRecord) if store else None
-    if record and record.parked:
-        return record.parked
+    with suppress(BatchscribeError):
+        record = read_if_valid(store, keys.instance(instance), InstanceRecord) if store else None
+        if record and record.parked:
+            return record.parked
     with suppress(*UNREADABLE):
         copied = ledger.get(f"{_PARKED}{instance}")
         return msgspec.json.decode(copied, type=ParkedParts) if copied else None

@@ -161,7 +161,7 @@ def describe_region_problem(region: str) -> str:
 
 
 def describe_price(instance: FoundInstance, region: str) -> str:
-    """Price of an hour, with its age if it is old; empty if it is unknown."""
+    """Price of an hour, with its age if old; empty if unknown."""
     rate = load_packaged_prices().find_rate(instance.type, region)
     return f"${rate.per_hour.dollars}/h{mark_age(rate.as_of, SystemClock().now())}" if rate else ""
 

@@ -1,4 +1,4 @@
-"""Prices in effect: the user's file, then the newest of the last refresh and the package's table."""
+"""Prices in effect, from the user's file, the last refresh and the package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_prices(settings: Settings) -> PriceTable:
 
 
 def refresh_prices(settings: Settings, source: PriceSource, regions: Iterable[str]) -> Path:
-    """Reads the present prices of these regions into a file of the state directory; returns its path.
+    """Reads present prices into a file of the state directory; returns its path.
 
     Prices of other regions stay. A file that cannot be read is replaced.
     """

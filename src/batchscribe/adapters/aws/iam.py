@@ -178,7 +178,7 @@ def _allow_guard(place: AccountPlace) -> list[Document]:
 
 
 def _allow_checks(place: AccountPlace) -> list[Document]:
-    """Facts that only `doctor` and `gpu setup` read; without a right, they skip that check."""
+    """Facts for `doctor` and `gpu setup`, which skip a check without its right."""
     quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
     reads = [f"ec2:Describe{what}" for what in ("InstanceTypes", "SecurityGroups", "Volumes")]
     reads.append("sts:GetCallerIdentity")

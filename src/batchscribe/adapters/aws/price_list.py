@@ -1,4 +1,4 @@
-"""Reads prices of a region from AWS's Price List and from EC2's history of spot prices. Changes nothing."""
+"""Reads a region's prices from AWS's Price List and from EC2's spot history."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class AwsPriceList:
         return PriceSheet(kind=kind, source=source, as_of=day, regions=(region,), prices=prices)
 
     def _find_price(self, name: str, region: str, service: str, filters: dict[str, str]) -> str:
-        """The price whose usage type is of that name; empty if there is none."""
+        """The price with that name's usage type; empty if there is none."""
         rows = self._list(service, region, filters)
         found = next((price for row, price in rows if row.get("usagetype", "").endswith(_USAGE[name])), "")
         times = REQUESTS_PRICED if service == "AmazonS3" else 1
@@ -95,7 +95,7 @@ class AwsPriceList:
     def _list(
         self, service: str, region: str, filters: dict[str, str]
     ) -> Iterator[tuple[dict[str, str], str]]:
-        """Yields (attributes, dollars for a unit) of each product with an on-demand price above 0."""
+        """Yields (attributes, dollars) of each product with an on-demand price."""
         fields = {"regionCode": region, **filters}
         terms = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in fields.items()]
         with self._convert_errors("AWS Price List", "pricing:GetProducts", region):

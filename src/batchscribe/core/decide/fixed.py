@@ -1,4 +1,4 @@
-"""Costs beside the GPU's: fixed ones of a month, and those of one run.
+"""Costs beside the GPU's, of a month and of a run.
 
 A month has 730 hours. Fixed costs per audio hour count the audio of the last 30 days.
 """
@@ -186,7 +186,7 @@ def fixed_lines(fixed: FixedCosts | None) -> dict[str, str]:
 
 
 def run_cost_lines(costs: RunCosts | None) -> dict[str, str]:
-    """Lines of a cost block by label, for the costs of a run beside the GPU's."""
+    """Lines of a cost block by label, for address and requests."""
     if costs is None:
         return {}
     lines = {}
@@ -199,7 +199,7 @@ def run_cost_lines(costs: RunCosts | None) -> dict[str, str]:
 
 
 def describe_fixed_costs(fixed: FixedCosts) -> str:
-    """Sentence for reports: dollars a month, by part, and per audio hour; empty if there are none."""
+    """Sentence with the fixed costs by part; empty if there are none."""
     unknown = [f"{name.lower()} unknown, {remedy}" for name, remedy in fixed.unknown.items()]
     if not fixed.parts and not unknown:
         return ""
@@ -209,7 +209,7 @@ def describe_fixed_costs(fixed: FixedCosts) -> str:
 
 
 def describe_volume(fixed: FixedCosts) -> str:
-    """The fixed costs of an audio hour, at the volume that they are divided by."""
+    """Fixed costs of an audio hour, and the volume for that."""
     each = Usd(fixed.per_month_micros).per(fixed.audio_hours)
     if each is None:
         return "no audio in the last 30 days"

@@ -26,7 +26,10 @@ class Usd:
 
     @classmethod
     def parse(cls, text: str | float, *, times: int = 1) -> Self:
-        """Parses dollars such as `0.526`, of `times` units. Raises ValueError if it is not an amount."""
+        """Parses dollars such as `0.526`, multiplied by `times`.
+
+        Raises ValueError if it is not an amount.
+        """
         try:
             amount = Decimal(str(text).removeprefix("$"))
             return cls(int((amount * times * MICRO).to_integral_value()))
@@ -91,7 +94,7 @@ def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -
 
 
 def split_cost(amount: Usd, parts: Sequence[float]) -> tuple[Usd, ...]:
-    """Divides an amount in proportion to `parts`; the sum of the result is the amount, exactly."""
+    """Divides an amount in proportion to `parts`, without a rest."""
     whole = sum(Decimal(str(part)) for part in parts)
     if not whole:
         return tuple(Usd(0) for _ in parts)

@@ -74,7 +74,7 @@ class PriceSheet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """One price with its source; `low` and `high` differ if it differs by zone."""
+    """One price with its source; `low` and `high` are over the zones."""
 
     kind: PriceKind
     name: str
@@ -103,12 +103,12 @@ class PriceTable:
         return next((_make_price(sheet, name, where) for sheet in sheets), None)
 
     def find_rate(self, instance_type: str, region: str) -> Rate | None:
-        """The on-demand rate with source and date; None if it is not listed in that region."""
+        """The on-demand rate in a region; None if it is not listed there."""
         found = self.find(PriceKind.ON_DEMAND, instance_type, region)
         return Rate(per_hour=found.high, source=found.origin, as_of=found.as_of) if found else None
 
     def list_prices(self, region: str) -> Iterator[Price]:
-        """Yields each price of a region that applies, in order of the sheets' kinds."""
+        """Yields each price of a region that applies, by kind."""
         for kind in PriceKind:
             names = dict.fromkeys(
                 name for sheet in self.sheets if sheet.kind is kind for name in sheet.prices
@@ -122,14 +122,14 @@ def combine_sheets(override: Iterable[PriceSheet], dated: Iterable[PriceSheet]) 
 
 
 def replace_sheets(old: Iterable[PriceSheet], new: Iterable[PriceSheet]) -> tuple[PriceSheet, ...]:
-    """The sheets with `new` ones instead of those of the same kind and regions."""
+    """Replaces the sheets of the same kind and regions."""
     fresh = tuple(new)
     replaced = {(sheet.kind, sheet.regions) for sheet in fresh}
     return (*(sheet for sheet in old if (sheet.kind, sheet.regions) not in replaced), *fresh)
 
 
 def count_age_days(as_of: str, now: datetime) -> int | None:
-    """Days since a date such as 2026-11-23 or a month such as 2026-09; None without one."""
+    """Days since 2026-11-23 or the begin of 2026-09; None without a date."""
     try:
         day = date.fromisoformat(f"{as_of}-01" if len(as_of) == len("2026-09") else as_of)
     except ValueError:
@@ -138,7 +138,7 @@ def count_age_days(as_of: str, now: datetime) -> int | None:
 
 
 def mark_age(as_of: str, now: datetime) -> str:
-    """`, 97 days old` behind the date of an old price; empty for others."""
+    """Age of an old price, such as `, 97 days old`; else empty."""
     age = count_age_days(as_of, now)
     return f", {age} days old" if age is not None and age > OLD_DAYS else ""
 
@@ -149,7 +149,7 @@ def describe_origin(source: str, as_of: str, now: datetime) -> str:
 
 
 def describe_rate(rate: Rate, now: datetime) -> str:
-    """An hourly rate with its source and date, such as `$0.526/h (AWS list, as of 2026-11-23)`."""
+    """Formats a rate, such as `$0.526/h (AWS list, as of 2026-11-23)`."""
     return f"${rate.per_hour.text(3)}/h ({describe_origin(rate.source, rate.as_of, now)})"
 
 

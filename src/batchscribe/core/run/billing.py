@@ -1,4 +1,4 @@
-"""Billed seconds of a run by what they were for: boot, model load, work, idle."""
+"""Division of a bill into boot, model load, work and idle time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchscribe.core.run.runs import Run
 
 
 class BilledParts(msgspec.Struct, frozen=True, kw_only=True):
-    """Billed seconds of a run by what they were for; their costs add up to the GPU's."""
+    """Billed seconds by purpose; their costs add up to the GPU's."""
 
     boot: float
     """From the begin of the bill to the worker's start."""
@@ -26,7 +26,7 @@ class BilledParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def split_bill(run: Run) -> BilledParts | None:
-    """Divides the bill of a run; None if its machine or its worker was not measured."""
+    """Divides the bill of a run; None if it was not measured."""
     begin = run.machines[0].meter.idle_until or run.start_requested
     if len(run.machines) != 1 or begin is None or run.worker_since is None or not run.worked.busy:
         return None
@@ -47,7 +47,7 @@ def split_bill(run: Run) -> BilledParts | None:
 
 
 def describe_parts(parts: BilledParts | None) -> str:
-    """`: boot $0.0336, load $0.0018, work $0.20, idle $0.0231`; empty if not measured or free."""
+    """Formats the costs of the parts; empty if not measured or free."""
     if parts is None or not any(parts.cost_micros.values()):
         return ""
     shown = [f"{name} {Usd(amount)}" for name, amount in parts.cost_micros.items() if amount]
