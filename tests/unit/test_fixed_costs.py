@@ -231,10 +231,19 @@ def test_the_disk_comes_from_the_set_up_and_the_volume_from_the_ledger(tmp_path:
     with Ledger(tmp_path / FILE_NAME) as ledger:
         ledger.save_run(RUN, at=NOW)
         ledger.save_run(replace(RUN, id="r0", settled=NOW - timedelta(days=31)), at=NOW - timedelta(days=31))
-        basis = read_cost_basis(cloud(tmp_path), ledger, NOW, store)
+        basis = read_cost_basis(cloud(tmp_path), ledger, NOW, store=store)
     assert basis is not None
     assert (basis.audio_hours, basis.s3, basis.host_per_hour) == (1.0, True, None)
     assert basis.fixed_costs().per_month_micros == 4_800_000
+
+
+def test_a_run_that_is_being_settled_counts_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        for state in (RunState.VERIFYING, RunState.SETTLED):
+            ledger.save_run(replace(RUN, state=state), at=NOW)
+            basis = read_cost_basis(cloud(tmp_path), ledger, NOW, settling=RUN)
+            assert basis is not None
+            assert basis.audio_hours == 1.0
 
 
 def test_a_report_knows_the_disk_without_the_store(tmp_path: Path) -> None:
@@ -259,7 +268,7 @@ def test_a_store_that_does_not_answer_spoils_no_report(
     monkeypatch.setattr(store, "get", refuse)
     with Ledger(tmp_path / FILE_NAME) as ledger:
         copy_parked_parts(ledger, store, cloud(tmp_path))
-        basis = read_cost_basis(cloud(tmp_path), ledger, NOW, store)
+        basis = read_cost_basis(cloud(tmp_path), ledger, NOW, store=store)
     assert basis is not None
     assert basis.parked is None
 

@@ -11,8 +11,9 @@ import structlog
 from batchscribe.core import keys
 from batchscribe.core.decide.fixed import VOLUME_PERIOD, CostBasis, ParkedParts
 from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.runs import Run
 from batchscribe.core.unreadable import UNREADABLE
-from batchscribe.errors import BatchscribeError
+from batchscribe.errors import MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
@@ -26,12 +27,17 @@ log = structlog.get_logger("batchscribe")
 
 
 def read_cost_basis(
-    settings: Settings, ledger: Ledger, now: datetime, store: Store | None = None
+    settings: Settings,
+    ledger: Ledger,
+    now: datetime,
+    *,
+    store: Store | None = None,
+    settling: Run | None = None,
 ) -> CostBasis | None:
-    """Prices and facts for the costs beside the GPU's; None if they cannot be read.
+    """Prices and facts for the costs beside the GPU's; None without readable prices.
 
-    Disk and address come from the instance's record in `store`, or else from the ledger's copy. No report and
-    no estimate fails for them: the reason is logged.
+    Disk and address come from the instance's record in `store`, or else from the ledger's copy. `settling`: a
+    run that the ledger shows as open. No report and no estimate fails for a price file: the reason is logged.
     """
     cloud = settings.provider != LOCAL
     try:
@@ -43,9 +49,9 @@ def read_cost_basis(
             parked=_find_parked(settings.instance_id, ledger, store) if cloud else None,
             host_per_hour=settings.host_hourly_cost,
             s3=any(url.startswith("s3://") for url in (settings.source, settings.output)),
-            audio_hours=_sum_audio_hours(ledger, now),
+            audio_hours=_sum_audio_hours(ledger, now, settling),
         )
-    except BatchscribeError as error:
+    except MisconfiguredError as error:
         log.warning("costs.unknown", error=str(error))
         return None
 
@@ -58,7 +64,7 @@ def copy_parked_parts(ledger: Ledger, store: Store, settings: Settings) -> None:
 
 
 def _find_parked(instance: str, ledger: Ledger, store: Store | None) -> ParkedParts | None:
-    with suppress(BatchscribeError):
+    with suppress(TransientError, MisconfiguredError):
         record = read_if_valid(store, keys.instance(instance), InstanceRecord) if store else None
         if record and record.parked:
             return record.parked
@@ -68,6 +74,7 @@ def _find_parked(instance: str, ledger: Ledger, store: Store | None) -> ParkedPa
     return None
 
 
-def _sum_audio_hours(ledger: Ledger, now: datetime) -> float:
-    runs = ledger.runs(now - VOLUME_PERIOD)
-    return sum(run.audio_seconds for run in runs if not run.open) / 3600
+def _sum_audio_hours(ledger: Ledger, now: datetime, settling: Run | None) -> float:
+    settled = {run.id: run for run in ledger.runs(now - VOLUME_PERIOD) if not run.open}
+    counted = settled | ({settling.id: settling} if settling else {})
+    return sum(run.audio_seconds for run in counted.values()) / 3600

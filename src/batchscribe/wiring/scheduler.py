@@ -80,7 +80,7 @@ class Scheduler:
     def cost_basis(self) -> CostBasis | None:
         """Prices and facts for the costs beside the GPU's."""
         world = self.world
-        return read_cost_basis(self.settings, world.ledger, world.clock.now(), world.output)
+        return read_cost_basis(self.settings, world.ledger, world.clock.now(), store=world.output)
 
 
 @contextmanager
@@ -324,7 +324,7 @@ def _write_run_report(settings: Settings, ledger: Ledger, output: Store, run: Ru
     seen = ledger.get(f"scan/{run.id}")
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     copy_parked_parts(ledger, output, settings)
-    costs = read_cost_basis(settings, ledger, run.settled or run.created)
+    costs = read_cost_basis(settings, ledger, run.settled or run.created, settling=run)
     report = build(
         run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock, costs=costs
     )
