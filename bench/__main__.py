@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import commands, costs, engine, leaks, memory, scan, simulation, words, work
+from bench import commands, engine, leaks, memory, scan, simulation, words, work
 
 EVERY = (
     (commands,),
@@ -12,7 +12,6 @@ EVERY = (
     (scan,),
     (simulation,),
     (leaks, "--weeks", "5"),
-    (costs,),
     (words, "--words", "300"),
     (engine,),
     (memory,),

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from batchscribe.adapters.aws.prices import find_rate
+from batchscribe.adapters.aws.prices import load_packaged_prices
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.offers import Market, Offer
@@ -45,7 +45,7 @@ Chunks = Iterator[tuple[float, float]]
 
 
 def make_offer() -> Offer:
-    rate = find_rate(TYPE, REGION)
+    rate = load_packaged_prices().find_rate(TYPE, REGION)
     assert rate is not None
     return Offer(provider="ec2", instance_type=TYPE, market=Market.ON_DEMAND, rate=rate, priors=PRIORS)
 

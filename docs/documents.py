@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect as types
 
+from batchscribe.cli.prices import PriceList
 from batchscribe.cli.report import Period
 from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.controller.commands.why import ChunkHistory
@@ -37,6 +38,7 @@ DOCUMENTS = (
     Document("period", Period, "`report --format json`"),
     Document("simulation", Simulation, "`simulate --json`"),
     Document("sum", StartSum, "`sum` of `tick --dry-run --json` and `run --dry-run --json`"),
+    Document("prices", PriceList, "each entry of `regions` of `prices --json`"),
     Document("why", ChunkHistory, "`why KEY --json`"),
     Document("proof", Proof, "each entry of `proofs` of `rehearse --json`"),
     Document("quarantine", QuarantineRecord, "`_batchscribe/quarantine/…`, and `quarantine list --json`"),

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -18,30 +17,16 @@ import click
 import msgspec
 
 from batchscribe import errors
-from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.cli.main import COMMANDS, cli
 from batchscribe.core import keys
-from batchscribe.core.decide.hosted import HOSTED
-from batchscribe.core.decide.money import Usd, cost
-from batchscribe.core.decide.packing import Priors
 from batchscribe.core.setting_parsers import Name
 from batchscribe.settings import Settings
-from docs import documents
+from docs import documents, money
+from docs.tables import table
 
 FOLDER = Path(__file__).parent
 EXTRA = FOLDER.parent / "build" / "docs-extra"
 BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PRICED = {
-    "g4dn.xlarge": "T4, 16 GB",
-    "g5.xlarge": "A10G, 24 GB",
-    "g6.xlarge": "L4, 24 GB",
-    "g6e.xlarge": "L40S, 48 GB",
-}
-REGION = "us-east-2"
-TYPE = "g4dn.xlarge"
-CHUNK_SECONDS = 10.0
-PUBLISHED = (90.0, 57.6)
-"""Billed seconds beside the work (a guess), and the speed of Parakeet on a T4 by onnx-asr's benchmarks."""
 
 
 def fill(page: str) -> str:
@@ -51,12 +36,6 @@ def fill(page: str) -> str:
 
 def pages() -> list[Path]:
     return sorted(FOLDER.rglob("*.md"))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown table; a `|` in a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def prose(text: str) -> str:
@@ -154,66 +133,18 @@ def _subclasses(kind: type[errors.BatchscribeError]) -> Iterator[type[errors.Bat
             yield from _subclasses(each)
 
 
-def describe_prices() -> str:
-    """Prices by the table in the package, and the cost of a minute and of a month."""
-    rows = []
-    for name, gpu in PRICED.items():
-        rate = find_rate(name, REGION)
-        assert rate is not None, name
-        minute, month = (cost(rate, seconds).text(places) for seconds, places in ((60, 4), (30 * 86400, 0)))
-        rows.append((f"`{name}`", gpu, f"${rate.per_hour.text(4)}", f"${minute}", f"${month}"))
-    return table(("type", "GPU", "an hour", "shortest bill of a start", "left on for 30 days"), rows)
-
-
-def describe_thresholds() -> str:
-    """Estimates of one start at several thresholds, by the values assumed before the first run."""
-    rate = find_rate(TYPE, REGION)
-    assert rate is not None
-    priors, rows = Priors(), []
-    for chunks in (50, 100, 200, 500, 1000):
-        audio = chunks * CHUNK_SECONDS
-        seconds = priors.setup_seconds + audio / priors.speed + priors.release_seconds
-        amount = cost(rate, seconds)
-        each = amount.per(audio / 3600)
-        assert each is not None
-        minutes = (f"{value / 60:.1f} min" for value in (audio, seconds))
-        rows.append((str(chunks), *minutes, f"${amount.text(3)}", f"${each.text(3)}"))
-    return table(("chunks", "audio", "billed", "cost of the start", "cost of an audio hour"), rows)
-
-
-def describe_hosted() -> str:
-    """Break-even of one start against hosted services, in chunks."""
-    priors = Priors()
-    assumed = (priors.setup_seconds + priors.release_seconds, priors.speed)
-    rows = [
-        (
-            each.name,
-            str(each.per_audio_hour),
-            each.as_of,
-            *(_break_even(each.per_audio_hour, *speed) for speed in (assumed, PUBLISHED)),
-        )
-        for each in HOSTED
-    ]
-    return table(("service", "an audio hour", "as of", "before the first run", "with published speed"), rows)
-
-
-def _break_even(price: Usd, billed: float, speed: float) -> str:
-    """Fewest chunks for which a start costs less than the hosted price."""
-    rate = find_rate(TYPE, REGION)
-    assert rate is not None
-    saved = price.dollars - rate.per_hour.dollars / speed
-    hours = cost(rate, billed).dollars / saved
-    return f"{math.ceil(hours * 3600 / CHUNK_SECONDS)} chunks"
-
-
 PARTS: dict[str, Callable[[], str]] = {
     "commands": describe_commands,
     "settings": describe_settings,
     "keys": describe_keys,
     "errors": describe_errors,
-    "prices": describe_prices,
-    "thresholds": describe_thresholds,
-    "hosted": describe_hosted,
+    "fixed": money.describe_fixed,
+    "prices": money.describe_prices,
+    "thresholds": money.describe_thresholds,
+    "designs": money.describe_designs,
+    "break-even": money.describe_break_even,
+    "hosted": money.describe_hosted,
+    "original": money.describe_original,
     "documents": documents.describe,
 }
 

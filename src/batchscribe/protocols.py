@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from batchscribe.core.decide.offers import Offer
+from batchscribe.core.decide.prices import PriceSheet
 from batchscribe.core.messages import Message
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.run.instances import Claim, Instance
@@ -188,6 +189,17 @@ class Notifier(Protocol):
 
     def emit(self, kind: str, data: Mapping[str, object]) -> None:
         """Sends an event (`run.settled`, `session.completed`) with plain data to programs."""
+
+
+class PriceSource(Protocol):
+    """Present prices of a cloud.
+
+    Raises ComputeUnavailableError, CredentialsError, MissingRightError, and ObjectNotFoundError if it has no
+    GPU in that region.
+    """
+
+    def read(self, region: str) -> tuple[PriceSheet, ...]:
+        """Prices of a region, GPU instances among them, dated with the present day."""
 
 
 class Lock(Protocol):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
@@ -22,14 +22,13 @@ from batchscribe.core.decide.hours import Hours, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice, PolicyName
 from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
-from batchscribe.core.setting_names import GivenNames
+from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
 MASK = "(hidden)"
-T = TypeVar("T")
 
 
 def _as_path(text: str) -> Path:
@@ -126,6 +125,10 @@ class Settings:
         str, Name("AWS_ENDPOINT_URL", parse.matching(r"https?://\S+"), "http://… or https://…")
     ] = ""
     hourly_cost: Annotated[Usd | None, Name("GPU_HOURLY_COST", parse.dollars, "dollars, e.g. 0.526")] = None
+    price_file: Annotated[Path | None, Name("BATCH_PRICE_FILE", _as_path, "a file", placed=True)] = None
+    host_hourly_cost: Annotated[
+        Usd | None, Name("BATCH_HOST_HOURLY_COST", parse.dollars, "dollars, e.g. 0.0042")
+    ] = None
     ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _as_path, "a file", placed=True)] = None
     ssh_user: Annotated[
         str, Name("GPU_SSH_USER", parse.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user name")
@@ -266,7 +269,7 @@ def load(
     broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
-    checked = _Checks(lenient)
+    checked = SettingChecks(lenient)
     written = checked(lambda: read_env_file(home / DOTENV)) or {}
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     warnings: list[str] = []
@@ -289,23 +292,6 @@ def load(
     checked(partial(refuse_misplaced_control, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))
-
-
-@dataclass(slots=True)
-class _Checks:
-    """Calls functions that may raise MisconfiguredError; if `lenient`, collects the errors in `problems`."""
-
-    lenient: bool
-    problems: list[str] = field(default_factory=list)
-
-    def __call__(self, act: Callable[[], T]) -> T | None:
-        try:
-            return act()
-        except MisconfiguredError as error:
-            if not self.lenient:
-                raise
-            self.problems.append(str(error))
-            return None
 
 
 def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.aws.ec2 import Ec2Compute, _to_instance
+from batchscribe.adapters.aws.ec2 import Ec2Compute, _has_fixed_address, _to_instance
 from batchscribe.adapters.machine.clock import Interrupts
+from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -26,7 +27,7 @@ from batchscribe.errors import (
 )
 from support.aws import make_stopped_instance
 from support.faults import Drop, Fault, FaultProxy, Hang, Refusal, fault_proxy
-from support.s3 import REGION, aws_environment, moto_server
+from support.s3 import REGION, aws_client, aws_environment, moto_server
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,29 @@ def test_what_becomes_of_it_when_it_powers_itself_off_is_told(compute: Ec2Comput
     assert compute.shutdown_behaviour(instance) == "stop"
     with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_ID"):
         compute.shutdown_behaviour("i-0ffffffffffffffff")
+
+
+def test_the_parts_that_are_billed_while_it_is_stopped_are_read(
+    compute: Ec2Compute, endpoint: str, instance: str
+) -> None:
+    client = aws_client(endpoint, "ec2")
+    zone = client.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]["Placement"]
+    before = compute.parked_parts(instance)
+    volume = client.create_volume(Size=30, AvailabilityZone=zone["AvailabilityZone"])["VolumeId"]
+    client.attach_volume(VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
+    assert compute.parked_parts(instance) == ParkedParts(disk_gigabytes=before.disk_gigabytes + 30)
+
+
+@pytest.mark.parametrize(
+    ("cards", "fixed"),
+    [
+        ([{"Association": {"IpOwnerId": "amazon"}}], False),
+        ([{}], False),
+        ([{}, {"Association": {"IpOwnerId": "123456789012"}}], True),
+    ],
+)
+def test_an_address_of_the_account_is_a_fixed_one(cards: list[dict[str, Any]], fixed: bool) -> None:
+    assert _has_fixed_address({"NetworkInterfaces": cards}) is fixed
 
 
 @pytest.mark.parametrize(

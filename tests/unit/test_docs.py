@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,7 +14,6 @@ from batchscribe.cli.main import COMMANDS, cli
 from batchscribe.core.decide.observation import ReasonCode
 from batchscribe.core.run.runs import Outcome
 from batchscribe.settings import load
-from bench import costs
 from docs import generate
 from docs.conf import html_css_files, html_static_path
 
@@ -150,18 +148,6 @@ def test_every_page_is_in_the_index() -> None:
     }
     names = {path.relative_to(generate.FOLDER).with_suffix("").as_posix() for path in generate.pages()}
     assert names - entries == {"index"}
-
-
-def test_the_bench_prints_the_costs_that_the_page_shows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, _, after = (
-        (ROOT / "docs" / "costs.md").read_text().partition("`python -m bench.costs` prints:\n\n```\n")
-    )
-    monkeypatch.setattr(sys, "argv", ["bench.costs"])
-    costs.main()
-    printed = capsys.readouterr().out.splitlines()
-    assert [line for line in after.partition("```")[0].splitlines() if line not in printed] == []
 
 
 def test_the_picture_can_be_read() -> None:

@@ -51,7 +51,6 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.doctor import Preconditions
 from batchscribe.wiring.preflight import check_model
-from batchscribe.wiring.seams import rate_of
 from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
 T = TypeVar("T")
@@ -113,7 +112,7 @@ def first(findings: Iterator[Finding]) -> Finding:
         (lambda: checks.check_type(G4DN, needs_gpu=True), PASS, "NVIDIA T4"),
         (lambda: checks.check_type(MachineType(name="t3.nano", vcpus=2), needs_gpu=True), FAIL, "no GPU"),
         (lambda: checks.check_type(MachineType(name="t3.nano", vcpus=2), needs_gpu=False), PASS, "no GPU"),
-        (lambda: checks.check_price(("g4dn.xlarge",), lambda _type: RATE), PASS, "$0.526/h"),
+        (lambda: checks.check_price(("g4dn.xlarge",), lambda _type: RATE, NOW), PASS, "$0.526/h"),
         (lambda: checks.check_shutdown(INSTANCE, "stop", ""), PASS, "stops"),
         (lambda: checks.check_shutdown(INSTANCE, "", ""), WARN, "not checked"),
         (lambda: checks.check_shutdown(INSTANCE, "terminate", ""), FAIL, "terminate"),
@@ -517,8 +516,8 @@ def test_a_start_prints_its_price_and_shows_what_the_host_reports(
     assert [(row["name"], row["level"]) for row in rows] == [("disk", "pass"), ("driver", "fail")]
     assert result.return_value == 2
     assert order == ["start", "check", "stop"]
-    price = rate_of(desk.settings)("g4dn.xlarge")
-    assert f"Starting {INSTANCE} at {price}: at least $0.0088" in result.stderr
+    assert f"Starting {INSTANCE} at $0.526/h (AWS list, on-demand, us-east-2, as of" in result.stderr
+    assert "): at least $0.0088, billed until it is stopped.\n" in result.stderr
 
 
 class Tools:

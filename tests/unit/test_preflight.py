@@ -126,9 +126,9 @@ def test_a_local_gpu_needs_its_engine(tmp_path: Path) -> None:
 
 def test_the_first_line_of_a_dry_run_is_the_refusal() -> None:
     hold = Hold(Reason(ReasonCode.EMPTY, "nothing is pending"))
-    lines = render_dry_run(hold, MisconfiguredError("no such engine"), None)
+    lines = render_dry_run(hold, MisconfiguredError("no such engine"), None, now=NOW)
     assert lines[:2] == ["Would not start: no such engine", "Would otherwise hold: nothing is pending"]
-    assert render_dry_run(hold, None, None)[0] == "Would hold: nothing is pending"
+    assert render_dry_run(hold, None, None, now=NOW)[0] == "Would hold: nothing is pending"
 
 
 def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:

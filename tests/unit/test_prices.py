@@ -1,15 +1,59 @@
+"""The price table: its sources and dates, what overrides it, and how its age is shown."""
+
 from __future__ import annotations
 
+import json
 import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
-from batchscribe.adapters.aws.prices import _load_table, find_rate
+from batchscribe.adapters.aws.prices import decode_sheets, load_packaged_prices
+from batchscribe.cli import prices as command
+from batchscribe.cli.app import App
+from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.prices import (
+    ADDRESS,
+    GP3,
+    READS,
+    SNAPSHOT,
+    WRITES,
+    PriceKind,
+    PriceSheet,
+    count_age_days,
+    describe_rate,
+    mark_age,
+    replace_sheets,
+)
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import load
+from batchscribe.testing.prices import FakePriceSource
+from batchscribe.wiring.prices import load_prices, refresh_prices
+from batchscribe.wiring.seams import rate_of
+
+TABLE = load_packaged_prices()
+REGIONS = ("us-east-1", "us-east-2", "us-west-2")
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+LATER = datetime(2027, 3, 29, 12, tzinfo=UTC)
+
+
+def sheet(price: str, as_of: str = "2026-11-29", region: str = "eu-west-1") -> PriceSheet:
+    return PriceSheet(
+        kind=PriceKind.ON_DEMAND,
+        source="mine",
+        as_of=as_of,
+        regions=(region,),
+        prices={"g4dn.xlarge": price},
+    )
 
 
 def rate(instance_type: str, region: str) -> Rate:
-    found = find_rate(instance_type, region)
+    found = TABLE.find_rate(instance_type, region)
     assert found is not None
     return found
 
@@ -30,17 +74,221 @@ def test_a_known_price_carries_its_source_and_date(instance_type: str, micros: i
     [("g4dn.xlarge", "eu-west-1"), ("m5.large", "us-east-1"), ("", "us-east-1"), ("", "")],
 )
 def test_what_is_not_listed_has_no_price(instance_type: str, region: str) -> None:
-    assert find_rate(instance_type, region) is None
+    assert TABLE.find_rate(instance_type, region) is None
 
 
 def test_a_machine_outside_aws_is_priced_as_the_first_region_and_says_so() -> None:
     assert rate("g4dn.xlarge", "").source.endswith("us-east-1")
 
 
-def test_every_family_is_there_and_every_price_is_an_amount() -> None:
-    prices = {name: Usd.parse(text) for name, text in _load_table().per_hour.items()}
-    assert {name.partition(".")[0] for name in prices} == {"g4dn", "g5", "g6", "g6e"}
+def test_every_family_has_an_on_demand_and_a_spot_price() -> None:
+    found = {kind: [p for p in TABLE.list_prices("us-east-2") if p.kind is kind] for kind in PriceKind}
+    for kind in (PriceKind.ON_DEMAND, PriceKind.SPOT):
+        assert {price.name.partition(".")[0] for price in found[kind]} == {"g4dn", "g5", "g6", "g6e", "g6f"}
+    prices = {price.name: price.high for price in found[PriceKind.ON_DEMAND]}
     assert all(0 < price.micros < 50_000_000 for price in prices.values())
-    for family in ("g4dn", "g5", "g6", "g6e"):
-        sizes = [prices[f"{family}.{size}"].micros for size in ("xlarge", "2xlarge", "4xlarge", "8xlarge")]
-        assert sizes == sorted(sizes)
+    for price in found[PriceKind.SPOT]:
+        assert price.low <= price.high < prices[price.name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "micros"),
+    [
+        (PriceKind.DISK, GP3, 80_000),
+        (PriceKind.ADDRESS, ADDRESS, 5_000),
+        (PriceKind.REQUESTS, READS, 400),
+        (PriceKind.REQUESTS, WRITES, 5_000),
+    ],
+)
+@pytest.mark.parametrize("region", REGIONS)
+def test_disk_address_and_requests_are_priced_in_each_region(
+    region: str, kind: PriceKind, name: str, micros: int
+) -> None:
+    found = TABLE.find(kind, name, region)
+    assert found is not None
+    assert found.high == Usd(micros)
+
+
+def test_every_sheet_states_its_source_date_and_regions() -> None:
+    for each in TABLE.sheets:
+        assert (each.source, each.about, each.regions) > ("", "", ())
+        assert date.fromisoformat(each.as_of) <= NOW.date()
+    snapshot = TABLE.find(PriceKind.DISK, SNAPSHOT, "us-east-1")
+    assert snapshot is not None
+    assert snapshot.source.startswith("usage.ai"), "no list price of AWS: its source has another name"
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "2-1", "NaN", "Infinity", "1-x"])
+def test_a_price_that_is_no_amount_is_refused(text: str) -> None:
+    data = msgspec.json.encode([msgspec.to_builtins(sheet("1")) | {"prices": {"a": text}}])
+    with pytest.raises(msgspec.ValidationError):
+        decode_sheets(data)
+
+
+@pytest.mark.parametrize(
+    ("as_of", "days"), [("2026-11-29", 0), ("2026-08-31", 90), ("2026-09", 89), ("", None), ("soon", None)]
+)
+def test_the_age_of_a_price_counts_from_its_date(as_of: str, days: int | None) -> None:
+    assert count_age_days(as_of, NOW) == days
+
+
+@pytest.mark.parametrize(("as_of", "mark"), [("2026-08-31", ""), ("2026-08-30", ", 91 days old"), ("", "")])
+def test_a_price_older_than_ninety_days_is_marked(as_of: str, mark: str) -> None:
+    assert mark_age(as_of, NOW) == mark
+    found = Rate(per_hour=Usd(526_000), source="list", as_of=as_of)
+    assert describe_rate(found, NOW).endswith(f"{mark})")
+
+
+def test_an_old_price_of_a_hosted_service_is_marked_too() -> None:
+    savings = make_savings(Usd(0), 1.0)
+    assert "days old" not in format_savings(savings, NOW)
+    assert "(price as of 2026-09-22, 188 days old)" in format_savings(savings, LATER)
+
+
+def priced(folder: Path, **names: str) -> Rate:
+    given = {"GPU_INSTANCE_ID": "i-0123456789abcdef0", "AWS_REGION": "eu-west-1"} | names
+    return rate_of(load(given, folder=folder))("g4dn.xlarge")
+
+
+def refresh(folder: Path, price: str, *regions: str, as_of: str = "2026-12-01") -> Path:
+    source = FakePriceSource({region: {"g4dn.xlarge": price} for region in regions}, as_of=as_of)
+    return refresh_prices(load({}, folder=folder), source, regions)
+
+
+def test_a_region_that_is_not_listed_is_priced_after_a_refresh(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="`batchscribe prices --refresh`, or set GPU_HOURLY_COST"):
+        priced(tmp_path)
+    refresh(tmp_path, "0.587", "eu-west-1")
+    assert priced(tmp_path) == Rate(
+        per_hour=Usd(587_000), source="a test's list, eu-west-1", as_of="2026-12-01"
+    )
+
+
+def test_a_refresh_keeps_other_regions_and_replaces_its_own(tmp_path: Path) -> None:
+    refresh(tmp_path, "0.5", "eu-west-1", "eu-central-1")
+    file = refresh(tmp_path, "0.6", "eu-west-1", as_of="2026-12-02")
+    assert priced(tmp_path).per_hour == Usd(600_000)
+    assert priced(tmp_path, AWS_REGION="eu-central-1").per_hour == Usd(500_000)
+    assert len(json.loads(file.read_text())) == 2
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_the_newest_date_wins_against_the_package(tmp_path: Path) -> None:
+    refresh(tmp_path, "0.6", "us-east-2", as_of="2026-11-01")
+    assert priced(tmp_path, AWS_REGION="us-east-2").per_hour == Usd(526_000)
+    refresh(tmp_path, "0.6", "us-east-2", as_of="2026-12-01")
+    assert priced(tmp_path, AWS_REGION="us-east-2").per_hour == Usd(600_000)
+
+
+def test_a_price_file_wins_against_newer_dates_and_the_setting_against_all(tmp_path: Path) -> None:
+    refresh(tmp_path, "0.6", "eu-west-1")
+    (tmp_path / "own.json").write_bytes(msgspec.json.encode([sheet("0.3", "2026-01-01")]))
+    assert priced(tmp_path, BATCH_PRICE_FILE="own.json").per_hour == Usd(300_000)
+    both = priced(tmp_path, BATCH_PRICE_FILE="own.json", GPU_HOURLY_COST="0.2")
+    assert (both.per_hour, both.source) == (Usd(200_000), "GPU_HOURLY_COST")
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[1]", b'[{"kind": "on-demand"}]'])
+def test_an_unreadable_price_file_is_named_with_the_remedy(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "own.json").write_bytes(content)
+    with pytest.raises(MisconfiguredError, match=r"price file .*own\.json .*correct BATCH_PRICE_FILE"):
+        priced(tmp_path, BATCH_PRICE_FILE="own.json")
+
+
+def test_a_damaged_refresh_is_named_and_replaced_by_the_next(tmp_path: Path) -> None:
+    file = refresh(tmp_path, "0.6", "eu-west-1")
+    file.write_text("{")
+    with pytest.raises(MisconfiguredError, match="delete it, or run `batchscribe prices --refresh`"):
+        priced(tmp_path)
+    refresh(tmp_path, "0.7", "eu-west-1")
+    assert priced(tmp_path).per_hour == Usd(700_000)
+
+
+def test_a_price_file_is_read_once_and_only_for_a_price(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text("{")
+    settings = load({"BATCH_PRICE_FILE": "own.json", "GPU_HOURLY_COST": "0.2"}, folder=tmp_path)
+    assert rate_of(settings)("g4dn.xlarge").per_hour == Usd(200_000), "a stop needs no price file"
+    with pytest.raises(MisconfiguredError):
+        load_prices(settings)
+
+
+def test_sheets_of_the_same_kind_and_region_are_replaced() -> None:
+    old, other = sheet("1", "2026-01-01"), sheet("2", region="eu-north-1")
+    assert replace_sheets([old, other], [sheet("3")]) == (other, sheet("3"))
+
+
+class Clock:
+    def __init__(self, now: datetime) -> None:
+        self.now = lambda: now
+
+
+def call(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str, now: datetime = NOW, **names: str
+) -> str:
+    app = App()
+    app.__dict__["settings"] = load({"AWS_REGION": "us-east-2"} | names, folder=folder)
+    monkeypatch.setattr(command, "open_clock", lambda: Clock(now))
+    result = CliRunner().invoke(command.prices, list(words), obj=app, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_command_shows_prices_with_their_age_within_eighty_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call(tmp_path, monkeypatch).splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [" ".join(line.split()) for line in lines]
+    assert "on-demand g4dn.xlarge 0.5260 hour 2026-11-23 6 d" in rows
+    assert "spot g6f.2xlarge 0.1210-0.1440 hour 2026-11-23 6 d" in rows
+    assert "disk gp3 0.0800 GB-month 2026-10-16 44 d" in rows
+    assert "requests GET 0.0004 1,000 2026-11-23 6 d" in rows
+    assert "hosted AWS Transcribe 0.3600 audio hour 2026-09-22 68 d" in rows
+    assert "larger sizes: --all" in lines[-2]
+
+
+def test_the_command_shows_sources_if_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    shown = call(tmp_path, monkeypatch, "--all")
+    assert "AWS list, on-demand" in shown
+    assert "g6e.48xlarge" in shown
+    assert "--all" not in shown
+
+
+def test_old_prices_are_marked_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = call(tmp_path, monkeypatch, now=LATER)
+    assert "126 d !" in shown
+    assert "older than 90 days: `batchscribe prices --refresh`" in shown
+    assert "!" not in call(tmp_path, monkeypatch)
+
+
+def test_an_unlisted_region_is_reported_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = call(tmp_path, monkeypatch, AWS_REGION="eu-west-1")
+    assert "No price of a GPU in eu-west-1 is known: `batchscribe prices --refresh`" in shown
+
+
+def test_prices_of_the_settings_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = call(tmp_path, monkeypatch, "--json", GPU_HOURLY_COST="0.4", BATCH_HOST_HOURLY_COST="0.0042")
+    document: Any = json.loads(shown)
+    (found,) = document["regions"]
+    assert found["region"] == "us-east-2"
+    assert [(row["price"], row["source"], row["age_days"]) for row in found["prices"][:2]] == [
+        (0.4, "GPU_HOURLY_COST", None),
+        (0.0042, "BATCH_HOST_HOURLY_COST", None),
+    ]
+
+
+def test_the_command_refreshes_each_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FakePriceSource(
+        {name: {"g4dn.xlarge": "0.7"} for name in ("eu-west-1", "ap-south-1")}, as_of="2026-11-29"
+    )
+    monkeypatch.setattr(command, "open_price_source", lambda _settings, _clock: source)
+    words = ("--refresh", "--region", "eu-west-1", "--region", "ap-south-1", "--json")
+    document: Any = json.loads(call(tmp_path, monkeypatch, *words))
+    assert [row["region"] for row in document["regions"]] == ["eu-west-1", "ap-south-1"]
+    assert [row["prices"][0]["price"] for row in document["regions"]] == [0.7, 0.7]
+    assert (tmp_path / ".batchscribe" / "prices.json").is_file()

@@ -16,17 +16,15 @@ from batchscribe.cli.report import period_of, render_csv, report
 from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.packing import Estimate
+from batchscribe.core.run.cost_block import cost_block, estimate_block, render_block
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.report import (
     QueueSample,
     RunEvent,
     RunReport,
     build,
-    cost_block,
     encode,
-    estimate_block,
     phases,
-    render_block,
     totals,
 )
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
@@ -200,7 +198,7 @@ def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
     ],
 )
 def test_savings_are_against_a_named_price_and_a_loss_is_named(cost: str, hours: float, text: str) -> None:
-    assert format_savings(make_savings(Usd.parse(cost), hours)) == text
+    assert format_savings(make_savings(Usd.parse(cost), hours), NOW) == text
 
 
 def test_a_report_has_the_savings_as_numbers() -> None:
@@ -226,7 +224,7 @@ def test_an_estimate_is_called_one() -> None:
         cost=Usd(263_000),
         rate=RATE,
     )
-    lines = dict(estimate_block(planned, "g4dn.xlarge"))
+    lines = dict(estimate_block(planned, "g4dn.xlarge", NOW))
     assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.500 hours (1800 s)", "$0.26")
     assert lines["Chunks/Dollar"] == "~380"
 
@@ -297,6 +295,13 @@ def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
         "1 run settled, 1 GPU start;",
     ):
         assert text in output
+
+
+def test_an_old_rate_is_marked_in_the_table(tmp_path: Path) -> None:
+    old = replace(RUN, rate=replace(RATE, as_of="2026-08-01"))
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(old, at=NOW)
+    assert "$0.526, 114 days old" in call(tmp_path, "--last", "9999w")
 
 
 @pytest.mark.parametrize(("width", "left_out"), [(200, set()), (80, {"$/h", "Started", "GPU"})])

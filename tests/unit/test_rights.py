@@ -38,6 +38,7 @@ PLACE = AccountPlace(
     live_lock=("audio", "batch-lock.json"),
     guard_role=f"arn:aws:iam::{ACCOUNT}:role/guard",
     types=("g4dn.xlarge", "g5.xlarge"),
+    prices=True,
 )
 KEY = f"arn:aws:kms:us-east-2:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
@@ -49,6 +50,8 @@ SERVICES = {
     ("aws/account", "_client('service-quotas')"): "service-quotas",
     ("aws/account", "_client('scheduler')"): "scheduler",
     ("aws/account", "_client('sts')"): "sts",
+    ("aws/price_list", "_client('pricing', PRICE_LIST_REGION)"): "pricing",
+    ("aws/price_list", "_client('ec2', region)"): "ec2",
     ("stores/boto3_store", "_client"): "s3",
 }
 """By module and the attribute that holds the client."""
@@ -333,6 +336,14 @@ def test_control_objects_of_their_own_place_get_rights_there(tmp_path: Path) -> 
     place = place_of(load(NAMED | {"BATCH_CONTROL": "s3://control/c"}, folder=tmp_path))
     assert place.control == Folder(bucket="control", prefix="c/")
     assert place_of(load(NAMED, folder=tmp_path)).control is None
+
+
+def test_the_rights_for_a_refresh_of_prices_are_optional() -> None:
+    wanted = {"pricing:GetProducts", "ec2:DescribeSpotPriceHistory"}
+    assert actions(Who.SCHEDULER) - actions(Who.SCHEDULER, replace(PLACE, prices=False)) == wanted
+    printed = CliRunner().invoke(cli, ["iam-policy", "--role", "scheduler", "--prices", "--json"], env=NAMED)
+    sids = {each["Sid"]: each["Action"] for each in json.loads(printed.stdout)["policy"]["Statement"]}
+    assert set(sids["ReadPrices"]) == wanted
 
 
 @pytest.mark.parametrize("who", [Who.SCHEDULER, Who.BOX])

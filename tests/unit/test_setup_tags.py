@@ -10,6 +10,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.core import keys
+from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.host import CheckRequest, Finding, HostReply, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
@@ -32,6 +33,7 @@ class Cloud:
 
     shown: bool = False
     denied: bool = False
+    parked: ParkedParts | None = None
     store: MemoryStore = field(default_factory=lambda: MemoryStore(FakeClock()))
 
     def shows_tags(self, _instance: str) -> bool:
@@ -41,6 +43,11 @@ class Cloud:
         if self.denied:
             raise MisconfiguredError("the right ec2:ModifyInstanceMetadataOptions is missing")
         self.shown = True
+
+    def parked_parts(self, _instance: str) -> ParkedParts | None:
+        if self.denied:
+            raise MisconfiguredError("the right ec2:DescribeVolumes is missing")
+        return self.parked
 
     @property
     def setup(self) -> HostSetup:
@@ -52,6 +59,7 @@ class Cloud:
             published=lambda _instance: frozenset(),
             shows_tags=self.shows_tags,
             show_tags=self.show_tags,
+            parked_parts=self.parked_parts,
         )
 
     def recorded(self) -> InstanceRecord:
@@ -78,6 +86,16 @@ def test_without_the_right_to_that_the_host_gets_its_work_over_ssh() -> None:
     found = cloud.finding()
     assert found is not None
     assert (found.ok, "over ssh" in found.detail) == (True, True)
+
+
+def test_a_set_up_records_what_is_billed_while_the_instance_is_stopped() -> None:
+    cloud = Cloud(parked=ParkedParts(disk_gigabytes=20))
+    assert cloud.recorded().parked == ParkedParts(disk_gigabytes=20)
+    finding = cloud.setup._write_record(INSTANCE, "", boots=True)
+    assert finding.detail.endswith("; billed while stopped: 20 GB of disk")
+    cloud.denied = True
+    assert cloud.recorded().parked == ParkedParts(disk_gigabytes=20), "as recorded before"
+    assert Cloud(denied=True).recorded().parked is None
 
 
 def test_a_check_fails_if_the_tags_are_not_shown_any_more() -> None:

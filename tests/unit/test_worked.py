@@ -138,7 +138,7 @@ def test_a_period_sums_its_runs() -> None:
     table = list(csv.DictReader(render_csv(period).splitlines()))
     assert (table[0]["to_blame"], table[0]["flags"]) == ("decode", flag_text(COUNTED))
     assert (table[2]["busy_share"], table[2]["flags"]) == ("", "")
-    assert summary(totals([silent])).count("\n") == 2
+    assert summary(totals([silent]), NOW).count("\n") == 2
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from batchscribe.cli.render import render_decision, render_run
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
+from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
@@ -137,8 +138,8 @@ def describe_price(run: Run) -> str:
     rate = rate_of(configuration.Settings(region=REGION))(PRICED_AS)
     amount = cost(rate, run.billed_seconds)
     return (
-        f"This machine costs nothing. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "
-        f"would have cost {amount}: EC2 bills at least one minute."
+        f"This machine costs nothing. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at "
+        f"{describe_rate(rate, run.created)} would have cost {amount}: EC2 bills at least one minute."
     )
 
 

@@ -14,10 +14,12 @@ from batchscribe.cli.gpu import check_host, tools
 from batchscribe.cli.gpu_session import running_instance
 from batchscribe.cli.layout import describe_finding
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
+from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.settings import Settings
 from batchscribe.wiring.doctor import open_preconditions
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import rate_of
 
 ON_HOST = "started host"
@@ -70,7 +72,8 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)
-        click.echo(f"\nStarting {seen.id} at {rate}: at least {least}, billed until it is stopped.")
+        price = f"{describe_rate(rate, open_clock().now())}: at least {least}"
+        click.echo(f"\nStarting {seen.id} at {price}, billed until it is stopped.")
     with running_instance(at, seen, start_it=True) as running:
         assert running
         for finding in check_host(at, running):

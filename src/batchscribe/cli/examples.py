@@ -32,6 +32,7 @@ EXAMPLES = {
     "gpu status": "gpu status --json",
     "gpu check": "gpu check --start",
     "gpu setup": "gpu setup --start",
+    "prices": "prices --refresh",
     "rehearse": "rehearse --act box",
     "engines": "engines --fetch small.en",
     "worker": "worker s3://recordings/_batchscribe/runs/RUN/workers/0/manifest.json",

@@ -47,6 +47,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "The GPU": {
         "gpu": ("gpu:gpu", "Manual control of the GPU instance."),
+        "prices": ("prices:prices", "The price table with its age, and its refresh."),
         "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
         "engines": ("engines:engines", "Speech engines, and whether each can run here."),
         "worker": ("worker:worker", "Process one manifest on the GPU host."),

@@ -31,6 +31,7 @@ from batchscribe.controller.commands.rehearsal import (
 from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import Usd, cost
+from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import GUARD_FIRST
 from batchscribe.errors import BatchscribeError
@@ -79,7 +80,7 @@ def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
     minutes = sum(USUAL[act] for act in acts) / 60
     return (
         f"This starts {made.terms.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
-        f"{minutes:.0f} minutes: about {usual} at {rate}, "
+        f"{minutes:.0f} minutes: about {usual} at {describe_rate(rate, made.world.clock.now())}, "
         f"and never more than {most}. Continue?"
     )
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
+from batchscribe.core.decide.fixed import CostBasis, describe_fixed_costs
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import ReasonCode
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch
 from batchscribe.core.decide.start_sum import StartSum
 from batchscribe.core.figures import format_count, format_minutes
+from batchscribe.core.run.cost_block import cost_block, estimate_block, render_block
 from batchscribe.core.run.engine_time import flag_text
-from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
+from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError
@@ -27,7 +30,14 @@ def render_decision(ticked: Ticked) -> list[str]:
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
-def render_dry_run(decision: Decision, refused: BatchscribeError | None, total: StartSum | None) -> list[str]:
+def render_dry_run(
+    decision: Decision,
+    refused: BatchscribeError | None,
+    total: StartSum | None,
+    *,
+    now: datetime,
+    costs: CostBasis | None = None,
+) -> list[str]:
     """Lines of a dry run: what stands in the way, the decision with its reason, and the sum of a start."""
     lines = [f"Would not start: {refused}"] if refused else []
     lines += [
@@ -41,9 +51,13 @@ def render_dry_run(decision: Decision, refused: BatchscribeError | None, total: 
     if isinstance(decision, Launch):
         batch = decision.batch
         lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
-        lines.append(render_block(estimate_block(batch.estimate, decision.offer.instance_type or "local")))
+        lines.append(
+            render_block(estimate_block(batch.estimate, decision.offer.instance_type or "local", now, costs))
+        )
         if not decision.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
+    elif total and costs:
+        lines += filter(None, [describe_fixed_costs(costs.fixed_costs())])
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines
 
@@ -84,7 +98,9 @@ def _describe_expected(total: StartSum) -> str:
     return f"at the first check from {at} on, if nothing else arrives{way}"
 
 
-def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
+def render_run(
+    run: Run, settings: Settings, *, left: int | None, costs: CostBasis | None = None
+) -> Iterator[str]:
     """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
     detail = f" ({run.detail})" if run.detail else ""
@@ -97,7 +113,7 @@ def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[st
     yield from failure_lines(run, run.chunks_failed)
     if flags := flag_text(run.worked.flags):
         yield f"Flags: {flags}"
-    yield render_block(cost_block(build(run)))
+    yield render_block(cost_block(build(run, costs=costs)))
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
@@ -110,6 +126,7 @@ def tick_document(
     refused: BatchscribeError | None = None,
     total: StartSum | None = None,
     exit_code: int = 0,
+    costs: CostBasis | None = None,
 ) -> dict[str, Any]:
     """JSON document of `tick --json` and `run --json`."""
     decision = ticked.decision
@@ -123,17 +140,18 @@ def tick_document(
             "numbers": dict(decision.reason.numbers),
         },
         "passed_over": ticked.seen.backlog.passed_over if ticked.seen else {},
-        "batch": _batch_document(batch) if batch else None,
+        "batch": _batch_document(batch, costs) if batch else None,
         "sum": total,
         "refused": str(refused) if refused else None,
-        "runs": [build(run) for run in ticked.runs],
+        "runs": [build(run, costs=costs) for run in ticked.runs],
         "errors": [str(error) for error in ticked.errors],
         "exit_code": refused.exit_code if refused else exit_code,
     }
 
 
-def _batch_document(batch: Batch) -> dict[str, Any]:
+def _batch_document(batch: Batch, costs: CostBasis | None) -> dict[str, Any]:
     estimate = batch.estimate
+    other = costs.run_costs(seconds=estimate.seconds, chunks=estimate.chunks) if costs else None
     return {
         "chunks": len(batch.chunks),
         "left": batch.left,
@@ -143,5 +161,7 @@ def _batch_document(batch: Batch) -> dict[str, Any]:
         "hourly_dollars": estimate.rate.per_hour.dollars,
         "price_source": estimate.rate.source,
         "price_as_of": estimate.rate.as_of,
+        "other_costs": other,
+        "fixed_costs": costs.fixed_costs() if costs else None,
         "keys": [chunk.key for chunk in batch.chunks[:20]],
     }

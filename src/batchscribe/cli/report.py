@@ -13,13 +13,16 @@ import msgspec
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.times import show_times
+from batchscribe.core.decide.fixed import CostBasis, FixedCosts, describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, format_engine_time, make_engine_time
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
+from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
 
@@ -40,6 +43,7 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     billed_hours: float
     rate: float
     rate_source: str
+    rate_as_of: str
     cost: float
     cost_micros: int
     load_seconds: float | None
@@ -58,6 +62,8 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime
     runs: tuple[ReportRow, ...]
     totals: Totals
+    fixed_costs: FixedCosts | None = None
+    """None if they cannot be read."""
 
 
 @click.command()
@@ -69,7 +75,8 @@ def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
     """The runs of a period, and their cost."""
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
-        period = period_of(ledger.runs(now - last), now - last, now)
+        costs = read_cost_basis(app.settings, ledger, now)
+        period = period_of(ledger.runs(now - last), now - last, now, costs)
     if as_json or shape == "json":
         print_json(period)
     elif shape == "csv":
@@ -78,8 +85,16 @@ def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
         show_table(app, period)
 
 
-def period_of(runs: Sequence[Run], since: datetime, until: datetime) -> Period:
-    return Period(since=since, until=until, runs=tuple(_to_row(run) for run in runs), totals=totals(runs))
+def period_of(
+    runs: Sequence[Run], since: datetime, until: datetime, costs: CostBasis | None = None
+) -> Period:
+    return Period(
+        since=since,
+        until=until,
+        runs=tuple(_to_row(run) for run in runs),
+        totals=totals(runs),
+        fixed_costs=costs.fixed_costs() if costs else None,
+    )
 
 
 def render_csv(period: Period) -> str:
@@ -111,13 +126,15 @@ def show_table(app: App, period: Period) -> None:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
     print_table(app.console, _build_columns(period.runs))
-    app.console.print(
-        "\n".join([summary(period.totals), *format_engine_time(period.totals.work)]), markup=False
-    )
+    fixed = describe_fixed_costs(period.fixed_costs) if period.fixed_costs else ""
+    lines = [fixed, summary(period.totals, period.until), *format_engine_time(period.totals.work)]
+    app.console.print("\n".join(filter(None, lines)), markup=False)
 
 
-def summary(sums: Totals) -> str:
-    """Totals of a period in two lines."""
+def summary(sums: Totals, now: datetime) -> str:
+    """Totals of a period in three lines."""
+    unproductive = Usd(sums.unproductive_cost_micros)
+    of_it = f", {unproductive} of it for starts without a transcript" if unproductive.micros else ""
     each = (
         ""
         if sums.cost_per_audio_hour is None
@@ -127,7 +144,8 @@ def summary(sums: Totals) -> str:
         f"{format_count(sums.runs, 'run')} settled, {format_count(sums.starts, 'GPU start')}; "
         f"{format_count(sums.chunks_done, 'chunk')} done, {sums.chunks_failed} failed; "
         f"{format_hours(sums.audio_hours * HOUR)} of audio in {format_hours(sums.billed_hours * HOUR)} "
-        f"of GPU.\nCost: at most {Usd(sums.cost_micros)}{each}.\nSavings: {format_savings(sums.savings)}."
+        f"of GPU.\nCost: at most {Usd(sums.cost_micros)}{each}{of_it}.\n"
+        f"Savings: {format_savings(sums.savings, now)}."
     )
 
 
@@ -141,9 +159,14 @@ def _build_columns(rows: Sequence[ReportRow]) -> list[Column]:
         Column("Failed", [str(row.chunks_failed) for row in rows], right=True),
         Column("Audio", [format_clock(row.audio_hours * HOUR) for row in rows], right=True),
         Column("GPU time", [format_clock(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
-        Column("$/h", [f"${Usd.parse(row.rate).text(3)}" for row in rows], optional=4, right=True),
+        Column("$/h", [_format_rate(row) for row in rows], optional=4, right=True),
         Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
     ]
+
+
+def _format_rate(row: ReportRow) -> str:
+    """The hourly rate, with its age if it was old at the time of the run."""
+    return f"${Usd.parse(row.rate).text(3)}{mark_age(row.rate_as_of, row.created)}"
 
 
 def _to_row(run: Run) -> ReportRow:
@@ -159,6 +182,7 @@ def _to_row(run: Run) -> ReportRow:
         billed_hours=run.billed_seconds / 3600,
         rate=run.rate.per_hour.dollars,
         rate_source=run.rate.source,
+        rate_as_of=run.rate.as_of,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
         load_seconds=work.load_seconds if work else None,

@@ -49,17 +49,24 @@ def _check_keys(_context: click.Context, _option: click.Parameter, keys: tuple[s
     callback=_check_keys,
     help="A KMS key that a bucket is encrypted with: adds the rights to use it. Can be repeated.",
 )
+@click.option("--prices", is_flag=True, help="Add the rights for `prices --refresh` to the scheduler's.")
 @click.option("--role", type=click.Choice(list(_MEANT)), help="Print only this role.")
 @json_option
 @pass_app
 def iam_policy(
-    app: App, *, kms_keys: tuple[str, ...], role: str | None, template: bool, as_json: bool
+    app: App,
+    *,
+    kms_keys: tuple[str, ...],
+    role: str | None,
+    prices: bool,
+    template: bool,
+    as_json: bool,
 ) -> None:
     """The least AWS rights of scheduler, stop role and GPU host."""
     if template:
         click.echo((files("batchscribe.deploy") / "guard.yaml").read_text(encoding="utf-8"), nl=False)
         return
-    place = replace(place_of(app.settings), kms_keys=kms_keys)
+    place = replace(place_of(app.settings), kms_keys=kms_keys, prices=prices)
     documents = documents_of(place)
     if as_json:
         print_json(documents[role] if role else documents)

@@ -186,10 +186,14 @@ def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset
         decision = decide(seen, made.terms.policy)
         refused = _find_refusal(made, start=isinstance(decision, Launch))
         total = sum_up_start(seen, made.terms.policy) if seen.backlog.pending else None
+        costs = made.cost_basis()
     if as_json:
-        print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused, total=total))
+        document = tick_document(
+            Ticked(seen, decision), dry_run=True, refused=refused, total=total, costs=costs
+        )
+        print_json(document)
     else:
-        lines = render_dry_run(decision, refused, total)
+        lines = render_dry_run(decision, refused, total, now=seen.now, costs=costs)
         app.console.print("\n".join(lines), markup=False)
         _print_empty(app, seen)
     return refused.exit_code if refused else 0
@@ -218,14 +222,16 @@ def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -
     """
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
     code = choose_worst((exit_code(ticked.errors), int(failed)))
+    costs = made.cost_basis() if ticked.runs else None
     if as_json:
-        print_json(tick_document(ticked, exit_code=code))
+        print_json(tick_document(ticked, exit_code=code, costs=costs))
         return code
     app.console.print("\n".join(render_decision(ticked)), markup=False)
     if made.terms.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
-        app.console.print("\n".join(render_run(each, made.settings, left=_count_left(ticked))), markup=False)
+        lines = render_run(each, made.settings, left=_count_left(ticked), costs=costs)
+        app.console.print("\n".join(lines), markup=False)
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     sys.stdout.flush()

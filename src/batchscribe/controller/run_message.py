@@ -34,7 +34,7 @@ def run_message(
     lines = [
         f"{done}, {len(quarantined)} quarantined, {len(left)} left.",
         f"{format_hours(run.audio_seconds)} of audio, at most {run.cost} on {machine}.",
-        f"Savings: {format_savings(make_savings(run.cost, run.audio_seconds / 3600))}."
+        f"Savings: {format_savings(make_savings(run.cost, run.audio_seconds / 3600), run.created)}."
         if run.audio_seconds
         else "",
         run.detail,

@@ -1,14 +1,19 @@
-"""Checks the names of settings: typing errors, other programs' variables, names of the original scripts."""
+"""Checks names of settings, and collects errors in settings.
+
+Names are checked for typing errors, other programs' variables, and names of the original scripts.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from batchscribe.core.original_settings import SUPERSEDED, explain_superseded
 from batchscribe.errors import MisconfiguredError
 
+T = TypeVar("T")
 STRICT = ("BATCH_", "GPU_", "WHISPER_", "CAPTION_")
 """Prefixes under which an unknown name is an error."""
 _NEAR = 0.8
@@ -97,3 +102,20 @@ class GivenNames:
 
 def _find_near(name: str, known: frozenset[str]) -> str:
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=_NEAR)), "")
+
+
+@dataclass(slots=True)
+class SettingChecks:
+    """Calls functions that may raise MisconfiguredError; if `lenient`, collects the errors in `problems`."""
+
+    lenient: bool
+    problems: list[str] = field(default_factory=list)
+
+    def __call__(self, act: Callable[[], T]) -> T | None:
+        try:
+            return act()
+        except MisconfiguredError as error:
+            if not self.lenient:
+                raise
+            self.problems.append(str(error))
+            return None

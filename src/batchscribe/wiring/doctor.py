@@ -135,7 +135,7 @@ class Preconditions:
             return
         yield from self._check_type(account, seen.type)
         types = tuple(dict.fromkeys((seen.type, *self.settings.instance_types)))
-        yield attempt("price", lambda: checks.check_price(types, rate_of(self.settings)))
+        yield attempt("price", lambda: checks.check_price(types, rate_of(self.settings), self.clock.now()))
         yield attempt(
             "shutdown",
             lambda: checks.check_shutdown(instance, self.shutdown(), self.settings.region),

@@ -66,6 +66,7 @@ def open_host_setup(
         shows_tags=cloud.shows_tags if cloud else lambda _id: False,
         show_tags=cloud.show_tags if cloud else lambda _id: None,
         shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
+        parked_parts=cloud.parked_parts if cloud else lambda _id: None,
         ssh=ssh,
         extra=factory.extra,
         packages=factory.packages,

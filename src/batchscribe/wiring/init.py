@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from batchscribe import __version__
-from batchscribe.adapters.aws.prices import find_rate
+from batchscribe.adapters.aws.prices import load_packaged_prices
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.adapters.machine import files as machine_files
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.env_text import render_env
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
@@ -160,9 +161,9 @@ def describe_region_problem(region: str) -> str:
 
 
 def describe_price(instance: FoundInstance, region: str) -> str:
-    """Price of an hour with its source; empty if it is unknown."""
-    rate = find_rate(instance.type, region)
-    return f"${rate.per_hour.dollars}/h" if rate else ""
+    """Price of an hour, with its age if old; empty if unknown."""
+    rate = load_packaged_prices().find_rate(instance.type, region)
+    return f"${rate.per_hour.dollars}/h{mark_age(rate.as_of, SystemClock().now())}" if rate else ""
 
 
 def read_old_settings(path: Path) -> TakenOver:

@@ -21,13 +21,15 @@ from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.keys import CONTROL
+from batchscribe.core.run.cost_block import BLOCK_TITLE, cost_block
 from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.manifest import AudioOptions, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
-from batchscribe.core.run.report import BLOCK_TITLE, build, cost_block
+from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.text.subtitles import render
@@ -37,6 +39,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import engine_spec, preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
@@ -73,6 +76,11 @@ class Scheduler:
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
         return self.trouble.locked(self.lock, patience)
+
+    def cost_basis(self) -> CostBasis | None:
+        """Prices and facts for the costs beside the GPU's."""
+        world = self.world
+        return read_cost_basis(self.settings, world.ledger, world.clock.now(), store=world.output)
 
 
 @contextmanager
@@ -220,7 +228,7 @@ def _build_world(
         new_run_id=new_run_id,
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
-        report=lambda run: _write_run_report(settings, ledger, run, lock.holder() or ""),
+        report=lambda run: _write_run_report(settings, ledger, output, run, lock.holder() or ""),
         lag=_max_poll_age(settings),
     )
 
@@ -315,13 +323,17 @@ def new_run_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _write_run_report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
+def _write_run_report(settings: Settings, ledger: Ledger, output: Store, run: Run, lock: str) -> None:
     earlier = [other.created for other in ledger.runs(run.created - timedelta(days=30)) if other.id != run.id]
     since = max((at for at in earlier if at < run.created), default=run.created - timedelta(days=30))
     samples = [sample for sample in ledger.samples(since) if sample.at <= run.created]
     seen = ledger.get(f"scan/{run.id}")
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
-    report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
+    copy_parked_parts(ledger, output, settings)
+    costs = read_cost_basis(settings, ledger, run.settled or run.created, settling=run)
+    report = build(
+        run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock, costs=costs
+    )
     log.info(BLOCK_TITLE, **dict(cost_block(report)))
     for line in format_engine_time(report.work):
         log.info("run.reported", run=run.id, line=line)

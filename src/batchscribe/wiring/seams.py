@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
-from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
@@ -20,6 +20,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
+from batchscribe.wiring.prices import load_prices
 from batchscribe.wiring.stores import open_store
 
 LOCAL = "local"
@@ -97,18 +98,22 @@ def open_capacity(settings: Settings, clock: Clock) -> Capacity:
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
     """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
+    table = cache(lambda: load_prices(settings))  # a price file that cannot be read must not prevent a stop
 
     def rate(instance_type: str) -> Rate:
         # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
         if settings.hourly_cost is not None and instance_type not in settings.instance_types:
             return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
-        if found := find_rate(instance_type, settings.region):
+        if found := table().find_rate(instance_type, settings.region):
             return found
         if settings.provider == LOCAL and not instance_type:
             return FREE
         if not instance_type:
             raise MisconfiguredError(describe_missing(settings))
-        raise MisconfiguredError(f"the price of {instance_type} is unknown: set GPU_HOURLY_COST=…")
+        raise MisconfiguredError(
+            f"the price of {instance_type} is unknown: run `batchscribe prices --refresh`, or set "
+            "GPU_HOURLY_COST=…"
+        )
 
     return rate
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, open_client
+from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
@@ -78,6 +79,8 @@ _TYPE_MEANINGS = dict.fromkeys(
     ),
     _WRONG_TYPE,
 )
+AMAZON = "amazon"
+"""Owner of an address that is assigned at a start; a fixed one belongs to the account."""
 _STOP_TIME = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
@@ -171,6 +174,19 @@ class Ec2Compute:
         with self._convert_errors("ec2:ModifyInstanceMetadataOptions", instance):
             self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
 
+    def parked_parts(self, instance: str) -> ParkedParts:
+        """Its disks, and whether its public address stays while it is stopped."""
+        with self._convert_errors("ec2:DescribeVolumes", instance):
+            disks = self._client.describe_volumes(
+                Filters=[{"Name": "attachment.instance-id", "Values": [instance]}]
+            )["Volumes"]
+        with self._convert_errors("ec2:DescribeInstances", instance):
+            answer = self._client.describe_instances(InstanceIds=[instance])
+        found = answer["Reservations"][0]["Instances"][0]
+        return ParkedParts(
+            disk_gigabytes=sum(disk["Size"] for disk in disks), fixed_address=_has_fixed_address(found)
+        )
+
     def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]
         with self._convert_errors("ec2:CreateTags", instance):
@@ -216,6 +232,11 @@ def _to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
         state_reason=reason,
         stopped_at=_find_stop_time(found.get("StateTransitionReason") or ""),
     )
+
+
+def _has_fixed_address(found: InstanceTypeDef | dict[str, Any]) -> bool:
+    cards = found.get("NetworkInterfaces", [])
+    return any(card.get("Association", {}).get("IpOwnerId", AMAZON) != AMAZON for card in cards)
 
 
 def _find_stop_time(reason: str) -> datetime | None:

@@ -57,6 +57,8 @@ class AccountPlace:
     """ARN of the stop role; empty if there is no guard."""
     types: tuple[str, ...] = ()
     """The types that the instance may be changed to, and back to."""
+    prices: bool = False
+    """Rights for `batchscribe prices --refresh`, too."""
     kms_keys: tuple[str, ...] = ()
     """ARNs of the keys that the buckets are encrypted with."""
 
@@ -82,7 +84,14 @@ class AccountPlace:
 def make_policy(who: Who, place: AccountPlace) -> Document:
     """The permissions policy of a role."""
     makers: dict[Who, tuple[Callable[[AccountPlace], list[Document]], ...]] = {
-        Who.SCHEDULER: (_allow_instance, _allow_type_change, _allow_guard, _allow_results, _allow_checks),
+        Who.SCHEDULER: (
+            _allow_instance,
+            _allow_type_change,
+            _allow_guard,
+            _allow_results,
+            _allow_checks,
+            _allow_prices,
+        ),
         Who.STOP: (_allow_stop,),
         Who.BOX: (_allow_host,),
     }
@@ -169,13 +178,19 @@ def _allow_guard(place: AccountPlace) -> list[Document]:
 
 
 def _allow_checks(place: AccountPlace) -> list[Document]:
-    """Facts that only `batchscribe doctor` reads; without a right, it skips that check."""
+    """Facts for `doctor` and `gpu setup`, which skip a check without its right."""
     quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
-    reads = ["ec2:DescribeInstanceTypes", "ec2:DescribeSecurityGroups", "sts:GetCallerIdentity"]
+    reads = [f"ec2:Describe{what}" for what in ("InstanceTypes", "SecurityGroups", "Volumes")]
+    reads.append("sts:GetCallerIdentity")
     return [
         _allow_action("CheckTypePortAndIdentity", reads, "*"),
         _allow_action("CheckQuota", "servicequotas:GetServiceQuota", quotas),
     ]
+
+
+def _allow_prices(place: AccountPlace) -> list[Document]:
+    reads = ["pricing:GetProducts", "ec2:DescribeSpotPriceHistory"]
+    return [_allow_action("ReadPrices", reads, "*")] if place.prices else []
 
 
 def _allow_results(place: AccountPlace) -> list[Document]:

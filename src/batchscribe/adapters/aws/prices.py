@@ -1,7 +1,4 @@
-"""Hourly prices of instance types, from a dated table in the package.
-
-It covers only GPU families in the listed regions: prices of other regions differ by ten to fifty percent.
-"""
+"""The dated price table in the package."""
 
 from __future__ import annotations
 
@@ -10,31 +7,15 @@ from importlib import resources
 
 import msgspec
 
-from batchscribe.core.decide.money import Rate, Usd
-
-
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    as_of: str
-    source: str
-    about: str
-    regions: tuple[str, ...]
-    per_hour: dict[str, str]
-
-
-def find_rate(instance_type: str, region: str) -> Rate | None:
-    """The on-demand rate with source and date; None if not listed.
-
-    A machine outside AWS has no region: it is priced as the same type in the first region.
-    """
-    table = _load_table()
-    price = table.per_hour.get(instance_type)
-    where = region or table.regions[0]
-    if price is None or where not in table.regions:
-        return None
-    return Rate(per_hour=Usd.parse(price), source=f"{table.source}, {where}", as_of=table.as_of)
+from batchscribe.core.decide.prices import PriceSheet, PriceTable, combine_sheets
 
 
 @cache
-def _load_table() -> _Table:
-    text = (resources.files(__package__) / "prices.json").read_bytes()
-    return msgspec.json.decode(text, type=_Table)
+def load_packaged_prices() -> PriceTable:
+    """The table without a user's own or refreshed prices."""
+    return combine_sheets((), decode_sheets((resources.files(__package__) / "prices.json").read_bytes()))
+
+
+def decode_sheets(data: bytes) -> tuple[PriceSheet, ...]:
+    """Decodes the content of a price file. Raises one of UNREADABLE."""
+    return msgspec.json.decode(data, type=tuple[PriceSheet, ...])

@@ -20,6 +20,7 @@ from batchscribe.adapters.host_access.installation import find_wheel, install_wo
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
+from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.account import keep_at_shutdown
 from batchscribe.core.run.host import (
     CREDENTIALS,
@@ -84,6 +85,8 @@ class HostSetup:
     """True if the instance's metadata service shows its tags."""
     show_tags: Callable[[str], object] = lambda _instance: None
     """Makes it show them."""
+    parked_parts: Callable[[str], ParkedParts | None] = lambda _instance: None
+    """Parts of the instance that are billed while it is stopped; None if the cloud has none."""
     ssh: Ssh | None = None
     extra: str = "gpu"
     packages: tuple[str, ...] = ()
@@ -257,6 +260,9 @@ class HostSetup:
     ) -> Finding:
         """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
         recorded = self._read_record(instance)
+        parked = None
+        with suppress(ComputeUnavailableError, MisconfiguredError):
+            parked = self.parked_parts(instance.id)
         record = InstanceRecord(
             instance=instance.id,
             release=__version__,
@@ -268,12 +274,13 @@ class HostSetup:
             engine=self.terms.engine.engine,
             model=self.terms.engine.model,
             claim=recorded.claim if recorded else None,
+            parked=parked or (recorded.parked if recorded else None),
         )
         key = keys.instance(instance.id)
         self.output.replace(key, msgspec.json.encode(record))
         if not credentials:
             return warned("recorded", f"{key}: nothing is started until the host has credentials")
-        return passed("recorded", key)
+        return passed("recorded", f"{key}{_describe_parked(record.parked)}")
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""
@@ -295,6 +302,13 @@ def read_environment(path: Path) -> str:
                 f"line {binding.original.line} of {path} is not NAME=VALUE: nothing was written"
             )
     return text
+
+
+def _describe_parked(parked: ParkedParts | None) -> str:
+    if parked is None:
+        return ""
+    address = " and a fixed address" if parked.fixed_address else ""
+    return f"; billed while stopped: {parked.disk_gigabytes} GB of disk{address}"
 
 
 def _describe_pin(pinned: Pin, doubt: str) -> Finding:

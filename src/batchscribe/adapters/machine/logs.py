@@ -24,7 +24,7 @@ import structlog
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import Redactor, printable
-from batchscribe.core.run.report import BLOCK_TITLE, render_block
+from batchscribe.core.run.cost_block import BLOCK_TITLE, render_block
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.protocols import Clock
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from batchscribe.controller.commands.rehearsal import decode_proofs, describe_proof
 from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.account import (
@@ -161,9 +162,10 @@ def check_type(found: MachineType, *, needs_gpu: bool) -> Finding:
     return failed("type", detail, "use an instance with an NVIDIA GPU, such as g4dn.xlarge")
 
 
-def check_price(instance_types: Iterable[str], rate_of: Callable[[str], Rate]) -> Finding:
+def check_price(instance_types: Iterable[str], rate_of: Callable[[str], Rate], now: datetime) -> Finding:
     """Checks that every type has a price; without one nothing is started."""
-    return passed("price", ", ".join(f"{name} {rate_of(name)}".strip() for name in instance_types))
+    priced = (f"{name} {describe_rate(rate_of(name), now)}".strip() for name in instance_types)
+    return passed("price", ", ".join(priced))
 
 
 def check_shutdown(instance: str, behaviour: str, region: str) -> Finding:

@@ -5,8 +5,10 @@ Amounts are stored as integer micro-dollars: text summed by SQLite becomes binar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
+from itertools import accumulate, pairwise
 from typing import Self
 
 MICRO = Decimal(1_000_000)
@@ -23,11 +25,14 @@ class Usd:
     micros: int = 0
 
     @classmethod
-    def parse(cls, text: str | float) -> Self:
-        """Parses dollars such as `0.526`. Raises ValueError if it is not an amount."""
+    def parse(cls, text: str | float, *, times: int = 1) -> Self:
+        """Parses dollars such as `0.526`, multiplied by `times`.
+
+        Raises ValueError if it is not an amount.
+        """
         try:
             amount = Decimal(str(text).removeprefix("$"))
-            return cls(int((amount * MICRO).to_integral_value()))
+            return cls(int((amount * times * MICRO).to_integral_value()))
         except ArithmeticError as error:
             raise ValueError(f"not an amount of dollars: {text!r}") from error
 
@@ -52,6 +57,10 @@ class Usd:
         """The amount without a currency sign, with so many decimal places."""
         return f"{Decimal(self.micros) / MICRO:.{places}f}"
 
+    def times(self, quantity: float) -> Usd:
+        """Dollars of so many units."""
+        return Usd(int((Decimal(self.micros) * Decimal(str(quantity))).to_integral_value()))
+
     def per(self, quantity: float) -> Usd | None:
         """Dollars per unit; None if there are no units."""
         if quantity <= 0:
@@ -66,10 +75,6 @@ class Rate:
     per_hour: Usd
     source: str
     as_of: str = ""
-
-    def __str__(self) -> str:
-        dated = f", as of {self.as_of}" if self.as_of else ""
-        return f"${self.per_hour.text(3)}/h ({self.source}{dated})"
 
 
 ZERO = Usd(0)
@@ -86,6 +91,18 @@ def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -
     billed = max(Decimal(minimum), Decimal(str(seconds)))
     exact = Decimal(rate.per_hour.micros) * billed / HOUR
     return Usd(int(exact.to_integral_value(rounding=ROUND_UP)))
+
+
+def split_cost(amount: Usd, parts: Sequence[float]) -> tuple[Usd, ...]:
+    """Divides an amount in proportion to `parts`, without a rest."""
+    whole = sum(Decimal(str(part)) for part in parts)
+    if not whole:
+        return tuple(Usd(0) for _ in parts)
+    ends = [
+        int((amount.micros * end / whole).to_integral_value())
+        for end in accumulate(Decimal(str(part)) for part in parts)
+    ]
+    return tuple(Usd(end - begin) for begin, end in pairwise([0, *ends]))
 
 
 def units_per_dollar(units: int, amount: Usd) -> float | None:

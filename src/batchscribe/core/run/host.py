@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from batchscribe.core.bounds import Count, Dated, Key, Name, Seconds, Time
+from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.manifest import VERSION as WIRE_VERSION
 from batchscribe.core.run.manifest import EngineSpec, WorkerName
 from batchscribe.core.unreadable import UNREADABLE
@@ -267,6 +268,8 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     model: str = ""
     """Prepared by its last set-up; empty in records without them."""
     claim: HostClaim | None = None
+    parked: ParkedParts | None = None
+    """None if they could not be read."""
 
     def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
         """Start of its workers: over ssh if it cannot accept claims at boot or verify the manifest."""

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.core.decide.hosted import Savings, format_savings, make_savings
-from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
-from batchscribe.core.decide.packing import Estimate
-from batchscribe.core.figures import encode_json, format_hours
+from batchscribe.core.decide.fixed import CostBasis, FixedCosts, RunCosts
+from batchscribe.core.decide.hosted import Savings, make_savings
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.figures import encode_json
+from batchscribe.core.run.billing import BilledParts, split_bill
 from batchscribe.core.run.engine_time import EngineTime, make_engine_time, sum_engine_time
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
@@ -24,9 +25,7 @@ from batchscribe.core.scan.backlog import Backlog
 
 FORMAT = "batchscribe.report"
 VERSION = 1
-BLOCK_TITLE = "Cost Tracking"
 _HOUR = 3600.0
-Line = tuple[str, str]
 
 
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +166,11 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """As reported by its workers; None if they reported nothing (yet)."""
     savings: Savings | None = None
     """None without audio."""
+    billed: BilledParts | None = None
+    """None if not measured."""
+    other_costs: RunCosts | None = None
+    """Of this run, beside the GPU's."""
+    fixed_costs: FixedCosts | None = None
     queue: tuple[QueueSample, ...]
     """Ticks that held since the run before this one."""
 
@@ -183,6 +187,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     cost_micros: int
     cost_per_audio_hour: float | None
+    unproductive_cost_micros: int = 0
+    """Part of the cost: runs that transcribed nothing."""
     work: EngineTime | None = None
     savings: Savings | None = None
 
@@ -194,8 +200,12 @@ def build(
     samples: Iterable[QueueSample] = (),
     backlog: Backlog | None = None,
     lock: str = "",
+    costs: CostBasis | None = None,
 ) -> RunReport:
-    """The report of a run in its current state; `backlog` is the one that its decision used."""
+    """The report of a run in its current state; `backlog` is the one that its decision used.
+
+    `costs`: for the costs beside the GPU's.
+    """
     observed: dict[str, Any] = {name: getattr(backlog, name) for name in _OBSERVED} if backlog else {}
     success = bool(run.outcome and run.outcome.success)
     return RunReport(
@@ -224,6 +234,9 @@ def build(
         performance=_make_performance(run, tuple(events)),
         work=make_engine_time(run.worked),
         savings=make_savings(run.cost, run.audio_seconds / _HOUR),
+        billed=split_bill(run),
+        other_costs=costs.run_costs(seconds=run.billed_seconds, chunks=run.planned_chunks) if costs else None,
+        fixed_costs=costs.fixed_costs() if costs else None,
         queue=tuple(samples),
     )
 
@@ -231,43 +244,6 @@ def build(
 def encode(report: RunReport) -> bytes:
     """Encodes as JSON: indented, UTF-8, rounded floats, newline at the end."""
     return encode_json(report) + b"\n"
-
-
-def cost_block(report: RunReport) -> list[Line]:
-    """Lines of the "Cost Tracking" block, as (label, value)."""
-    gpu, seconds = report.gpu, report.transcription.audio_seconds
-    cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
-    billed = "" if gpu.was_running else _explain_minimum(rate, gpu.seconds)
-    return [
-        ("GPU Type", gpu.type or gpu.provider),
-        ("Hourly Rate", _format_rate(rate, gpu.source, gpu.as_of)),
-        ("GPU Time", f"at most {_format_time(gpu.seconds)}{billed}"),
-        ("GPU Cost", f"at most {cost}"),
-        ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
-        ("$/Audio Hour", _per_audio_hour(cost, seconds)),
-        ("Savings", format_savings(report.savings)),
-    ]
-
-
-def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
-    """The same lines for a planned run."""
-    rate = estimate.rate
-    billed = _explain_minimum(rate.per_hour, estimate.seconds)
-    return [
-        ("GPU Type", instance_type),
-        ("Hourly Rate", _format_rate(rate.per_hour, rate.source, rate.as_of)),
-        ("Estimated Time", f"{_format_time(estimate.seconds)}{billed}"),
-        ("Estimated Cost", str(estimate.cost)),
-        ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
-        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds, "about ", "about ")),
-        ("Savings", format_savings(make_savings(estimate.cost, estimate.audio_seconds / _HOUR), "about ")),
-    ]
-
-
-def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
-    """The block as text: the title, then one line for each entry, values in one column."""
-    width = max(len(label) for label, _ in lines) + 1
-    return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
 
 
 def totals(runs: Iterable[Run]) -> Totals:
@@ -286,6 +262,7 @@ def totals(runs: Iterable[Run]) -> Totals:
         cost=cost.dollars,
         cost_micros=cost.micros,
         cost_per_audio_hour=each.dollars if each else None,
+        unproductive_cost_micros=sum(run.cost.micros for run in settled if not run.chunks_done),
         work=make_engine_time(sum_engine_time(run.worked for run in settled)),
         savings=make_savings(cost, hours),
     )
@@ -343,30 +320,3 @@ def _read_time(moment: Moment | None) -> datetime | None:
 
 def _seconds_between(begin: datetime | None, end: datetime | None) -> float | None:
     return max(0.0, (end - begin).total_seconds()) if begin and end else None
-
-
-def _format_rate(rate: Usd, source: str, as_of: str) -> str:
-    dated = f", as of {as_of}" if as_of else ""
-    return f"${rate.text(3)} ({source}{dated})"
-
-
-def _format_time(seconds: float) -> str:
-    return f"{seconds / _HOUR:.3f} hours ({seconds:.0f} s)"
-
-
-def _explain_minimum(rate: Usd, seconds: float) -> str:
-    """Explains a bill above the product of rate and time; empty if there is none."""
-    if not rate.micros or not 0 < seconds < MINIMUM_BILLED_SECONDS:
-        return ""
-    return f", billed as {MINIMUM_BILLED_SECONDS} s: the minimum of a start"
-
-
-def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
-    each = units_per_dollar(chunks, cost)
-    return "no cost" if each is None else f"~{each:.0f}"
-
-
-def _per_audio_hour(cost: Usd, seconds: float, bound: str = "at most ", guess: str = "") -> str:
-    """`guess`: the word for an audio length that is estimated."""
-    each = cost.per(seconds / _HOUR)
-    return "no audio" if each is None else f"{bound}{each}, {guess}{format_hours(seconds)} of audio"

@@ -1,0 +1,140 @@
+"""Reads a region's prices from AWS's Price List and from EC2's spot history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC
+from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+
+from batchscribe.adapters.aws.clients import Api, open_client
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.prices import (
+    ADDRESS,
+    GP3,
+    READS,
+    REQUESTS_PRICED,
+    SNAPSHOT,
+    WRITES,
+    PriceKind,
+    PriceSheet,
+)
+from batchscribe.errors import ObjectNotFoundError
+from batchscribe.protocols import Clock
+
+PRICE_LIST_REGION = "us-east-1"
+"""The Price List has an address in a few regions only; each knows the prices of all."""
+SPOT_FAMILIES = ("g4dn.", "g5.", "g6.", "g6e.", "g6f.")
+LIST, ON_DEMAND, SPOT = "AWS list", "AWS list, on-demand", "AWS spot"
+_PLATFORM = "Linux/UNIX"
+SMALL_HOST = "t4g.nano"
+"""Example of a machine for the scheduler."""
+_MACHINE = {
+    "operatingSystem": "Linux",
+    "tenancy": "Shared",
+    "preInstalledSw": "NA",
+    "capacitystatus": "Used",
+}
+_GPU_FILTERS = _MACHINE | {"instanceFamily": "GPU instance"}
+_REQUESTS = {"productFamily": "API Request"}
+_OTHERS = (
+    (PriceKind.DISK, GP3, ("AmazonEC2", {"productFamily": "Storage", "volumeApiName": "gp3"})),
+    (PriceKind.DISK, SNAPSHOT, ("AmazonEC2", {"productFamily": "Storage Snapshot"})),
+    (PriceKind.ADDRESS, ADDRESS, ("AmazonVPC", {"group": "VPCPublicIPv4Address"})),
+    (PriceKind.REQUESTS, READS, ("AmazonS3", _REQUESTS | {"group": "S3-API-Tier2"})),
+    (PriceKind.REQUESTS, WRITES, ("AmazonS3", _REQUESTS | {"group": "S3-API-Tier1"})),
+    (PriceKind.HOST, SMALL_HOST, ("AmazonEC2", _MACHINE | {"instanceType": SMALL_HOST})),
+)
+"""(kind, name, (service, filters)) of the other prices."""
+_USAGE = {
+    GP3: "EBS:VolumeUsage.gp3",
+    SNAPSHOT: "EBS:SnapshotUsage",
+    ADDRESS: "PublicIPv4:InUseAddress",
+    READS: "Requests-Tier2",
+    WRITES: "Requests-Tier1",
+    SMALL_HOST: f"BoxUsage:{SMALL_HOST}",
+}
+"""End of the usage type, by name: filters alone find idle addresses and archived snapshots, too."""
+
+
+class AwsPriceList:
+    """A protocols.PriceSource over AWS's APIs. `endpoint` replaces AWS's addresses."""
+
+    def __init__(self, clock: Clock, *, endpoint: str | None = None) -> None:
+        self._clock = clock
+        self._client = cache(partial(open_client, endpoint=endpoint))
+
+    def read(self, region: str) -> tuple[PriceSheet, ...]:
+        rows = self._list("AmazonEC2", region, _GPU_FILTERS)
+        on_demand = {row["instanceType"]: _format(Usd.parse(price)) for row, price in rows}
+        if not on_demand:
+            raise ObjectNotFoundError(f"AWS lists no GPU instance in {region}: check the region's name")
+        spot = self._read_spot(region, [name for name in on_demand if name.startswith(SPOT_FAMILIES)])
+        sheets = [(PriceKind.ON_DEMAND, ON_DEMAND, on_demand), (PriceKind.SPOT, SPOT, spot)]
+        for kind, wanted in groupby(_OTHERS, key=itemgetter(0)):
+            found = [(name, self._find_price(name, region, *where)) for _, name, where in wanted]
+            sheets.append((kind, LIST, {name: price for name, price in found if price}))
+        return tuple(self._make_sheet(region, *sheet) for sheet in sheets if sheet[2])
+
+    def _make_sheet(self, region: str, kind: PriceKind, source: str, prices: dict[str, str]) -> PriceSheet:
+        day = self._clock.now().astimezone(UTC).date().isoformat()
+        return PriceSheet(kind=kind, source=source, as_of=day, regions=(region,), prices=prices)
+
+    def _find_price(self, name: str, region: str, service: str, filters: dict[str, str]) -> str:
+        """The price with that name's usage type; empty if there is none."""
+        rows = self._list(service, region, filters)
+        found = next((price for row, price in rows if row.get("usagetype", "").endswith(_USAGE[name])), "")
+        times = REQUESTS_PRICED if service == "AmazonS3" else 1
+        return _format(Usd.parse(found, times=times)) if found else ""
+
+    def _list(
+        self, service: str, region: str, filters: dict[str, str]
+    ) -> Iterator[tuple[dict[str, str], str]]:
+        """Yields (attributes, dollars) of each product with an on-demand price."""
+        fields = {"regionCode": region, **filters}
+        terms = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in fields.items()]
+        with self._convert_errors("AWS Price List", "pricing:GetProducts", region):
+            pages = self._client("pricing", PRICE_LIST_REGION).get_paginator("get_products")
+            for page in pages.paginate(ServiceCode=service, Filters=terms, FormatVersion="aws_v1"):
+                yield from _parse_products(page["PriceList"])
+
+    def _read_spot(self, region: str, types: list[str]) -> dict[str, str]:
+        """Lowest and highest present spot price of each type, over the zones."""
+        prices: dict[str, dict[str, str]] = {}
+        with self._convert_errors("EC2", "ec2:DescribeSpotPriceHistory", region):
+            pages = self._client("ec2", region).get_paginator("describe_spot_price_history")
+            asked = {"InstanceTypes": types, "ProductDescriptions": [_PLATFORM]} if types else {}
+            for page in pages.paginate(StartTime=self._clock.now(), **asked) if asked else ():
+                for row in sorted(page["SpotPriceHistory"], key=itemgetter("Timestamp")):
+                    prices.setdefault(row["InstanceType"], {})[row["AvailabilityZone"]] = row["SpotPrice"]
+        return {name: _format_range(zones.values()) for name, zones in prices.items()}
+
+    def _convert_errors(self, service: str, right: str, region: str) -> AbstractContextManager[None]:
+        return Api(service=service, region=region, meanings={}).convert_errors(right, f"prices of {region}")
+
+
+def _parse_products(products: Iterable[str]) -> Iterator[tuple[dict[str, str], str]]:
+    for text in products:
+        product: dict[str, Any] = msgspec.json.decode(text)
+        for term in product.get("terms", {}).get("OnDemand", {}).values():
+            for dimension in term["priceDimensions"].values():
+                price = dimension["pricePerUnit"].get("USD", "0")
+                if price.strip("0."):
+                    yield product["product"]["attributes"], price
+
+
+def _format_range(prices: Iterable[str]) -> str:
+    """`0.190-0.192` for prices that differ by zone."""
+    amounts = [Usd.parse(price) for price in prices]
+    low, high = min(amounts), max(amounts)
+    return _format(low) if low == high else f"{_format(low)}-{_format(high)}"
+
+
+def _format(amount: Usd) -> str:
+    """Dollars, exact to a micro-dollar."""
+    return amount.text(6).rstrip("0").rstrip(".")

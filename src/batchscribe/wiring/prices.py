@@ -1,0 +1,80 @@
+"""Prices in effect, from the user's file, the last refresh and the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from batchscribe.adapters.aws.prices import decode_sheets, load_packaged_prices
+from batchscribe.core.decide.prices import (
+    DEFAULT_REGION,
+    PriceSheet,
+    PriceTable,
+    combine_sheets,
+    replace_sheets,
+)
+from batchscribe.core.unreadable import UNREADABLE
+from batchscribe.detached import write_atomically
+from batchscribe.errors import MisconfiguredError
+from batchscribe.protocols import Clock, PriceSource
+from batchscribe.settings import Settings
+
+FILE_NAME = "prices.json"
+"""File of refreshed prices in the state directory."""
+
+
+def load_prices(settings: Settings) -> PriceTable:
+    """The prices in effect. Raises MisconfiguredError for an unreadable price file."""
+    own = _read_file(settings.price_file, "correct BATCH_PRICE_FILE") if settings.price_file else ()
+    return combine_sheets(own, (*_read_refreshed(settings), *load_packaged_prices().sheets))
+
+
+def refresh_prices(settings: Settings, source: PriceSource, regions: Iterable[str]) -> Path:
+    """Reads present prices into a file of the state directory; returns its path.
+
+    Prices of other regions stay. A file that cannot be read is replaced.
+    """
+    path = settings.state_dir / FILE_NAME
+    fresh = [sheet for region in regions for sheet in source.read(region)]
+    try:
+        kept = _read_refreshed(settings)
+    except MisconfiguredError:
+        kept = ()
+    data = msgspec.json.format(msgspec.json.encode(replace_sheets(kept, fresh)), indent=2)
+    try:
+        write_atomically(path, data + b"\n")
+    except OSError as error:
+        raise MisconfiguredError(
+            f"{path} cannot be written ({error.strerror}): the prices before it stay in effect"
+        ) from error
+    return path
+
+
+def open_price_source(settings: Settings, clock: Clock) -> PriceSource:
+    try:
+        from batchscribe.adapters.aws.price_list import AwsPriceList
+    except ImportError as error:
+        raise MisconfiguredError("prices of AWS need their extra: pip install 'batchscribe[aws]'") from error
+    return AwsPriceList(clock, endpoint=settings.endpoint_url or None)
+
+
+def price_region(settings: Settings) -> str:
+    return settings.region or DEFAULT_REGION
+
+
+def _read_refreshed(settings: Settings) -> tuple[PriceSheet, ...]:
+    path = settings.state_dir / FILE_NAME
+    return _read_file(path, "delete it, or run `batchscribe prices --refresh`") if path.exists() else ()
+
+
+def _read_file(path: Path, remedy: str) -> tuple[PriceSheet, ...]:
+    try:
+        return decode_sheets(path.read_bytes())
+    except OSError as error:
+        raise MisconfiguredError(
+            f"the price file {path} cannot be read ({error.strerror}): {remedy}"
+        ) from error
+    except UNREADABLE as error:
+        raise MisconfiguredError(f"the price file {path} is not readable ({error}): {remedy}") from error
