@@ -14,7 +14,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Instance
-from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
 from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import Wait
@@ -104,17 +104,30 @@ class RunConfig:
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     policy: Policy
-    engine: EngineSpec
-    unsupported: str = ""
-    """Why no machine can run this engine configuration, with the fix; empty if one can."""
+    choose_engine: Callable[[], EngineSpec]
+    """Resolves `auto`, at its first use: only the store shows what a GPU host was prepared for."""
+    find_limits: Callable[[EngineSpec], str] = lambda _spec: ""
+    """Returns why no machine can run this engine configuration, with the fix; empty if one can."""
     audio_options: AudioOptions = field(default_factory=AudioOptions)
-    settings_hash: str
-    """Hash of all settings that change a transcript: engine and audio options."""
     limits: Limits
     max_attempts: int
     priors: Priors
     """Defaults until earlier runs provide measurements."""
     waits: Waits = Waits()
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.choose_engine()
+
+    @property
+    def unsupported(self) -> str:
+        """Why no machine can run this engine configuration, with the fix; empty if one can."""
+        return self.find_limits(self.engine)
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of all settings that change a transcript: engine and audio options."""
+        return hash_values(self.engine, self.audio_options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,7 +236,8 @@ class Preconditions:
 
     @cached_property
     def _engine_spec(self) -> EngineSpec:
-        return engine_spec(self.settings)
+        record = None if self.account is None else self._instance_record
+        return engine_spec(self.settings, record if isinstance(record, InstanceRecord) else None)
 
     @cached_property
     def _seen_instance(self) -> Instance | Finding:

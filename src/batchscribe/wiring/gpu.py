@@ -25,11 +25,12 @@ from batchscribe.controller.commands.manual_control import (
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
-from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unsupported
+from batchscribe.wiring.preflight import choose_engine, engine_spec, refuse_manual_start, unsupported
 from batchscribe.wiring.scheduler import list_instances, new_run_id
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -69,6 +70,8 @@ class GpuTools:
     """Raises MisconfiguredError if a start is bound to be useless."""
     unsupported: str = ""
     """Unsupported engine configuration, with its fix; empty if it is supported."""
+    find_prepared: Callable[[], EngineSpec | None] = lambda: None
+    """The engine that the host was set up for; None: the one that a set-up would prepare."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
@@ -93,7 +96,9 @@ class GpuTools:
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
-        return replace(self.setup, terms=structs.replace(self.setup.terms, busy=busy)).check(instance)
+        terms = self.setup.terms
+        terms = structs.replace(terms, busy=busy, engine=self.find_prepared() or terms.engine)
+        return replace(self.setup, terms=terms).check(instance)
 
     def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""
@@ -124,6 +129,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
+            find_prepared=partial(choose_engine, settings, output),
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )

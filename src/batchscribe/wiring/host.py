@@ -35,7 +35,7 @@ from batchscribe.errors import (
     MissingCredentialsError,
     TransientError,
 )
-from batchscribe.wiring.engines import engine_factory, known_factory, resolve_engine
+from batchscribe.wiring.engines import engine_factory, known_factory
 from batchscribe.wiring.stores import open_store
 
 
@@ -85,7 +85,7 @@ def fetch(spec: EngineSpec) -> HostReply:
 
 
 def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
-    what = f"engine {resolve_engine(spec.engine)}"
+    what = f"engine {spec.engine}"
     if busy:
         detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
         return passed(what, detail)
