@@ -88,7 +88,7 @@ def print_row(found: Measured) -> None:
 def list_specs(device: str, folder: Path) -> Iterator[EngineSpec]:
     """Yields each engine that can run here with each model that is here."""
     found = False
-    for report in engine_reports(EngineSpec(engine="auto", device=device)):
+    for report in engine_reports(lambda name: EngineSpec(engine=name, device=device)):
         here = [name for name, there in report.models.items() if there]
         for model in here if report.models else [""] if report.usable else []:
             found = True

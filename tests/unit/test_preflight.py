@@ -137,7 +137,7 @@ def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:
     def model(**chosen: str) -> str:
         return engine_spec(load({"GPU_INSTANCE_ID": INSTANCE, **chosen}, folder=tmp_path)).model
 
-    assert model() == "small.en"
+    assert model() == "large-v3-turbo"
     assert model(BATCH_ENGINE="parakeet") == "nemo-parakeet-tdt-0.6b-v2"
     assert model(BATCH_ENGINE="parakeet", WHISPER_MODEL="/models/mine") == "/models/mine"
     assert model(BATCH_ENGINE="pocketsphinx") == ""

@@ -191,7 +191,8 @@ def print_published(app: App, chosen: EngineSpec, speeds: Sequence[Speed]) -> No
 def _list_notes(app: App, chosen: EngineSpec) -> Iterator[str]:
     """Lines below the table: the choice of the present settings, units and sources."""
     settings = app.settings
-    yield f"* {chosen.engine} {chosen.model}: with BATCH_LANGUAGE={chosen.language or AUTO}, {_describe_place(app)}"
+    language = chosen.language or AUTO
+    yield f"* {chosen.engine} {chosen.model}: with BATCH_LANGUAGE={language}, {_describe_place(app)}"
     best = next(iter(list_candidates(settings.engine, settings.language, settings.task)), None)
     if settings.model == AUTO and settings.provider == "local" and best and not _is_chosen(best, chosen):
         yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`, {best.engine}"
@@ -199,6 +200,8 @@ def _list_notes(app: App, chosen: EngineSpec) -> Iterator[str]:
         "WER: English, in %, of utterances and of long recordings; speed: audio seconds per second in large "
         f"batches ({SOURCE}, {AS_OF}); size in GB; `-`: not published"
     )
+    licences = dict.fromkeys((model.licence, model.engine) for model in MODELS)
+    yield "licences: " + ", ".join(f"{licence} ({engine})" for licence, engine in licences)
 
 
 def _describe_place(app: App) -> str:

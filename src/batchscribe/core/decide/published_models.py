@@ -78,8 +78,8 @@ MODELS = (
 """In the order in which `auto` prefers them.
 
 Parakeet leads by the error rate in windows like ours, at more than ten times the speed of any other; turbo
-leads large-v3 by the error rate of whole recordings, at a third more speed. No model weaker than small.en, the
-default of version 0.1, is listed.
+leads large-v3 by the error rate of whole recordings, at a third more speed. No model weaker than small.en,
+the default of version 0.1, is listed.
 """
 
 
