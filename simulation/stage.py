@@ -326,7 +326,7 @@ class Stage:
             access="simulated",
             launch=pick(self.rng, ("auto", "auto", "ssh")),
             policy=self.policy,
-            choose_engine=lambda: EngineSpec(engine="played"),
+            choose_engine=lambda _language: EngineSpec(engine="played"),
             limits=Limits(),
             max_attempts=pick(self.rng, (2, 3)),
             priors=Priors(),

@@ -196,7 +196,7 @@ def stage(
         "provider": "ec2",
         "instances": (INSTANCE,),
         "policy": policy or Policy(),
-        "choose_engine": lambda: EngineSpec(engine="played"),
+        "choose_engine": lambda _language: EngineSpec(engine="played"),
         "limits": Limits(),
         "max_attempts": 3,
         "priors": Priors(),

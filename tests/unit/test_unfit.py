@@ -150,7 +150,7 @@ def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
 def at(tmp_path: Path) -> Iterator[Stage]:
     asked = spec("small.en", "fr")
     policy = Policy(name=PolicyName.THRESHOLD, threshold=3)
-    made = stage(tmp_path, policy=policy, choose_engine=lambda: asked, find_limits=unsupported)
+    made = stage(tmp_path, policy=policy, choose_engine=lambda _language: asked, find_limits=unsupported)
     yield made
     made.ledger.close()
 

@@ -68,8 +68,8 @@ def engines(
 
     The measured speed comes from the runs of this machine: audio seconds per second of work.
     """
+    from batchscribe.wiring.engine_choice import engine_spec, spec_on_this_machine
     from batchscribe.wiring.engines import engine_reports, fetch_model
-    from batchscribe.wiring.preflight import engine_spec, spec_on_this_machine
     from batchscribe.wiring.seams import open_ledger
 
     spec = EngineSpec(**options)

@@ -104,8 +104,11 @@ class RunConfig:
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     policy: Policy
-    choose_engine: Callable[[], EngineSpec]
-    """Resolves `auto`, at its first use: only the store shows what a GPU host was prepared for."""
+    choose_engine: Callable[[str], EngineSpec]
+    """Resolves `auto` for a session's identified language, or an empty one.
+
+    Called at first use: only the store shows what a GPU host was prepared for.
+    """
     find_limits: Callable[[EngineSpec], str] = lambda _spec: ""
     """Returns why no machine can run this engine configuration, with the fix; empty if one can."""
     audio_options: AudioOptions = field(default_factory=AudioOptions)
@@ -117,17 +120,17 @@ class RunConfig:
 
     @property
     def engine(self) -> EngineSpec:
-        return self.choose_engine()
+        """The engine of sessions whose language is not known."""
+        return self.choose_engine("")
 
     @property
     def unsupported(self) -> str:
         """Why no machine can run this engine configuration, with the fix; empty if one can."""
         return self.find_limits(self.engine)
 
-    @property
-    def settings_hash(self) -> str:
+    def hash_settings(self, engine: EngineSpec) -> str:
         """Hash of all settings that change a transcript: engine and audio options."""
-        return hash_values(self.engine, self.audio_options)
+        return hash_values(engine, self.audio_options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,11 @@ class World:
     """Writes the report of a settled run."""
     lag: timedelta = LONGEST_LAG
     """Maximum age of the answer to a poll."""
+    open_identifier: Callable[[], Callable[[bytes], str] | None] = lambda: None
+    """Returns a function from an audio file to its language, empty if unsure.
+
+    None if this machine has no model for it, or if no engine depends on the language.
+    """
 
 
 def refuse_unsupported(unsupported: str) -> None:

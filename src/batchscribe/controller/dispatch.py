@@ -21,11 +21,12 @@ from batchscribe.controller.context import (
     save_best_effort,
     step_each,
 )
+from batchscribe.controller.languages import take_one_engine
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
+from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
 from batchscribe.core.scan.chunks import Chunk
@@ -129,8 +130,12 @@ def give_work(world: World, terms: RunConfig, run: Run, instance: str, chunks: I
 
 
 def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
-    """Returns the run with the machine's next manifest, recorded but not yet stored."""
-    key = record_manifest(world, _build_manifest(terms, run, chunks))
+    """Returns the run with the machine's next manifest, recorded but not yet stored.
+
+    It takes the chunks of one engine; the others are left for the next manifest.
+    """
+    engine, alike = take_one_engine(world, terms, chunks)
+    key = record_manifest(world, _build_manifest(terms, run, engine, alike))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
@@ -149,7 +154,7 @@ def _launch_worker(world: World, terms: RunConfig, run: Run, seen: Instance) -> 
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
-def _build_manifest(terms: RunConfig, run: Run, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(terms: RunConfig, run: Run, engine: EngineSpec, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.workers),
@@ -157,8 +162,8 @@ def _build_manifest(terms: RunConfig, run: Run, chunks: Iterable[Chunk]) -> Mani
         source=run.source,
         output=run.output,
         deadline=run.deadline,
-        engine=terms.engine,
-        settings_hash=terms.settings_hash,
+        engine=engine,
+        settings_hash=terms.hash_settings(engine),
         audio_options=terms.audio_options,
         limits=terms.limits,
         region=terms.region,

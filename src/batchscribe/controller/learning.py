@@ -22,8 +22,9 @@ def learn(
     ]
     if not worked:
         return
-    seen = [record for _, record in worked]
     engine, _ = worked[0]
+    # A run is one measurement: that of its first engine.
+    seen = [record for used, record in worked if used == engine]
     seconds: dict[str, float] = {}
     sizes: dict[str, int] = {}
     for record in seen:

@@ -19,6 +19,7 @@ from batchscribe.controller.advance import PassResult, advance, advance_all, end
 from batchscribe.controller.alerts import alert, send_alert
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
+from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
@@ -184,6 +185,7 @@ def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
         return Ticked(None, continue_run(world.clock.now(), still_open[0]))
     world.keep_alive()
     seen = observe(world, terms)
+    identify_sessions(world, seen.backlog.candidates)
     decision = decide(seen, terms.policy)
     log.info("tick.decided", decision=type(decision).__name__, reason=decision.reason.sentence)
     note = _note_engine(world, terms)

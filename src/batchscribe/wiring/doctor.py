@@ -32,12 +32,12 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.preflight import (
     check_engine,
     check_guard_role,
     check_local_engine,
     check_record,
-    engine_spec,
     needs_ssh,
     read_instance_record,
 )

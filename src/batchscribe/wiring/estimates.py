@@ -9,7 +9,7 @@ from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.settings import Settings
-from batchscribe.wiring.preflight import choose_engine
+from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import LOCAL_PRIORS
 from batchscribe.wiring.seams import LOCAL, open_ledger, open_stores, rate_of
@@ -22,7 +22,7 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
 
     Raises MisconfiguredError if the price is unknown.
     """
-    spec, now = choose_engine(settings, open_stores(settings)[1]), open_clock().now()
+    spec, now = EngineChoice(settings, open_stores(settings)[1]).choose(""), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.runs(now - RECENT)
         kind = settings.instance_type or (runs[-1].instance_type if runs else "")

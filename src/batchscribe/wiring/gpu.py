@@ -29,8 +29,9 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
-from batchscribe.wiring.preflight import choose_engine, engine_spec, refuse_manual_start, unsupported
+from batchscribe.wiring.preflight import refuse_manual_start, unsupported
 from batchscribe.wiring.scheduler import list_instances, new_run_id
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -125,11 +126,11 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             open_run=partial(_read_open_run, settings),
             new_session=lambda: f"{MANUAL_PREFIX}{new_run_id(clock.now())}",
             output=output,
-            setup=open_host_setup(settings, clock, compute, output, spec),
+            setup=open_host_setup(settings, clock, compute, output, spec, list_session_engines(settings)),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
-            find_prepared=partial(choose_engine, settings, output),
+            find_prepared=lambda: EngineChoice(settings, output).choose(""),
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )

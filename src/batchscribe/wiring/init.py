@@ -24,8 +24,8 @@ from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
 from batchscribe.settings import DOTENV, KNOWN, Settings, load
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import engine_factory
-from batchscribe.wiring.preflight import engine_spec
 from batchscribe.wiring.seams import open_settings_store
 
 if TYPE_CHECKING:

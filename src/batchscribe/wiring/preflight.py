@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-
-from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
-from batchscribe.core.decide.published_models import (
-    AUTO,
-    PARAKEET,
-    WHISPER,
-    choose_small_whisper,
-    find_publisher,
-    list_candidates,
-)
+from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.host import (
     CREDENTIALS,
@@ -34,85 +24,16 @@ from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, Unreadab
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
     engine_factory,
     engine_names,
-    known_factory,
     list_limits,
 )
 from batchscribe.wiring.seams import LOCAL
 
 BOOT = "boot"
 SET_UP = "run `batchscribe gpu setup`"
-BEFORE_RECORDS = (WHISPER, "small.en")
-"""Engine and model of set-ups that did not record them: the defaults of that time."""
-
-
-def choose_engine(settings: Settings, output: Store) -> EngineSpec:
-    """Resolves `auto` for the next run.
-
-    Reads the record of the host's set-up if that decides. Raises what the store raises.
-    """
-    if settings.provider == LOCAL or settings.model != AUTO or not settings.instance_id:
-        return engine_spec(settings)
-    record = read_instance_record(output, settings.instance_id)
-    return engine_spec(settings, None if isinstance(record, Finding) else record)
-
-
-def engine_spec(settings: Settings, record: InstanceRecord | None = None) -> EngineSpec:
-    """Resolves `auto`: explicit settings win, then what `record` shows as prepared, then the best model.
-
-    On this machine, the best model is one that is here and can run.
-    """
-    engine, model = settings.engine, settings.model
-    if model != AUTO:
-        return _make_spec(settings, find_publisher(model) if engine == AUTO else engine, model)
-    if record and (kept := _keep_prepared(settings, record)):
-        return kept
-    published = list_candidates(engine, settings.language, settings.task)
-    specs = (_make_spec(settings, each.engine, each.name) for each in published)
-    able = [spec for spec in specs if not list_limits(spec)]
-    if settings.provider == LOCAL:
-        here = (spec for spec in able if not known_factory(spec.engine).problems(spec))
-        if found := next(here, None):
-            return found
-        if engine in {AUTO, WHISPER}:
-            return _make_spec(settings, WHISPER, choose_small_whisper(settings.language, settings.task))
-    return able[0] if able else _make_spec(settings, WHISPER if engine == AUTO else engine, "")
-
-
-def spec_on_this_machine(settings: Settings, given: EngineSpec, engine: str) -> EngineSpec:
-    """The spec of an engine for this machine: the model of `given` if that is the engine's, else `auto`."""
-    publisher = find_publisher(given.model) if given.engine == AUTO else given.engine
-    model = given.model if given.model and engine == publisher else AUTO
-    here = replace(settings, provider=LOCAL, engine=engine, model=model, compute_type=given.compute_type)
-    return structs.replace(engine_spec(here), device=given.device)
-
-
-def _keep_prepared(settings: Settings, record: InstanceRecord) -> EngineSpec | None:
-    """The engine that the host was set up for, if `auto` may choose it and it can do the settings' work."""
-    engine, model = (record.engine, record.model) if record.engine else BEFORE_RECORDS
-    if settings.engine == AUTO:
-        # Parakeet transcribes any language as one of its own, without a report: it needs a known one.
-        safe = engine == WHISPER or (engine == PARAKEET and settings.language is not None)
-    else:
-        safe = engine == settings.engine
-    spec = _make_spec(settings, engine, model)
-    return spec if safe and not list_limits(spec) else None
-
-
-def _make_spec(settings: Settings, engine: str, model: str) -> EngineSpec:
-    factory = known_factory(engine)
-    # A run on a paid GPU uses it or fails: it never falls back to the host's CPU.
-    paid_gpu = settings.provider != LOCAL and factory.needs_gpu
-    return EngineSpec(
-        engine=engine,
-        model=factory.model_name(model),
-        compute_type=settings.compute_type,
-        device="cuda" if paid_gpu else "auto",
-        language=settings.language,
-        task=settings.task,
-    )
 
 
 def unsupported(spec: EngineSpec) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cache, partial
+from functools import partial
 
 import msgspec
 
@@ -36,8 +36,9 @@ from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
-from batchscribe.wiring.preflight import choose_engine, preflight, unsupported
+from batchscribe.wiring.preflight import preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -114,10 +115,15 @@ def open_scheduler(
                 secret=secret,
                 only=only,
             )
-            world = replace(world, preflight=partial(_check_start, trouble, settings, world.output))
+            choice = EngineChoice(settings, world.output)
+            world = replace(
+                world,
+                preflight=partial(_check_start, trouble, settings, world.output),
+                open_identifier=choice.open_identifier,
+            )
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            terms = _build_terms(settings, world.output, identity, manual=manual)
+            terms = _build_terms(settings, choice, identity, manual=manual)
             yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
             trouble.refuse_start()
 
@@ -257,7 +263,7 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
     )
 
 
-def _build_terms(settings: Settings, output: Store, identity: str, *, manual: bool) -> RunConfig:
+def _build_terms(settings: Settings, choice: EngineChoice, identity: str, *, manual: bool) -> RunConfig:
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return RunConfig(
@@ -283,7 +289,7 @@ def _build_terms(settings: Settings, output: Store, identity: str, *, manual: bo
             daily_budget=settings.max_dollars_per_day,
             manual=manual,
         ),
-        choose_engine=cache(partial(choose_engine, settings, output)),
+        choose_engine=choice.choose,
         find_limits=unsupported,
         audio_options=AudioOptions(
             overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split"

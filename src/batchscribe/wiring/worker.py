@@ -25,6 +25,7 @@ from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import limit_of, read_bytes
 from batchscribe.wiring.engines import engine_factory
+from batchscribe.wiring.environments import find_other_python
 from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import ConcurrencySettings, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
@@ -71,6 +72,10 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
     # Before any write: a foreign manifest must not choose where an exit record goes.
     refuse_foreign_work(manifest, root=root, key=key, place=place)
+    if place and (python := find_other_python(manifest.engine.engine)):
+        options = [*(("--control", control) if control else ()), *(("--sha256", sha256) if sha256 else ())]
+        # The same process, so that it is still the one that the agent started.
+        os.execv(python, [python, "-P", "-m", "batchscribe", "worker", location, *options])  # noqa: S606
     with _stop_on_signals() as stop:
         try:
             factory = find_factory(manifest)
