@@ -113,7 +113,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         clock = SystemClock(interrupts)
         compute = open_compute(settings, clock)
         _source, output = open_stores(settings)
-        spec = engine_spec(settings)
+        spec, besides = engine_spec(settings), list_session_engines(settings)
         yield GpuTools(
             provider=settings.provider,
             instance=list_instances(settings)[0],
@@ -126,7 +126,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             open_run=partial(_read_open_run, settings),
             new_session=lambda: f"{MANUAL_PREFIX}{new_run_id(clock.now())}",
             output=output,
-            setup=open_host_setup(settings, clock, compute, output, spec, list_session_engines(settings)),
+            setup=open_host_setup(settings, clock, compute, output, spec, besides=besides),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),

@@ -49,6 +49,7 @@ def open_host_setup(
     compute: ManualCompute,
     output: Store,
     spec: EngineSpec,
+    *,
     besides: Iterable[EngineSpec] = (),
 ) -> HostSetup:
     """Builds the set-up and check of the GPU host of these settings, with further engines `besides`."""
