@@ -27,13 +27,14 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.ledger import Ledger
+from batchscribe.protocols import Store
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring import preflight
-from batchscribe.wiring import scheduler as wiring
+from batchscribe.wiring import engine_choice
+from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.engines import list_limits
-from batchscribe.wiring.preflight import choose_engine, engine_spec
+from batchscribe.wiring.preflight import check_record
 from batchscribe.wiring.scheduler import open_scheduler
 from support.stores import NOW
 from support.world import stage
@@ -78,6 +79,10 @@ def settings(folder: Path, **names: str) -> Settings:
 
 def record(engine: str = "", model: str = "") -> InstanceRecord:
     return InstanceRecord(instance=INSTANCE, release=__version__, at=NOW, engine=engine, model=model)
+
+
+def choose(wanted: Settings, store: Store) -> EngineSpec:
+    return EngineChoice(wanted, store).choose("")
 
 
 def names_of(spec: EngineSpec) -> Chosen:
@@ -142,9 +147,9 @@ def test_a_host_that_was_set_up_keeps_its_engine_if_that_can_do_the_work(
     wanted, host = settings(tmp_path, **names), record(*prepared)
     store = MemoryStore(FakeClock())
     store.create(keys.instance(INSTANCE), msgspec.json.encode(host))
-    assert names_of(choose_engine(wanted, store)) == chosen
+    assert names_of(choose(wanted, store)) == chosen
     kept = prepared in {chosen, ("", "")}
-    refused = {found.what for found in preflight.check_record(wanted, host) if not found.ok}
+    refused = {found.what for found in check_record(wanted, host) if not found.ok}
     assert refused == (set() if kept else {"model"})
 
 
@@ -156,10 +161,10 @@ def test_the_record_is_read_only_if_auto_depends_on_it(tmp_path: Path) -> None:
     store = Broken(FakeClock())
     explicit = settings(tmp_path, WHISPER_MODEL="small.en")
     local = load({"GPU_PROVIDER": "local"}, folder=tmp_path)
-    assert choose_engine(explicit, store).model == "small.en"
-    assert choose_engine(local, store).engine == WHISPER
+    assert choose(explicit, store).model == "small.en"
+    assert choose(local, store).engine == WHISPER
     with pytest.raises(StoreUnavailableError):
-        choose_engine(settings(tmp_path), store)
+        choose(settings(tmp_path), store)
 
 
 def test_a_scheduler_resolves_auto_only_when_it_needs_the_engine(
@@ -171,7 +176,7 @@ def test_a_scheduler_resolves_auto_only_when_it_needs_the_engine(
     def refuse(*_args: object) -> EngineSpec:
         raise StoreUnavailableError("no answer")
 
-    monkeypatch.setattr(wiring, "choose_engine", refuse)
+    monkeypatch.setattr(engine_choice, "engine_spec", refuse)
     settings = load({"BATCH_SOURCE": str(tmp_path / "audio")}, folder=tmp_path)
     with open_scheduler(settings) as made, pytest.raises(StoreUnavailableError):
         made.terms.engine.model.upper()
@@ -200,7 +205,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     def put(*models: str) -> None:
         made = {name: Here(name, frozenset(models)) for name in (WHISPER, PARAKEET)}
-        monkeypatch.setattr(preflight, "known_factory", made.__getitem__)
+        monkeypatch.setattr(engine_choice, "known_factory", made.__getitem__)
 
     return put
 

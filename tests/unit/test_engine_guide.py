@@ -21,8 +21,8 @@ from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.engine_suite import EngineSuite
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engines
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.host_access import open_host_setup
-from batchscribe.wiring.preflight import engine_spec
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 CODE, SUITE = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)

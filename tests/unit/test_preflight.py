@@ -18,7 +18,8 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.preflight import engine_spec, preflight, refuse_manual_start
+from batchscribe.wiring.engine_choice import engine_spec
+from batchscribe.wiring.preflight import preflight, refuse_manual_start
 from support.stores import NOW
 from support.values import observation
 
