@@ -210,7 +210,7 @@ def test_a_recording_that_kills_the_process_is_not_tried_again(at: Stage) -> Non
 
 @dataclass
 class Voter:
-    """Stands in for a decoder; hears the same chances in each window."""
+    """Stands in for a decoder; reports the same chances for each window."""
 
     chances: Mapping[str, float]
     windows: list[int] = field(default_factory=list)
@@ -409,7 +409,7 @@ def test_a_worker_continues_in_the_environment_of_its_engine(
     def replaced(path: str, words: list[str]) -> None:
         raise ReplacedError(path, *words)
 
-    monkeypatch.setattr(worker.os, "execv", replaced)
+    monkeypatch.setattr("os.execv", replaced)
     monkeypatch.setattr(worker, "_read_place", lambda _clock: HostPlaceDouble())
     monkeypatch.setattr(worker, "refuse_foreign_work", lambda *_args, **_more: None)
     monkeypatch.setattr(worker, "read_manifest", lambda *_args: (ManifestDouble(), MemoryStore(FakeClock())))

@@ -28,8 +28,6 @@ from batchscribe.wiring.seams import LOCAL
 
 BEFORE_RECORDS = (WHISPER, "small.en")
 """Engine and model of set-ups that did not record them: the defaults of that time."""
-
-
 IDENTIFIER = EngineSpec(engine=WHISPER, model="tiny", device="cpu")
 """The model that identifies the language of sessions, on the scheduler's machine."""
 
@@ -53,36 +51,34 @@ class EngineChoice:
         return read_if_valid(self._output, keys.instance(settings.instance_id), InstanceRecord)
 
     def _choose(self, language: str) -> EngineSpec:
-        settings, record = self._settings, self._record
-        usual = engine_spec(settings, record)
-        if not language or not is_by_session(settings):
-            return usual
-        known = {(each.engine, each.model) for each in record.engines} if record else set()
-        for spec in list_by_language(settings, language):
-            local = settings.provider == LOCAL
-            if not known_factory(spec.engine).problems(spec) if local else (spec.engine, spec.model) in known:
-                return spec
-        return usual
+        by_language = language and is_by_session(self._settings)
+        specs = list_by_language(self._settings, language) if by_language else []
+        ready = (spec for spec in specs if self._is_ready(spec))
+        return next(ready, None) or engine_spec(self._settings, self._record)
+
+    def _is_ready(self, spec: EngineSpec) -> bool:
+        """True if the host was prepared for it, or if this machine can run it."""
+        if self._settings.provider == LOCAL:
+            return _is_usable(spec)
+        prepared = self._record.engines if self._record else ()
+        return (spec.engine, spec.model) in {(each.engine, each.model) for each in prepared}
 
     def open_identifier(self) -> Callable[[bytes], str] | None:
-        """Returns a function from audio to language; None if it is missing here, or changes nothing."""
-        if all(self.choose(language) == self.choose("") for language in sorted(EUROPEAN)):
+        """Returns a function from audio to its language; None if this machine has no model for it.
+
+        None, too, if no engine depends on the language. Raises EngineError, and what the store raises.
+        """
+        usual = self.choose("")
+        if not has_identifier() or all(self.choose(language) == usual for language in sorted(EUROPEAN)):
             return None
-        return open_identifier()
+        # Imports numpy, which commands that only list the backlog do not load.
+        from batchscribe.adapters.engines.whisper.language import load_identifier
 
-
-def open_identifier() -> Callable[[bytes], str] | None:
-    """Loads the model that identifies languages; None if it is not on this machine. Raises EngineError."""
-    if not has_identifier():
-        return None
-    # Imports numpy, which commands that only list the backlog do not load.
-    from batchscribe.adapters.engines.whisper.language import load_identifier
-
-    return load_identifier(IDENTIFIER)
+        return load_identifier(IDENTIFIER)
 
 
 def has_identifier() -> bool:
-    return not known_factory(WHISPER).problems(IDENTIFIER)
+    return _is_usable(IDENTIFIER)
 
 
 def is_by_session(settings: Settings) -> bool:
@@ -120,8 +116,7 @@ def engine_spec(settings: Settings, record: InstanceRecord | None = None) -> Eng
     specs = (_make_spec(settings, each.engine, each.name) for each in published)
     able = [spec for spec in specs if not list_limits(spec)]
     if settings.provider == LOCAL:
-        here = (spec for spec in able if not known_factory(spec.engine).problems(spec))
-        if found := next(here, None):
+        if found := next(filter(_is_usable, able), None):
             return found
         if engine in {AUTO, WHISPER}:
             return _make_spec(settings, WHISPER, choose_small_whisper(settings.language, settings.task))
@@ -146,6 +141,11 @@ def _keep_prepared(settings: Settings, record: InstanceRecord) -> EngineSpec | N
         safe = engine == settings.engine
     spec = _make_spec(settings, engine, model)
     return spec if safe and not list_limits(spec) else None
+
+
+def _is_usable(spec: EngineSpec) -> bool:
+    """True if its packages and its model are on this machine."""
+    return not known_factory(spec.engine).problems(spec)
 
 
 def _make_spec(settings: Settings, engine: str, model: str) -> EngineSpec:
