@@ -97,6 +97,19 @@ def test_each_engine_gets_a_manifest_of_its_own_in_one_run(at: Stage) -> None:
     assert at.ledger.last_engine() == "english"
 
 
+def test_a_chunk_that_failed_before_gets_its_engine_in_the_same_run(at: Stage) -> None:
+    world = with_identifier(at, by_name)
+    ready(at, "ja-a", count=1)
+    at.worker.fails = frozenset({"ja-a/chunk-001.webm"})
+    (failed,) = tick(world, at.terms).runs
+    assert failed.chunks_done == 0
+    at.worker.fails = frozenset()
+    at.clock.sleep(24 * 3600)
+    ready(at, "en-b", count=1)
+    (run,) = tick(world, at.terms).runs
+    assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 2, 2)
+
+
 def test_without_a_model_that_identifies_there_is_one_engine_for_all(at: Stage) -> None:
     ready(at, "en-a", "ja-b")
     (run,) = tick(at.world, at.terms).runs
@@ -418,7 +431,8 @@ def test_a_worker_continues_in_the_environment_of_its_engine(
         worker.process_manifest(location, sha256="ab")
     python, *words = caught.value.args
     assert python == str(other)
-    assert words == [str(other), "-P", "-m", "batchscribe", "worker", location, "--sha256", "ab"]
+    given = [location, "--control", "", "--sha256", "ab"]
+    assert words == [str(other), "-P", "-m", "batchscribe", "worker", *given]
 
 
 class HostPlaceDouble:

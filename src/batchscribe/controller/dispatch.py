@@ -21,7 +21,7 @@ from batchscribe.controller.context import (
     save_best_effort,
     step_each,
 )
-from batchscribe.controller.languages import take_one_engine
+from batchscribe.controller.languages import find_engines, take_one_engine
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch
@@ -94,11 +94,13 @@ def _await_host(world: World, terms: RunConfig, run: Run, poll: Poll, error: Tra
 def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
     """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
-    given = (read_manifest(world, run, worker) for worker in range(len(run.workers)))
+    given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.workers and all(chunk.previously_failed for chunk in fresh):
-        fresh = []
+        # They were in an earlier manifest's batch only if that had another engine.
+        had = {manifest.engine for manifest in given}
+        fresh = [chunk for engine, chunk in find_engines(world, terms, fresh) if engine not in had]
     priors = read_priors(world, terms, run.instance_type)
     return pack(
         fresh,

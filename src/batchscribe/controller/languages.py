@@ -66,7 +66,12 @@ def take_one_engine(
     world: World, terms: RunConfig, chunks: Iterable[Chunk]
 ) -> tuple[EngineSpec, tuple[Chunk, ...]]:
     """(engine, chunks) of one manifest: those that have the engine of the first one."""
+    pairs = find_engines(world, terms, chunks)
+    engine = pairs[0][0] if pairs else terms.engine
+    return engine, tuple(chunk for needed, chunk in pairs if needed == engine)
+
+
+def find_engines(world: World, terms: RunConfig, chunks: Iterable[Chunk]) -> list[tuple[EngineSpec, Chunk]]:
+    """Each chunk behind its engine."""
     known = world.ledger.facts(LANGUAGE)
-    each = [(terms.choose_engine(known.get(f"{LANGUAGE}{chunk.session}", "")), chunk) for chunk in chunks]
-    engine = each[0][0] if each else terms.engine
-    return engine, tuple(chunk for needed, chunk in each if needed == engine)
+    return [(terms.choose_engine(known.get(f"{LANGUAGE}{chunk.session}", "")), chunk) for chunk in chunks]
