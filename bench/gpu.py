@@ -109,7 +109,7 @@ def print_difference(plain: Measured, half: Measured) -> None:
 def list_specs(device: str, folder: Path) -> Iterator[EngineSpec]:
     """Yields each engine that can run here with each model that is here, else with random weights."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    for report in engine_reports(EngineSpec(engine="auto", device=device)):
+    for report in engine_reports(lambda name: EngineSpec(engine=name, device=device)):
         here = [name for name, there in report.models.items() if there]
         if not report.models and report.usable:
             yield EngineSpec(engine=report.name, device=device)

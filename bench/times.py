@@ -79,7 +79,7 @@ def cut_to_word(word: Spoken) -> Spoken:
 
 def list_specs() -> Iterator[EngineSpec]:
     """Yields each engine that can run here with each model that is here."""
-    for report in engine_reports(EngineSpec(engine="auto", device="cpu")):
+    for report in engine_reports(lambda name: EngineSpec(engine=name, device="cpu")):
         here = [name for name, there in report.models.items() if there]
         for model in here if report.models else [""] if report.usable else []:
             yield EngineSpec(engine=report.name, model=model, device="cpu", language="en")

@@ -138,7 +138,7 @@ class Settings:
         str, Name("GPU_SSH_HOST", parse.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"), "public, private or a host")
     ] = "public"
     engine: Annotated[str, Name("BATCH_ENGINE", parse.matching(r"[a-z0-9-]+"), "auto or an engine")] = "auto"
-    model: Annotated[str, Name("WHISPER_MODEL", parse.matching(), "a model name or a folder")] = "small.en"
+    model: Annotated[str, Name("WHISPER_MODEL", parse.matching(), "auto, a model name or a folder")] = "auto"
     compute_type: Annotated[
         str, Name("WHISPER_COMPUTE_TYPE", parse.matching(r"[a-z0-9_]+"), "auto, float16, int8, …")
     ] = "auto"

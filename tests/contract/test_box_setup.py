@@ -182,6 +182,25 @@ def test_the_packages_of_an_engine_are_installed_beside_ours(
         install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
 
 
+def test_an_environment_beside_the_first_one_stays_as_long_as_it_is_wanted(
+    ssh: Ssh, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin_key(ssh, INSTANCE)
+    there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
+    monkeypatch.setattr(installation, "read_pins", lambda _extra: there)
+    folder = server.home / ".batchscribe"
+    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="parakeet-gpu", beside=True)
+    assert not (folder / "venv").exists()
+    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", kept=("parakeet-gpu",))
+    beside = folder / "venv-parakeet-gpu"
+    assert beside.resolve() != (folder / "venv").resolve()
+    assert (beside / "bin" / "batchscribe").is_file()
+    assert (folder / "venv" / "bin" / "batchscribe").is_file()
+    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    assert list(folder.glob("venv-*")) == []
+    assert (folder / "venv" / "bin" / "batchscribe").is_file()
+
+
 @pytest.mark.parametrize(
     ("extra", "pinned"),
     [

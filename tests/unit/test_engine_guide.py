@@ -21,8 +21,8 @@ from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.engine_suite import EngineSuite
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engines
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.host_access import open_host_setup
-from batchscribe.wiring.preflight import engine_spec
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 CODE, SUITE = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
@@ -55,7 +55,7 @@ def test_the_example_is_found_by_its_entry_point(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     entry = EntryPoint(name="loudness", value=PLACE, group=engines.GROUP)
     monkeypatch.setattr(engines, "_list_entries", lambda: {"loudness": entry})
-    (report,) = engines.engine_reports(EngineSpec(engine="loudness", device="cuda"))
+    (report,) = engines.engine_reports(lambda name: EngineSpec(engine=name, device="cuda"))
     assert report.problems == ("loudness runs on the CPU only: choose the device auto",)
     assert report.models == {}
     assert engines.list_limits(EngineSpec(engine="loudness")) == ()
@@ -85,7 +85,7 @@ def test_what_is_not_derived_from_the_base_class_is_refused(monkeypatch: pytest.
     monkeypatch.setattr(engines, "_list_entries", lambda: {"duck": entry})
     with pytest.raises(MisconfiguredError, match="duck_package:FACTORY is not an EngineFactory"):
         engines.engine_factory("duck")
-    (report,) = engines.engine_reports(EngineSpec(engine="duck"))
+    (report,) = engines.engine_reports(lambda name: EngineSpec(engine=name))
     assert "is not an EngineFactory" in report.problems[0]
     assert engines.known_factory("duck").needs_gpu
 

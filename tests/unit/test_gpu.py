@@ -57,14 +57,14 @@ class FakeBox:
         self.asked: list[str] = []
         self.causes: list[LaunchError] = []
         """Of the next connections, which fail."""
-        self.busy: bool | None = None
+        self.checks: list[CheckRequest] = []
         self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
         self.error: BatchscribeError | None = None
 
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         self.asked.append(word)
         if word == "inspect":
-            self.busy = decode(data, CheckRequest).busy
+            self.checks.append(decode(data, CheckRequest))
         if self.error:
             raise self.error
         findings = self.findings if word == "inspect" else ()
@@ -97,6 +97,7 @@ class Desk:
         self.provider = "ec2"
         self.run_open: Run | None = None
         self.unsupported = ""
+        self.prepared: EngineSpec | None = None
         self.preflight: Callable[[], None] = lambda: None
         self.terms = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
 
@@ -124,6 +125,7 @@ class Desk:
             absence=f"{self.instance} was not found in us-east-2",
             preflight=self.preflight,
             unsupported=self.unsupported,
+            find_prepared=lambda: self.prepared,
         )
 
     def __call__(self, *words: str) -> Result:
@@ -457,19 +459,19 @@ def test_a_check_leaves_a_running_instance_running(desk: Desk) -> None:
 def test_a_check_beside_a_run_loads_no_second_model(desk: Desk) -> None:
     desk.running()
     assert desk("check").exit_code == 0
-    assert desk.box.busy is False
+    assert desk.box.checks[-1].busy is False
     desk.open()
     assert desk("check").exit_code == 0
-    assert desk.box.busy is True
+    assert desk.box.checks[-1].busy is True
 
 
 def test_a_check_beside_another_scheduler_s_run_loads_no_second_model(desk: Desk) -> None:
     desk.claimed("foreign-1")
     assert desk("check").exit_code == 0
-    assert desk.box.busy is True
+    assert desk.box.checks[-1].busy is True
     desk.clock.sleep(7200)
     assert desk("check").exit_code == 0
-    assert desk.box.busy is False, "its deadline is past"
+    assert desk.box.checks[-1].busy is False, "its deadline is past"
 
 
 def test_a_check_stops_nothing_that_it_did_not_start(desk: Desk) -> None:
@@ -716,6 +718,16 @@ def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
     assert desk("setup", "--start").exit_code == 0
     made = set_up_record(desk)
     assert (made.engine, made.model, made.credentials) == ("faster-whisper", "small.en", True)
+
+
+def test_a_check_loads_what_the_host_was_set_up_for_and_a_set_up_what_it_prepares(desk: Desk) -> None:
+    best = EngineSpec(engine="faster-whisper", model="large-v3-turbo")
+    desk.terms = structs.replace(desk.terms, engine=best)
+    desk.prepared = EngineSpec(engine="faster-whisper", model="small.en")
+    assert desk("check", "--start").exit_code == 0
+    assert desk("setup", "--start").exit_code == 0
+    assert [asked.engine for asked in desk.box.checks] == [desk.prepared, best]
+    assert set_up_record(desk).model == "large-v3-turbo"
 
 
 def test_a_host_without_credentials_is_recorded_so_that_no_start_is_paid_for_it(desk: Desk) -> None:

@@ -279,10 +279,11 @@ def test_without_aws_it_sets_up_this_machine(desk: Desk, source: str) -> None:
 def test_an_engine_that_cannot_run_here_is_reported_with_the_fetch(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "list_engine_problems", lambda _values: ("the model is missing",))
+    missing = ("small.en", ("the model is missing",))
+    monkeypatch.setattr(wiring, "list_engine_problems", lambda _values: missing)
     done = desk.init("--yes", "--source", str(desk.home))
     assert "The engine cannot run here yet: the model is missing" in done.output
-    assert "batchscribe engines --fetch" in done.output
+    assert "batchscribe engines --fetch small.en" in done.output
 
 
 def test_a_file_of_the_original_scripts_is_taken_over(desk: Desk, tmp_path: Path) -> None:

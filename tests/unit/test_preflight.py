@@ -18,7 +18,8 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.preflight import engine_spec, preflight, refuse_manual_start
+from batchscribe.wiring.engine_choice import engine_spec
+from batchscribe.wiring.preflight import preflight, refuse_manual_start
 from support.stores import NOW
 
 INSTANCE = "i-0123456789abcdef0"
@@ -135,7 +136,7 @@ def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:
     def model(**chosen: str) -> str:
         return engine_spec(load({"GPU_INSTANCE_ID": INSTANCE, **chosen}, folder=tmp_path)).model
 
-    assert model() == "small.en"
+    assert model() == "large-v3-turbo"
     assert model(BATCH_ENGINE="parakeet") == "nemo-parakeet-tdt-0.6b-v2"
     assert model(BATCH_ENGINE="parakeet", WHISPER_MODEL="/models/mine") == "/models/mine"
     assert model(BATCH_ENGINE="pocketsphinx") == ""

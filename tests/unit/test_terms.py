@@ -30,7 +30,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, AudioOptions, str]:
     settings = load({"BATCH_SOURCE": str(folder / "audio")} | environ, folder=folder)
     with open_scheduler(settings, remember=False) as made:
-        return made.terms.engine, made.terms.audio_options, made.terms.settings_hash
+        return made.terms.engine, made.terms.audio_options, made.terms.hash_settings(made.terms.engine)
 
 
 def test_the_settings_say_how_chunks_are_heard(tmp_path: Path) -> None:

@@ -130,16 +130,18 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
             return made.terms.unsupported
 
     assert agreed() == ""
-    assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de")
+    assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de", WHISPER_MODEL="small.en")
+    assert agreed(BATCH_LANGUAGE="de") == ""
     assert agreed(BATCH_ENGINE="parakeet") == ""
-    assert "English only" in agreed(BATCH_ENGINE="parakeet", BATCH_LANGUAGE="de")
+    assert "English only" in agreed(BATCH_ENGINE="parakeet", BATCH_LANGUAGE="ja")
     assert "no Parakeet model" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
     assert "float16, int8" in agreed(BATCH_ENGINE="parakeet", WHISPER_COMPUTE_TYPE="bfloat16")
 
 
 def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
-    environ = {"BATCH_SOURCE": str(tmp_path / "audio"), "GPU_PROVIDER": "local", "BATCH_LANGUAGE": "de"}
+    environ = {"BATCH_SOURCE": str(tmp_path / "audio"), "GPU_PROVIDER": "local"}
+    environ |= {"BATCH_LANGUAGE": "de", "WHISPER_MODEL": "small.en"}
     with open_gpu_tools(load(environ, folder=tmp_path)) as tools:
         assert "BATCH_LANGUAGE is de" in tools.unsupported
 
@@ -148,7 +150,7 @@ def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
 def at(tmp_path: Path) -> Iterator[Stage]:
     asked = spec("small.en", "fr")
     policy = Policy(name=PolicyName.THRESHOLD, threshold=3)
-    made = stage(tmp_path, policy=policy, engine=asked, unsupported=unsupported(asked))
+    made = stage(tmp_path, policy=policy, choose_engine=lambda _language: asked, find_limits=unsupported)
     yield made
     made.ledger.close()
 

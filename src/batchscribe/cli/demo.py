@@ -26,11 +26,11 @@ from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.prices import describe_rate
+from batchscribe.core.decide.published_models import WHISPER
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError
-from batchscribe.wiring.engines import DEFAULT
 from batchscribe.wiring.process import apply_settings
 from batchscribe.wiring.seams import rate_of
 
@@ -44,7 +44,7 @@ MODEL = "tiny.en"
 
 @click.command()
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to put all files.")
-@click.option("--engine", default=DEFAULT, show_default=True, help="The speech engine to use.")
+@click.option("--engine", default=WHISPER, show_default=True, help="The speech engine to use.")
 @pass_app
 def demo(app: App, *, folder: Path | None, engine: str) -> int:
     """A complete run on this machine: bundled speech, no account, no network."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,16 @@ import click
 from msgspec.structs import replace
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.layout import Column, print_table
+from batchscribe.core.decide.published_models import (
+    AS_OF,
+    AUTO,
+    MODELS,
+    SOURCE,
+    PublishedModel,
+    find_publisher,
+    list_candidates,
+)
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.manifest import EngineSpec
 
@@ -53,35 +64,40 @@ def engines(
     as_json: bool,
     **options: str,
 ) -> None:
-    """Speech engines of this machine: availability, models and measured speed.
+    """Speech engines of this machine: availability, models, published and measured figures.
 
-    The speed comes from the runs of this machine: audio seconds per second of work.
+    The measured speed comes from the runs of this machine: audio seconds per second of work.
     """
+    from batchscribe.wiring.engine_choice import engine_spec, spec_on_this_machine
     from batchscribe.wiring.engines import engine_reports, fetch_model
     from batchscribe.wiring.seams import open_ledger
 
     spec = EngineSpec(**options)
     if fetch:
-        folder = fetch_model(replace(spec, model=fetch))
+        named = find_publisher(fetch) if spec.engine == AUTO else spec.engine
+        folder = fetch_model(replace(spec, engine=named, model=fetch))
         click.echo(f"{fetch} is in {folder}", err=True)
-        spec = replace(spec, model=spec.model or fetch)
+        spec = replace(spec, engine=named, model=spec.model or fetch)
 
     if (reference or plot) and not compare:
         raise click.UsageError("--reference and --plot need --compare")
     if compare:
         _compare(app, spec, compare, reference, plot, as_json=as_json)
         return
-    reports = engine_reports(spec)
+    reports = engine_reports(partial(spec_on_this_machine, app.settings, spec))
+    chosen = engine_spec(app.settings)
     with open_ledger(app.settings, remember=False) as ledger:
         speeds = ledger.speeds()
     if as_json:
-        print_json({"engines": [_build_document(report, speeds) for report in reports]})
+        listed = [_build_document(report, speeds) for report in reports]
+        print_json({"engines": listed, "auto": chosen, "published": list_published(speeds)})
         return
     for report in reports:
         state = "usable" if report.usable else "; ".join(report.problems)
         app.print_labelled(report.name, state, indent=INDENT)
         for line in _list_details(report, speeds):
             app.print_labelled("", line, indent=INDENT)
+    print_published(app, chosen, speeds)
 
 
 def _compare(
@@ -129,3 +145,85 @@ def _list_details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str
             host = row.instance_type or "this machine"
             runs = format_count(row.runs, "run")
             yield f"measured: {row.speed:.1f} x with {row.model or 'its own model'} on {host} ({runs})"
+
+
+def list_published(speeds: Sequence[Speed]) -> list[dict[str, object]]:
+    """The table as JSON; languages null: about 100."""
+    return [
+        {
+            "engine": model.engine,
+            "model": model.name,
+            "languages": sorted(model.languages) if model.languages else None,
+            "translates": model.translates,
+            "wer": model.wer,
+            "long_wer": model.long_wer,
+            "speed": model.speed,
+            "megabytes": model.megabytes,
+            "licence": model.licence,
+            "source": SOURCE,
+            "as_of": AS_OF,
+            "measured": _find_measured(model, speeds),
+        }
+        for model in MODELS
+    ]
+
+
+def print_published(app: App, chosen: EngineSpec, speeds: Sequence[Speed]) -> None:
+    """Prints the table with a mark at the model of the present settings."""
+    measured = [max(_find_measured(model, speeds), default=None) for model in MODELS]
+    columns = [
+        Column("", ["*" if _is_chosen(model, chosen) else "" for model in MODELS]),
+        Column("model", [model.name for model in MODELS]),
+        Column("engine", [model.engine for model in MODELS]),
+        Column("for", [_describe_languages(model) for model in MODELS]),
+        Column("WER", [_format(model.wer) for model in MODELS], right=True),
+        Column("long", [_format(model.long_wer) for model in MODELS], right=True),
+        Column("speed", [_format(model.speed) for model in MODELS], right=True),
+        Column("yours", [f"{speed:.0f}" if speed else "-" for speed in measured], right=True, optional=2),
+        Column("size", [f"{model.megabytes / 1000:.1f}" for model in MODELS], right=True),
+        Column("licence", [model.licence for model in MODELS], optional=1),
+    ]
+    app.console.print()
+    print_table(app.console, columns)
+    for line in _list_notes(app, chosen):
+        app.console.print(line, markup=False)
+
+
+def _list_notes(app: App, chosen: EngineSpec) -> Iterator[str]:
+    """Lines below the table: the choice of the present settings, units and sources."""
+    settings = app.settings
+    language = chosen.language or AUTO
+    yield f"* {chosen.engine} {chosen.model}: with BATCH_LANGUAGE={language}, {_describe_place(app)}"
+    best = next(iter(list_candidates(settings.engine, settings.language, settings.task)), None)
+    if settings.model == AUTO and settings.provider == "local" and best and not _is_chosen(best, chosen):
+        yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`, {best.engine}"
+    yield (
+        "WER: English, in %, of utterances and of long recordings; speed: audio seconds per second in large "
+        f"batches ({SOURCE}, {AS_OF}); size in GB; `-`: not published"
+    )
+    licences = dict.fromkeys((model.licence, model.engine) for model in MODELS)
+    yield "licences: " + ", ".join(f"{licence} ({engine})" for licence, engine in licences)
+
+
+def _describe_place(app: App) -> str:
+    if app.settings.provider == "local":
+        return "of the models on this machine"
+    return "by the next `batchscribe gpu setup`; a host keeps what it was prepared for"
+
+
+def _find_measured(model: PublishedModel, speeds: Sequence[Speed]) -> list[float]:
+    return [each.speed for each in speeds if (each.engine, each.model) == (model.engine, model.name)]
+
+
+def _is_chosen(model: PublishedModel, chosen: EngineSpec) -> bool:
+    return (model.engine, model.name) == (chosen.engine, chosen.model)
+
+
+def _describe_languages(model: PublishedModel) -> str:
+    if model.languages is None:
+        return "any"
+    return "en" if len(model.languages) == 1 else str(len(model.languages))
+
+
+def _format(figure: float | None) -> str:
+    return "-" if figure is None else str(figure)

@@ -131,10 +131,9 @@ def _choose_provider(interview: Interview, account: Account | None) -> str:
 def _set_up_local(interview: Interview) -> list[str]:
     for name in ("GPU_INSTANCE_ID", "GPU_SSH_KEY_PATH"):
         interview.values.pop(name, None)
-    problems = wiring.list_engine_problems(interview.values)
+    model, problems = wiring.list_engine_problems(interview.values)
     for problem in problems:
         print_line(f"The engine cannot run here yet: {problem}")
-    model = interview.peek("WHISPER_MODEL") or "small.en"
     fetch = (
         f"batchscribe engines --fetch {model}   # downloads the model once; `engines` shows what is missing"
     )

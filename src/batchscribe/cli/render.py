@@ -25,9 +25,10 @@ from batchscribe.settings import Settings
 
 
 def render_decision(ticked: Ticked) -> list[str]:
-    """Lines with the decision and the files that the listing passed over."""
+    """Lines with the decision, the files that the listing passed over, and a change of the engine."""
     over = passed_over_text(ticked.seen.backlog.passed_over) if ticked.seen else ""
-    return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
+    decided = f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}"
+    return [decided, *filter(None, [over, ticked.note])]
 
 
 def render_dry_run(

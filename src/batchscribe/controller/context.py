@@ -14,7 +14,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Instance
-from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
 from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import Wait
@@ -104,17 +104,33 @@ class RunConfig:
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     policy: Policy
-    engine: EngineSpec
-    unsupported: str = ""
-    """Why no machine can run this engine configuration, with the fix; empty if one can."""
+    choose_engine: Callable[[str], EngineSpec]
+    """Resolves `auto` for a session's identified language, or an empty one.
+
+    Called at first use: only the store shows what a GPU host was prepared for.
+    """
+    find_limits: Callable[[EngineSpec], str] = lambda _spec: ""
+    """Returns why no machine can run this engine configuration, with the fix; empty if one can."""
     audio_options: AudioOptions = field(default_factory=AudioOptions)
-    settings_hash: str
-    """Hash of all settings that change a transcript: engine and audio options."""
     limits: Limits
     max_attempts: int
     priors: Priors
     """Defaults until earlier runs provide measurements."""
     waits: Waits = Waits()
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine of sessions whose language is not known."""
+        return self.choose_engine("")
+
+    @property
+    def unsupported(self) -> str:
+        """Why no machine can run this engine configuration, with the fix; empty if one can."""
+        return self.find_limits(self.engine)
+
+    def hash_settings(self, engine: EngineSpec) -> str:
+        """Hash of all settings that change a transcript: engine and audio options."""
+        return hash_values(engine, self.audio_options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +168,11 @@ class World:
     """Writes the report of a settled run."""
     lag: timedelta = LONGEST_LAG
     """Maximum age of the answer to a poll."""
+    open_identifier: Callable[[], Callable[[bytes], str] | None] = lambda: None
+    """Returns a function from an audio file to its language, empty if unsure.
+
+    None if this machine has no model for it, or if no engine depends on the language.
+    """
 
 
 def refuse_unsupported(unsupported: str) -> None:

@@ -21,11 +21,12 @@ from batchscribe.controller.context import (
     save_best_effort,
     step_each,
 )
+from batchscribe.controller.languages import find_engines, take_one_engine
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
+from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
 from batchscribe.core.scan.chunks import Chunk
@@ -93,11 +94,13 @@ def _await_host(world: World, terms: RunConfig, run: Run, poll: Poll, error: Tra
 def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
     """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
-    given = (read_manifest(world, run, worker) for worker in range(len(run.workers)))
+    given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.workers and all(chunk.previously_failed for chunk in fresh):
-        fresh = []
+        # They were in an earlier manifest's batch only if that had another engine.
+        had = {manifest.engine for manifest in given}
+        fresh = [chunk for engine, chunk in find_engines(world, terms, fresh) if engine not in had]
     priors = read_priors(world, terms, run.instance_type)
     return pack(
         fresh,
@@ -129,8 +132,12 @@ def give_work(world: World, terms: RunConfig, run: Run, instance: str, chunks: I
 
 
 def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
-    """Returns the run with the machine's next manifest, recorded but not yet stored."""
-    key = record_manifest(world, _build_manifest(terms, run, chunks))
+    """Returns the run with the machine's next manifest, recorded but not yet stored.
+
+    It takes the chunks of one engine; the others are left for the next manifest.
+    """
+    engine, alike = take_one_engine(world, terms, chunks)
+    key = record_manifest(world, _build_manifest(terms, run, engine, alike))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
@@ -149,7 +156,7 @@ def _launch_worker(world: World, terms: RunConfig, run: Run, seen: Instance) -> 
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
-def _build_manifest(terms: RunConfig, run: Run, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(terms: RunConfig, run: Run, engine: EngineSpec, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.workers),
@@ -157,8 +164,8 @@ def _build_manifest(terms: RunConfig, run: Run, chunks: Iterable[Chunk]) -> Mani
         source=run.source,
         output=run.output,
         deadline=run.deadline,
-        engine=terms.engine,
-        settings_hash=terms.settings_hash,
+        engine=engine,
+        settings_hash=terms.hash_settings(engine),
         audio_options=terms.audio_options,
         limits=terms.limits,
         region=terms.region,

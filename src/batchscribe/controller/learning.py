@@ -6,15 +6,25 @@ from collections.abc import Sequence
 
 from batchscribe.controller.context import RunConfig, World, log
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.run.manifest import ExitRecord
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord
 from batchscribe.core.run.runs import Run
 
 
-def learn(world: World, terms: RunConfig, run: Run, records: Sequence[ExitRecord | None]) -> None:
-    """Records speed, set-up time and bitrate if any work was done."""
-    seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
-    if not seen:
+def learn(
+    world: World, terms: RunConfig, run: Run, work: Sequence[tuple[EngineSpec, ExitRecord | None]]
+) -> None:
+    """Records speed, set-up time and bitrate if any work was done.
+
+    `work`: for each worker its engine and exit record.
+    """
+    worked = [
+        (engine, record) for engine, record in work if record and record.timings.busy and record.tally.done
+    ]
+    if not worked:
         return
+    engine, _ = worked[0]
+    # A run is one measurement: that of its first engine.
+    seen = [record for used, record in worked if used == engine]
     seconds: dict[str, float] = {}
     sizes: dict[str, int] = {}
     for record in seen:
@@ -37,8 +47,8 @@ def learn(world: World, terms: RunConfig, run: Run, records: Sequence[ExitRecord
     log.info("run.measured", run=run.id, speed=speed, setup=setup)
     world.ledger.learn(
         run=run.id,
-        engine=terms.engine.engine,
-        model=terms.engine.model,
+        engine=engine.engine,
+        model=engine.model,
         instance_type=run.instance_type,
         at=world.clock.now(),
         measured=measured,

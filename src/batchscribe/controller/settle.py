@@ -121,7 +121,7 @@ def settle(world: World, terms: RunConfig, run: Run, errors: list[BatchscribeErr
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
     if not is_rehearsal(run):
-        measure = partial(learn, world, terms, run, [each.record for each in work])
+        measure = partial(learn, world, terms, run, [(each.manifest.engine, each.record) for each in work])
         try_action(errors, run, "the measurements were not recorded", measure)
     if run.started or (run.outcome and run.outcome.no_start):
         try_action(errors, run, "no message was sent", lambda: _send_message(world, run, result))

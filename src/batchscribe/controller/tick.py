@@ -19,6 +19,7 @@ from batchscribe.controller.advance import PassResult, advance, advance_all, end
 from batchscribe.controller.alerts import alert, send_alert
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
+from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
@@ -48,6 +49,8 @@ from batchscribe.errors import (
     TransientError,
 )
 
+ENGINE = "engine"
+"""Ledger fact: engine and model of the last scheduled decision."""
 MAX_CHECKS = 8
 """Upper bound on the decisions of one waiting tick."""
 Locked = Callable[[], AbstractContextManager[None]]
@@ -61,6 +64,8 @@ class Ticked:
     decision: Decision
     runs: tuple[Run, ...] = ()
     errors: tuple[BatchscribeError, ...] = ()
+    note: str = ""
+    """Sentence about another engine than in the last run; empty if it was noted before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +183,25 @@ def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
         return Ticked(None, continue_run(world.clock.now(), still_open[0]))
     world.keep_alive()
     seen = observe(world, terms)
+    identify_sessions(world, seen.backlog.candidates)
     decision = decide(seen, terms.policy)
     log.info("tick.decided", decision=type(decision).__name__, reason=decision.reason.sentence)
+    note = _note_engine(world, terms)
     _carry_out(world, terms, seen, decision, passed)
-    return Ticked(seen, decision)
+    return Ticked(seen, decision, note=note)
+
+
+def _note_engine(world: World, terms: RunConfig) -> str:
+    """Records the engine of the next runs. Logs and returns a sentence if the last one was another."""
+    engine = f"{terms.engine.engine} {terms.engine.model}".strip()
+    before = world.ledger.get(ENGINE) or world.ledger.last_engine()
+    if terms.policy.manual or before == engine:
+        return ""
+    if before:
+        log.info("engine.changed", before=before, now=engine)
+    world.ledger.put(ENGINE, engine)
+    sentence = f"New audio is transcribed by {engine}, before it was {before}; existing transcripts stay"
+    return sentence if before else ""
 
 
 def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:

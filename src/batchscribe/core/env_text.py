@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 """Names by group, each with a remark."""
 SUGGESTED = {
-    "WHISPER_MODEL": ("small.en", "a name or a folder"),
+    "WHISPER_MODEL": ("auto", "a name or a folder"),
     "BATCH_LANGUAGE": ("auto", "or a code such as fr"),
     "BATCH_THRESHOLD": ("100", "chunks that make a start pay"),
     "BATCH_MAX_WAIT_HOURS": ("24", "no chunk waits longer"),

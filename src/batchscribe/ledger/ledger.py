@@ -228,6 +228,12 @@ class Ledger:
             if (speeds := [row[3] for row in group])
         )
 
+    def last_engine(self) -> str:
+        """Engine and model of the latest lesson; empty without one."""
+        return next(
+            (f"{engine} {model}".strip() for engine, model in self._fetch_rows("last_engine", {})), ""
+        )
+
     def get(self, key: str) -> str | None:
         rows = self._fetch_rows("get", {"key": key})
         return rows[0][0] if rows else None

@@ -63,6 +63,9 @@ SELECT speed, setup_seconds, release_seconds FROM lessons
 WHERE engine = :engine AND model = :model AND instance_type = :instance_type
 ORDER BY at DESC, run DESC LIMIT :last;
 
+-- name: last_engine
+SELECT engine, model FROM lessons ORDER BY at DESC, run DESC LIMIT 1;
+
 -- name: speeds
 SELECT engine, model, instance_type, speed FROM (
     SELECT engine, model, instance_type, speed,

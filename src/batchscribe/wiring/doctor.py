@@ -32,12 +32,12 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.preflight import (
     check_engine,
     check_guard_role,
     check_local_engine,
     check_record,
-    engine_spec,
     needs_ssh,
     read_instance_record,
 )
@@ -236,7 +236,8 @@ class Preconditions:
 
     @cached_property
     def _engine_spec(self) -> EngineSpec:
-        return engine_spec(self.settings)
+        record = None if self.account is None else self._instance_record
+        return engine_spec(self.settings, record if isinstance(record, InstanceRecord) else None)
 
     @cached_property
     def _seen_instance(self) -> Instance | Finding:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import MisconfiguredError
 
 GROUP = "batchscribe.engines"
-AUTO = "auto"
-DEFAULT = "faster-whisper"
-"""The engine of `auto`, always: a weaker engine is never chosen automatically."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +40,9 @@ def engine_names() -> tuple[str, ...]:
     return tuple(sorted(_list_entries()))
 
 
-def resolve_engine(name: str) -> str:
-    """Returns the engine's name: `auto` is DEFAULT."""
-    return DEFAULT if name == AUTO else name
-
-
 def engine_factory(name: str) -> EngineFactory:
     """The factory registered under a name. Raises MisconfiguredError if there is none."""
-    entry = _list_entries().get(resolve_engine(name))
+    entry = _list_entries().get(name)
     if entry is None:
         known = ", ".join((AUTO, *engine_names()))
         raise MisconfiguredError(f"no speech engine {name!r} is installed here: BATCH_ENGINE may be {known}")
@@ -105,21 +98,14 @@ def fetch_model(spec: EngineSpec) -> Path:
     """
     folder = engine_factory(spec.engine).fetch(spec)
     if folder is None:
-        raise MisconfiguredError(f"the engine {resolve_engine(spec.engine)} has no model to fetch")
+        raise MisconfiguredError(f"the engine {spec.engine} has no model to fetch")
     return folder
 
 
-def engine_reports(spec: EngineSpec) -> tuple[EngineReport, ...]:
-    """Reports for each engine found if it can run here with the model and device of `spec`.
-
-    The model name in `spec` belongs to `spec.engine`; other engines are checked with their defaults.
-    """
-    chosen = resolve_engine(spec.engine)
+def engine_reports(make_spec: Callable[[str], EngineSpec]) -> tuple[EngineReport, ...]:
+    """Reports for each engine found if it can run here, with the spec made for its name."""
+    factories = {name: known_factory(name) for name in engine_names()}
     return tuple(
-        EngineReport(
-            name=name,
-            problems=factory.problems(spec if name == chosen else EngineSpec(engine=name)),
-            models=factory.models(),
-        )
-        for name, factory in ((name, known_factory(name)) for name in engine_names())
+        EngineReport(name=name, problems=factory.problems(make_spec(name)), models=factory.models())
+        for name, factory in factories.items()
     )

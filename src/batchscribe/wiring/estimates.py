@@ -9,10 +9,10 @@ from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.settings import Settings
-from batchscribe.wiring.preflight import engine_spec
+from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import LOCAL_PRIORS
-from batchscribe.wiring.seams import LOCAL, open_ledger, rate_of
+from batchscribe.wiring.seams import LOCAL, open_ledger, open_stores, rate_of
 
 RECENT = timedelta(days=30)
 
@@ -29,7 +29,7 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
 
 def read_expected(settings: Settings) -> tuple[str, Priors]:
     """(instance type of the next run, its set-up time and speed), measured by earlier runs or assumed."""
-    spec, now = engine_spec(settings), open_clock().now()
+    spec, now = EngineChoice(settings, open_stores(settings)[1]).choose(""), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.runs(now - RECENT)
         kind = settings.instance_type or (runs[-1].instance_type if runs else "")

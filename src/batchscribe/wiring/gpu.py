@@ -25,11 +25,13 @@ from batchscribe.controller.commands.manual_control import (
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
-from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unsupported
+from batchscribe.wiring.preflight import refuse_manual_start, unsupported
 from batchscribe.wiring.scheduler import list_instances, new_run_id
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -69,6 +71,8 @@ class GpuTools:
     """Raises MisconfiguredError if a start is bound to be useless."""
     unsupported: str = ""
     """Unsupported engine configuration, with its fix; empty if it is supported."""
+    find_prepared: Callable[[], EngineSpec | None] = lambda: None
+    """The engine that the host was set up for; None: the one that a set-up would prepare."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
@@ -93,7 +97,9 @@ class GpuTools:
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
-        return replace(self.setup, terms=structs.replace(self.setup.terms, busy=busy)).check(instance)
+        terms = self.setup.terms
+        terms = structs.replace(terms, busy=busy, engine=self.find_prepared() or terms.engine)
+        return replace(self.setup, terms=terms).check(instance)
 
     def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""
@@ -107,7 +113,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         clock = SystemClock(interrupts)
         compute = open_compute(settings, clock)
         _source, output = open_stores(settings)
-        spec = engine_spec(settings)
+        spec, besides = engine_spec(settings), list_session_engines(settings)
         yield GpuTools(
             provider=settings.provider,
             instance=list_instances(settings)[0],
@@ -120,10 +126,11 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             open_run=partial(_read_open_run, settings),
             new_session=lambda: f"{MANUAL_PREFIX}{new_run_id(clock.now())}",
             output=output,
-            setup=open_host_setup(settings, clock, compute, output, spec),
+            setup=open_host_setup(settings, clock, compute, output, spec, besides=besides),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
+            find_prepared=lambda: EngineChoice(settings, output).choose(""),
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )

@@ -35,7 +35,8 @@ from batchscribe.errors import (
     MissingCredentialsError,
     TransientError,
 )
-from batchscribe.wiring.engines import engine_factory, known_factory, resolve_engine
+from batchscribe.wiring.engines import engine_factory, known_factory
+from batchscribe.wiring.environments import ask_other, find_other_python
 from batchscribe.wiring.stores import open_store
 
 
@@ -74,18 +75,22 @@ def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes])
 
 def inspect(request: CheckRequest) -> HostReply:
     """Loads the engine and lists the stores, in this process's environment."""
+    if python := find_other_python(request.engine.engine):
+        return ask_other(python, "inspect", request)
     engine = _check_engine(request.engine, busy=request.busy)
     return HostReply(release=__version__, findings=(engine, *_check_stores(request)))
 
 
 def fetch(spec: EngineSpec) -> HostReply:
     """Fetches the engine's model, if it has one to fetch."""
+    if python := find_other_python(spec.engine):
+        return ask_other(python, "fetch", spec)
     done = known_factory(spec.engine).fetch(spec) is not None
     return HostReply(release=__version__, done=done)
 
 
 def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
-    what = f"engine {resolve_engine(spec.engine)}"
+    what = f"engine {spec.engine}"
     if busy:
         detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
         return passed(what, detail)

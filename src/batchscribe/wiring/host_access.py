@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
@@ -42,9 +44,15 @@ def open_host_launcher(settings: Settings, output: Store) -> Launcher:
 
 
 def open_host_setup(
-    settings: Settings, clock: Clock, compute: ManualCompute, output: Store, spec: EngineSpec
+    settings: Settings,
+    clock: Clock,
+    compute: ManualCompute,
+    output: Store,
+    spec: EngineSpec,
+    *,
+    besides: Iterable[EngineSpec] = (),
 ) -> HostSetup:
-    """Builds the set-up and check of the GPU host of these settings."""
+    """Builds the set-up and check of the GPU host of these settings, with further engines `besides`."""
     ssh = open_ssh(settings)
     cloud = compute if isinstance(compute, Ec2Compute) else None
     factory = known_factory(spec.engine)
@@ -70,4 +78,5 @@ def open_host_setup(
         ssh=ssh,
         extra=factory.extra,
         packages=factory.packages,
+        besides=tuple((each, known_factory(each.engine).extra) for each in besides),
     )

@@ -25,8 +25,8 @@ from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
 from batchscribe.settings import DOTENV, KNOWN, Settings, load
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import engine_factory
-from batchscribe.wiring.preflight import engine_spec
 from batchscribe.wiring.seams import open_settings_store
 
 if TYPE_CHECKING:
@@ -195,10 +195,10 @@ def find_first_object(values: Mapping[str, str]) -> ObjectInfo | None:
     return next(iter(open_settings_store(settings, settings.source).list()), None)
 
 
-def list_engine_problems(values: Mapping[str, str]) -> tuple[str, ...]:
-    """Why the chosen engine cannot run on this machine yet; empty if it can."""
+def list_engine_problems(values: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """(model of the chosen engine, why it cannot run on this machine yet)."""
     spec = engine_spec(read_answers(values))
-    return tuple(engine_factory(spec.engine).problems(spec))
+    return spec.model, tuple(engine_factory(spec.engine).problems(spec))
 
 
 def make_absolute(text: str, home: Path) -> str:

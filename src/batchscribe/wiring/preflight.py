@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
+from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.host import (
     CREDENTIALS,
@@ -23,33 +24,16 @@ from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, Unreadab
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
+from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
-    AUTO,
     engine_factory,
     engine_names,
-    known_factory,
     list_limits,
-    resolve_engine,
 )
 from batchscribe.wiring.seams import LOCAL
 
 BOOT = "boot"
 SET_UP = "run `batchscribe gpu setup`"
-
-
-def engine_spec(settings: Settings) -> EngineSpec:
-    engine = resolve_engine(settings.engine)
-    factory = known_factory(engine)
-    # A run on a paid GPU uses it or fails: it never falls back to the host's CPU.
-    paid_gpu = settings.provider != LOCAL and factory.needs_gpu
-    return EngineSpec(
-        engine=engine,
-        model=factory.model_name(settings.model),
-        compute_type=settings.compute_type,
-        device="cuda" if paid_gpu else "auto",
-        language=settings.language,
-        task=settings.task,
-    )
 
 
 def unsupported(spec: EngineSpec) -> str:
@@ -137,7 +121,7 @@ def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding
         yield passed(CREDENTIALS, "found on the host by its last set-up")
     else:
         yield failed(CREDENTIALS, f"no AWS credentials on {record.instance}", CREDENTIALS_FIX)
-    yield check_model(record, engine_spec(settings))
+    yield check_model(record, engine_spec(settings, record))
 
 
 def check_model(record: InstanceRecord, spec: EngineSpec) -> Finding:
@@ -158,17 +142,17 @@ def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
 
 
 def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
-    spec = engine_spec(settings)
+    instance = "" if settings.provider == LOCAL else settings.require("GPU_INSTANCE_ID")
+    record = read_instance_record(output, instance) if instance else None
+    spec = engine_spec(settings, record if isinstance(record, InstanceRecord) else None)
     engine = check_engine(spec)
     yield engine
     yield check_state_folder(settings.state_dir)
-    if settings.provider == LOCAL:
+    if record is None:
         if engine.ok:
             yield check_local_engine(spec)
         return
-    instance = settings.require("GPU_INSTANCE_ID")
     yield check_guard_role(settings)
-    record = read_instance_record(output, instance)
     if needs_ssh(settings, record):
         yield check_key_file(settings.ssh_key_path)
     if isinstance(record, Finding):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import socket
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from batchscribe.core.decide.packing import Priors
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.run.cost_block import BLOCK_TITLE, cost_block
 from batchscribe.core.run.engine_time import format_engine_time
-from batchscribe.core.run.manifest import AudioOptions, Limits
+from batchscribe.core.run.manifest import AudioOptions, Limits, hash_values
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Run
@@ -40,8 +39,9 @@ from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
+from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
-from batchscribe.wiring.preflight import engine_spec, preflight, unsupported
+from batchscribe.wiring.preflight import preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -123,10 +123,15 @@ def open_scheduler(
                 secret=secret,
                 only=only,
             )
-            world = replace(world, preflight=partial(_check_start, trouble, settings, world.output))
+            choice = EngineChoice(settings, world.output)
+            world = replace(
+                world,
+                preflight=partial(_check_start, trouble, settings, world.output),
+                open_identifier=choice.open_identifier,
+            )
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            terms = _build_terms(settings, identity, manual=manual)
+            terms = _build_terms(settings, choice, identity, manual=manual)
             yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
             trouble.refuse_start()
 
@@ -151,7 +156,7 @@ def _check_start(trouble: Fallbacks, settings: Settings, output: Store) -> None:
 def access_hash(settings: Settings) -> str:
     """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
     ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
-    return _hash_values(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
+    return hash_values(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
 
 
 def derived_values(settings: Settings) -> dict[str, str]:
@@ -163,10 +168,6 @@ def derived_values(settings: Settings) -> dict[str, str]:
         "BATCH_LANGUAGE": "auto",
         "BATCH_CHUNK_OVERLAP_MS": "auto",
     }
-
-
-def _hash_values(*values: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
 def list_instances(settings: Settings) -> tuple[str, ...]:
@@ -270,9 +271,7 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
     )
 
 
-def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfig:
-    spec = engine_spec(settings)
-    audio = AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
+def _build_terms(settings: Settings, choice: EngineChoice, identity: str, *, manual: bool) -> RunConfig:
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return RunConfig(
@@ -288,10 +287,11 @@ def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfi
         access=access_hash(settings),
         shared_machine=local,
         policy=make_policy(settings, manual=manual),
-        engine=spec,
-        unsupported=unsupported(spec),
-        audio_options=audio,
-        settings_hash=_hash_values(spec, audio),
+        choose_engine=choice.choose,
+        find_limits=unsupported,
+        audio_options=AudioOptions(
+            overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split"
+        ),
         limits=Limits(
             max_audio_seconds=settings.max_audio_hours * 3600,
             max_object_bytes=settings.max_object_mb * 1024 * 1024,

@@ -25,6 +25,7 @@ from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import limit_of, read_bytes
 from batchscribe.wiring.engines import engine_factory
+from batchscribe.wiring.environments import find_other_python
 from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import ConcurrencySettings, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
@@ -71,6 +72,8 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
     # Before any write: a foreign manifest must not choose where an exit record goes.
     refuse_foreign_work(manifest, root=root, key=key, place=place)
+    if place:
+        _enter_environment(manifest, home, clock, [location, "--control", control, "--sha256", sha256])
     with _stop_on_signals() as stop:
         try:
             factory = find_factory(manifest)
@@ -97,6 +100,21 @@ def _read_place(clock: Clock) -> HostPlace | None:
     """The record of `gpu setup` on this machine; None if it was never set up as a GPU host."""
     host = Box(Path.home(), clock)
     return host.read_place() if host.is_set_up else None
+
+
+def _enter_environment(manifest: Manifest, home: Store, clock: Clock, words: list[str]) -> None:
+    """Continues in the environment of the manifest's engine, if it has one; else returns.
+
+    As the same process, so that it is still the one that the agent started. Raises MisconfiguredError.
+    """
+    python = find_other_python(manifest.engine.engine)
+    try:
+        if python:
+            os.execv(python, [python, "-P", "-m", "batchscribe", "worker", *words])  # noqa: S606
+    except OSError as error:
+        why = f"{python} cannot run ({error.strerror}): run `batchscribe gpu setup`"
+        fail_worker(manifest, home, clock, why)
+        raise MisconfiguredError(why) from error
 
 
 def _choose_crew(cores: int) -> ConcurrencySettings:

@@ -50,12 +50,21 @@ def find_wheel(given: Path | None, folder: Path) -> Path | None:
 
 
 def install_worker(
-    ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str, packages: Sequence[str] = ()
+    ssh: Ssh,
+    instance: Instance,
+    *,
+    wheel: Path | None,
+    extra: str,
+    packages: Sequence[str] = (),
+    beside: bool = False,
+    kept: Sequence[str] = (),
 ) -> str:
     """Installs the worker in a new environment on the host, and switches to it at the end.
 
-    `packages`: further requirements, from the host's index. Returns the version of the host's Python. If the
-    installation fails, the previous one stays. Raises LaunchError, MisconfiguredError.
+    `packages`: further requirements, from the host's index. `beside`: the environment is the extra's own,
+    beside the host's first one, whose installation removes those with extras that are not in `kept`. Returns
+    the version of the host's Python. If the installation fails, the previous one stays. Raises LaunchError,
+    MisconfiguredError.
     """
     if extra not in EXTRAS:
         raise MisconfiguredError(f"there is no extra {extra!r}: use one of {', '.join(EXTRAS)}")
@@ -64,7 +73,10 @@ def install_worker(
         "install.sh": script,
         "extra": f"{extra}\n".encode(),
         "release": f"{batchscribe.__version__}\n".encode(),
+        "name": f"venv-{extra}\n".encode() if beside else b"venv\n",
     }
+    if not beside:
+        files["kept"] = "".join(f"venv-{each}\n" for each in kept).encode()
     if wheel:
         files[wheel.name] = wheel.read_bytes()
     if pinned := read_pins(extra):

@@ -1,14 +1,15 @@
 #!/bin/sh
-# Installs a worker into ~/.batchscribe/venv. Runs on the GPU host, in the unpacked folder: the files `extra`
-# and `release` select the package, from a wheel in the folder or from the index. If there is a file
-# `pins.txt`, all dependencies are installed exactly as listed there, by version and hash. `packages.txt` lists
-# the packages of a third-party engine.
+# Installs a worker into ~/.batchscribe/venv, or another `name` beside it. Runs on the GPU host, in the unpacked
+# folder: the files `extra` and `release` select the package, from a wheel in the folder or from the index. If
+# there is a file `pins.txt`, all dependencies are installed exactly as listed there, by version and hash.
+# `packages.txt` lists the packages of a third-party engine, `kept` the environments beside that stay.
 set -eu
 umask 077
 here=$(pwd)
 root=$HOME/.batchscribe
 read -r extra < extra
 read -r release < release
+read -r name < name
 what="batchscribe[$extra]==$release"
 for wheel in "$here"/batchscribe-*.whl; do
     if [ -f "$wheel" ]; then what="$wheel[$extra]"; fi
@@ -50,7 +51,7 @@ install_all() {
     if [ -f "$here/packages.txt" ]; then "$@" -r "$here/packages.txt" >&2; fi
 }
 
-fresh=$(mktemp -d "$root/venv.XXXXXX")
+fresh=$(mktemp -d "$root/$name.XXXXXX")
 trap 'rm -rf "$fresh"' EXIT
 python=$(find_python)
 if [ -n "$python" ]; then
@@ -68,11 +69,17 @@ else
 fi
 
 # A folder of an older setup at the link's path cannot be replaced by renaming.
-if [ -d "$root/venv" ] && [ ! -L "$root/venv" ]; then rm -rf "$root/venv"; fi
-ln -sfn "$(basename "$fresh")" "$root/venv.next"
-mv -T "$root/venv.next" "$root/venv"
+if [ -d "$root/$name" ] && [ ! -L "$root/$name" ]; then rm -rf "${root:?}/$name"; fi
+ln -sfn "$(basename "$fresh")" "$root/$name.next"
+mv -T "$root/$name.next" "$root/$name"
 trap - EXIT
-for old in "$root"/venv.*; do
+for old in "$root/$name".*; do
     if [ "$old" != "$fresh" ]; then rm -rf "$old"; fi
 done
-"$root/venv/bin/python" --version
+if [ -f "$here/kept" ]; then
+    for old in "$root"/venv-*; do
+        beside=$(basename "$old")
+        if ! grep -qxF "${beside%%.*}" "$here/kept"; then rm -rf "$old"; fi
+    done
+fi
+"$root/$name/bin/python" --version

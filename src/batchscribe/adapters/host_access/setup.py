@@ -6,7 +6,8 @@ import io
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -29,11 +30,13 @@ from batchscribe.core.run.host import (
     Finding,
     HostPlace,
     InstanceRecord,
+    PreparedEngine,
     failed,
     passed,
     warned,
 )
 from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -91,6 +94,8 @@ class HostSetup:
     extra: str = "gpu"
     packages: tuple[str, ...] = ()
     """The engine's extra and further requirements."""
+    besides: tuple[tuple[EngineSpec, str], ...] = ()
+    """Engines for sessions of an identified language, each with the extra of its own environment."""
 
     def reach(self, instance: Instance) -> None:
         """Connects to the host. Raises LaunchError with the cause if no machine answers."""
@@ -143,12 +148,17 @@ class HostSetup:
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(options.wheel, Path(folder))
                 yield passed("wheel", wheel.name if wheel else "from the host's index")
+                extras = tuple(dict.fromkeys(extra for _, extra in self.besides))
+                for extra in extras:
+                    install_worker(self.ssh, instance, wheel=wheel, extra=extra, beside=True)
+                    yield passed("installed beside", extra)
                 python = install_worker(
                     self.ssh,
                     instance,
                     wheel=wheel,
                     extra=options.extra or self.extra,
                     packages=self.packages,
+                    kept=extras,
                 )
             yield passed("installed", f"batchscribe {__version__} on {python}")
         if environment is not None:
@@ -157,16 +167,23 @@ class HostSetup:
         boots = yield from self._install_units(instance)
         if boots:
             self._enable_tags(instance)
-        engine = self.terms.engine
-        self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
-        yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
+        for engine in (self.terms.engine, *(spec for spec, _ in self.besides)):
+            self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
+            yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
-        for finding in self.check(instance, boots=boots):
+        for finding in chain(self.check(instance, boots=boots), self._check_besides(instance)):
             findings.append(finding)
             yield finding
         missing = {finding.what for finding in findings if not finding.ok}
         if missing <= {CREDENTIALS}:
             yield self._write_record(instance, fingerprint, boots=boots, credentials=not missing)
+
+    def _check_besides(self, instance: Instance) -> Iterator[Finding]:
+        """Loads each further engine."""
+        for engine, _ in self.besides:
+            there = replace(self, terms=structs.replace(self.terms, engine=engine))
+            found = there._request_check(instance, boots=False)  # noqa: SLF001  another of this class
+            yield from (finding for finding in found if finding.what.startswith(("engine", "self-test")))
 
     def _check_connection(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Checks the connection. True if a machine answers."""
@@ -273,6 +290,7 @@ class HostSetup:
             credentials=credentials,
             engine=self.terms.engine.engine,
             model=self.terms.engine.model,
+            engines=tuple(PreparedEngine(engine=spec.engine, model=spec.model) for spec, _ in self.besides),
             claim=recorded.claim if recorded else None,
             parked=parked or (recorded.parked if recorded else None),
         )

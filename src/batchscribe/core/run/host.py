@@ -248,6 +248,13 @@ class HostEnd(Dated, frozen=True, kw_only=True):
     at: Time
 
 
+class PreparedEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """Engine and model on a host."""
+
+    engine: Name
+    model: Name
+
+
 class InstanceRecord(Dated, frozen=True, kw_only=True):
     """Stored state of an instance that was set up."""
 
@@ -267,6 +274,8 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     engine: str = ""
     model: str = ""
     """Prepared by its last set-up; empty in records without them."""
+    engines: tuple[PreparedEngine, ...] = ()
+    """Prepared besides, for sessions of an identified language."""
     claim: HostClaim | None = None
     parked: ParkedParts | None = None
     """None if they could not be read."""

@@ -294,6 +294,11 @@ def digest(manifest: Manifest) -> str:
     return sha256(encode(manifest)).hexdigest()
 
 
+def hash_values(*values: object) -> str:
+    """Short hash that differs if any of the values does."""
+    return sha256(msgspec.json.encode(values)).hexdigest()[:16]
+
+
 def encode(value: msgspec.Struct) -> bytes:
     return msgspec.json.encode(value)
 

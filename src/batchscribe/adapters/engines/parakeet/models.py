@@ -18,14 +18,12 @@ import structlog
 from batchscribe.adapters.engines.hub_models import HubModel, verify_model
 from batchscribe.adapters.engines.parakeet.half_precision import HALF, make_half
 from batchscribe.adapters.engines.problems import describe_unknown, first_line
+from batchscribe.core.decide.published_models import ENGLISH, EUROPEAN
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 
 DEFAULT_MODEL = "nemo-parakeet-tdt-0.6b-v2"
 MULTILINGUAL_MODEL = "nemo-parakeet-tdt-0.6b-v3"
-ENGLISH = frozenset({"en"})
-_EUROPEAN = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk"
-EUROPEAN = frozenset(_EUROPEAN.split())
 PUBLISHED = {
     DEFAULT_MODEL: ENGLISH,
     MULTILINGUAL_MODEL: EUROPEAN,

@@ -57,6 +57,21 @@ class WhisperFactory(EngineFactory):
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
         """Raises MisconfiguredError (see `problems`) and EngineError."""
+        decoder, device, kind = self.load_decoder(spec)
+        with engine_errors(f"{NAME} cannot load {model_name(spec)}", lambda _error: True):
+            self_test(decoder, device)
+            size = batch_size(decoder, device)
+        return FasterWhisper(
+            decoder,
+            spec,
+            model=model_name(spec),
+            device=f"{device}, {kind}",
+            monotonic=SystemClock().monotonic,
+            batch_size=size,
+        )
+
+    def load_decoder(self, spec: EngineSpec) -> tuple[WhisperDecoder, str, str]:
+        """(model, device, number format), untested. Raises as `load` does."""
         self.check(spec)
         check_vendor()
         device = device_of(spec)
@@ -68,16 +83,7 @@ class WhisperFactory(EngineFactory):
             )
             decoder = WhisperDecoder(model, spec.task)
             check_languages(spec, multilingual=decoder.multilingual)
-            self_test(decoder, device)
-            size = batch_size(decoder, device)
-        return FasterWhisper(
-            decoder,
-            spec,
-            model=model_name(spec),
-            device=f"{device}, {kind}",
-            monotonic=SystemClock().monotonic,
-            batch_size=size,
-        )
+        return decoder, device, kind
 
     def models(self) -> dict[str, bool]:
         return {name: _is_here(name) for name in MODELS}

@@ -1,0 +1,162 @@
+"""Resolves the engine and model of `auto`: by the settings, the host's record and the published models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, cached_property
+
+from msgspec import structs
+
+from batchscribe.core import keys
+from batchscribe.core.decide.published_models import (
+    AUTO,
+    EUROPEAN,
+    PARAKEET,
+    WHISPER,
+    choose_small_whisper,
+    find_publisher,
+    list_candidates,
+)
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.protocols import Store
+from batchscribe.reading import read_if_valid
+from batchscribe.settings import Settings
+from batchscribe.wiring.engines import known_factory, list_limits
+from batchscribe.wiring.seams import LOCAL
+
+BEFORE_RECORDS = (WHISPER, "small.en")
+"""Engine and model of set-ups that did not record them: the defaults of that time."""
+IDENTIFIER = EngineSpec(engine=WHISPER, model="tiny", device="cpu")
+"""The model that identifies the language of sessions, on the scheduler's machine."""
+
+
+class EngineChoice:
+    """The engine of the next runs, for an identified language or an empty one.
+
+    It reads the record of the host's set-up, once, if `auto` depends on it, and raises what the store raises.
+    """
+
+    def __init__(self, settings: Settings, output: Store) -> None:
+        self._settings = settings
+        self._output = output
+        self.choose = cache(self._choose)
+
+    @cached_property
+    def _record(self) -> InstanceRecord | None:
+        settings = self._settings
+        if settings.provider == LOCAL or settings.model != AUTO or not settings.instance_id:
+            return None
+        return read_if_valid(self._output, keys.instance(settings.instance_id), InstanceRecord)
+
+    def _choose(self, language: str) -> EngineSpec:
+        by_language = language and is_by_session(self._settings)
+        specs = list_by_language(self._settings, language) if by_language else []
+        ready = (spec for spec in specs if self._is_ready(spec))
+        return next(ready, None) or engine_spec(self._settings, self._record)
+
+    def _is_ready(self, spec: EngineSpec) -> bool:
+        """True if the host was prepared for it, or if this machine can run it."""
+        if self._settings.provider == LOCAL:
+            return _is_usable(spec)
+        prepared = self._record.engines if self._record else ()
+        return (spec.engine, spec.model) in {(each.engine, each.model) for each in prepared}
+
+    def open_identifier(self) -> Callable[[bytes], str] | None:
+        """Returns a function from audio to its language; None if this machine has no model for it.
+
+        None, too, if no engine depends on the language. Raises EngineError, and what the store raises.
+        """
+        usual = self.choose("")
+        if not has_identifier() or all(self.choose(language) == usual for language in sorted(EUROPEAN)):
+            return None
+        # Imports numpy, which commands that only list the backlog do not load.
+        from batchscribe.adapters.engines.whisper.language import load_identifier
+
+        return load_identifier(IDENTIFIER)
+
+
+def has_identifier() -> bool:
+    return _is_usable(IDENTIFIER)
+
+
+def is_by_session(settings: Settings) -> bool:
+    """True if the settings leave engine, model and language open."""
+    return (settings.engine, settings.model, settings.language) == (AUTO, AUTO, None)
+
+
+def list_session_engines(settings: Settings) -> tuple[EngineSpec, ...]:
+    """Engines that `gpu setup` prepares for sessions of identified languages, if this machine can do that."""
+    if settings.provider == LOCAL or not is_by_session(settings) or not has_identifier():
+        return ()
+    best = [list_by_language(settings, language)[:1] for language in sorted(EUROPEAN)]
+    return tuple(dict.fromkeys(structs.replace(spec, language=None) for specs in best for spec in specs))
+
+
+def list_by_language(settings: Settings, language: str) -> list[EngineSpec]:
+    """Parakeet's specs for sessions of a language, the best first; other engines identify it themselves."""
+    spoken = replace(settings, language=language)
+    found = list_candidates(PARAKEET, language, settings.task)
+    specs = [_make_spec(spoken, model.engine, model.name) for model in found]
+    return [spec for spec in specs if not list_limits(spec)]
+
+
+def engine_spec(settings: Settings, record: InstanceRecord | None = None) -> EngineSpec:
+    """Resolves `auto`: explicit settings win, then what `record` shows as prepared, then the best model.
+
+    On this machine, the best model is one that is here and can run.
+    """
+    engine, model = settings.engine, settings.model
+    if model != AUTO:
+        return _make_spec(settings, find_publisher(model) if engine == AUTO else engine, model)
+    if record and (kept := _keep_prepared(settings, record)):
+        return kept
+    published = list_candidates(engine, settings.language, settings.task)
+    specs = (_make_spec(settings, each.engine, each.name) for each in published)
+    able = [spec for spec in specs if not list_limits(spec)]
+    if settings.provider == LOCAL:
+        if found := next(filter(_is_usable, able), None):
+            return found
+        if engine in {AUTO, WHISPER}:
+            return _make_spec(settings, WHISPER, choose_small_whisper(settings.language, settings.task))
+    return able[0] if able else _make_spec(settings, WHISPER if engine == AUTO else engine, "")
+
+
+def spec_on_this_machine(settings: Settings, given: EngineSpec, engine: str) -> EngineSpec:
+    """The spec of an engine for this machine: the model of `given` if that is the engine's, else `auto`."""
+    publisher = find_publisher(given.model) if given.engine == AUTO else given.engine
+    model = given.model if given.model and engine == publisher else AUTO
+    here = replace(settings, provider=LOCAL, engine=engine, model=model, compute_type=given.compute_type)
+    return structs.replace(engine_spec(here), device=given.device)
+
+
+def _keep_prepared(settings: Settings, record: InstanceRecord) -> EngineSpec | None:
+    """The engine that the host was set up for, if `auto` may choose it and it can do the settings' work."""
+    engine, model = (record.engine, record.model) if record.engine else BEFORE_RECORDS
+    if settings.engine == AUTO:
+        # Parakeet transcribes any language as one of its own, without a report: it needs a known one.
+        safe = engine == WHISPER or (engine == PARAKEET and settings.language is not None)
+    else:
+        safe = engine == settings.engine
+    spec = _make_spec(settings, engine, model)
+    return spec if safe and not list_limits(spec) else None
+
+
+def _is_usable(spec: EngineSpec) -> bool:
+    """True if its packages and its model are on this machine."""
+    return not known_factory(spec.engine).problems(spec)
+
+
+def _make_spec(settings: Settings, engine: str, model: str) -> EngineSpec:
+    factory = known_factory(engine)
+    # A run on a paid GPU uses it or fails: it never falls back to the host's CPU.
+    paid_gpu = settings.provider != LOCAL and factory.needs_gpu
+    return EngineSpec(
+        engine=engine,
+        model=factory.model_name(model),
+        compute_type=settings.compute_type,
+        device="cuda" if paid_gpu else "auto",
+        language=settings.language,
+        task=settings.task,
+    )
