@@ -128,7 +128,7 @@ def main() -> None:
     )
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for name in TRACES:
-        for result in simulate(make_trace(name, wanted.seed), policy, make_offer()).policies:
+        for result in simulate(make_trace(name, wanted.seed), policy, [make_offer()]).policies:
             print(_format_row(name, result), flush=True)
 
 

@@ -27,12 +27,15 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
     return estimate(chunks, priors, rate_of(settings)(kind))
 
 
-def read_expected(settings: Settings) -> tuple[str, Priors]:
-    """(instance type of the next run, its set-up time and speed), measured by earlier runs or assumed."""
+def read_expected(settings: Settings, instance_type: str = "") -> tuple[str, Priors]:
+    """(instance type, its set-up time and speed), measured by earlier runs or assumed.
+
+    Without a type, that of the next run.
+    """
     spec, now = engine_spec(settings), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.runs(now - RECENT)
-        kind = settings.instance_type or (runs[-1].instance_type if runs else "")
+        kind = instance_type or settings.instance_type or (runs[-1].instance_type if runs else "")
         priors = ledger.priors(
             engine=spec.engine,
             model=spec.model,
