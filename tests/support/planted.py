@@ -31,7 +31,7 @@ from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import RunConfig, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys
-from batchscribe.core.decide import policy
+from batchscribe.core.decide import policy, triggers
 from batchscribe.core.decide.money import ZERO
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
@@ -434,7 +434,7 @@ def a_damaged_ledger_ends_every_process(patch: Patch) -> None:
 
 
 def a_chunk_that_failed_waits_for_company(patch: Patch) -> None:
-    patch.setattr(policy, "_find_waiting_since", lambda backlog: backlog.oldest)
+    patch.setattr(triggers, "find_waiting_since", lambda seen: seen.backlog.oldest)
 
 
 def a_clock_set_back_bills_nothing(patch: Patch) -> None:

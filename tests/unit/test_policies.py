@@ -109,11 +109,19 @@ def test_a_backlog_that_is_not_quiet_waits(seen: Any) -> None:
     assert isinstance(decide(seen, BALANCED), Hold)
 
 
-def test_the_cool_down_ends_after_an_hour() -> None:
-    seen = arrived(12 * MINUTE_OF_AUDIO, minutes_ago=6, last_start=NOW - timedelta(minutes=50))
+@pytest.mark.parametrize(
+    ("minutes_of_audio", "cool_down"),
+    [(60, timedelta(hours=1)), (12, timedelta(hours=3.0683))],
+    ids=["at least an hour", "as long as the audio could wait for the price of a set-up"],
+)
+def test_the_cool_down_follows_from_the_audio(minutes_of_audio: int, cool_down: timedelta) -> None:
+    last = NOW - timedelta(minutes=50)
+    seen = arrived(minutes_of_audio * MINUTE_OF_AUDIO, minutes_ago=6, last_start=last)
     held = decide(seen, BALANCED)
     assert isinstance(held, Hold)
-    assert held.expected == NOW + timedelta(minutes=10)
+    assert held.expected is not None
+    assert abs(held.expected - last - cool_down) < timedelta(minutes=1)
+    assert decide(replace(seen, now=held.expected), BALANCED).reason.code is ReasonCode.QUIET
     assert isinstance(decide(replace(seen, now=held.expected), BALANCED), Launch)
 
 

@@ -68,7 +68,7 @@ class Policy:
     quiet_audio: timedelta = timedelta(minutes=10)
     """Least audio for which a quiet backlog starts the GPU."""
     cool_down: timedelta = timedelta(hours=1)
-    """From the last start to the next one for a quiet backlog: bursts each few minutes share a start."""
+    """Least time from the last start to one for a quiet backlog: bursts each few minutes share a start."""
     manual: bool = False
     """Requested by a user: takes all pending chunks, regardless of age and earlier failures."""
 

@@ -85,13 +85,18 @@ def _find_balance(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
 
 
 def _find_quiet(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
-    """Holds once no chunk arrived for a while, unless the last start was a short time ago."""
-    waits = start.waits
+    """Holds once no chunk arrived for a while, and the last start was long enough ago.
+
+    The cool-down ends when this audio could have waited since the last start for the price of a start: a
+    steady flow of recordings with pauses is left to the balance.
+    """
+    waits, price = start.waits, policy.wait_price
     enough = timedelta(hours=waits.audio_hours) >= policy.quiet_audio
-    if seen.backlog.waiting or not enough or waits.newest is None:
+    if seen.backlog.waiting or not enough or waits.newest is None or not price.micros:
         return
     since = min(waits.newest, seen.now)
-    cooled = min(seen.last_start, seen.now) + policy.cool_down if seen.last_start else since
+    worth = _as_span(start.setup_cost.micros / price.micros / waits.audio_hours * _HOUR)
+    cooled = min(seen.last_start, seen.now) + max(policy.cool_down, worth) if seen.last_start else since
     yield Trigger(
         max(since + policy.quiet, cooled),
         ReasonCode.QUIET,
