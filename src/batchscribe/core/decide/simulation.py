@@ -108,9 +108,10 @@ def simulate(
     origin: str = "",
     report: Callable[[int], None] = lambda _done: None,
 ) -> Simulation:
-    """Replays the policy, and the same with each other name, on arrivals in order of time.
+    """Replays the policy and its alternatives on each offer.
 
-    `report` gets the number of chunks that each check starts.
+    `arrivals` are in order of time; the alternatives have the policy's limits under each other name. `report`
+    gets the number of chunks that each check starts.
     """
     results = tuple(_simulate_offer(arrivals, policy, offer, report) for offer in offers)
     policies = results[0].policies
