@@ -1,4 +1,4 @@
-"""What each policy costs on six traces of arrivals, beside the optimum: `python -m bench.policies`.
+"""Bills and waits of each policy on six traces of arrivals: `python -m bench.policies`.
 
 The traces last five weeks, and their seeds are fixed. Nothing is measured on a GPU: the price is AWS's list
 price of a g6.xlarge in us-east-1, set-up takes 150 s, and an audio hour 49 s of work (a published speed of
@@ -128,7 +128,7 @@ def main() -> None:
     )
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for name in TRACES:
-        for result in simulate(make_trace(name, wanted.seed), policy, make_offer()).policies:
+        for result in simulate(make_trace(name, wanted.seed), policy, [make_offer()]).policies:
             print(_format_row(name, result), flush=True)
 
 

@@ -104,6 +104,6 @@ def test_no_policy_is_better_than_the_optimum(
         max_wait=timedelta(hours=wait_hours),
         check_interval=timedelta(seconds=INTERVAL),
     )
-    for result in simulate(trace, policy, offer).policies:
+    for result in simulate(trace, policy, [offer]).policies:
         assert result.deadline_ratio >= 1
         assert result.linear_ratio >= 1

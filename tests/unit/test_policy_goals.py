@@ -1,4 +1,4 @@
-"""What the policies promise, on traces with fixed seeds that did not tune them."""
+"""Goals of the policies, on traces with fixed seeds that did not tune them."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def find(result: Simulation, name: PolicyName) -> int:
 
 
 def test_every_policy_is_compared_with_the_present_one() -> None:
-    result = simulate(arrive(10, 20, 90), replace(AT_ONCE, threshold=3), OFFER, "test")
+    result = simulate(arrive(10, 20, 90), replace(AT_ONCE, threshold=3), [OFFER], "test")
     by_name = {each.name: each for each in result.policies}
     assert list(by_name) == list(PolicyName)
     now, threshold = by_name["now"], by_name["threshold"]
@@ -145,13 +145,13 @@ def test_every_policy_is_compared_with_the_present_one() -> None:
 
 
 def test_the_present_policy_stays_if_no_other_is_cheaper() -> None:
-    result = simulate(arrive(10), AT_ONCE, OFFER)
+    result = simulate(arrive(10), AT_ONCE, [OFFER])
     assert result.env == {"BATCH_POLICY": "now", "BATCH_MAX_WAIT_HOURS": "24"}
     assert result.saved == 0.0
 
 
 def test_waits_are_measured_by_chunk() -> None:
-    result = simulate(arrive(*range(1, 21), audio=10.0), AT_ONCE, OFFER)
+    result = simulate(arrive(*range(1, 21), audio=10.0), AT_ONCE, [OFFER])
     waits = result.policies[find(result, PolicyName.NOW)].wait_hours
     assert waits.max * 3600 == pytest.approx(59 * 60 + 101)
     assert waits.p95 * 3600 == pytest.approx(58 * 60 + 102)
@@ -159,14 +159,14 @@ def test_waits_are_measured_by_chunk() -> None:
 
 
 def test_a_chunk_past_the_longest_wait_is_late_and_may_be_so_in_the_optimum() -> None:
-    result = simulate(arrive(0.5, 10), replace(AT_ONCE, max_wait=HOUR), OFFER)
+    result = simulate(arrive(0.5, 10), replace(AT_ONCE, max_wait=HOUR), [OFFER])
     late = [each.late for each in result.policies]
     assert late == [1] * len(late)
     assert {each.ratio for each in result.policies} == {1.0}
 
 
 def test_an_empty_trace_costs_nothing() -> None:
-    result = simulate((), AT_ONCE, OFFER)
+    result = simulate((), AT_ONCE, [OFFER])
     assert (result.chunks, result.since, result.saved) == (0, None, 0.0)
     for each in result.policies:
         assert (each.dollars, each.dollars_per_audio_hour, each.starts, each.late) == (0.0, None, 0, 0)
@@ -175,7 +175,7 @@ def test_an_empty_trace_costs_nothing() -> None:
 
 def test_a_free_machine_has_ratios_by_its_time() -> None:
     free = replace(OFFER, rate=Rate(per_hour=Usd(0), source="this machine"))
-    result = simulate(arrive(10, 20, 90), replace(AT_ONCE, threshold=3), free)
+    result = simulate(arrive(10, 20, 90), replace(AT_ONCE, threshold=3), [free])
     assert [each.dollars for each in result.policies] == [0.0] * len(result.policies)
     assert result.policies[find(result, PolicyName.NOW)].deadline_ratio == pytest.approx(1.4)
 

@@ -15,6 +15,7 @@ from batchscribe.cli.main import cli
 from batchscribe.cli.simulate import _list_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.run.report import QueueSample
 from batchscribe.errors import MisconfiguredError
@@ -66,7 +67,9 @@ def test_the_document_has_every_policy() -> None:
     deadline = policy(document, "deadline")
     assert (deadline["dollars"], deadline["starts"], deadline["ratio"]) == (0.3, 1, 1.0)
     assert (document["chunks"], document["audio_hours"]) == (3, 0.5)
-    assert (document["rate"], document["speed"], document["max_wait_hours"]) == (3.6, 10.0, 24.0)
+    (offer,) = document["offers"]
+    assert offer["policies"] == document["policies"]
+    assert (offer["rate"], offer["speed"], document["max_wait_hours"]) == (3.6, 10.0, 24.0)
 
 
 def test_settings_are_what_the_options_leave_open(home: Path) -> None:
@@ -74,14 +77,43 @@ def test_settings_are_what_the_options_leave_open(home: Path) -> None:
         "GPU_HOURLY_COST=7.2\nBATCH_POLICY=now\nBATCH_MAX_WAIT_HOURS=5\nBATCH_SCHEDULER_CHECK_HOURS=0.5\n"
     )
     document = simulated("--arrivals", "trace.csv")
-    assert (document["rate"], document["rate_source"]) == (7.2, "GPU_HOURLY_COST")
+    (offer,) = document["offers"]
+    assert (offer["rate"], offer["rate_source"]) == (7.2, "GPU_HOURLY_COST")
     assert (document["present"], document["max_wait_hours"], document["check_hours"]) == ("now", 5.0, 0.5)
 
 
 def test_measured_speed_and_set_up_are_the_default() -> None:
     document = simulated("--arrivals", "trace.csv", "--rate", "1")
-    assert document["speed"] > 1
-    assert document["release_seconds"] > 0
+    assert document["offers"][0]["speed"] > 1
+    assert document["offers"][0]["release_seconds"] > 0
+
+
+def test_each_type_of_the_settings_is_an_offer(home: Path) -> None:
+    (home / ".env").write_text(
+        "GPU_PROVIDER=ec2\nGPU_INSTANCE_ID=i-0123456789abcdef0\nGPU_INSTANCE_TYPE=g6.xlarge\n"
+        "GPU_INSTANCE_TYPES=g4dn.xlarge,g6.xlarge\nAWS_REGION=us-east-2\n"
+    )
+    with Ledger(home / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.learn(
+            run="r",
+            engine="faster-whisper",
+            model="small.en",
+            instance_type="g4dn.xlarge",
+            at=NOW,
+            measured=Priors(speed=40.0, setup_seconds=90.0, release_seconds=30.0),
+        )
+    document = simulated("--arrivals", "trace.csv")
+    first, second = document["offers"]
+    assert document["policies"] == first["policies"]
+    assert (first["instance_type"], first["rate"], first["speed"]) == ("g6.xlarge", 0.8048, 20.0)
+    assert (second["instance_type"], second["rate"], second["speed"]) == ("g4dn.xlarge", 0.526, 40.0)
+    lines = simulate("--arrivals", "trace.csv").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[6:9]] == [
+        ["Type", "$/h"],
+        ["g6.xlarge", "0.8048"],
+        ["g4dn.xlarge", "0.5260"],
+    ]
+    assert len(simulated("--arrivals", "trace.csv", "--rate", "1")["offers"]) == 1
 
 
 def test_a_budget_does_not_stop_a_simulation(home: Path) -> None:
@@ -115,7 +147,7 @@ def test_late_chunks_are_named(home: Path) -> None:
 
 
 def test_policies_with_one_result_are_one_point() -> None:
-    found = simulate_policies([Arrival(NOW, 600.0)], Policy(threshold=1), values.OFFER)
+    found = simulate_policies([Arrival(NOW, 600.0)], Policy(threshold=1), [values.OFFER])
     points = [name for name, _wait, _dollars in _list_points(found)]
     assert points == ["threshold, now", "deadline", "balanced"]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,17 @@ def simulate(
     """
     if plot:
         check_plot(plot)
-    offer = _make_offer(app.settings, rate, setup_seconds, speed)
-    trace, origin = _read_trace(app.settings, offer, arrivals)
+    make_offer = partial(_make_offer, app.settings, rate=rate, setup=setup_seconds, speed=speed)
+    offers = [make_offer("")]
+    if rate is None:
+        others = dict.fromkeys(app.settings.instance_types)
+        offers += [make_offer(kind) for kind in others if kind != offers[0].instance_type]
+    trace, origin = _read_trace(app.settings, offers[0], arrivals)
     policy = make_policy(app.settings)
     if max_wait_hours is not None:
         policy = replace(policy, max_wait=timedelta(hours=max_wait_hours))
-    with _show_progress(len(trace) * len(PolicyName), quiet=app.quiet) as report:
-        found = simulate_policies(trace, policy, offer, origin, report)
+    with _show_progress(len(trace) * len(PolicyName) * len(offers), quiet=app.quiet) as report:
+        found = simulate_policies(trace, policy, offers, origin, report)
     if plot:
         draw_points(
             plot, _list_points(found), across="p95 of the waits, hours", up="dollars", least_height=0.01
@@ -112,9 +117,11 @@ def simulate(
         _print_simulation(app, found)
 
 
-def _make_offer(settings: Settings, rate: float | None, setup: float | None, speed: float | None) -> Offer:
-    """The offer of the settings, with what the options replace."""
-    kind, priors = read_expected(settings)
+def _make_offer(
+    settings: Settings, kind: str, *, rate: float | None, setup: float | None, speed: float | None
+) -> Offer:
+    """An instance type by the settings and earlier runs, with what the options replace."""
+    kind, priors = read_expected(settings, kind)
     if setup is not None:
         # A slow start is assumed to take twice as long, as before the first runs.
         priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
@@ -155,6 +162,9 @@ def _print_simulation(app: App, found: Simulation) -> None:
         app.console.print(f"Nothing to simulate: no audio in {found.origin}.", markup=False)
         return
     print_table(app.console, _build_columns(found.policies))
+    if len(found.offers) > 1:
+        app.console.print()
+        print_table(app.console, _build_offer_columns(found))
     for line in _explain(found):
         app.console.print(line, markup=False)
 
@@ -176,15 +186,30 @@ def _build_columns(rows: Sequence[PolicyResult]) -> list[Column]:
     ]
 
 
+def _build_offer_columns(found: Simulation) -> list[Column]:
+    """A table of instance types, each with the policy of its lowest bill."""
+    best = [offer.find_best(found.present) for offer in found.offers]
+    return [
+        Column("Type", [offer.instance_type for offer in found.offers]),
+        Column("$/h", [f"{offer.rate:.4f}" for offer in found.offers], right=True),
+        Column("Speed", [f"{offer.speed:g} x" for offer in found.offers], right=True),
+        Column("Lowest bill", [str(Usd(each.dollars_micros)) for each in best], right=True),
+        Column("Policy", [each.name for each in best]),
+        Column("p95", [f"{each.wait_hours.p95:.2f} h" for each in best], right=True),
+        Column("Late", [str(each.late) for each in best], right=True),
+    ]
+
+
 def _explain(found: Simulation) -> Iterator[str]:
     """Lines below the table; the last ones are settings."""
+    offer = found.offers[0]
     yield (
         f"{format_count(found.chunks, 'chunk')}, {found.audio_hours:.1f} h of audio, "
         f"{found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}, from {found.origin}"
     )
     yield (
-        f"${found.rate:g}/h ({found.rate_source}), {found.setup_seconds + found.release_seconds:.0f} s "
-        f"billed for a start besides its work, {found.speed:g} x speed, a check each {found.check_hours:g} h"
+        f"${offer.rate:g}/h ({offer.rate_source}), {offer.setup_seconds + offer.release_seconds:.0f} s "
+        f"billed for a start besides its work, {offer.speed:g} x speed, a check each {found.check_hours:g} h"
     )
     yield (
         f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h; for balanced "

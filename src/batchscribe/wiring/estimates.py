@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from batchscribe.core.decide.packing import Estimate, Priors, estimate
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.settings import Settings
-from batchscribe.wiring.engine_choice import EngineChoice
+from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import LOCAL_PRIORS
 from batchscribe.wiring.seams import LOCAL, open_ledger, open_stores, rate_of
@@ -27,12 +28,15 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
     return estimate(chunks, priors, rate_of(settings)(kind))
 
 
-def read_expected(settings: Settings) -> tuple[str, Priors]:
-    """(instance type of the next run, its set-up time and speed), measured by earlier runs or assumed."""
-    spec, now = EngineChoice(settings, open_stores(settings)[1]).choose(""), open_clock().now()
+def read_expected(settings: Settings, instance_type: str = "") -> tuple[str, Priors]:
+    """(instance type, its set-up time and speed), measured by earlier runs or assumed.
+
+    Without a type, that of the next run.
+    """
+    spec, now = _find_engine(settings), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.runs(now - RECENT)
-        kind = settings.instance_type or (runs[-1].instance_type if runs else "")
+        kind = instance_type or settings.instance_type or (runs[-1].instance_type if runs else "")
         priors = ledger.priors(
             engine=spec.engine,
             model=spec.model,
@@ -40,3 +44,10 @@ def read_expected(settings: Settings) -> tuple[str, Priors]:
             default=LOCAL_PRIORS if settings.provider == LOCAL else Priors(),
         )
     return kind, priors
+
+
+def _find_engine(settings: Settings) -> EngineSpec:
+    """The engine of the next run; the arrivals of a file need no store."""
+    if not settings.output:
+        return engine_spec(settings)
+    return EngineChoice(settings, open_stores(settings)[1]).choose("")

@@ -91,9 +91,10 @@ def make_arrivals(audio: Iterable[ObjectInfo], priors: Priors) -> tuple[Arrival,
 
 
 def make_recorded_arrivals(samples: Iterable[QueueSample], runs: Sequence[Run]) -> tuple[Arrival, ...]:
-    """Arrivals by what ticks and runs recorded: a chunk arrives when the backlog first grew by it.
+    """Arrivals from the backlogs that ticks and runs recorded.
 
-    All have the mean length of the chunks that the runs transcribed; without such a run there are none.
+    A chunk arrives when the backlog first grew by it. All have the mean length of the chunks that the runs
+    transcribed; without such a run there are none.
     """
     chunks = sum(run.chunks_done for run in runs)
     audio = sum(run.audio_seconds for run in runs)

@@ -69,10 +69,10 @@ def _make_slot(
 
 
 def find_least_total(slots: Sequence[Slot], priors: Priors, second_price: float, wait_price: float) -> float:
-    """Least sum of the bill and the price of all waits, of starts that keep the limit of each chunk.
+    """Least sum of the bill and the price of all waits.
 
-    Prices: of a billed second, and of an audio second that waits for a second. Chunks that a start at once
-    cannot finish in time get a start of their slot's own.
+    The starts keep the limit of each chunk. Prices: of a billed second, and of an audio second that waits for
+    a second. Chunks that a start at once cannot finish in time get a start of their slot's own.
     """
     sums = _Sums(slots, priors)
     one_more = second_price * max(MINIMUM_BILLED_SECONDS, sums.overhead)
@@ -92,7 +92,7 @@ def find_least_total(slots: Sequence[Slot], priors: Priors, second_price: float,
 
 
 class _Sums:
-    """What one start costs that takes the slots from `first` to `last`, by running sums."""
+    """Bill and waits of one start for the slots `first` to `last`."""
 
     def __init__(self, slots: Sequence[Slot], priors: Priors) -> None:
         self.overhead = priors.setup_seconds + priors.release_seconds

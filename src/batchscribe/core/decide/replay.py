@@ -1,8 +1,7 @@
 """Replays a policy on a trace of arrivals, through the `decide` of the scheduler.
 
 A check is made at each multiple of the policy's interval, while no run is in progress. Chunks that arrive
-during a run wait for the next start, although a real run may still take them: costs and waits are upper
-bounds. Every start succeeds.
+during a run wait for the next start, although a real run may still take them. Every start succeeds.
 """
 
 from __future__ import annotations

@@ -50,18 +50,11 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bill and price of all waits, as a multiple of their least sum within the same limits."""
 
 
-class Simulation(msgspec.Struct, frozen=True, kw_only=True):
-    """Policies on one trace of arrivals, and the settings that would have cost least."""
+class OfferResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All policies on one offer."""
 
-    policies: tuple[PolicyResult, ...]
-    chunks: int
-    audio_hours: float
-    since: datetime | None
-    """First arrival; None without one."""
-    until: datetime | None
-    """Last arrival."""
-    origin: str
-    """Source of the arrivals."""
+    instance_type: str
+    """Empty for this machine."""
     rate: float
     """Dollars an hour."""
     rate_source: str
@@ -71,6 +64,31 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     """Billed seconds of a start after its work."""
     speed: float
     """Audio seconds for each second of work."""
+    policies: tuple[PolicyResult, ...]
+
+    def find_best(self, present: str) -> PolicyResult:
+        """The policy with the fewest late chunks, then the lowest bill; if equal, the present one."""
+        return min(
+            self.policies,
+            key=lambda each: (each.late, each.dollars_micros, each.name != present, each.wait_hours.mean),
+        )
+
+
+class Simulation(msgspec.Struct, frozen=True, kw_only=True):
+    """Policies on one trace of arrivals, and the settings that would have cost least."""
+
+    policies: tuple[PolicyResult, ...]
+    """On the first offer."""
+    offers: tuple[OfferResult, ...]
+    """The instance as it is, then GPU_INSTANCE_TYPES."""
+    chunks: int
+    audio_hours: float
+    since: datetime | None
+    """First arrival; None without one."""
+    until: datetime | None
+    """Last arrival."""
+    origin: str
+    """Source of the arrivals."""
     check_hours: float
     max_wait_hours: float
     wait_price: float
@@ -86,43 +104,50 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 def simulate(
     arrivals: Sequence[Arrival],
     policy: Policy,
-    offer: Offer,
+    offers: Sequence[Offer],
     origin: str = "",
     report: Callable[[int], None] = lambda _done: None,
 ) -> Simulation:
-    """Replays the policy, and the same with each other name, on arrivals in order of time.
+    """Replays the policy and its alternatives on each offer.
 
-    `report` gets the number of chunks that each check starts.
+    `arrivals` are in order of time; the alternatives have the policy's limits under each other name. `report`
+    gets the number of chunks that each check starts.
     """
-    results = tuple(
-        simulate_policy(arrivals, other, offer, report)
-        for other in (replace(policy, name=name, daily_budget=None) for name in PolicyName)
-    )
-    present = next(each for each in results if each.name == policy.name)
-    best = min(
-        results,
-        key=lambda each: (each.late, each.dollars_micros, each is not present, each.wait_hours.mean),
-    )
+    results = tuple(_simulate_offer(arrivals, policy, offer, report) for offer in offers)
+    policies = results[0].policies
+    present = next(each for each in policies if each.name == policy.name)
+    best = results[0].find_best(present.name)
     hours = policy.max_wait / timedelta(hours=1)
     threshold = {"BATCH_THRESHOLD": str(policy.threshold)} if best.name == PolicyName.THRESHOLD else {}
     return Simulation(
-        policies=results,
+        policies=policies,
+        offers=results,
         chunks=len(arrivals),
         audio_hours=sum(each.audio_seconds for each in arrivals) / HOUR,
         since=arrivals[0].at if arrivals else None,
         until=arrivals[-1].at if arrivals else None,
         origin=origin,
-        rate=offer.rate.per_hour.dollars,
-        rate_source=offer.rate.source,
-        setup_seconds=offer.priors.setup_seconds,
-        release_seconds=offer.priors.release_seconds,
-        speed=offer.priors.speed,
         check_hours=policy.check_interval / timedelta(hours=1),
         max_wait_hours=hours,
         wait_price=policy.wait_price.dollars,
         present=present.name,
         env={"BATCH_POLICY": best.name, **threshold, "BATCH_MAX_WAIT_HOURS": f"{hours:g}"},
         saved=Usd(present.dollars_micros - best.dollars_micros).dollars,
+    )
+
+
+def _simulate_offer(
+    arrivals: Sequence[Arrival], policy: Policy, offer: Offer, report: Callable[[int], None]
+) -> OfferResult:
+    policies = (replace(policy, name=name, daily_budget=None) for name in PolicyName)
+    return OfferResult(
+        instance_type=offer.instance_type,
+        rate=offer.rate.per_hour.dollars,
+        rate_source=offer.rate.source,
+        setup_seconds=offer.priors.setup_seconds,
+        release_seconds=offer.priors.release_seconds,
+        speed=offer.priors.speed,
+        policies=tuple(simulate_policy(arrivals, each, offer, report) for each in policies),
     )
 
 
