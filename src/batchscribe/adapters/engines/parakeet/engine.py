@@ -159,9 +159,11 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
         sess_options=options,
         providers=PROVIDERS[device],
     )
-    from batchscribe.adapters.engines.parakeet.batch_decoding import use_batches  # noqa: PLC0415 - needs numpy
+    from batchscribe.adapters.engines.parakeet import batch_decoding  # noqa: PLC0415 - needs numpy
 
-    use_batches(recogniser.asr)
+    batch_decoding.use_batches(recogniser.asr)
+    if spec.compute_type == HALF:
+        batch_decoding.refuse_overflow(recogniser.asr)
     return recogniser
 
 
