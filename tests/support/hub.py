@@ -21,23 +21,17 @@ class Hub:
         self.root = root
         self.head = HEAD
         self.contents = contents
-        self.calls: list[tuple[str, str | None, bool]] = []
+        self.calls: list[tuple[str, str | None]] = []
         self.broken = False
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(self.root))
 
-    def snapshot_download(
-        self, repository: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
-    ) -> str:
-        self.calls.append((repository, revision, local_files_only))
+    def snapshot_download(self, repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        self.calls.append((repository, revision))
         home = self.root / f"models--{repository.replace('/', '--')}"
         folder = home / "snapshots" / (revision or self.head)
-        if local_files_only:
-            if not folder.is_dir():
-                raise FileNotFoundError(folder)
-            return str(folder)
         for place in (folder, home / "blobs"):
             place.mkdir(parents=True, exist_ok=True)
         for name, data in self.contents.items():

@@ -59,8 +59,9 @@ class HubModel:
         their record, EngineError if the download fails or is damaged.
         """
         hub = self._import_client()
+        revision, patterns = self.revision or self._find_first_revision(), list(self.patterns)
         try:
-            folder = self._download(hub, local_files_only=False)
+            folder = Path(hub.snapshot_download(self.repository, revision=revision, allow_patterns=patterns))
         except Exception as error:
             # The hub's client raises many types of errors.
             raise EngineError(f"the model {self.name} could not be fetched: {first_line(error)}") from error
@@ -68,9 +69,15 @@ class HubModel:
         self._record(folder)
         return folder
 
-    def find(self) -> Path:
-        """The folder in the local cache. Raises OSError if it is missing, MisconfiguredError."""
-        return self._download(self._import_client(), local_files_only=True)
+    def find(self) -> Path | None:
+        """The folder in the local cache; None if it is missing. Raises MisconfiguredError."""
+        # The hub's own search takes half a second to import, and `tick` and `status` need only the place.
+        home, branch = self._find_home(), Path("refs", "main")
+        revision = self.revision or self._find_first_revision()
+        if revision is None and (home / branch).is_file():
+            revision = (home / branch).read_text().strip()
+        folder = home / "snapshots" / (revision or "")
+        return folder if revision and folder.is_dir() else None
 
     def _import_client(self) -> Any:
         try:
@@ -79,20 +86,14 @@ class HubModel:
         except ImportError as error:
             raise MisconfiguredError(f"{error.name} not installed: {self.install}") from error
 
-    def _download(self, hub: Any, *, local_files_only: bool) -> Path:
-        return Path(
-            hub.snapshot_download(
-                self.repository,
-                revision=self.revision or self._find_first_revision(hub),
-                allow_patterns=list(self.patterns),
-                local_files_only=local_files_only,
-            )
-        )
+    def _find_home(self) -> Path:
+        """The repository's folder in the hub's cache."""
+        cache = self._import_client().constants.HF_HUB_CACHE
+        return Path(cache) / f"models--{self.repository.replace('/', '--')}"
 
-    def _find_first_revision(self, hub: Any) -> str | None:
+    def _find_first_revision(self) -> str | None:
         """The commit of the first fetch; None before it."""
-        home = Path(hub.constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
-        found = sorted(home.glob(f"*.{RECORD}"))
+        found = sorted(self._find_home().glob(f"*.{RECORD}"))
         return found[0].name.removesuffix(f".{RECORD}") if found else None
 
     def _record(self, folder: Path) -> None:
