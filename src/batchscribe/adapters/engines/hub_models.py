@@ -53,7 +53,7 @@ class HubModel:
     """Command that installs the hub's client."""
 
     def fetch(self) -> Path:
-        """Downloads the files to the local cache, or verifies them there; returns their folder.
+        """Downloads or verifies the files in the local cache; returns their folder.
 
         Uses the network. Raises MisconfiguredError without the hub's client or for files that differ from
         their record, EngineError if the download fails or is damaged.
@@ -124,7 +124,7 @@ def verify_model(folder: Path, *, contents: bool = False) -> None:
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """Path of our own beside the commit's folder, which belongs to the hub; in a folder of the user's."""
+    """Path beside the folder of a commit, which belongs to the hub; in a user's folder."""
     return _repository_folder(folder) / f"{folder.name}.{suffix}"
 
 

@@ -1,4 +1,4 @@
-"""Greedy transducer decoding of a whole batch at once, and a check of the encoder's values.
+"""Greedy transducer decoding in batches, and a check of the encoder's values.
 
 onnx-asr decodes one utterance after the other, with one call of the prediction and joint network per step:
 on a GPU these calls, each too small to fill it, take most of the time. Here each call makes one step of all

@@ -195,7 +195,7 @@ def _check_device(spec: EngineSpec) -> None:
 
 
 def _choose_format(spec: EngineSpec) -> EngineSpec:
-    """Returns `spec`, in float32 if no float16 graph was made of the model: the GPU is used anyway."""
+    """Returns `spec`, in float32 if no float16 graph was made: still on the GPU."""
     plain = replace(spec, compute_type=FLOAT)
     if spec.compute_type != HALF or model_folder(spec) != model_folder(plain):
         return spec
