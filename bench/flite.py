@@ -1,4 +1,4 @@
-"""Speech of known word times: flite's library, which tells where each of its sounds ends."""
+"""Speech with known word times: flite's library reports where each sound ends."""
 
 from __future__ import annotations
 

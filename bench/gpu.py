@@ -81,13 +81,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for spec in list_specs(wanted.device, Path(folder)):
             if time.monotonic() > end:
-                print(f"{spec.engine:<16}{spec.model:<28}not measured: the time is over")
+                print(f"{spec.engine:<16}{Path(spec.model).name:<28}not measured: the time is over")
                 continue
             found.append(measured := measure(spec, speech, end))
             print_row(measured)
             if spec.compute_type == HALF and len(found) > 1 and found[-2].model == spec.model:
                 print_difference(found[-2], measured)
-    document = {"hardware": hardware(), "measured": [asdict(one) for one in found]}
+    document = {
+        "hardware": hardware(),
+        "measured": [asdict(one) | {"words": len(one.words)} for one in found],
+    }
     wanted.json.write_text(json.dumps(document, indent=2) + "\n")
 
 

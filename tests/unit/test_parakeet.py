@@ -271,9 +271,7 @@ def hub(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
 def test_a_published_model_is_one_commit_for_the_fetch_and_for_the_run(hub: Hub) -> None:
     folder = FACTORY.fetch(spec_of("small.en"))
     assert FACTORY.load(spec_of("")).model == models.DEFAULT_MODEL
-    repository = onnx_asr.resolver.model_repos[models.DEFAULT_MODEL]
-    commit = models.REVISIONS[models.DEFAULT_MODEL]
-    assert hub.calls == [(repository, commit)]
+    assert hub.calls == [models.SOURCES[models.DEFAULT_MODEL]]
     assert not list(folder.glob("*int8*"))
 
 
@@ -284,8 +282,9 @@ def test_where_no_commit_is_known_the_first_fetchs_is_kept(hub: Hub) -> None:
 
 
 def test_pinned_commits_are_whole() -> None:
-    assert {models.DEFAULT_MODEL, models.MULTILINGUAL_MODEL} == set(models.REVISIONS)
-    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in models.REVISIONS.values())
+    pinned = {model: commit for model, (_, commit) in models.SOURCES.items() if commit}
+    assert {models.DEFAULT_MODEL, models.MULTILINGUAL_MODEL} == set(pinned)
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in pinned.values())
 
 
 @pytest.mark.parametrize("compute_type", ["auto", "int8"])
@@ -320,7 +319,9 @@ def test_a_fetch_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_published_model_is_one_of_the_librarys() -> None:
-    assert set(models.PUBLISHED) <= set(onnx_asr.resolver.model_repos)
+    assert set(models.PUBLISHED) == set(models.SOURCES)
+    known = onnx_asr.resolver.model_repos
+    assert all(known[model] == repository for model, (repository, _) in models.SOURCES.items())
 
 
 # ------------------------------------------------------------------ the GPU

@@ -53,14 +53,15 @@ class HubModel:
     """Command that installs the hub's client."""
 
     def fetch(self) -> Path:
-        """Downloads the files to the local cache, or verifies them there; returns their folder.
+        """Downloads or verifies the files in the local cache; returns their folder.
 
         Uses the network. Raises MisconfiguredError without the hub's client or for files that differ from
         their record, EngineError if the download fails or is damaged.
         """
         hub = self._import_client()
+        revision, patterns = self.revision or self._find_first_revision(), list(self.patterns)
         try:
-            folder = self._download(hub)
+            folder = Path(hub.snapshot_download(self.repository, revision=revision, allow_patterns=patterns))
         except Exception as error:
             # The hub's client raises many types of errors.
             raise EngineError(f"the model {self.name} could not be fetched: {first_line(error)}") from error
@@ -68,17 +69,15 @@ class HubModel:
         self._record(folder)
         return folder
 
-    def find(self) -> Path:
-        """The folder in the local cache. Raises FileNotFoundError if it is missing, MisconfiguredError.
-
-        Only the place is asked of the client: its own search takes half a second to import.
-        """
-        home = self._find_home(self._import_client())
-        revision = self.revision or _find_first_revision(home) or _read_branch(home)
-        folder = home / "snapshots" / (revision or "none")
-        if not folder.is_dir():
-            raise FileNotFoundError(folder)
-        return folder
+    def find(self) -> Path | None:
+        """The folder in the local cache; None if it is missing. Raises MisconfiguredError."""
+        # The hub's own search takes half a second to import, and `tick` and `status` need only the place.
+        home, branch = self._find_home(), Path("refs", "main")
+        revision = self.revision or self._find_first_revision()
+        if revision is None and (home / branch).is_file():
+            revision = (home / branch).read_text().strip()
+        folder = home / "snapshots" / (revision or "")
+        return folder if revision and folder.is_dir() else None
 
     def _import_client(self) -> Any:
         try:
@@ -87,14 +86,15 @@ class HubModel:
         except ImportError as error:
             raise MisconfiguredError(f"{error.name} not installed: {self.install}") from error
 
-    def _find_home(self, hub: Any) -> Path:
-        """The repository's folder in the cache."""
-        return Path(hub.constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
+    def _find_home(self) -> Path:
+        """The repository's folder in the hub's cache."""
+        cache = self._import_client().constants.HF_HUB_CACHE
+        return Path(cache) / f"models--{self.repository.replace('/', '--')}"
 
-    def _download(self, hub: Any) -> Path:
-        revision = self.revision or _find_first_revision(self._find_home(hub))
-        patterns = list(self.patterns)
-        return Path(hub.snapshot_download(self.repository, revision=revision, allow_patterns=patterns))
+    def _find_first_revision(self) -> str | None:
+        """The commit of the first fetch; None before it."""
+        found = sorted(self._find_home().glob(f"*.{RECORD}"))
+        return found[0].name.removesuffix(f".{RECORD}") if found else None
 
     def _record(self, folder: Path) -> None:
         """Records the files that have no record yet: each number format has its own."""
@@ -105,18 +105,6 @@ class HubModel:
                 files[path.name] = describe_file(path)
         record = ModelRecord(repository=self.repository, revision=folder.name, files=files)
         beside(folder, RECORD).write_bytes(msgspec.json.encode(record))
-
-
-def _find_first_revision(home: Path) -> str | None:
-    """The commit of the first fetch; None before it."""
-    found = sorted(home.glob(f"*.{RECORD}"))
-    return found[0].name.removesuffix(f".{RECORD}") if found else None
-
-
-def _read_branch(home: Path) -> str | None:
-    """The commit that another program fetched last."""
-    branch = home / "refs" / "main"
-    return branch.read_text().strip() if branch.is_file() else None
 
 
 def verify_model(folder: Path, *, contents: bool = False) -> None:
@@ -136,7 +124,7 @@ def verify_model(folder: Path, *, contents: bool = False) -> None:
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """Path of our own beside the commit's folder, which belongs to the hub; in a folder of the user's."""
+    """Path beside the folder of a commit, which belongs to the hub; in a user's folder."""
     return _repository_folder(folder) / f"{folder.name}.{suffix}"
 
 

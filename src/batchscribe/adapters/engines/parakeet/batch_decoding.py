@@ -1,4 +1,4 @@
-"""Greedy transducer decoding of a whole batch at once.
+"""Greedy transducer decoding in batches, and a check of the encoder's values.
 
 onnx-asr decodes one utterance after the other, with one call of the prediction and joint network per step:
 on a GPU these calls, each too small to fill it, take most of the time. Here each call makes one step of all
@@ -34,13 +34,24 @@ def use_batches(asr: Any) -> None:
     asr._decoding = partial(_decode, asr)
 
 
-def _decode(asr: Any, encodings: Floats, lengths: Any, **options: object) -> Iterator[Decoded]:
-    """Yields what each utterance says. `encodings`: shape (utterances, frames, features).
+def refuse_overflow(asr: Any) -> None:
+    """Makes a loaded model raise FloatingPointError if values exceed its number format.
 
-    Raises FloatingPointError if the encoder overflowed, since any number would be some token.
+    They end as NaN, of which a decoder would make tokens.
     """
-    if not np.isfinite(encodings).all():
-        raise FloatingPointError
+    encode = asr._encode
+
+    def checked(*features: Any) -> Any:
+        encodings, lengths = encode(*features)
+        if np.isnan(encodings).any():
+            raise FloatingPointError
+        return encodings, lengths
+
+    asr._encode = checked
+
+
+def _decode(asr: Any, encodings: Floats, lengths: Any, **options: object) -> Iterator[Decoded]:
+    """Yields what each utterance says. `encodings`: shape (utterances, frames, features)."""
     hypotheses = _Hypotheses(asr, len(encodings))
     lengths = np.minimum(lengths, encodings.shape[1])
     rows = np.flatnonzero(lengths > 0)

@@ -17,8 +17,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from batchscribe.adapters.engines.hub_models import beside
-from batchscribe.adapters.engines.parakeet.half_precision import HALF, find_half
+from batchscribe.adapters.engines.parakeet.half_precision import HALF
 from batchscribe.adapters.engines.parakeet.models import (
     FLOAT,
     INSTALL,
@@ -150,8 +149,6 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     folder = model_folder(spec)
-    if spec.compute_type == HALF:
-        folder = beside(folder, HALF)
     recogniser = onnx_asr.load_model(
         find_kind(model_name(spec.model), folder),
         folder,
@@ -159,9 +156,11 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
         sess_options=options,
         providers=PROVIDERS[device],
     )
-    from batchscribe.adapters.engines.parakeet.batch_decoding import use_batches  # noqa: PLC0415 - needs numpy
+    from batchscribe.adapters.engines.parakeet import batch_decoding  # noqa: PLC0415 - needs numpy
 
-    use_batches(recogniser.asr)
+    batch_decoding.use_batches(recogniser.asr)
+    if spec.compute_type == HALF:
+        batch_decoding.refuse_overflow(recogniser.asr)
     return recogniser
 
 
@@ -196,13 +195,14 @@ def _check_device(spec: EngineSpec) -> None:
 
 
 def _choose_format(spec: EngineSpec) -> EngineSpec:
-    """Returns `spec`, in float32 if no float16 graph was made of the model: the GPU is used anyway."""
-    if spec.compute_type != HALF or find_half(model_folder(spec)):
+    """Returns `spec`, in float32 if no float16 graph was made: still on the GPU."""
+    plain = replace(spec, compute_type=FLOAT)
+    if spec.compute_type != HALF or model_folder(spec) != model_folder(plain):
         return spec
     LOG.warning(
         "model.not_converted", model=model_name(spec.model), note=f"{FLOAT} is used; `gpu setup` makes {HALF}"
     )
-    return replace(spec, compute_type=FLOAT)
+    return plain
 
 
 def _check_model(spec: EngineSpec) -> None:

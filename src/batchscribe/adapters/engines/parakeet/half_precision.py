@@ -1,4 +1,4 @@
-"""Encoder graphs in float16, made from the published float32 ones when a model is fetched.
+"""Encoder graphs in float16, made when a model is fetched.
 
 Half of the bytes to read, and matrix products on a GPU's tensor cores. ONNX Runtime's own converter makes
 them; inputs and outputs stay float32, and so does the prediction and joint network. CUDA's kernels sum layer
@@ -26,7 +26,7 @@ SOURCE = "batchscribe-source.json"
 
 
 def find_half(folder: Path) -> Path | None:
-    """Folder of the float16 graph of a model; None if there is none of its present files."""
+    """Folder of a model's float16 graph; None if it is missing or outdated."""
     made = beside(folder, HALF)
     recorded = _read_source(made)
     present = {path.name: path.stat().st_size for path in _list_source(folder)}
@@ -34,17 +34,24 @@ def find_half(folder: Path) -> Path | None:
 
 
 def make_half(folder: Path) -> Path:
-    """Makes the float16 graph of a model, unless it was made from the same files; returns its folder.
+    """Makes the float16 graph of a model; returns its folder.
 
-    Takes 4 GB of memory for the models of 0.6b. onnx, ONNX Runtime and the disk raise many types of errors.
+    A graph that was made from the same files is kept. Takes 4 GB of memory for the models of 0.6b. onnx, ONNX
+    Runtime and the disk raise many types of errors.
     """
     made = beside(folder, HALF)
     source = {path.name: describe_file(path) for path in _list_source(folder)}
-    if source == _read_source(made):
-        return made
-    part = made.with_name(f"{made.name}.part")
-    for old in (part, made):
-        shutil.rmtree(old, ignore_errors=True)
+    if source != _read_source(made):
+        part = made.with_name(f"{made.name}.part")
+        for old in (part, made):
+            shutil.rmtree(old, ignore_errors=True)
+        _fill(part, folder, source)
+        part.rename(made)
+    return made
+
+
+def _fill(part: Path, folder: Path, source: dict[str, FileRecord]) -> None:
+    """Writes the converted graph, its record, and links to the other files."""
     part.mkdir()
     for path in folder.iterdir():
         if path.is_file() and path.name not in source:
@@ -53,11 +60,10 @@ def make_half(folder: Path) -> Path:
         if name in source:
             _convert(folder / name, part / name)
     (part / SOURCE).write_bytes(msgspec.json.encode(source))
-    return part.rename(made)
 
 
 def _list_source(folder: Path) -> Iterator[Path]:
-    """Files of the graphs that are converted: graph, and separate weights."""
+    """Yields the files of the encoder: its graph, and separate weights."""
     for name in ENCODERS:
         yield from (path for path in (folder / name, folder / f"{name}.data") if path.is_file())
 

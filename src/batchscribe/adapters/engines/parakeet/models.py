@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from batchscribe.adapters.engines.hub_models import HubModel, verify_model
-from batchscribe.adapters.engines.parakeet.half_precision import HALF, make_half
+from batchscribe.adapters.engines.parakeet.half_precision import HALF, find_half, make_half
 from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.decide.published_models import ENGLISH, EUROPEAN
 from batchscribe.core.run.manifest import EngineSpec
@@ -31,11 +31,13 @@ PUBLISHED = {
     "nemo-parakeet-ctc-0.6b": ENGLISH,
 }
 """Models that can be fetched -> their languages."""
-REVISIONS = {
-    DEFAULT_MODEL: "0bbb45a3365852604aef28b538a8f066f4ccaa85",
-    MULTILINGUAL_MODEL: "8f23f0c03c8761650bdb5b40aaf3e40d2c15f1ce",
+SOURCES: dict[str, tuple[str, str | None]] = {
+    DEFAULT_MODEL: ("istupakov/parakeet-tdt-0.6b-v2-onnx", "0bbb45a3365852604aef28b538a8f066f4ccaa85"),
+    MULTILINGUAL_MODEL: ("istupakov/parakeet-tdt-0.6b-v3-onnx", "8f23f0c03c8761650bdb5b40aaf3e40d2c15f1ce"),
+    "nemo-parakeet-rnnt-0.6b": ("istupakov/parakeet-rnnt-0.6b-onnx", None),
+    "nemo-parakeet-ctc-0.6b": ("istupakov/parakeet-ctc-0.6b-onnx", None),
 }
-"""Model -> commit of its repository; other models keep the one of the first fetch."""
+"""Model -> (repository, commit). If the commit is None, the one of the first fetch is kept."""
 INSTALL = "pip install 'batchscribe[parakeet-gpu]', or without a GPU [parakeet]"
 _ENGLISH_NAME = "parakeet-tdt-0.6b-v2"
 """A number format may follow."""
@@ -87,7 +89,10 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def model_folder(spec: EngineSpec) -> Path:
-    """The model's folder on this machine. Raises MisconfiguredError if it is missing or incomplete."""
+    """The folder to load on this machine: with float16 the one that was made, if there is one.
+
+    Raises MisconfiguredError if the model is missing or incomplete.
+    """
     model = model_name(spec.model)
     folder = _find_folder(model, spec)
     verify_model(folder)
@@ -96,7 +101,7 @@ def model_folder(spec: EngineSpec) -> Path:
         raise MisconfiguredError(
             f"the model in {folder} is incomplete ({', '.join(absent)} missing): fetch it again"
         )
-    return folder
+    return (find_half(folder) if spec.compute_type == HALF else None) or folder
 
 
 def find_kind(model: str, folder: Path) -> str:
@@ -144,12 +149,7 @@ def fetch(spec: EngineSpec) -> Path:
 
 
 def _find_source(model: str, spec: EngineSpec) -> HubModel:
-    """The model's repository as onnx-asr knows it. Raises MisconfiguredError without onnx-asr."""
-    try:
-        repository = _create_resolver(model).repo_id
-    except ImportError as error:
-        raise MisconfiguredError(f"{error.name} not installed: {INSTALL}") from error
-    return HubModel(model, repository, REVISIONS.get(model), _file_patterns(spec), INSTALL)
+    return HubModel(model, *SOURCES[model], _file_patterns(spec), INSTALL)
 
 
 def _file_patterns(spec: EngineSpec) -> list[str]:
@@ -173,29 +173,24 @@ def _is_folder(model: str) -> bool:
 def _find_folder(model: str, spec: EngineSpec) -> Path:
     if _is_folder(model):
         return Path(model)
-    try:
-        return _find_source(model, spec).find()
-    except OSError as error:
-        raise MisconfiguredError(
-            f"the model {model} is not on this machine: fetch it with `batchscribe engines --engine parakeet "
-            f"--fetch {model}`, or set WHISPER_MODEL to a model folder"
-        ) from error
+    if model in SOURCES and (folder := _find_source(model, spec).find()) is not None:
+        return folder
+    raise MisconfiguredError(
+        f"the model {model} is not on this machine: fetch it with `batchscribe engines --engine parakeet "
+        f"--fetch {model}`, or set WHISPER_MODEL to a model folder"
+    )
 
 
 def _resolve_files(model: str, folder: Path, spec: EngineSpec) -> dict[str, Path]:
     if not folder.is_dir():
         raise MisconfiguredError(f"there is no folder {folder}: WHISPER_MODEL is a model name or a folder")
+    loader: Any = importlib.import_module("onnx_asr.loader")
     try:
-        resolver = _create_resolver(find_kind(model, folder), folder)
+        resolver = loader.create_asr_resolver(find_kind(model, folder), folder, offline=True)
         found: dict[str, Path] = resolver.resolve_model(quantization=QUANTIZATIONS.get(spec.compute_type))
     except OSError as error:
         raise MisconfiguredError(f"the model in {folder} is incomplete: {error}") from error
     return found
-
-
-def _create_resolver(kind: str, folder: Path | None = None) -> Any:
-    loader: Any = importlib.import_module("onnx_asr.loader")
-    return loader.create_asr_resolver(kind, folder, offline=True)
 
 
 def _list_weight_files(files: Iterable[Path]) -> Iterable[str]:

@@ -135,16 +135,13 @@ def _find_source(model: str) -> HubModel:
 def _find_cached(name: str) -> Path:
     if name.startswith((".", "/")):
         raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
-    try:
-        return _find_source(name).find()
-    except OSError as error:
-        if (folder := _find_packaged(name)) is not None:
-            return folder
-        raise MisconfiguredError(
-            f"the Whisper model {name} is not on this machine: fetch it with "
-            f"`batchscribe engines --fetch {name}` (a GPU host: `batchscribe gpu setup`), or choose another "
-            "engine (BATCH_ENGINE) or a model folder (WHISPER_MODEL)"
-        ) from error
+    if (folder := _find_source(name).find() or _find_packaged(name)) is not None:
+        return folder
+    raise MisconfiguredError(
+        f"the Whisper model {name} is not on this machine: fetch it with "
+        f"`batchscribe engines --fetch {name}` (a GPU host: `batchscribe gpu setup`), or choose another "
+        "engine (BATCH_ENGINE) or a model folder (WHISPER_MODEL)"
+    )
 
 
 def _find_packaged(name: str) -> Path | None:
