@@ -97,7 +97,7 @@ def test_each_type_of_the_settings_is_an_offer(home: Path) -> None:
         ledger.learn(
             run="r",
             engine="faster-whisper",
-            model="small.en",
+            model="large-v3-turbo",
             instance_type="g4dn.xlarge",
             at=NOW,
             measured=Priors(speed=40.0, setup_seconds=90.0, release_seconds=30.0),
