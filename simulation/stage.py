@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -389,15 +390,17 @@ def _scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:
 
 
 def _policy(rng: random.Random, weather: Weather) -> Policy:
-    return Policy(
-        name=pick(rng, tuple(PolicyName)),
-        choice=pick(rng, tuple(InstanceChoice)),
+    policy = Policy(
         threshold=pick(rng, (1, 2, 4, 6)),
         max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
         max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
         check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
         if_running=IfRunning.USE if rng.random() < weather.use else IfRunning.HOLD,
     )
+    if not weather.policies or rng.random() >= weather.policies:
+        return policy
+    name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED))
+    return replace(policy, name=name, choice=pick(rng, tuple(InstanceChoice)))
 
 
 def _render(whole: SessionTranscript, kind: str) -> bytes:

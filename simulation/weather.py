@@ -74,6 +74,8 @@ class Weather:
     """That the instance cannot have a type."""
     use: float = 0.15
     """That a GPU which is up for another user is borrowed."""
+    policies: float = 0.5
+    """That another policy than `threshold` decides."""
     people: int = 0
     strangers: int = 0
     """Runs of other schedulers with their own claims."""
