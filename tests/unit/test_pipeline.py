@@ -33,6 +33,7 @@ from batchscribe.core.run.manifest import (
     decode,
     select_counted,
 )
+from batchscribe.core.objects import Blob
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.transcripts import Transcript
@@ -833,14 +834,21 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
 def test_an_engine_that_waits_for_the_store_says_so(bench: Bench) -> None:
     bench.add("note-001.webm")
     bench.add("note-002.webm")
-    replace = bench.store.replace
+    replace, get, reported = bench.store.replace, bench.store.get, threading.Event()
 
     def slow(key: str, data: bytes) -> None:
         if key == keys.progress("run-1", 0) and decode(data, Progress).in_flight:
             bench.clock.sleep(10)
         replace(key, data)
+        reported.set()
+
+    def late(key: str, *, limit: int | None = None) -> Blob:
+        # The first report names no chunk yet.
+        assert reported.wait(60) or not key.endswith(".webm")
+        return get(key, limit=limit)
 
     bench.store.replace = slow  # type: ignore[method-assign]
+    bench.store.get = late  # type: ignore[method-assign]
     timings = bench.run(progress_seconds=3600).timings
     assert timings.starved_by["progress"] >= 10
     assert timings.starved >= timings.starved_by["progress"] - 0.1

@@ -26,7 +26,6 @@ from batchscribe.core.run.report import (
     encode,
     estimate_block,
     phases,
-    render_block,
     totals,
 )
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker

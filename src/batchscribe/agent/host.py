@@ -82,6 +82,10 @@ class Box:
         return self.home / ".batchscribe"
 
     @property
+    def _model_list(self) -> Path:
+        return self._root / "model-files.json"
+
+    @property
     def agent_lock(self) -> Path:
         """Lock file that this host's only agent holds while it runs."""
         return self._root / "agent.lock"
@@ -201,6 +205,18 @@ class Box:
     def prefetch_model(self, spec: EngineSpec) -> HostReply:
         """Fetches the engine's model before any paid run. Raises EngineError."""
         return self._run_aside("fetch", spec, FETCH_SECONDS, self.build_environment())
+
+    def keep_model_files(self, files: Iterable[Path]) -> None:
+        """Records the model's files, to be read ahead at each boot."""
+        write_atomically(self._model_list, msgspec.json.encode([str(file) for file in files]))
+
+    def read_model_files(self) -> tuple[Path, ...]:
+        """The recorded files of the model; empty without a readable record."""
+        try:
+            names = msgspec.json.decode(self._model_list.read_bytes(), type=list[str])
+        except (OSError, msgspec.MsgspecError):
+            return ()
+        return tuple(map(Path, names))
 
     def build_environment(self, *, region: str = "", endpoint: str = "") -> dict[str, str]:
         """Environment of a worker: the file's lines and a plain base.

@@ -10,9 +10,9 @@ from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
-from batchscribe.core.figures import format_count
+from batchscribe.core.figures import format_count, render_block
 from batchscribe.core.run.engine_time import flag_text
-from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
+from batchscribe.core.run.report import build, cost_block, estimate_block
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError

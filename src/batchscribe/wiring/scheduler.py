@@ -27,7 +27,8 @@ from batchscribe.core.keys import CONTROL
 from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.manifest import AudioOptions, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
-from batchscribe.core.run.report import BLOCK_TITLE, build, cost_block
+from batchscribe.core.figures import BLOCK_TITLE
+from batchscribe.core.run.report import build, cost_block
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.text.subtitles import render

@@ -121,7 +121,10 @@ class Records:
 
 
 class Reporter:
-    """Thread that writes the progress every few seconds, then calls `look`."""
+    """Thread that writes the progress at once and every few seconds, then calls `look`.
+
+    No request of it delays the model's loading or the exit record: paid time passes.
+    """
 
     def __init__(self, records: Records, seconds: float, look: Callable[[], None]) -> None:
         self._records = records
@@ -131,17 +134,18 @@ class Reporter:
         self._thread = threading.Thread(target=self._report_until_closed, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Writes the progress a first time, then starts the thread."""
-        self._records.write_progress()
         self._thread.start()
 
     def _report_until_closed(self) -> None:
+        self._records.write_progress()
         while not self._closed.wait(self._seconds):
             self._records.write_progress()
             self._look()
+        self._records.write_progress()
 
     def close(self) -> None:
-        """Ends the thread and writes the progress a last time."""
+        """Lets the thread write the progress a last time and end; returns at once."""
         self._closed.set()
+
+    def join(self) -> None:
         self._thread.join()
-        self._records.write_progress()

@@ -16,7 +16,7 @@ import msgspec
 from batchscribe.core.decide.hosted import Savings, format_savings, make_savings
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
-from batchscribe.core.figures import encode_json, format_hours
+from batchscribe.core.figures import Line, encode_json, format_hours
 from batchscribe.core.run.engine_time import EngineTime, make_engine_time, sum_engine_time
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
@@ -24,9 +24,7 @@ from batchscribe.core.scan.backlog import Backlog
 
 FORMAT = "batchscribe.report"
 VERSION = 1
-BLOCK_TITLE = "Cost Tracking"
 _HOUR = 3600.0
-Line = tuple[str, str]
 
 
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,12 +260,6 @@ def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
         ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds, "about ", "about ")),
         ("Savings", format_savings(make_savings(estimate.cost, estimate.audio_seconds / _HOUR), "about ")),
     ]
-
-
-def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
-    """The block as text: the title, then one line for each entry, values in one column."""
-    width = max(len(label) for label, _ in lines) + 1
-    return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
 
 
 def totals(runs: Iterable[Run]) -> Totals:

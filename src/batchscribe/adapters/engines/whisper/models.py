@@ -157,6 +157,11 @@ def model_folder(spec: EngineSpec) -> Path:
     return folder
 
 
+def list_files(folder: Path) -> tuple[Path, ...]:
+    """The model's files in a folder, in the order of FETCHED."""
+    return tuple(path for pattern in FETCHED for path in sorted(folder.glob(pattern)) if path.is_file())
+
+
 def verify_model(folder: Path, *, contents: bool = False) -> None:
     """Compares a fetched model with its record: sizes, and with `contents` hashes.
 
@@ -186,20 +191,27 @@ def _find_source(model: str) -> tuple[str, str | None]:
 
 def _find_first_revision(repository: str) -> str | None:
     """The commit of the first fetch; None before it."""
-    home = Path(_import_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    found = sorted(home.glob(f"*.{RECORD}"))
+    found = sorted(_find_home(repository).glob(f"*.{RECORD}"))
     return found[0].name.removesuffix(f".{RECORD}") if found else None
+
+
+def _find_home(repository: str) -> Path:
+    """The repository's folder in the hub's cache."""
+    return Path(_import_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def _find_cached(name: str) -> Path:
     if name.startswith((".", "/")):
         raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
     repository, revision = _find_source(name)
+    folder = _find_home(repository) / "snapshots" / (revision or "")
+    if folder.is_dir() and _record_file(folder).exists():
+        return folder  # complete, as recorded. The hub's client, on demand, is slow to import.
     try:
         return Path(_download_snapshot(repository, revision, local_files_only=True))
     except OSError as error:
-        if (folder := _find_packaged(name)) is not None:
-            return folder
+        if (packaged := _find_packaged(name)) is not None:
+            return packaged
         raise MisconfiguredError(
             f"the Whisper model {name} is not on this machine: fetch it with "
             f"`batchscribe engines --fetch {name}` (a GPU host: `batchscribe gpu setup`), or choose another "
@@ -255,8 +267,7 @@ def _read_record(folder: Path) -> ModelRecord | None:
 def _write_record(repository: str, folder: Path) -> None:
     """Hashes all files. The hub names large files by SHA-256, so a broken transfer is detected."""
     files: dict[str, FileRecord] = {}
-    found = (path for pattern in FETCHED for path in sorted(folder.glob(pattern)) if path.is_file())
-    for path in found:
+    for path in list_files(folder):
         digest = _hash_file(path)
         given = path.resolve().name
         if len(given) == SHA256_DIGITS and given != digest:
