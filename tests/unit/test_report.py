@@ -16,6 +16,7 @@ from batchscribe.cli.report import period_of, render_csv, report
 from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.packing import Estimate
+from batchscribe.core.figures import render_block
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.report import (
     QueueSample,

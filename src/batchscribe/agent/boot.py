@@ -218,9 +218,7 @@ class BoxAgent:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
         boot = self._boot
-        record = BootRecord(
-            run=claim.run, boot=boot.id, at=boot.at, agent=boot.agent, release=__version__
-        )
+        record = BootRecord(run=claim.run, boot=boot.id, at=boot.at, agent=boot.agent, release=__version__)
         created = runs.create(key, msgspec.json.encode(record))
         if created or again or not self._taken_by_another(claim, runs):
             return

@@ -150,7 +150,7 @@ class _Worker:
         )
         feeders = self._start_feeders(find_speech, new_decoder)
         try:
-            self._run_engine(load)
+            self._run_engine(load, reporter)
         except BatchscribeError as error:
             self._ending.fail(error)
         except Exception as error:  # noqa: BLE001 - the exit record must be written whatever happens
@@ -231,10 +231,11 @@ class _Worker:
         for thread in self._publishers:
             thread.join()
 
-    def _run_engine(self, load: Callable[[], Engine]) -> None:
+    def _run_engine(self, load: Callable[[], Engine], reporter: Reporter) -> None:
         engine = load()
         self._model, self._device = engine.model or self._model, engine.device
         self._board.record_loaded()
+        reporter.request_report()
         self._engine_loop.run(engine)
 
     def _fail_chunk(self, chunk: int, kind: FailureKind, reason: str) -> None:
