@@ -247,6 +247,12 @@ def test_fetching_asks_the_hub_for_what_is_needed(monkeypatch: pytest.MonkeyPatc
     assert "model.int8.onnx" in others
 
 
+def test_its_files_are_those_that_it_loads(tdt: Path) -> None:
+    found = FACTORY.model_files(EngineSpec(engine="parakeet", model=str(tdt)))
+    graphs = ["encoder-model.onnx", "decoder_joint-model.onnx"]
+    assert [file.name for file in found] == ["config.json", "vocab.txt", *graphs]
+
+
 def test_fetching_a_folder_is_nothing_and_an_unknown_name_an_error(tdt: Path) -> None:
     assert FACTORY.fetch(spec_of(tdt)) == tdt
     with pytest.raises(MisconfiguredError, match="one of"):
