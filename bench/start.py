@@ -1,10 +1,12 @@
 """The paid seconds before the first window: a whole agent and its worker on this machine, cold and warm.
 
-`python -m bench.start [--against REVISION] [--disk 20] [--turns 3]`: an agent takes a claim and starts a
-worker on one chunk, as after a boot, with Whisper tiny.en (75 MB). Cold: the model and the packages are
-evicted from the page cache before. `--disk` limits reads to so many MB/s, as gp3 does; it needs root and the
-blkio controller of cgroup v1. `--against`: the same with the code of another revision, in turn, and the
-ratio. Medians of seconds; the last lines are the worker's own phases, from the start of its process.
+`python -m bench.start [--against REVISION] [--layers 24] [--disk 125] [--turns 3]`: an agent takes a claim
+and starts a worker on one chunk, as after a boot, with Whisper tiny.en (75 MB). With `--layers`: one of so
+many layers and random weights (24: 490 MB) on a silent chunk, so that it is loaded, but gets no window.
+Cold: the model and the packages are evicted from the page cache before. `--disk` limits reads to so many
+MB/s, as gp3 does; it needs root and the blkio controller of cgroup v1. `--against`: the same with the code of
+another revision, in turn, and the ratio. Medians of seconds; the last lines are the worker's own phases, from
+the start of its process.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from batchscribe import __version__
 from batchscribe.adapters.engines.whisper import models
 from batchscribe.adapters.engines.whisper.models import list_files
@@ -37,11 +41,13 @@ from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostPlace, Instanc
 from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, decode, digest, encode
 from bench.bucket import Bucket
+from bench.engine import build
+from support.audio import write_audio
 from support.metadata import metadata_service
 
 ROOT = Path(__file__).parents[1]
-MODEL = "tiny.en"
-SPEC = EngineSpec(engine="faster-whisper", model=MODEL, device="cpu", language="en")
+MODEL, RANDOM = "tiny.en", "small.en"
+"""Names of the bundled model and of the random one."""
 INSTANCE = "i-0123456789abcdef0"
 AUDIO = ROOT / "src" / "batchscribe" / "demo" / "audio" / "notes" / "one more.webm"
 PACKAGES = (
@@ -54,12 +60,13 @@ WORKER_PHASES = ("manifest", "loaded", "first_audio", "first_window", "last_resu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--against", default="")
+    parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--disk", type=int, default=0)
     parser.add_argument("--turns", type=int, default=3)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, limited_disk(wanted.disk):
         home = Path(folder)
-        model = fill_cache(home / "hub")
+        model = fill_cache(home / "hub", wanted.layers)
         codes = {"here": ROOT / "src"}
         if wanted.against:
             codes = {wanted.against: unpack(wanted.against, home / "other")} | codes
@@ -70,15 +77,18 @@ def main() -> None:
             show(measure(home, model, codes, turns=wanted.turns, cold=cold))
 
 
-def fill_cache(cache: Path) -> Path:
+def fill_cache(cache: Path, layers: int) -> Path:
     """The model's folder in a cache as a fetch leaves it."""
-    repository, revision = models.MODELS[MODEL]
+    repository, revision = models.MODELS[RANDOM if layers else MODEL]
     assert revision is not None
     folder = cache / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
-    packaged = importlib.util.find_spec(models.PACKAGED[MODEL])
-    assert packaged is not None
-    assert packaged.origin is not None
-    shutil.copytree(Path(packaged.origin).parent / "model", folder)
+    if layers:
+        build(folder, layers)
+    else:
+        packaged = importlib.util.find_spec(models.PACKAGED[MODEL])
+        assert packaged is not None
+        assert packaged.origin is not None
+        shutil.copytree(Path(packaged.origin).parent / "model", folder)
     models._write_record(repository, folder)
     return folder
 
@@ -101,9 +111,11 @@ def measure(
 
 def start(home: Path, model: Path, code: Path) -> dict[str, float]:
     """Seconds from the start of the agent's process to each event."""
+    name = RANDOM if RANDOM in str(model) else MODEL
     bucket = Bucket(home / "bucket")
-    bucket.put("s/note.webm", AUDIO.read_bytes())
-    manifest = bucket.manifest(SPEC)
+    silence = write_audio(np.zeros(48_000, np.float32), "webm", "libopus")
+    bucket.put("s/note.webm", silence if name == RANDOM else AUDIO.read_bytes())
+    manifest = bucket.manifest(EngineSpec(engine="faster-whisper", model=name, device="cpu", language="en"))
     with metadata_service({MANIFEST_TAG: digest(manifest)}) as service:
         environment = {
             "PYTHONPATH": str(code),
@@ -116,7 +128,7 @@ def start(home: Path, model: Path, code: Path) -> dict[str, float]:
             record = wait_for_end(bucket, manifest)
         transcript = bucket.folder / manifest.chunks[0].transcript
         times = record.timings
-        assert times.first_window is not None
+        assert times.loaded is not None
         born = record.at - timedelta(seconds=times.elapsed)
         runs = bucket.folder / keys.RUNS / manifest.run
         worker = home / ".batchscribe" / "runs" / manifest.run / "0" / "process.json"
@@ -124,7 +136,8 @@ def start(home: Path, model: Path, code: Path) -> dict[str, float]:
         return {
             "claim taken": (bucket.folder / keys.boot(manifest.run)).stat().st_mtime - begun,
             "worker started": worker.stat().st_mtime - begun,
-            "first window": born.timestamp() + times.first_window - begun,
+            "engine loaded": born.timestamp() + times.loaded - begun,
+            "first window": born.timestamp() + times.first_window - begun if times.first_window else 0.0,
             "last upload": transcript.stat().st_mtime - begun,
             "last upload to exit record": (runs / "workers/0/exit.json").stat().st_mtime
             - transcript.stat().st_mtime,
