@@ -933,14 +933,13 @@ def test_every_phase_is_told_at_once(bench: Bench) -> None:
 
     def load() -> ScriptedEngine:
         assert reported[Phase.LOADING].wait(60)
-        return bench.engine
+        return ScriptedEngine(script)
 
     def script(_window: Window) -> str:
         assert reported[Phase.WORKING].wait(60)
         return "words"
 
     bench.store.replace = note  # type: ignore[method-assign]
-    bench.engine = ScriptedEngine(script)
     bench.run(load=load, progress_seconds=3600)
     assert list(dict.fromkeys(now.phase for now in told)) == [Phase.LOADING, Phase.WORKING, Phase.ENDED]
     assert [now.sequence for now in told] == list(range(1, len(told) + 1))

@@ -1,7 +1,7 @@
 """The GPU host: starts the agent, controls workers, checks itself.
 
-Everything is under `~/.batchscribe`: `env` for the workers' environment, the agent's lock, and a folder
-for each run with its start permit, the agent's log, and each worker's process and log.
+Everything is under `~/.batchscribe`: `env` for the workers' environment, the model's files, the agent's lock,
+and a folder for each run with its start permit, the agent's log, and each worker's process and log.
 """
 
 from __future__ import annotations
