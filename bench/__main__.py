@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from bench import commands, engine, leaks, memory, scan, simulation, words, work
+from bench import commands, engine, leaks, memory, scan, simulation, start, words, work
 
 EVERY = (
     (commands,),
     (work,),
+    (start,),
     (scan,),
     (simulation,),
     (leaks, "--weeks", "5"),

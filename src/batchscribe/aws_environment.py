@@ -29,6 +29,12 @@ def export_settings(written: Mapping[str, str], region: str, environ: MutableMap
         environ["AWS_REGION"] = region
 
 
+def replace_environment(wanted: Mapping[str, str], environ: MutableMapping[str, str] = os.environ) -> None:
+    """Replaces this process's environment, before anything in it was used."""
+    environ.clear()
+    environ.update(wanted)
+
+
 def find_place(
     environ: Mapping[str, str] = os.environ, *, region: str = "", endpoint: str = ""
 ) -> tuple[str | None, str | None]:

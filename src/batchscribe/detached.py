@@ -86,6 +86,11 @@ def find_identity(pid: int) -> Identity | None:
     return Identity(pid, boot_id(), int(fields[_START_TICKS]))
 
 
+def process_start() -> float:
+    """Seconds from the boot to the start of this process, before any import."""
+    return int(_read_stat(os.getpid())[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
+
+
 def boot_id() -> str:
     """The kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

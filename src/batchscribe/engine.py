@@ -91,6 +91,13 @@ class EngineFactory(ABC):
         """Known model names; True if the model is on this machine. Uses no network."""
         return {}
 
+    def model_files(self, spec: EngineSpec) -> Iterable[Path]:
+        """Files that `load` reads, in its order; they are read ahead while packages are imported.
+
+        Optional. Raises MisconfiguredError if the model is not on this machine.
+        """
+        return ()
+
     def fetch(self, spec: EngineSpec) -> Path | None:
         """Downloads the model to this machine and returns its folder; None if there is none to fetch.
 

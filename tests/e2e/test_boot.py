@@ -131,6 +131,7 @@ def test_a_box_that_boots_needs_no_ssh(cloud: Cloud) -> None:
     performance = report["performance"]
     assert performance["launch"] == "boot"
     assert 0 <= performance["to_running"] <= performance["to_worker"] <= performance["setup"]
+    assert {"load", "first_window", "end", "teardown"} <= set(performance["timeline"])
     assert (cloud.state, cloud.orders, cloud.record.claim, cloud.box.boots) == ("stopped", [], None, 1)
     assert cloud.box.power.pulled == 0, "its scheduler was there, and stopped it"
 

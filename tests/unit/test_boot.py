@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from batchscribe.agent.boot import Boot
+from batchscribe.agent.boot import EARLY_RETRY_SECONDS, Boot
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostWaits
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
@@ -473,6 +473,24 @@ def test_a_box_that_never_gets_to_see_its_record_does_nothing(box: Awake) -> Non
     assert box.clock.monotonic() - box.began <= WAITS.store + 2 * LOOK
     box.store.before = lambda _method, _key: None
     assert untouched(box)
+
+
+def test_a_network_that_comes_up_after_the_agent_costs_no_long_wait(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    up = box.clock.monotonic() + 3.0
+    taken: list[float] = []
+
+    def refuse(method: str, key: str) -> None:
+        if box.clock.monotonic() < up:
+            raise StoreUnavailableError("no answer")
+        if (method, key) == ("create", keys.boot(RUN)):
+            taken.append(box.clock.monotonic())
+
+    box.store.before = refuse
+    box.at(60, box.finish)
+    assert box.live() is not None
+    assert up <= taken[0] <= up + EARLY_RETRY_SECONDS
 
 
 def test_a_lost_reply_to_its_own_record_is_no_other_boot(box: Awake) -> None:

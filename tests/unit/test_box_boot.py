@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import pytest
+import structlog
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
@@ -95,32 +97,51 @@ def test_an_environment_file_that_others_can_read_is_refused(tmp_path: Path) -> 
     assert "canary" not in done.stderr + done.stdout
 
 
-def test_it_lives_in_the_workers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_lives_in_the_workers_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: dict[str, str] = {}
 
-    class Gone(Exception):  # noqa: N818
-        pass
-
-    def replaced(program: str, argv: list[str], environment: dict[str, str]) -> None:
-        assert argv == [program, "-I", "-m", BOOT_MODULE, "live"]
-        seen.update(environment)
-        raise Gone
+    def run(*_seams: object) -> None:
+        seen.update(os.environ)
+        structlog.get_logger().error("the vendor shows canary-5e12")
 
     placed(tmp_path)
     kept = tmp_path / ".batchscribe" / "env"
-    kept.write_text("AWS_ACCESS_KEY_ID=its-own\n")
+    kept.write_text("AWS_ACCESS_KEY_ID=its-own\nAWS_SECRET_ACCESS_KEY=canary-5e12\n")
     kept.chmod(0o600)
-    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "execve", replaced)
+    monkeypatch.setattr(host_boot, "_run_agent", run)
     before = os.umask(0o077)
     try:
-        with pytest.raises(Gone):
-            host_boot.main([])
+        with patch.dict(os.environ, {"HOME": str(tmp_path), "LEFT_OVER": "of the unit"}):
+            assert host_boot.main([]) == 0
     finally:
         os.umask(before)
     assert seen["AWS_ACCESS_KEY_ID"] == "its-own"
     assert "LEFT_OVER" not in seen
+    shown = capsys.readouterr().err
+    assert ("the vendor shows" in shown, "canary-5e12" in shown) == (True, False)
+
+
+def test_the_recorded_model_is_read_ahead_before_the_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[object] = []
+    clock = SystemClock()
+    box = Box(tmp_path, clock)
+    monkeypatch.setattr(host_boot, "read_ahead", order.append)
+    monkeypatch.setattr(host_boot, "run_agent", lambda *_: order.append("claim"))
+    host_boot._run_agent(PLACE, box, clock)
+    box.keep_model_files([tmp_path / "model.bin"])
+    host_boot._run_agent(PLACE, box, clock)
+    assert order == [(), "claim", (tmp_path / "model.bin",), "claim"]
+
+
+def test_the_unit_does_not_wait_for_the_network() -> None:
+    unit = (Path(host_boot.__file__).parents[1] / "deploy" / "box" / "batchscribe-box.service").read_text()
+    assert "network" not in "".join(line for line in unit.splitlines() if not line.startswith("#"))
+    assert "After=time-sync.target" in unit
 
 
 @pytest.mark.parametrize(

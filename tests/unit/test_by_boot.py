@@ -16,9 +16,9 @@ from batchscribe.controller.records import by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.host import HostEnd, InstanceRecord
+from batchscribe.core.run.host import BootRecord, HostEnd, InstanceRecord
 from batchscribe.core.run.instances import MANIFEST_TAG, InstanceState
-from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings, WorkerEnd
+from batchscribe.core.run.manifest import ExitRecord, Phase, Progress, Tally, Timings, WorkerEnd
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError
 from batchscribe.testing.compute import Fault
@@ -82,6 +82,37 @@ def test_the_hash_of_the_manifest_is_in_the_tag_before_the_start(at: Stage) -> N
     data = at.store.get(run.manifests[0]).data
     assert at.compute.describe(INSTANCE).tags[MANIFEST_TAG] == hashlib.sha256(data).hexdigest()
     assert announcements(at) == []
+
+
+def test_the_settlement_has_the_phases_of_host_worker_and_controller(at: Stage) -> None:
+    run = at_work(at)
+    at.clock.sleep(60)
+    assert run.start_requested is not None
+    now, boot = at.clock.now(), run.start_requested.at + timedelta(seconds=8)
+    elapsed = (now - boot).total_seconds() - 5.0
+    timings = Timings(
+        since_boot=5.0, manifest=1.0, loaded=3.0, first_window=3.5, published=elapsed - 0.5, elapsed=elapsed
+    )
+    record = ExitRecord(run=run.id, worker=0, end=WorkerEnd.STOPPED, at=now, tally=Tally(), timings=timings)
+    booted = BootRecord(run=run.id, boot="boot-1", at=boot, agent=4.0, release="1")
+    at.store.create(keys.boot(run.id), msgspec.json.encode(booted))
+    at.store.create(keys.exit_record(run.id, 0), wire.encode(record))
+    settled = tick(at.world, at.terms).runs[0]
+    assert settled.state is RunState.SETTLED
+    times = settled.timeline
+    assert list(times) == [
+        "start",
+        "boot",
+        "agent",
+        "manifest",
+        "load",
+        "first_window",
+        "publish",
+        "end",
+        "teardown",
+    ]
+    assert (times["start"], times["boot"], times["agent"], times["load"]) == (8.0, 4.0, 1.0, 2.0)
+    assert times["teardown"] > 0
 
 
 def test_the_next_manifest_is_announced_as_well(at: Stage) -> None:

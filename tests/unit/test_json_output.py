@@ -17,7 +17,18 @@ from batchscribe.cli.status import config
 from batchscribe.core.figures import encode_json
 from batchscribe.settings import MASK, load
 
-READING = {"init", "scan", "status", "why", "redo", "export", "run", "simulate", "quarantine list", "quarantine release"}
+READING = {
+    "init",
+    "scan",
+    "status",
+    "why",
+    "redo",
+    "export",
+    "run",
+    "simulate",
+    "quarantine list",
+    "quarantine release",
+}
 """Commands about the source."""
 WITHOUT_JSON = {"demo", "init", "install systemd", "install cron", "uninstall", "pause", "resume", "worker"}
 WITHOUT_JSON |= {"completion", "notify", "gpu start", "gpu stop", "gpu ssh", "gpu check", "gpu setup"}

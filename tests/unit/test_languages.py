@@ -19,6 +19,8 @@ from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
 from batchscribe.adapters.engines.whisper.engine import FACTORY
 from batchscribe.adapters.engines.whisper.language import identify_language
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.agent.host import Box
 from batchscribe.controller import languages
 from batchscribe.controller.context import World
 from batchscribe.controller.languages import LANGUAGE, identify_sessions
@@ -407,11 +409,12 @@ def test_an_engine_runs_in_its_own_environment_of_the_host(
 
 def test_requests_about_an_engine_go_to_its_environment(other: Path) -> None:
     spec = EngineSpec(engine=PARAKEET, model=V2)
-    assert host.fetch(spec) == HostReply(box=1)
+    box = Box(Path.home(), SystemClock())
+    assert host.fetch(box, spec) == HostReply(box=1)
     assert host.inspect(CheckRequest(now=NOW, engine=spec, gpu=True)) == HostReply(box=1)
     other.write_text("#!/bin/sh\nexit 7\n")
     with pytest.raises(EngineError, match="fetch in venv-parakeet-gpu: ended with code 7"):
-        host.fetch(spec)
+        host.fetch(box, spec)
 
 
 def test_a_worker_continues_in_the_environment_of_its_engine(

@@ -16,8 +16,8 @@ from batchscribe.adapters.machine import logs
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.cli.logs import _as_json, describe
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.figures import BLOCK_TITLE
 from batchscribe.core.redaction import HIDDEN, Redactor, printable
-from batchscribe.core.run.cost_block import BLOCK_TITLE
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.run.waiting import Wait

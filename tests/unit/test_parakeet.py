@@ -303,6 +303,12 @@ def test_files_that_changed_after_the_fetch_are_refused(hub: Hub, compute_type: 
         FACTORY.fetch(wanted)
 
 
+def test_its_files_are_those_that_it_loads(tdt: Path) -> None:
+    found = FACTORY.model_files(EngineSpec(engine="parakeet", model=str(tdt)))
+    graphs = ["encoder-model.onnx", "decoder_joint-model.onnx"]
+    assert [file.name for file in found] == ["config.json", "vocab.txt", *graphs]
+
+
 def test_fetching_a_folder_is_nothing_and_an_unknown_name_an_error(tdt: Path) -> None:
     assert FACTORY.fetch(spec_of(tdt)) == tdt
     with pytest.raises(MisconfiguredError, match="one of"):

@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -830,16 +830,27 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
     assert second <= set(named[2])
 
 
-def test_an_engine_that_waits_for_the_store_says_so(bench: Bench) -> None:
+def test_an_engine_that_waits_for_the_store_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.add("note-001.webm")
     bench.add("note-002.webm")
-    replace = bench.store.replace
+    replace, count, waits = bench.store.replace, ProgressTracker.count_starved, threading.Event()
+
+    @contextmanager
+    def counted(board: ProgressTracker, stage: str = "") -> Iterator[None]:
+        with count(board, stage):
+            if stage == "progress":
+                waits.set()
+            yield
 
     def slow(key: str, data: bytes) -> None:
-        if key == keys.progress("run-1", 0) and decode(data, Progress).in_flight:
+        if threading.current_thread().name == "progress":
+            raise StoreUnavailableError("503")  # only the engine's loop names its chunks
+        if key == keys.progress("run-1", 0):
+            assert waits.wait(60)
             bench.clock.sleep(10)
         replace(key, data)
 
+    monkeypatch.setattr(ProgressTracker, "count_starved", counted)
     bench.store.replace = slow  # type: ignore[method-assign]
     timings = bench.run(progress_seconds=3600).timings
     assert timings.starved_by["progress"] >= 10
@@ -914,9 +925,70 @@ def listening(bench: Bench) -> list[Progress]:
 def test_every_phase_is_told_at_once(bench: Bench) -> None:
     bench.add("note-001.webm")
     told = listening(bench)
-    bench.run(progress_seconds=3600)
-    assert list(dict.fromkeys(now.phase for now in told)) == list(Phase)
+    replace, reported = bench.store.replace, {phase: threading.Event() for phase in Phase}
+
+    def note(key: str, data: bytes) -> None:
+        replace(key, data)
+        reported[told[-1].phase].set()
+
+    def load() -> ScriptedEngine:
+        assert reported[Phase.LOADING].wait(60)
+        return ScriptedEngine(script)
+
+    def script(_window: Window) -> str:
+        assert reported[Phase.WORKING].wait(60)
+        return "words"
+
+    bench.store.replace = note  # type: ignore[method-assign]
+    bench.run(load=load, progress_seconds=3600)
+    assert list(dict.fromkeys(now.phase for now in told)) == [Phase.LOADING, Phase.WORKING, Phase.ENDED]
     assert [now.sequence for now in told] == list(range(1, len(told) + 1))
+
+
+def test_neither_loading_nor_the_exit_record_waits_for_a_report(bench: Bench) -> None:
+    bench.add("note-001.webm")
+    loads, ended = threading.Event(), threading.Event()
+    replace, create = bench.store.replace, bench.store.create
+
+    def slow(key: str, data: bytes) -> None:
+        phase = decode(data, Progress).phase
+        if phase is not Phase.WORKING:
+            assert (loads if phase is Phase.LOADING else ended).wait(60)
+        replace(key, data)
+
+    def note(key: str, data: bytes) -> bool:
+        created = create(key, data)
+        if key == keys.exit_record("run-1", 0):
+            ended.set()
+        return created
+
+    def load() -> ScriptedEngine:
+        loads.set()
+        return bench.load()  # type: ignore[no-any-return]
+
+    bench.store.replace = slow  # type: ignore[method-assign]
+    bench.store.create = note  # type: ignore[method-assign]
+    assert bench.run(load=load, progress_seconds=3600).end is WorkerEnd.FINISHED
+    assert bench.progress().phase is Phase.ENDED
+
+
+def test_the_phases_until_the_last_upload_are_measured(bench: Bench) -> None:
+    bench.add("note-001.webm")
+    done = bench.run().timings
+    assert done.since_boot is not None
+    order = (done.manifest, done.loaded, done.first_window, done.last_result, done.published, done.elapsed)
+    assert None not in order
+    assert list(order) == sorted(order, key=lambda seconds: seconds or 0.0)
+    assert done.first_audio is not None
+    assert done.first_audio <= (done.first_window or 0.0)
+
+
+def test_a_worker_counts_from_the_start_of_its_process(bench: Bench) -> None:
+    manifest = bench.manifest
+    board = ProgressTracker(manifest, bench.clock, begun=bench.clock.monotonic() - 5.0)
+    assert board.compute_timings().manifest == pytest.approx(5.0, abs=0.1)
+    assert board.compute_timings().elapsed >= 5.0
+    assert ProgressTracker(manifest, bench.clock).compute_timings().elapsed < 1.0
 
 
 def test_a_worker_that_ended_names_nobody(bench: Bench) -> None:

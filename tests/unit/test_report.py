@@ -16,7 +16,8 @@ from batchscribe.cli.report import period_of, render_csv, report
 from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.packing import Estimate
-from batchscribe.core.run.cost_block import cost_block, estimate_block, render_block
+from batchscribe.core.figures import render_block
+from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.report import (
     QueueSample,
@@ -283,16 +284,18 @@ def test_the_command_tells_a_period_as_json(tmp_path: Path) -> None:
 
 def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
     with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
-        ledger.save_run(RUN, at=NOW)
+        ledger.save_run(replace(RUN, timeline={"load": 7.0, "teardown": 30.04}), at=NOW)
+        ledger.save_run(replace(RUN, id="r0", created=NOW - MINUTE, timeline={"load": 9.0}), at=NOW)
     output = call(tmp_path, "--last", "9999w")
     for text in (
+        "Timeline of r1: load 7.0 s, teardown 30.0 s",
         "r1",
         "completed",
         "g4dn.xlarge",
         "$0.26",
         "$0.526",
         "at most $0.26 per audio hour",
-        "1 run settled, 1 GPU start;",
+        "2 runs settled, 2 GPU starts;",
     ):
         assert text in output
 

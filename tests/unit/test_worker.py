@@ -39,6 +39,7 @@ from batchscribe.core.run.manifest import (
     encode,
 )
 from batchscribe.core.scan.chunks import audio_name, transcript_key
+from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.wiring.stores import open_store
@@ -274,6 +275,55 @@ def test_a_model_is_fetched_for_the_engine_that_is_asked(
 
 def asked_of_engines(*words: str) -> Result:
     return CliRunner().invoke(engines, list(words), obj=App())
+
+
+class Noted(EngineFactory):
+    """Notes the order of its calls; `missing`: its model is not on this machine."""
+
+    name = "noted"
+
+    def __init__(self, order: list[object], *, missing: bool = False) -> None:
+        self.order, self.missing = order, missing
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
+        self.order.append("check")
+        return ("the model is missing",) if self.missing else ()
+
+    def model_files(self, spec: EngineSpec) -> tuple[Path, ...]:
+        if self.missing:
+            raise MisconfiguredError("the model is missing")
+        return (Path(spec.model),)
+
+    def load(self, spec: EngineSpec) -> Engine:
+        raise NotImplementedError
+
+
+def test_the_model_is_read_ahead_while_the_engine_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[object] = []
+    manifest = read_manifest(Place(tmp_path, copies=0).location)[0]
+    monkeypatch.setattr("batchscribe.wiring.worker.read_ahead", order.append)
+    monkeypatch.setattr("batchscribe.wiring.worker.engine_factory", lambda _name: Noted(order))
+    find_factory(manifest)
+    assert order == [(Path(manifest.engine.model),), "check"]
+    missing = Noted(order, missing=True)
+    monkeypatch.setattr("batchscribe.wiring.worker.engine_factory", lambda _name: missing)
+    with pytest.raises(MisconfiguredError, match="model is missing"):
+        find_factory(manifest)
+
+
+def test_a_worker_s_paid_time_imports_no_command_and_no_settings(tmp_path: Path) -> None:
+    code = (
+        "import sys; from batchscribe.cli.main import cli\n"
+        "try: cli.main(sys.argv[1:], standalone_mode=False)\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print(sorted({'batchscribe.cli.app', 'batchscribe.settings', 'boto3'} & set(sys.modules)))"
+    )
+    missing = tmp_path / keys.manifest("r", 0)
+    command = [sys.executable, "-P", "-c", code, "worker", str(missing)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["ObjectNotFoundError", "[]"]
 
 
 def test_the_voice_detector_is_the_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

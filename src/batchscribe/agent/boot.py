@@ -35,6 +35,9 @@ from batchscribe.reading import is_stored, read_optional, read_record
 
 LOG = structlog.get_logger()
 RETRY_SECONDS = 10.0
+EARLY_RETRY_SECONDS = 1.0
+"""In the first EARLY_SECONDS: the unit does not wait for the network, and paid time passes."""
+EARLY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class Boot:
     id: str
     at: datetime
     """By the clock at the agent's start; corrected if the clock is set later."""
+    agent: float | None = None
+    """Seconds from the boot to the start of the agent's process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +94,14 @@ class BoxAgent:
         try:
             self._watch = self._take_claim()
         except (TransientError, MisconfiguredError) as error:
-            if self._seams.clock.monotonic() - self._began >= self._place.waits.store:
+            waited = self._seams.clock.monotonic() - self._began
+            if waited >= self._place.waits.store:
                 dead_man = self._limit is not None
                 then = "the dead-man powers off" if dead_man else "nothing is done, and nothing powered off"
                 LOG.warning("host.gives_up", why=str(error), then=then)
                 return None
             LOG.warning("host.waits_for_its_record", why=str(error))
-            return RETRY_SECONDS
+            return EARLY_RETRY_SECONDS if waited < EARLY_SECONDS else RETRY_SECONDS
         return 0.0 if self._watch else None
 
     def _take_claim(self) -> Watch | None:
@@ -211,7 +217,8 @@ class BoxAgent:
     def _write_boot_record(self, claim: HostClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
-        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        boot = self._boot
+        record = BootRecord(run=claim.run, boot=boot.id, at=boot.at, agent=boot.agent, release=__version__)
         created = runs.create(key, msgspec.json.encode(record))
         if created or again or not self._taken_by_another(claim, runs):
             return

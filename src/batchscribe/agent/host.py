@@ -1,7 +1,7 @@
 """The GPU host: starts the agent, controls workers, checks itself.
 
-Everything is under `~/.batchscribe`: `env` for the workers' environment, the agent's lock, and a folder
-for each run with its start permit, the agent's log, and each worker's process and log.
+Everything is under `~/.batchscribe`: `env` for the workers' environment, the model's files, the agent's lock,
+and a folder for each run with its start permit, the agent's log, and each worker's process and log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -80,6 +80,10 @@ class Box:
     @property
     def _root(self) -> Path:
         return self.home / ".batchscribe"
+
+    @property
+    def _model_list(self) -> Path:
+        return self._root / "model-files.json"
 
     @property
     def agent_lock(self) -> Path:
@@ -201,6 +205,18 @@ class Box:
     def prefetch_model(self, spec: EngineSpec) -> HostReply:
         """Fetches the engine's model before any paid run. Raises EngineError."""
         return self._run_aside("fetch", spec, FETCH_SECONDS, self.build_environment())
+
+    def keep_model_files(self, files: Iterable[Path]) -> None:
+        """Records the model's files, to be read ahead at each boot."""
+        write_atomically(self._model_list, msgspec.json.encode([str(file) for file in files]))
+
+    def read_model_files(self) -> tuple[Path, ...]:
+        """The recorded files of the model; empty without a readable record."""
+        try:
+            names = msgspec.json.decode(self._model_list.read_bytes(), type=list[str])
+        except (OSError, msgspec.MsgspecError):
+            return ()
+        return tuple(map(Path, names))
 
     def build_environment(self, *, region: str = "", endpoint: str = "") -> dict[str, str]:
         """Environment of a worker: the file's lines and a plain base.

@@ -103,6 +103,8 @@ def cli(ctx: click.Context, *, verbose: bool, quiet: bool) -> None:
     over both. Exit codes: 0 done, held or nothing to do; 1 failed; 2 misconfigured; 3 the GPU was not
     observed stopped; 130 interrupted.
     """
+    if ctx.invoked_subcommand == "worker":
+        return  # Paid time passes while it imports, and it has no settings.
     from batchscribe.cli.app import App
 
     ctx.obj = app = App()

@@ -14,8 +14,8 @@ from batchscribe.core.decide.observation import ReasonCode
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch
 from batchscribe.core.decide.start_sum import StartSum
-from batchscribe.core.figures import format_count, format_minutes
-from batchscribe.core.run.cost_block import cost_block, estimate_block, render_block
+from batchscribe.core.figures import format_count, format_minutes, render_block
+from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run

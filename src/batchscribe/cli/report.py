@@ -22,6 +22,7 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, format_engine_time, make_engine_time
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
+from batchscribe.core.run.timeline import format_timeline
 from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
@@ -53,6 +54,8 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     blocked_share: float | None
     to_blame: tuple[str, ...]
     flags: dict[str, int]
+    timeline: dict[str, float]
+    """Seconds of each phase, in order."""
 
 
 class Period(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +113,7 @@ def _to_cells(row: ReportRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
     cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
+    cells["timeline"] = format_timeline(row.timeline)
     return {name: _escape_cell(value) for name, value in cells.items()}
 
 
@@ -128,7 +132,14 @@ def show_table(app: App, period: Period) -> None:
     print_table(app.console, _build_columns(period.runs))
     fixed = describe_fixed_costs(period.fixed_costs) if period.fixed_costs else ""
     lines = [fixed, summary(period.totals, period.until), *format_engine_time(period.totals.work)]
+    lines += [f"Timeline of {row.run}: {format_timeline(row.timeline)}" for row in _find_timed(period.runs)]
     app.console.print("\n".join(filter(None, lines)), markup=False)
+
+
+def _find_timed(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """The latest run with a timeline; empty if there is none."""
+    timed = [row for row in rows if row.timeline]
+    return [max(timed, key=lambda row: row.created)] if timed else []
 
 
 def summary(sums: Totals, now: datetime) -> str:
@@ -191,4 +202,5 @@ def _to_row(run: Run) -> ReportRow:
         blocked_share=work.blocked_share if work else None,
         to_blame=work.to_blame if work else (),
         flags=work.flags if work else {},
+        timeline=run.timeline,
     )

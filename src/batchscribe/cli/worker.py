@@ -19,7 +19,7 @@ def worker(manifest: str, control: str, sha256: str) -> None:
     finished or stopped, 1 failed, 2 misconfigured.
     """
     # Imports numpy and the decoder's packages, which other commands do not need.
-    from batchscribe.wiring.process import configure_host_log
+    from batchscribe.wiring.host_log import configure_host_log
     from batchscribe.wiring.worker import process_manifest
 
     configure_host_log()

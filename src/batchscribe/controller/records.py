@@ -10,7 +10,7 @@ from batchscribe.controller.context import World
 from batchscribe.core import keys
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.host import HostEnd
+from batchscribe.core.run.host import BootRecord, HostEnd
 from batchscribe.core.run.manifest import (
     ExitRecord,
     Manifest,
@@ -142,6 +142,11 @@ def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
 def read_progress(world: World, worker: WorkerRef) -> Progress | None:
     """Reads the progress of a worker. None if missing or unreadable."""
     return reading.read_if_valid(world.output, keys.progress(worker.run, worker.worker), Progress)
+
+
+def read_boot(world: World, run: Run) -> BootRecord | None:
+    """Reads which boot of the host accepted the run. None if missing or unreadable."""
+    return reading.read_if_valid(world.output, keys.boot(run.id), BootRecord)
 
 
 def read_host_end(world: World, run: Run) -> HostEnd | None:

@@ -19,6 +19,7 @@ from batchscribe.controller.context import RunConfig, World, log, save, try_acti
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
     forget_manifests,
+    read_boot,
     read_exit,
     read_manifest,
     read_progress,
@@ -42,11 +43,13 @@ from batchscribe.core.run.manifest import (
     ManifestChunk,
     Progress,
     Tally,
+    Timings,
     WorkerEnd,
     WorkerRef,
 )
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
+from batchscribe.core.run.timeline import measure_timeline
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
@@ -64,20 +67,24 @@ class WorkerResult:
     progress: Progress | None
 
     @property
+    def report(self) -> ExitRecord | Progress | None:
+        """The exit record, or else the last progress report."""
+        return self.record or self.progress
+
+    @property
     def tally(self) -> Tally:
-        """Counts of the exit record, or else of the last progress report."""
-        report = self.record or self.progress
-        return report.tally if report else Tally()
+        return self.report.tally if self.report else Tally()
+
+    @property
+    def timings(self) -> Timings:
+        return self.report.timings if self.report else Timings()
 
     @property
     def worked(self) -> EngineTimeSummary:
         """Engine time from the same report; only an exit record has flags."""
-        report = self.record or self.progress
-        return (
-            measure_engine_time(report.timings, self.record.flags if self.record else {})
-            if report
-            else EngineTimeSummary()
-        )
+        if self.report is None:
+            return EngineTimeSummary()
+        return measure_engine_time(self.timings, self.record.flags if self.record else {})
 
 
 @dataclass(slots=True)
@@ -302,6 +309,14 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
     return result
 
 
+def _measure_timeline(world: World, run: Run, work: list[WorkerResult]) -> dict[str, float]:
+    if not work:
+        return {}
+    boot = read_boot(world, run)
+    agent = boot.agent if boot else None
+    return measure_timeline(run, work[0].timings, work[-1].timings, agent=agent)
+
+
 def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
     unread = len(run.workers) - len(work)
@@ -319,5 +334,6 @@ def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult
         failures=_list_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         worked=sum_engine_time(each.worked for each in work),
+        timeline=_measure_timeline(world, run, work),
         cost=run.bill(),
     )

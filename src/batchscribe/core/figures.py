@@ -12,6 +12,15 @@ _DIGITS = 6
 _MINUTE = 60.0
 _HOUR = 3600.0
 _SIZES = ("B", "kB", "MB", "GB", "TB")
+BLOCK_TITLE = "Cost Tracking"
+Line = tuple[str, str]
+"""(label, value)."""
+
+
+def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
+    """The block as text: the title, then one line for each entry, values in one column."""
+    width = max(len(label) for label, _ in lines) + 1
+    return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
 
 
 def format_count(count: int, noun: str) -> str:

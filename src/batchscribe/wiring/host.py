@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,14 @@ def inspect(request: CheckRequest) -> HostReply:
     return HostReply(release=__version__, findings=(engine, *_check_stores(request)))
 
 
-def fetch(spec: EngineSpec) -> HostReply:
-    """Fetches the engine's model, if it has one to fetch."""
+def fetch(box: Box, spec: EngineSpec) -> HostReply:
+    """Fetches the engine's model, if it has one to fetch, and records its files."""
     if python := find_other_python(spec.engine):
         return ask_other(python, "fetch", spec)
-    done = known_factory(spec.engine).fetch(spec) is not None
+    factory = known_factory(spec.engine)
+    done = factory.fetch(spec) is not None
+    with suppress(MisconfiguredError):  # the check of the engine, which follows, reports it
+        box.keep_model_files(factory.model_files(spec))
     return HostReply(release=__version__, done=done)
 
 
@@ -127,7 +131,7 @@ _HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], HostReply]
     "place": (HostPlace, Box.keep_place),
     "prefetch": (EngineSpec, Box.prefetch_model),
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
-    "fetch": (EngineSpec, lambda _, spec: fetch(spec)),
+    "fetch": (EngineSpec, fetch),
 }
 """Requests besides `version`: (type of the data, handler)."""
 

@@ -1,8 +1,8 @@
 """`python -m batchscribe.wiring.host_boot`: the agent of a GPU host, started by its unit or over ssh.
 
-The unit starts it at every boot, without arguments; it then restarts itself in the workers' environment,
-which has the credentials for the stores. A controller starts `live RUN` over ssh, for that run only. Only one
-agent runs on a host: a second one exits at once.
+The unit starts it at every boot, without arguments; it takes on the workers' environment, which has the
+credentials for the stores. A controller starts `live RUN` over ssh, in that environment and for that run
+only. Only one agent runs on a host: a second one exits at once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from batchscribe.agent.host import WORKER_COMMAND, Box
 from batchscribe.agent.state_files import MarkerFiles, NoDeadman
 from batchscribe.agent.supervisor import Marks
 from batchscribe.control_place import combine_stores
-from batchscribe.core.run.host import BOOT_MODULE, LIVE, ClaimLaunch, HostClaim, HostPlace
+from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostPlace
 from batchscribe.core.run.instances import MANIFEST_TAG
-from batchscribe.detached import boot_id, try_lock
+from batchscribe.detached import boot_id, process_start, try_lock
 from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.page_cache import read_ahead
 from batchscribe.protocols import Store
-from batchscribe.wiring.process import configure_host_log
+from batchscribe.wiring.host_log import configure_host_log
 from batchscribe.wiring.stores import open_store
 
 MARKERS = Path("/run/batchscribe")
@@ -54,8 +55,10 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
         if another := copied_from(place):
             LOG.warning("host.is_a_copy", here=another, recorded=place.instance)
             return 0
-        if given != [LIVE]:
-            begin_anew(box.build_environment(region=place.region, endpoint=place.endpoint))
+        aws_environment.replace_environment(
+            box.build_environment(region=place.region, endpoint=place.endpoint)
+        )
+        configure_host_log()  # the environment has secrets of its own
         _run_agent(place, box, clock)
     except BatchscribeError as error:
         sys.stderr.write(f"{error}\n")
@@ -68,7 +71,8 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
         if not alone:
             LOG.info("agent.already_alive", run=run)
             return
-        boot = Boot(id=boot_id(), at=clock.booted())
+        read_ahead(box.read_model_files())
+        boot = Boot(id=boot_id(), at=clock.booted(), agent=process_start())
         run_agent(BoxAgent(place, boot, open_seams(place, box, clock), run=run), clock)
 
 
@@ -78,13 +82,6 @@ def _read_place_over_ssh(box: Box) -> HostPlace:
         return box.read_place()
     except MisconfiguredError:
         return HostPlace(instance="", home="")
-
-
-def begin_anew(environment: dict[str, str]) -> None:
-    """Replaces this process by an agent in that environment."""
-    os.execve(  # noqa: S606  no shell is involved
-        sys.executable, [sys.executable, "-I", "-m", BOOT_MODULE, LIVE], environment
-    )
 
 
 def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from batchscribe import aws_environment
 from batchscribe import settings as configuration
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.machine.clock import SystemClock
@@ -21,8 +20,3 @@ def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
 def open_clock() -> Clock:
     """This machine's clock, for commands that never wait."""
     return SystemClock()
-
-
-def configure_host_log() -> None:
-    """Configures the log of a process on the GPU host, which has no settings file."""
-    logs.configure(secrets=aws_environment.list_secrets())

@@ -23,13 +23,15 @@ from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.figures import BLOCK_TITLE
 from batchscribe.core.keys import CONTROL
-from batchscribe.core.run.cost_block import BLOCK_TITLE, cost_block
+from batchscribe.core.run.cost_block import cost_block
 from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.manifest import AudioOptions, Limits, hash_values
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Run
+from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.text.subtitles import render
 from batchscribe.detached import write_atomically
@@ -335,6 +337,7 @@ def _write_run_report(settings: Settings, ledger: Ledger, output: Store, run: Ru
         run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock, costs=costs
     )
     log.info(BLOCK_TITLE, **dict(cost_block(report)))
-    for line in format_engine_time(report.work):
+    timeline = format_timeline(report.performance.timeline)
+    for line in [*format_engine_time(report.work), *([f"Timeline: {timeline}"] if timeline else [])]:
         log.info("run.reported", run=run.id, line=line)
     write_report(settings.reports_dir, report)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -20,8 +20,10 @@ from batchscribe.control_place import combine_stores
 from batchscribe.core import keys
 from batchscribe.core.run.host import HostPlace
 from batchscribe.core.run.manifest import ExitRecord, Manifest, decode
+from batchscribe.detached import process_start
 from batchscribe.engine import EngineFactory
 from batchscribe.errors import GpuError, MisconfiguredError
+from batchscribe.page_cache import read_ahead
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import limit_of, read_bytes
 from batchscribe.wiring.engines import engine_factory
@@ -66,7 +68,7 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
     `sha256`: the required hash of the manifest; empty for any.
     Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
-    clock = SystemClock()
+    clock, begun = SystemClock(), process_start()
     root, key = split_location(location)
     place = _read_place(clock)
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
@@ -93,6 +95,7 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
             concurrency=_choose_crew(len(os.sched_getaffinity(0))),
             # A thread that hangs inside a library cannot be ended; the exit record is in the store.
             abandon=partial(os._exit, 1),
+            begun=begun,
         )
 
 
@@ -124,13 +127,18 @@ def _choose_crew(cores: int) -> ConcurrencySettings:
 
 
 def find_factory(manifest: Manifest) -> EngineFactory:
-    """The factory of the manifest's engine. Raises MisconfiguredError if it cannot run here."""
+    """The factory of the manifest's engine. Raises MisconfiguredError if it cannot run here.
+
+    Its model is read ahead meanwhile: the engine's packages take seconds to import.
+    """
     if manifest.release not in ACCEPTED_RELEASES:
         raise MisconfiguredError(
             f"the manifest was written by batchscribe {manifest.release} and this is {__version__}: "
             "install the same version on both sides (batchscribe gpu setup)"
         )
     factory = engine_factory(manifest.engine.engine)
+    with suppress(MisconfiguredError):  # the check reports it
+        read_ahead(factory.model_files(manifest.engine))
     factory.check(manifest.engine)
     return factory
 

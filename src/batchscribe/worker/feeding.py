@@ -98,9 +98,16 @@ class PipelineState:
 
     @classmethod
     def create(
-        cls, manifest: Manifest, ending: Ending, *, output: Store, clock: Clock, decoders: int
+        cls,
+        manifest: Manifest,
+        ending: Ending,
+        *,
+        output: Store,
+        clock: Clock,
+        decoders: int,
+        begun: float | None = None,
     ) -> PipelineState:
-        board = ProgressTracker(manifest, clock)
+        board = ProgressTracker(manifest, clock, begun)
         return cls(
             manifest,
             ending,

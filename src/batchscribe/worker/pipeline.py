@@ -67,6 +67,7 @@ def run_worker(
     new_decoder: Callable[[], AudioDecoder] = AudioDecoder,
     concurrency: ConcurrencySettings = ConcurrencySettings(),
     abandon: Callable[[], None] = lambda: None,
+    begun: float | None = None,
 ) -> ExitRecord:
     """Transcribes the manifest's chunks and returns the stored exit record.
 
@@ -75,14 +76,16 @@ def run_worker(
     (StoreUnavailableError, MisconfiguredError).
 
     A hung engine cannot be stopped: after everything else is recorded and published, `abandon` is called,
-    which should end the process.
+    which should end the process. `begun`: monotonic time at which this process started; None for now.
     """
     before = read_optional(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
     if before is not None:
         LOG.warning("worker.ended_before", run=manifest.run, worker=manifest.worker)
         return before
     ending = Ending(clock, manifest.deadline, should_stop)
-    state = PipelineState.create(manifest, ending, output=output, clock=clock, decoders=concurrency.decoders)
+    state = PipelineState.create(
+        manifest, ending, output=output, clock=clock, decoders=concurrency.decoders, begun=begun
+    )
     worker = _Worker(
         state, source=source, output=output, clock=clock, concurrency=concurrency, abandon=abandon
     )
@@ -140,13 +143,14 @@ class _Worker:
         new_decoder: Callable[[], AudioDecoder],
     ) -> ExitRecord:
         reporter = Reporter(self._records, self._concurrency.progress_seconds, self._check_engine)
+        self._board.set_phase(Phase.LOADING)
         reporter.start()
         self._publishers = self._start_threads(
             "publish", self._concurrency.publishers, self._run_publisher, self._finished.close
         )
         feeders = self._start_feeders(find_speech, new_decoder)
         try:
-            self._run_engine(load)
+            self._run_engine(load, reporter)
         except BatchscribeError as error:
             self._ending.fail(error)
         except Exception as error:  # noqa: BLE001 - the exit record must be written whatever happens
@@ -155,7 +159,10 @@ class _Worker:
             self._close_stages(feeders)
             self._board.record_end()
             reporter.close()
-        return self._write_exit_record()
+        try:
+            return self._write_exit_record()
+        finally:
+            reporter.join()
 
     def _start_feeders(
         self, find_speech: SpeechFinder, new_decoder: Callable[[], AudioDecoder]
@@ -224,13 +231,11 @@ class _Worker:
         for thread in self._publishers:
             thread.join()
 
-    def _run_engine(self, load: Callable[[], Engine]) -> None:
-        self._board.set_phase(Phase.LOADING)
-        self._records.write_progress()
+    def _run_engine(self, load: Callable[[], Engine], reporter: Reporter) -> None:
         engine = load()
         self._model, self._device = engine.model or self._model, engine.device
         self._board.record_loaded()
-        self._records.write_progress()
+        reporter.request_report()
         self._engine_loop.run(engine)
 
     def _fail_chunk(self, chunk: int, kind: FailureKind, reason: str) -> None:

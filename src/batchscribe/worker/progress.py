@@ -80,14 +80,15 @@ class Ending:
 class ProgressTracker:
     """Counts and times of one worker. Thread-safe."""
 
-    def __init__(self, manifest: Manifest, clock: Clock) -> None:
+    def __init__(self, manifest: Manifest, clock: Clock, begun: float | None = None) -> None:
+        """`begun`: monotonic time at which the worker's process started; None for now."""
         self._manifest = manifest
         self._clock = clock
         self._lock = threading.RLock()
-        self._begun = clock.monotonic()
+        self._begun = clock.monotonic() if begun is None else begun
         self._phase = Phase.STARTING
         self._tally = Tally()
-        self._timings = Timings()
+        self._timings = Timings(since_boot=self._begun, manifest=self.measure_elapsed())
         self._in_flight: Counter[str] = Counter()
         self._in_engine = 0
         self._results = 0
@@ -113,13 +114,19 @@ class ProgressTracker:
     def record_loaded(self) -> None:
         with self._lock:
             self._phase = Phase.WORKING
-            self._timings = msgspec.structs.replace(self._timings, loaded=self.measure_elapsed())
+            self._update_timings(loaded=self.measure_elapsed())
+
+    def record_ready(self) -> None:
+        """Records that a window is ready for the engine; only the first one counts."""
+        with self._lock:
+            if self._timings.first_audio is None:
+                self._update_timings(first_audio=self.measure_elapsed())
 
     def record_end(self) -> None:
         """Records the end: nothing is in flight or in the engine any more."""
         with self._lock:
             self._phase = Phase.ENDED
-            self._timings = msgspec.structs.replace(self._timings, busy=self.compute_timings().busy)
+            self._update_timings(busy=self.compute_timings().busy)
             self._in_engine = 0
             self._in_flight.clear()
 
@@ -142,7 +149,7 @@ class ProgressTracker:
             if not self._in_engine:
                 self._engine_since = self._last_result = self.measure_elapsed()
                 if self._timings.first_window is None:
-                    self._timings = msgspec.structs.replace(self._timings, first_window=self._engine_since)
+                    self._update_timings(first_window=self._engine_since)
             self._in_engine += 1
 
     def record_result(self, keys: Sequence[str]) -> None:
@@ -151,6 +158,7 @@ class ProgressTracker:
             self._results += 1
             now = self.measure_elapsed()
             self._longest, self._last_result = max(self._longest, now - self._last_result), now
+            self._update_timings(last_result=now)
             self.leave_engine(keys)
 
     def leave_engine(self, keys: Sequence[str]) -> None:
@@ -161,7 +169,7 @@ class ProgressTracker:
             self._in_engine -= 1
             if not self._in_engine:
                 busy = self._timings.busy + self.measure_elapsed() - self._engine_since
-                self._timings = msgspec.structs.replace(self._timings, busy=busy)
+                self._update_timings(busy=busy)
 
     def measure_silence(self) -> tuple[float, float]:
         """Seconds since the engine's last result, or since it got work; and its longest time per result.
@@ -207,7 +215,7 @@ class ProgressTracker:
         finally:
             with self._lock:
                 blocked = self._timings.blocked + self._end_pause()
-                self._timings = msgspec.structs.replace(self._timings, blocked=blocked)
+                self._update_timings(blocked=blocked)
 
     def _end_pause(self) -> float:
         """Ends the pause and returns its seconds; they count as neither work nor silence of the engine."""
@@ -229,6 +237,7 @@ class ProgressTracker:
                 audio_seconds=self._tally.audio_seconds + seconds,
                 audio_bytes=self._tally.audio_bytes + chunk.size,
             )
+            self._update_timings(published=self.measure_elapsed())
             self._flags.update(flags)
             self._seconds[kind] += seconds
             self._bytes[kind] += chunk.size
@@ -244,6 +253,9 @@ class ProgressTracker:
 
     def _update_tally(self, **changes: float) -> None:
         self._tally = msgspec.structs.replace(self._tally, **changes)
+
+    def _update_timings(self, **changes: float) -> None:
+        self._timings = msgspec.structs.replace(self._timings, **changes)
 
     @property
     def tally(self) -> Tally:

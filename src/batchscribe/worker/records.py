@@ -121,27 +121,38 @@ class Records:
 
 
 class Reporter:
-    """Thread that writes the progress every few seconds, then calls `look`."""
+    """Thread that writes the progress at once, on request and every few seconds, then calls `look`.
+
+    The store's answers delay neither the model's loading nor the exit record: paid time passes.
+    """
 
     def __init__(self, records: Records, seconds: float, look: Callable[[], None]) -> None:
         self._records = records
         self._look = look
         self._seconds = seconds
-        self._closed = threading.Event()
+        self._due = threading.Event()
+        self._closed = False
         self._thread = threading.Thread(target=self._report_until_closed, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Writes the progress a first time, then starts the thread."""
-        self._records.write_progress()
         self._thread.start()
 
     def _report_until_closed(self) -> None:
-        while not self._closed.wait(self._seconds):
+        while not self._closed:
             self._records.write_progress()
             self._look()
+            self._due.wait(self._seconds)
+            self._due.clear()
+        self._records.write_progress()
+
+    def request_report(self) -> None:
+        """Lets the thread write the progress now; returns at once."""
+        self._due.set()
 
     def close(self) -> None:
-        """Ends the thread and writes the progress a last time."""
-        self._closed.set()
+        """Lets the thread write the progress a last time and end; returns at once."""
+        self._closed = True
+        self._due.set()
+
+    def join(self) -> None:
         self._thread.join()
-        self._records.write_progress()

@@ -61,6 +61,8 @@ class TimelineAssembler:
         """Puts an item out. The end of a chunk passes after a stop, too: all its results may be there."""
         if not self.out.put(item, even_closed=not isinstance(item, PendingWindow)):
             raise InterruptedRunError("the worker is ending")
+        if isinstance(item, PendingWindow):
+            self.state.board.record_ready()
 
     def detect_speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
         with self.state.board.note_waiting("cut"):

@@ -66,7 +66,7 @@ class HubModel:
             # The hub's client raises many types of errors.
             raise EngineError(f"the model {self.name} could not be fetched: {first_line(error)}") from error
         verify_model(folder, contents=True)
-        self._record(folder)
+        self.record(folder)
         return folder
 
     def find(self) -> Path | None:
@@ -96,7 +96,7 @@ class HubModel:
         found = sorted(self._find_home().glob(f"*.{RECORD}"))
         return found[0].name.removesuffix(f".{RECORD}") if found else None
 
-    def _record(self, folder: Path) -> None:
+    def record(self, folder: Path) -> None:
         """Records the files that have no record yet: each number format has its own."""
         known = _read_record(folder)
         files = dict(known.files) if known else {}

@@ -167,7 +167,8 @@ class HostSetup:
         boots = yield from self._install_units(instance)
         if boots:
             self._enable_tags(instance)
-        for engine in (self.terms.engine, *(spec for spec, _ in self.besides)):
+        # The host reads the files of the last one ahead at each boot.
+        for engine in (*(spec for spec, _ in self.besides), self.terms.engine):
             self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
             yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []

@@ -22,9 +22,9 @@ from typing import Any, TextIO
 import structlog
 
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.figures import BLOCK_TITLE, render_block
 from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import Redactor, printable
-from batchscribe.core.run.cost_block import BLOCK_TITLE, render_block
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.protocols import Clock
 

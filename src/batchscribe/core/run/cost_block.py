@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from batchscribe.core.decide.fixed import (
@@ -18,13 +17,11 @@ from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.decide.prices import describe_origin
-from batchscribe.core.figures import format_hours
+from batchscribe.core.figures import Line, format_hours
 from batchscribe.core.run.billing import describe_parts
 from batchscribe.core.run.report import RunReport
 
-BLOCK_TITLE = "Cost Tracking"
 _HOUR = 3600.0
-Line = tuple[str, str]
 
 
 def cost_block(report: RunReport) -> list[Line]:
@@ -82,12 +79,6 @@ def _add_other_costs(
     volume = f"; fixed costs: {describe_volume(fixed)}" if fixed and fixed.per_month_micros else ""
     summed = [(label, f"{value}{volume}" if label == "$/Audio Hour" else value) for label, value in yields]
     return [*gpu, *found.items(), *summed, *host]
-
-
-def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
-    """The block as text: the title, then one line for each entry, values in one column."""
-    width = max(len(label) for label, _ in lines) + 1
-    return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
 
 
 def _format_time(seconds: float) -> str:

@@ -22,8 +22,7 @@ VERSION = WIRE_VERSION
 MODULE = "batchscribe.wiring.host"
 BOOT_MODULE = "batchscribe.wiring.host_boot"
 LIVE = "live"
-"""First argument of an agent that already has the workers' environment; an agent started over ssh gets its
-run as the second."""
+"""First argument of an agent that is started over ssh; its run is the second."""
 BOX_UNIT = "batchscribe-box.service"
 """Accepts the claim at boot; the other three power off if it cannot."""
 DEADMAN_UNITS = ("batchscribe-deadman.service", "batchscribe-deadman.timer", "batchscribe-deadman.path")
@@ -234,6 +233,8 @@ class BootRecord(Dated, frozen=True, kw_only=True):
     """The kernel's boot id."""
     at: Time
     """Begin of that boot, by the host's clock."""
+    agent: Seconds | None = None
+    """From the boot to the agent's start; None in records of 0.1."""
     release: str
 
 

@@ -137,10 +137,22 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, each measured by the worker's monotonic clock from its own start."""
+    """Seconds, each measured by the worker's monotonic clock from its own start, the process's."""
 
+    since_boot: Seconds | None = None
+    """From the host's boot to the worker's start; None in records of 0.1, as the other times without text."""
+    manifest: Seconds | None = None
+    """Until the manifest was read: the interpreter, imports, the store's answer."""
     loaded: Seconds | None = None
+    """Until the engine was loaded."""
+    first_audio: Seconds | None = None
+    """Until the first window was ready for the engine: fetched, decoded and cut."""
     first_window: Seconds | None = None
+    """Until the engine got the first window."""
+    last_result: Seconds | None = None
+    """Until the engine's last result."""
+    published: Seconds | None = None
+    """Until the last transcript was in the store."""
     elapsed: Seconds = 0.0
     busy: Seconds = 0.0
     """Time inside the engine."""

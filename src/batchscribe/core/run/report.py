@@ -140,6 +140,8 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     total: float | None
     audio_per_second: float | None
     """Audio seconds for each second of work."""
+    timeline: dict[str, float] = {}
+    """Phases of the paid time, in order, once it is settled; `audio` is beside `load`."""
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,6 +305,7 @@ def _make_performance(run: Run, events: Sequence[RunEvent]) -> Performance:
         release=_seconds_between(_read_time(run.stop_requested), _read_time(run.stopped)),
         total=_seconds_between(run.created, run.settled),
         audio_per_second=run.audio_seconds / work if work else None,
+        timeline=run.timeline,
     )
 
 

@@ -232,6 +232,8 @@ class Run:
     """Reasons of the first FAILURES_KEPT chunks that are quarantined or left, by key."""
     audio_seconds: float = 0.0
     worked: EngineTimeSummary = field(default_factory=EngineTimeSummary, hash=False)
+    timeline: dict[str, float] = field(default_factory=dict, hash=False)
+    """Seconds of its phases (core/run/timeline.py); empty in runs of 0.1."""
     cost: Usd = ZERO
 
     @property

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +26,7 @@ from batchscribe.adapters.engines.parakeet.models import (
     fetch,
     find_kind,
     languages,
+    list_files,
     list_models,
     model_folder,
     model_name,
@@ -117,6 +119,9 @@ class ParakeetFactory(EngineFactory):
         if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {APART} ({ALONE})")
         return (*found, *list_failures(NAME, spec, (_check_device, *(() if found else (_check_model,)))))
+
+    def model_files(self, spec: EngineSpec) -> tuple[Path, ...]:
+        return list_files(spec)
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
         try:

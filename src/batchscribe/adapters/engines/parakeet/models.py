@@ -104,6 +104,12 @@ def model_folder(spec: EngineSpec) -> Path:
     return (find_half(folder) if spec.compute_type == HALF else None) or folder
 
 
+def list_files(spec: EngineSpec) -> tuple[Path, ...]:
+    """The files that `spec` loads. Raises MisconfiguredError if the model is missing or incomplete."""
+    folder = model_folder(spec)
+    return tuple(path for name in _file_patterns(spec) if (path := folder / name).is_file())
+
+
 def find_kind(model: str, folder: Path) -> str:
     """The model's kind for onnx-asr: a published name, or the kind in the folder's config.json.
 

@@ -25,6 +25,7 @@ from batchscribe.adapters.engines.whisper.models import (
     MODELS,
     check_languages,
     fetch_model,
+    list_files,
     model_folder,
     model_name,
     unable,
@@ -87,6 +88,9 @@ class WhisperFactory(EngineFactory):
 
     def models(self) -> dict[str, bool]:
         return {name: _is_here(name) for name in MODELS}
+
+    def model_files(self, spec: EngineSpec) -> tuple[Path, ...]:
+        return list_files(model_folder(spec))
 
     def fetch(self, spec: EngineSpec) -> Path:
         return fetch_model(model_name(spec))

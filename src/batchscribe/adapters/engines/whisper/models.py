@@ -103,7 +103,7 @@ def fetch_model(model: str) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
-    return _find_source(model).fetch()
+    return find_source(model).fetch()
 
 
 def model_folder(spec: EngineSpec) -> Path:
@@ -123,7 +123,12 @@ def model_folder(spec: EngineSpec) -> Path:
     return folder
 
 
-def _find_source(model: str) -> HubModel:
+def list_files(folder: Path) -> tuple[Path, ...]:
+    """The model's files in a folder, in the order of FETCHED."""
+    return tuple(path for pattern in FETCHED for path in sorted(folder.glob(pattern)) if path.is_file())
+
+
+def find_source(model: str) -> HubModel:
     """A named model or a hub repository. Raises MisconfiguredError."""
     if "/" in model:
         return HubModel(model, model, None, FETCHED, INSTALL)
@@ -135,7 +140,7 @@ def _find_source(model: str) -> HubModel:
 def _find_cached(name: str) -> Path:
     if name.startswith((".", "/")):
         raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
-    if (folder := _find_source(name).find() or _find_packaged(name)) is not None:
+    if (folder := find_source(name).find() or _find_packaged(name)) is not None:
         return folder
     raise MisconfiguredError(
         f"the Whisper model {name} is not on this machine: fetch it with "
