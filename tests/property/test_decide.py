@@ -110,6 +110,7 @@ limited = st.builds(
     check_interval=st.sampled_from([1, 15, 60]).map(lambda minutes: minutes * MINUTE),
     max_runtime=st.sampled_from([20, 60, 120]).map(lambda minutes: minutes * MINUTE),
     max_wait=st.integers(12, 48).map(lambda hours: timedelta(hours=hours)),
+    hours=st.sampled_from([None, parse_hours("22:00-06:00"), parse_hours("sat")]),
 )
 
 

@@ -39,6 +39,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Moment | None": st.none() | moments,
     "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
     "dict[str, str]": st.dictionaries(text, text, max_size=3),
+    "dict[str, float]": st.dictionaries(text, seconds, max_size=3),
     "RunState": st.sampled_from(RunState),
     "Outcome | None": st.none() | st.sampled_from(Outcome),
     "Usd": micros,

@@ -377,8 +377,8 @@ def test_a_set_up_fetches_loads_and_records_every_engine() -> None:
     record = decode(store.get(keys.instance(INSTANCE)).data, InstanceRecord)
     assert (record.engine, record.model) == (WHISPER, TURBO)
     assert [each.model for each in record.engines] == [V2, V3]
-    for word in ("fetch", "inspect"):
-        assert [model for asked, model in host.asked if asked == word] == [TURBO, V2, V3]
+    for word, models in (("fetch", [V2, V3, TURBO]), ("inspect", [TURBO, V2, V3])):
+        assert [model for asked, model in host.asked if asked == word] == models
     assert seen.count("store") == 1
 
 
