@@ -9,8 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.cli.examples import EXAMPLES
 from batchscribe.cli.main import cli
+from batchscribe.cli.terminal.examples import EXAMPLES
 
 
 def names(group: click.Group, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from batchscribe.cli.app import App
-from batchscribe.cli.layout import Column, choose_columns, describe_finding, fold
 from batchscribe.cli.scan import SessionRow, _build_columns
+from batchscribe.cli.terminal.layout import Column, choose_columns, describe_finding, fold
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import format_clock, format_count, format_hours, format_sizes
 from batchscribe.core.run.host import failed, passed

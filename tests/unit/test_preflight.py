@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.machine import files
-from batchscribe.cli.render import render_dry_run
+from batchscribe.cli.terminal.render import render_dry_run
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Reason, ReasonCode
 from batchscribe.core.decide.policy import Hold

@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe.cli.app import App
 from batchscribe.cli.logs import describe
-from batchscribe.cli.times import show_times
+from batchscribe.cli.terminal.times import show_times
 
 SENTENCE = "paused until 2026-07-01 22:30 UTC; seen 2026-12-31 23:30:15 UTC"
 LINE = '{"event": "gpu.started", "timestamp": "2026-07-01T22:30:05.123+00:00"}'

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.cli.render import render_run
 from batchscribe.cli.report import period_of, render_csv, summary
+from batchscribe.cli.terminal.render import render_run
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Policy, PolicyName

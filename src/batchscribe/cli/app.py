@@ -13,8 +13,8 @@ import click
 from rich.console import Console
 
 from batchscribe import settings as configuration
-from batchscribe.cli.layout import fold
-from batchscribe.cli.times import show_times
+from batchscribe.cli.terminal.layout import fold
+from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.figures import encode_json
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App
-from batchscribe.cli.layout import Column, print_table
-from batchscribe.cli.plot import draw_points
+from batchscribe.cli.terminal.layout import Column, print_table
+from batchscribe.cli.terminal.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App, pass_app
-from batchscribe.cli.render import render_decision, render_run
+from batchscribe.cli.terminal.render import render_decision, render_run
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost

@@ -12,7 +12,7 @@ import click
 from batchscribe.cli.app import App, json_option, print_json
 from batchscribe.cli.gpu import check_host, tools
 from batchscribe.cli.gpu_session import running_instance
-from batchscribe.cli.layout import describe_finding
+from batchscribe.cli.terminal.layout import describe_finding
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.run.host import Finding, Grade, warned

@@ -11,7 +11,7 @@ import click
 from msgspec.structs import replace
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.core.decide.published_models import (
     AS_OF,
     AUTO,
@@ -110,7 +110,7 @@ def _compare(
     as_json: bool,
 ) -> None:
     from batchscribe.cli.compare import compare, draw_comparison, print_comparison
-    from batchscribe.cli.plot import check_plot
+    from batchscribe.cli.terminal.plot import check_plot
 
     if plot:
         check_plot(plot)

@@ -23,8 +23,8 @@ from batchscribe.cli.gpu_session import (
     start_instance,
     stop_after,
 )
-from batchscribe.cli.layout import describe_finding
-from batchscribe.cli.times import describe_holder
+from batchscribe.cli.terminal.layout import describe_finding
+from batchscribe.cli.terminal.times import describe_holder
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.core import keys
 from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned

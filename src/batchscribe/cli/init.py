@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from batchscribe.cli.init_ec2 import Ec2Setup
-from batchscribe.cli.interview import Interview, print_line
+from batchscribe.cli.terminal.interview import Interview, print_line
 from batchscribe.core.env_text import render_env
 from batchscribe.env_file import refuse_existing_file, write_env_file
 from batchscribe.errors import BatchscribeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchscribe.cli.interview import Interview, print_line
+from batchscribe.cli.terminal.interview import Interview, print_line
 from batchscribe.wiring import init as wiring
 from batchscribe.wiring.init import Account, StackPlan
 

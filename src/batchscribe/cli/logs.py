@@ -10,7 +10,7 @@ from typing import TextIO
 import click
 
 from batchscribe.cli.app import App, json_option, pass_app
-from batchscribe.cli.times import show_times
+from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import printable
 from batchscribe.errors import ObjectNotFoundError

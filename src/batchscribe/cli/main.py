@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from batchscribe import __version__
-from batchscribe.cli.examples import add_example
+from batchscribe.cli.terminal.examples import add_example
 from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.prices import OLD_DAYS, Price, PriceKind, count_age_days
 from batchscribe.settings import Settings

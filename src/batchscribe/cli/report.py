@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
-from batchscribe.cli.layout import Column, print_table
-from batchscribe.cli.times import show_times
+from batchscribe.cli.terminal.layout import Column, print_table
+from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.decide.fixed import CostBasis, FixedCosts, describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd

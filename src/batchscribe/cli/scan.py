@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
-from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.figures import format_count, format_size, format_sizes
 from batchscribe.core.redaction import printable

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
-from batchscribe.cli.layout import Column, print_table
-from batchscribe.cli.plot import Point, check_plot, draw_points
+from batchscribe.cli.terminal.layout import Column, print_table
+from batchscribe.cli.terminal.plot import Point, check_plot, draw_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.money import Rate, Usd

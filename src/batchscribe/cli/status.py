@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json, source_option
-from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
+from batchscribe.cli.terminal.layout import Column, print_table
+from batchscribe.cli.terminal.times import describe_holder
 from batchscribe.cli.tick import opened
-from batchscribe.cli.times import describe_holder
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import PROVED, decode_proofs, describe_proof
 from batchscribe.controller.external_state import read_instance_record

@@ -11,7 +11,7 @@ import click
 from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
-from batchscribe.cli.render import render_decision, render_dry_run, render_run, tick_document
+from batchscribe.cli.terminal.render import render_decision, render_dry_run, render_run, tick_document
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
