@@ -55,3 +55,8 @@ def test_every_class_has_a_name_of_its_own() -> None:
 def test_no_module_is_too_long_to_be_read() -> None:
     long = {path.name: count for path in SOURCES if (count := len(path.read_text().splitlines())) > 400}
     assert long == {}
+
+
+def test_no_folder_has_more_than_25_modules() -> None:
+    modules = Counter(path.parent for path in SOURCES)
+    assert [folder.name for folder, count in modules.items() if count > 25] == []
