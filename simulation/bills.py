@@ -66,6 +66,10 @@ class Bills:
         self._kept = {run: each for run, each in self._kept.items() if run not in lost}
         self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
 
+    def doubt_recovered(self) -> None:
+        """The instance is up for another user: with its start lost, a run cannot tell that from its own."""
+        self.in_doubt |= self._recovered
+
     def check(self, run: Run) -> None:
         """Checks a settled run; a borrowed machine runs anyway and is not measured."""
         if run.borrowed:

@@ -148,6 +148,8 @@ class Checker:
     def looked(self, asked: float, at: float, seen: Instance) -> None:
         self._me.look = (at, seen)
         self._me.unwritten = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
+        if seen.state in UP and self._ours.holder not in {"", *self._deadlines}:
+            self.bills.doubt_recovered()
 
     def acted(self, act: Act) -> None:
         """Checks a request on an instance, with its claim if it has one."""

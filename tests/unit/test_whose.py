@@ -442,3 +442,21 @@ def test_an_adopted_run_whose_owner_released_it_after_all_is_let_go(
         watch(at.world, at.terms)
         at.clock.sleep(60)
     assert (at.ledger.open_runs(), calls) == ((), [])
+
+
+def test_a_start_after_the_deadline_in_the_tag_is_another_users(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tag outlives its run if both hosts were down: whoever starts the instance then owns it."""
+    theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(minutes=10))
+    at.compute.start(theirs)
+    at.clock.sleep(300)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(1200)
+    at.compute.start(replace(theirs, run=""))
+    at.compute.tag(INSTANCE, theirs.tags)
+    calls = forced(at, monkeypatch)
+    for _ in range(5):
+        watch(at.world, at.terms)
+        at.clock.sleep(60)
+    assert (at.ledger.open_runs(), calls, state(at)) == ((), [], InstanceState.RUNNING)
