@@ -399,7 +399,7 @@ def _policy(rng: random.Random, weather: Weather) -> Policy:
     )
     if not weather.policies or rng.random() >= weather.policies:
         return policy
-    name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED))
+    name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED, PolicyName.NOW))
     return replace(policy, name=name, choice=pick(rng, tuple(InstanceChoice)))
 
 
