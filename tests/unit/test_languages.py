@@ -6,6 +6,7 @@ import sys
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_the_limit_counts_the_chunks_of_all_engines(at: Stage) -> None:
     limited = replace(at.terms, policy=Policy(name=PolicyName.NOW, limit=4))
     (run,) = tick(with_identifier(at, by_name), limited).runs
     assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 4, 2)
+
+
+def test_a_chunk_that_got_the_rest_of_a_run_did_not_take_a_whole_one(at: Stage) -> None:
+    ready(at, "en-a", count=40)
+    ready(at, "ja-b", count=1)
+    at.worker.seconds_each = 22
+    at.worker.endless = frozenset({"ja-b/chunk-001.webm"})
+    short = replace(at.terms, policy=Policy(name=PolicyName.NOW, max_runtime=timedelta(minutes=20)))
+    (run,) = tick(with_identifier(at, by_name), short).runs
+    assert (run.outcome, run.chunks_done, run.failures) == (Outcome.TIMED_OUT, 40, {})
 
 
 def test_a_chunk_that_failed_before_gets_its_engine_in_the_same_run(at: Stage) -> None:
