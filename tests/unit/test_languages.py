@@ -27,6 +27,7 @@ from batchscribe.agent.host import Box
 from batchscribe.controller import languages
 from batchscribe.controller.context import World
 from batchscribe.controller.languages import LANGUAGE, identify_sessions
+from batchscribe.controller.records import COPIES
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Policy, PolicyName
@@ -103,11 +104,14 @@ def test_each_engine_gets_a_manifest_of_its_own_in_one_run(at: Stage) -> None:
     assert at.ledger.last_engine() == "english"
 
 
-def test_the_limit_counts_the_chunks_of_all_engines(at: Stage) -> None:
-    ready(at, "en-a", "ja-b", "de-c")
-    limited = replace(at.terms, policy=Policy(name=PolicyName.NOW, limit=4))
+@pytest.mark.parametrize("limit", [4, 100])
+def test_a_limited_run_takes_its_batch_for_all_engines_and_nothing_else(at: Stage, limit: int) -> None:
+    ready(at, "en-a", "ja-b")
+    at.clock.at(1, lambda: at.upload(2, session="ja-later"))
+    limited = replace(at.terms, policy=Policy(name=PolicyName.NOW, limit=limit, manual=True))
     (run,) = tick(with_identifier(at, by_name), limited).runs
     assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 4, 2)
+    assert at.ledger.facts(COPIES) == {}
 
 
 def test_a_chunk_that_got_the_rest_of_a_run_did_not_take_a_whole_one(at: Stage) -> None:
