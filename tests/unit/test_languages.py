@@ -6,6 +6,7 @@ import sys
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from batchscribe import __version__
+from batchscribe.adapters.engines.problems import list_failures
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
+from batchscribe.adapters.engines.whisper import language
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
 from batchscribe.adapters.engines.whisper.engine import FACTORY
 from batchscribe.adapters.engines.whisper.language import identify_language
@@ -24,6 +27,7 @@ from batchscribe.agent.host import Box
 from batchscribe.controller import languages
 from batchscribe.controller.context import World
 from batchscribe.controller.languages import LANGUAGE, identify_sessions
+from batchscribe.controller.records import COPIES
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Policy, PolicyName
@@ -98,6 +102,26 @@ def test_each_engine_gets_a_manifest_of_its_own_in_one_run(at: Stage) -> None:
     assert at.compute.describe(run.instance).state is InstanceState.STOPPED
     assert [call for call, _ in at.compute.calls].count("start") == 1
     assert at.ledger.last_engine() == "english"
+
+
+@pytest.mark.parametrize("limit", [4, 100])
+def test_a_limited_run_takes_its_batch_for_all_engines_and_nothing_else(at: Stage, limit: int) -> None:
+    ready(at, "en-a", "ja-b")
+    at.clock.at(1, lambda: at.upload(2, session="ja-later"))
+    limited = replace(at.terms, policy=Policy(name=PolicyName.NOW, limit=limit, manual=True))
+    (run,) = tick(with_identifier(at, by_name), limited).runs
+    assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 4, 2)
+    assert at.ledger.facts(COPIES) == {}
+
+
+def test_a_chunk_that_got_the_rest_of_a_run_did_not_take_a_whole_one(at: Stage) -> None:
+    ready(at, "en-a", count=40)
+    ready(at, "ja-b", count=1)
+    at.worker.seconds_each = 22
+    at.worker.endless = frozenset({"ja-b/chunk-001.webm"})
+    short = replace(at.terms, policy=Policy(name=PolicyName.NOW, max_runtime=timedelta(minutes=20)))
+    (run,) = tick(with_identifier(at, by_name), short).runs
+    assert (run.outcome, run.chunks_done, run.failures) == (Outcome.TIMED_OUT, 40, {})
 
 
 def test_a_chunk_that_failed_before_gets_its_engine_in_the_same_run(at: Stage) -> None:
@@ -187,6 +211,25 @@ def test_a_model_that_does_not_load_stops_no_tick(at: Stage) -> None:
     assert isinstance(ticked.decision, Launch)
 
 
+def test_a_signal_while_the_model_loads_ends_the_tick_before_a_start(at: Stage) -> None:
+    ready(at, "en-a")
+
+    def interrupt() -> None:
+        raise InterruptedRunError("SIGTERM")
+
+    with pytest.raises(InterruptedRunError):
+        tick(replace(at.world, open_identifier=interrupt), at.terms)
+    assert "start" not in [call for call, _ in at.compute.calls]
+
+
+def test_a_signal_while_an_engine_is_checked_is_no_failed_check() -> None:
+    def interrupt(_spec: EngineSpec) -> None:
+        raise InterruptedRunError("SIGTERM")
+
+    with pytest.raises(InterruptedRunError):
+        list(list_failures("an engine", EngineSpec(engine="any"), [interrupt]))
+
+
 @pytest.mark.parametrize("error", [StoreUnavailableError("no answer"), InterruptedRunError("SIGTERM")])
 def test_a_store_that_does_not_answer_and_a_signal_leave_it_for_the_next_tick(
     at: Stage, error: Exception
@@ -249,9 +292,30 @@ def identify(chances: Mapping[str, float], data: bytes) -> tuple[str, list[int]]
 
 def test_the_language_of_a_recording_is_that_of_its_first_speech() -> None:
     recording = bundled(next(iter(corpus())))
-    language, windows = identify({"en": 0.9, "de": 0.1}, recording)
-    assert (language, len(windows) >= 1) == ("en", True)
+    spoken, windows = identify({"en": 0.9, "de": 0.1}, recording)
+    assert (spoken, len(windows) >= 1) == ("en", True)
     assert identify({"en": 0.55, "de": 0.45}, recording)[0] == ""
+
+
+def test_a_voice_detector_that_breaks_is_an_error_of_the_engine() -> None:
+    def break_down(_audio: Any) -> Any:
+        raise RuntimeError("the vendor's error")
+
+    voter: Any = Voter({"en": 0.9})
+    with pytest.raises(EngineError, match="while identifying a language: RuntimeError"):
+        identify_language(voter, break_down, bundled(next(iter(corpus()))))
+
+
+def test_a_voice_detector_that_cannot_be_imported_is_an_error_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        raise ImportError("libonnxruntime.so")
+
+    monkeypatch.setattr(language, "find_voice_detector", refuse)
+    monkeypatch.setattr(type(FACTORY), "load_decoder", lambda _factory, _spec: (Voter({}), "cpu", "int8"))
+    with pytest.raises(EngineError, match="ImportError"):
+        language.load_identifier(EngineSpec(engine=WHISPER, model="tiny", device="cpu"))
 
 
 def test_a_recording_without_speech_is_of_no_language(tmp_path: Path) -> None:

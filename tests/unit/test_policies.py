@@ -125,6 +125,12 @@ def test_the_cool_down_follows_from_the_audio(minutes_of_audio: int, cool_down: 
     assert isinstance(decide(replace(seen, now=held.expected), BALANCED), Launch)
 
 
+@pytest.mark.parametrize("name", PolicyName)
+def test_absurd_measurements_prevent_no_decision(name: PolicyName) -> None:
+    priors = Priors(speed=1e-9, setup_seconds=1e10, bytes_per_second={"webm": 1e-10})
+    decide(observation(backlog(1), offers=(replace(OFFER, priors=priors),)), replace(BALANCED, name=name))
+
+
 def test_balanced_keeps_the_longest_wait_of_a_single_chunk() -> None:
     assert isinstance(decide(observation(backlog(1, hours_old=23.0)), BALANCED), Hold)
     decision = decide(observation(backlog(1, hours_old=23.7)), BALANCED)

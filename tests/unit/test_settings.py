@@ -136,6 +136,7 @@ def test_an_unknown_name_points_to_the_nearest(tmp_path: Path) -> None:
         ("BATCH_SOURCE", "s3://bucket/x?y=1"),
         ("BATCH_MAX_DOLLARS_PER_DAY", "-1"),
         ("GPU_HOURLY_COST", "cheap"),
+        ("GPU_HOURLY_COST", "1e10"),
         ("GPU_SSH_PORT", "70000"),
         ("GPU_SSH_HOST", "-oProxyCommand=x"),
         ("GPU_SSH_USER", "-l"),

@@ -86,7 +86,7 @@ def run(
 
     A pause and the day's budget hold it, too; `batchscribe resume` ends a pause.
     """
-    # A run with a limit takes no second batch, so that it stays within its sessions.
+    # A run with a limit takes nothing beyond its batch, so that it stays within its sessions.
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)
     app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}

@@ -22,7 +22,14 @@ from batchscribe.controller.context import (
     step_each,
 )
 from batchscribe.controller.languages import find_engines, take_one_engine
-from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
+from batchscribe.controller.records import (
+    read_batch,
+    read_exit,
+    read_manifest,
+    record_batch,
+    record_manifest,
+    store_manifest,
+)
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
@@ -92,12 +99,15 @@ def _await_host(world: World, terms: RunConfig, run: Run, poll: Poll, error: Tra
 
 
 def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
-    """Pending, untried chunks that fit into the time left of this run."""
+    """Pending, untried chunks that fit into the time left of this run; of its batch if it has a limit."""
     backlog = world.scanner(run.by_hand).backlog()
     given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
-    if run.workers and all(chunk.previously_failed for chunk in fresh):
+    if run.workers and run.limit is not None:
+        batch = read_batch(world, run)
+        fresh = [chunk for chunk in fresh if chunk.key in batch]
+    elif run.workers and all(chunk.previously_failed for chunk in fresh):
         # They were in an earlier manifest's batch only if that had another engine.
         had = {manifest.engine for manifest in given}
         fresh = [chunk for engine, chunk in find_engines(world, terms, fresh) if engine not in had]
@@ -136,7 +146,10 @@ def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunk
 
     It takes the chunks of one engine; the others are left for the next manifest.
     """
-    engine, alike = take_one_engine(world, terms, chunks)
+    batch = tuple(chunks)
+    if run.limit is not None and not run.workers:
+        record_batch(world, run, batch)
+    engine, alike = take_one_engine(world, terms, batch)
     key = record_manifest(world, _build_manifest(terms, run, engine, alike))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 

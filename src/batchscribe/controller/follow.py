@@ -205,7 +205,7 @@ def _continue_run(world: World, terms: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
-    if run.limit is None and left > 2 * MODEL_LOAD_SECONDS:
+    if left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING)

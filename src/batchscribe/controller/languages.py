@@ -28,6 +28,8 @@ def identify_sessions(world: World, candidates: Iterable[Chunk]) -> None:
             open_sessions.setdefault(chunk.session, chunk)
     try:
         identify = world.open_identifier() if open_sessions else None
+    except InterruptedRunError:
+        raise
     except BatchscribeError as error:
         log.warning("languages.not_identified", error=str(error))
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+
+import msgspec
 
 from batchscribe import reading
 from batchscribe.control_place import build_url
@@ -23,11 +26,13 @@ from batchscribe.core.run.manifest import (
 from batchscribe.core.run.records import decode_run, decode_settlement, encode_run
 from batchscribe.core.run.runs import Run, RunWorker
 from batchscribe.core.run.seals import is_sealed, seal
+from batchscribe.core.scan.chunks import Chunk
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 from batchscribe.reading import read_bytes
 
 COPIES = "manifest/"
 """Ledger facts: manifests as written, kept while their run is open."""
+_BATCH = "batch"
 
 
 def write_record(world: World, run: Run) -> None:
@@ -104,7 +109,17 @@ def forget_manifests(world: World, run: Run) -> None:
         world.ledger.put(key, None)
 
 
-def _copy_key(run_id: str, worker: int) -> str:
+def record_batch(world: World, run: Run, chunks: Iterable[Chunk]) -> None:
+    """Records the batch of a run, of which its first manifest may have a part."""
+    world.ledger.put(_copy_key(run.id, _BATCH), msgspec.json.encode([chunk.key for chunk in chunks]).decode())
+
+
+def read_batch(world: World, run: Run) -> frozenset[str]:
+    """Keys of the chunks in a run's batch; none if it was not recorded, or the ledger was lost."""
+    return msgspec.json.decode(world.ledger.get(_copy_key(run.id, _BATCH)) or "[]", type=frozenset[str])
+
+
+def _copy_key(run_id: str, worker: int | str) -> str:
     return f"{COPIES}{run_id}/{worker}"
 
 

@@ -258,15 +258,17 @@ def _attribute_failures(result: Verified, world: World, run: Run, work: list[Wor
 def _list_endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
     """Chunks that took a whole run in which no chunk was done.
 
-    The only chunk of its manifest, or those in flight if the worker had most of the run.
+    The only chunk of its manifest, or those in flight if the worker had most of the run. A later worker had
+    only the rest of it.
     """
-    chunks = work.manifest.chunks
+    chunks, half = work.manifest.chunks, (run.deadline - run.created) / 2
+    brief = work.manifest.worker and timedelta(seconds=work.timings.elapsed) < half
     if run.outcome is not Outcome.TIMED_OUT:
         return ()
-    if len(chunks) == 1 and not work.tally.seen:
+    if len(chunks) == 1 and not work.tally.seen and not brief:
         return chunks
     since = run.worker_since or run.dispatched
-    most = since is not None and run.deadline - since > (run.deadline - run.created) / 2
+    most = since is not None and run.deadline - since > half
     in_flight = work.progress.in_flight if work.progress and unproductive and most else ()
     return [chunk for chunk in chunks if chunk.key in in_flight]
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.money import HIGHEST_PRICE, ZERO, Usd
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -73,7 +73,7 @@ def number(above: float, high: float) -> Callable[[str], float]:
 
 def dollars(text: str) -> Usd:
     amount = Usd.parse(text)
-    if amount.micros < 0:
+    if not ZERO <= amount <= HIGHEST_PRICE:
         raise ValueError
     return amount
 

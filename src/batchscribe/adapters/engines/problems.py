@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError, OutOfMemoryError
+from batchscribe.errors import (
+    BatchscribeError,
+    EngineError,
+    GpuError,
+    InterruptedRunError,
+    MisconfiguredError,
+    OutOfMemoryError,
+)
 
 TOO_LITTLE_MEMORY = (
     "too little memory (nvidia-smi shows what uses it): use a smaller WHISPER_MODEL, "
@@ -24,6 +31,8 @@ def list_failures(
     for check in checks:
         try:
             check(spec)
+        except InterruptedRunError:
+            raise
         except MisconfiguredError as error:
             yield str(error)
         except Exception as error:  # noqa: BLE001 - a broken installation may raise anything

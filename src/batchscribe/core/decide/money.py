@@ -78,6 +78,8 @@ class Rate:
 
 
 ZERO = Usd(0)
+HIGHEST_PRICE = Usd(10**12)
+"""A million dollars: a run at a higher rate exceeds the bounds of its own record."""
 FREE = Rate(per_hour=Usd(0), source="this machine")
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.money import HIGHEST_PRICE, ZERO, Rate, Usd
 
 OLD_DAYS = 90
 """Age above which a price is marked wherever it is shown."""
@@ -68,7 +68,7 @@ class PriceSheet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         date.fromisoformat(self.as_of)
         for text in self.prices.values():
             low, high = _parse_range(text)
-            if not Usd(0) <= low <= high:
+            if not ZERO <= low <= high <= HIGHEST_PRICE:
                 raise ValueError(f"not a price: {text!r}")
 
 

@@ -91,7 +91,7 @@ def _find_quiet(seen: Observation, policy: Policy, start: PlannedStart) -> Itera
     steady flow of recordings with pauses is left to the balance.
     """
     waits, price = start.waits, policy.wait_price
-    enough = timedelta(hours=waits.audio_hours) >= policy.quiet_audio
+    enough = waits.audio_hours * _HOUR >= policy.quiet_audio.total_seconds()
     if seen.backlog.waiting or not enough or waits.newest is None or not price.micros:
         return
     since = min(waits.newest, seen.now)

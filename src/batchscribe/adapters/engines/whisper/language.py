@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
 from statistics import fmean
@@ -29,7 +30,8 @@ CERTAIN = 0.7
 
 def load_identifier(spec: EngineSpec) -> Callable[[bytes], str]:
     """Loads a multilingual model. Raises EngineError, MisconfiguredError."""
-    return partial(identify_language, FACTORY.load_decoder(spec)[0], find_voice_detector())
+    with _identification_errors():
+        return partial(identify_language, FACTORY.load_decoder(spec)[0], find_voice_detector())
 
 
 def identify_language(decoder: WhisperDecoder, find_speech: SpeechFinder, data: bytes) -> str:
@@ -37,16 +39,20 @@ def identify_language(decoder: WhisperDecoder, find_speech: SpeechFinder, data: 
 
     Raises AudioError, EngineError.
     """
-    with AudioDecoder() as audio:
+    with _identification_errors(), AudioDecoder() as audio:
         pieces = audio.decode(data, max_seconds=Limits().max_audio_seconds)
         windows = list(islice(_cut_windows(islice(pieces, MOST_PIECES), find_speech), MOST_WINDOWS))
-    if not windows:
-        return ""
-    with engine_errors(f"{NAME} failed while identifying a language"):
+        if not windows:
+            return ""
         chances = decoder.languages(decoder.encode([decoder.features(window) for window in windows]))
     means = {language: fmean(each.get(language, 0.0) for each in chances) for language in chances[0]}
     best = max(means, key=lambda language: (means[language], language))
     return best if means[best] >= CERTAIN else ""
+
+
+def _identification_errors() -> AbstractContextManager[None]:
+    """Converts errors of the model and of the voice detector: they must not stop a tick."""
+    return engine_errors(f"{NAME} failed while identifying a language")
 
 
 def _cut_windows(pieces: Iterable[Samples], find_speech: SpeechFinder) -> Iterator[Samples]:
