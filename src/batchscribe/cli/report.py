@@ -24,11 +24,10 @@ from batchscribe.core.run.engine_time import flag_text, format_engine_time
 from batchscribe.core.run.period import DayRow, Period, ReportRow, period_of
 from batchscribe.core.run.report import Totals
 from batchscribe.core.run.timeline import format_timeline
-from batchscribe.core.run.usage import Usage, make_history
-from batchscribe.wiring.arrivals import EVER
+from batchscribe.core.run.usage import Usage
+from batchscribe.wiring.arrivals import read_history
 from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scheduler import make_policy
 from batchscribe.wiring.seams import open_ledger
 
 PERIOD = Duration("hdw", "{value!r} is not a period: use 24h, 7d, 30d", number="[1-9][0-9]{0,3}")
@@ -52,7 +51,7 @@ def report(app: App, last: timedelta, shape: str, by: str, *, as_json: bool) -> 
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         costs = read_cost_basis(app.settings, ledger, now)
-        history = make_history(ledger.samples(EVER), ledger.runs(EVER), make_policy(app.settings))
+        history = read_history(app.settings, ledger, now - last)
         period = period_of(ledger.runs(now - last), now - last, now, costs, history)
     if as_json or shape == "json":
         print_json(period)

@@ -103,7 +103,7 @@ class MatchedArrival:
 
 
 def match_arrivals(samples: Iterable[QueueSample], runs: Iterable[Run]) -> list[MatchedArrival]:
-    """Chunks from the backlogs that checks and runs recorded, in order of time.
+    """Returns the chunks that checks and runs recorded, in order.
 
     A chunk arrives when the backlog first grew by it. Runs take the oldest chunks, and a backlog that
     shrinks without a run loses these.

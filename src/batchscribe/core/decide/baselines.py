@@ -20,7 +20,7 @@ ORIGINAL_THRESHOLD = 100
 
 
 class BaselineName(StrEnum):
-    """What a bill is compared with."""
+    """Names of the baselines, as in JSON."""
 
     EACH_ARRIVAL = "each-arrival"
     """A start at each check that finds new chunks."""
@@ -36,6 +36,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """Cost of a baseline in dollars; all None if it is unknown."""
 
     against: str
+    """each-arrival, threshold-100, always-on or optimum."""
     cost: float | None = None
     cost_micros: int | None = None
     saved: float | None = None
@@ -57,7 +58,10 @@ class Bill:
 
 
 def compare_baselines(bill: Bill, policy: Policy, offer: Offer) -> tuple[Baseline, ...]:
-    """Compares the bill with each baseline on the offer; the policy has the longest wait and the checks."""
+    """Compares the bill with each baseline on the offer.
+
+    The policy has the longest wait and the interval of the checks.
+    """
     costs: dict[BaselineName, Usd] = {BaselineName.ALWAYS_ON: offer.rate.per_hour.times(bill.hours)}
     if bill.arrivals is not None:
         costs |= _replay_rules(bill.arrivals, policy, offer)
@@ -102,7 +106,7 @@ _LABELS = {
 
 
 def format_baseline(baseline: Baseline) -> str:
-    """Line such as `Against one start per arrival: about $1.20 saved of $1.50`; a loss is named as such."""
+    """Line such as `Against one start per arrival: about $1.20 of its $1.50 saved`."""
     name = BaselineName(baseline.against)
     return f"{_LABELS[name]}: {_describe_saved(name, baseline.saved_micros, baseline.cost_micros)}"
 

@@ -191,7 +191,10 @@ def _find_ratios(
 
 
 def find_limits(waits: Iterable[float], policy: Policy, priors: Priors) -> list[float]:
-    """Longest waits in the optimum, in seconds: of a chunk that waited longer, its own wait."""
+    """Longest waits in the optimum, in seconds.
+
+    A chunk that waited longer may wait as long in the optimum.
+    """
     # The optimum knows all arrivals, but not how long a start takes.
     reserve = policy.slack.total_seconds() + priors.setup_p95_seconds - priors.setup_seconds
     limit = policy.max_wait.total_seconds() - reserve

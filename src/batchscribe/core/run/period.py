@@ -84,7 +84,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     gpu_share: float | None
     """Billed hours as a part of the recorded ones; None without these."""
     baselines: tuple[Baseline, ...]
-    """What the same audio costs otherwise; empty if no run had a price."""
+    """Costs of the same audio otherwise; empty if no run had a price."""
 
 
 def period_of(

@@ -24,7 +24,10 @@ _HOUR = 3600.0
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs made of their bill. Waits count from the check that listed a chunk first to the run's end."""
+    """Yield, waits and late chunks of runs.
+
+    A wait counts from the check that listed a chunk first to the end of its run's work.
+    """
 
     cost_per_audio_hour: float | None
     """None without audio."""
@@ -54,7 +57,10 @@ class History:
 
 
 def make_history(samples: Sequence[QueueSample], runs: Iterable[Run], policy: Policy) -> History:
-    """Matches chunks with the settled runs that transcribed them; `samples` are in order of time."""
+    """Matches chunks with the settled runs that transcribed them.
+
+    `samples` are in order of time.
+    """
     chunks = match_arrivals(samples, (run for run in runs if not run.open))
     begun = samples[0].at if samples else None
     waits: dict[str, list[float]] = {}
@@ -102,9 +108,10 @@ def sum_arrived_hours(runs: Sequence[Run], history: History) -> dict[date, float
 
 
 def compare_bill(runs: Iterable[Run], history: History, hours: float) -> tuple[Baseline, ...]:
-    """Compares the bill of the settled runs with all baselines; none if no run had a price.
+    """Compares the bill of the settled runs with all baselines.
 
-    `hours`: length of the period. Price, set-up time and speed are those of the latest type.
+    Returns none if no run had a price. `hours`: length of the period. Price, set-up time and speed are those
+    of the latest type.
     """
     settled = [run for run in runs if not run.open]
     priced = [run for run in settled if run.rate.per_hour.micros]
@@ -134,7 +141,7 @@ def _find_taken(ids: set[str], chunks: Iterable[MatchedArrival]) -> Iterator[tup
 
 
 def _make_offer(runs: Sequence[Run]) -> Offer:
-    """The latest run's type at its price, with set-up time and speed as these runs measured them."""
+    """The latest run's type, price, set-up time and speed."""
     last = runs[-1]
     return Offer(
         provider=last.provider,
