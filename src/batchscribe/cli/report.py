@@ -98,7 +98,8 @@ def show_table(app: App, period: Period, by: str = "run") -> None:
     by_day = by == "day"
     print_table(app.console, _build_day_columns(period.days) if by_day else _build_columns(period.runs))
     fixed = describe_fixed_costs(period.fixed_costs) if period.fixed_costs else ""
-    lines = [fixed, summary(period.totals, period.until), *map(format_baseline, period.baselines)]
+    lines = [fixed, summary(period.totals, period.until)]
+    lines += [f"{format_baseline(each)}." for each in period.baselines]
     lines += [_describe_waits(period.usage), _describe_use(period)]
     lines += format_engine_time(period.totals.work)
     lines += [f"Timeline of {row.run}: {format_timeline(row.timeline)}" for row in _find_timed(period.runs)]

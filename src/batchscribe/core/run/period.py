@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import msgspec
 
@@ -121,7 +121,7 @@ def _make_days(runs: Sequence[Run], first: date, history: History) -> Iterator[D
     settled: dict[date, list[Run]] = {}
     for run in runs:
         if run.settled and not run.open:
-            settled.setdefault(run.settled.astimezone(UTC).date(), []).append(run)
+            settled.setdefault(run.settled.date(), []).append(run)
     begun = history.begun.date() if history.begun else date.max
     for day in sorted({*settled, *(day for day in arrived if day >= max(first, begun))}):
         yield _make_day(day, settled.get(day, []), arrived.get(day, 0.0) if day >= begun else None, history)

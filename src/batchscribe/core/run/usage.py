@@ -136,7 +136,7 @@ def compare_bill(runs: Iterable[Run], history: History, hours: float) -> tuple[B
 def _find_taken(ids: set[str], chunks: Iterable[MatchedArrival]) -> Iterator[tuple[datetime, Run]]:
     """Yields the chunks of these runs, with their runs."""
     for each in chunks:
-        if each.run and each.run.id in ids and each.run.audio_seconds:
+        if each.run and each.run.id in ids:
             yield each.at, each.run
 
 
