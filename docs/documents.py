@@ -12,13 +12,13 @@ import msgspec
 from msgspec import inspect as types
 
 from batchscribe.cli.prices import PriceList
-from batchscribe.cli.report import Period
 from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.controller.commands.why import ChunkHistory
 from batchscribe.core.decide.simulation import Simulation
 from batchscribe.core.decide.start_sum import StartSum
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import ExitRecord, Failure, Manifest, Progress, QuarantineRecord
+from batchscribe.core.run.period import Period
 from batchscribe.core.run.report import RunReport
 from batchscribe.core.text.transcripts import SessionTranscript, Transcript
 

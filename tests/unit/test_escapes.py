@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from batchscribe.cli.app import App, PlainConsole
 from batchscribe.cli.chunks import export
-from batchscribe.cli.report import Period, period_of, render_csv, show_table
+from batchscribe.cli.report import render_csv, show_table
 from batchscribe.core.decide.money import FREE
+from batchscribe.core.run.period import Period, period_of
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.subtitles import FORMATS, render

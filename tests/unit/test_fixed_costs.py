@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from batchscribe.adapters.aws.prices import load_packaged_prices
 from batchscribe.cli import report as command
 from batchscribe.cli.app import App
-from batchscribe.cli.report import period_of
 from batchscribe.core import keys
 from batchscribe.core.decide.fixed import CostBasis, ParkedParts, describe_fixed_costs
 from batchscribe.core.decide.money import Rate, Usd, split_cost
@@ -26,6 +25,7 @@ from batchscribe.core.run.billing import split_bill
 from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineTimeSummary
+from batchscribe.core.run.period import period_of
 from batchscribe.core.run.report import build, totals
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import StoreUnavailableError

@@ -12,13 +12,14 @@ from click.testing import CliRunner
 
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.cli.app import App
-from batchscribe.cli.report import period_of, render_csv, report
+from batchscribe.cli.report import render_csv, report
 from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.figures import render_block
 from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.period import period_of
 from batchscribe.core.run.report import (
     QueueSample,
     RunEvent,

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.cli.report import period_of, render_csv
+from batchscribe.cli.report import render_csv
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.run.manifest import ExitRecord, Timings, decode
 from batchscribe.core.run.meter import Moment
+from batchscribe.core.run.period import period_of
 from batchscribe.core.run.records import decode_run, encode_run
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker

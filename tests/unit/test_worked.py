@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.cli.report import period_of, render_csv, summary
+from batchscribe.cli.report import render_csv, summary
 from batchscribe.cli.terminal.render import render_run
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
@@ -27,6 +27,7 @@ from batchscribe.core.run.engine_time import (
     sum_engine_time,
 )
 from batchscribe.core.run.manifest import EngineTimeSummary, ExitRecord, Timings
+from batchscribe.core.run.period import period_of
 from batchscribe.core.run.records import decode_run, decode_settlement
 from batchscribe.core.run.report import RunReport, build, encode, totals
 from batchscribe.core.run.runs import Outcome, RunState

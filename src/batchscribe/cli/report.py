@@ -13,16 +13,19 @@ import msgspec
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import show_times
-from batchscribe.core.decide.fixed import CostBasis, FixedCosts, describe_fixed_costs
+from batchscribe.core.decide.baselines import format_baseline
+from batchscribe.core.decide.fixed import describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import flag_text, format_engine_time, make_engine_time
-from batchscribe.core.run.report import Totals, totals
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.engine_time import flag_text, format_engine_time
+from batchscribe.core.run.period import DayRow, Period, ReportRow, period_of
+from batchscribe.core.run.report import Totals
 from batchscribe.core.run.timeline import format_timeline
+from batchscribe.core.run.usage import Usage
+from batchscribe.wiring.arrivals import read_history
 from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
@@ -31,89 +34,52 @@ PERIOD = Duration("hdw", "{value!r} is not a period: use 24h, 7d, 30d", number="
 HOUR = 3600.0
 
 
-class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a report; `cost` is an upper bound in dollars."""
-
-    run: str
-    created: datetime
-    status: str
-    type: str
-    chunks_done: int
-    chunks_failed: int
-    audio_hours: float
-    billed_hours: float
-    rate: float
-    rate_source: str
-    rate_as_of: str
-    cost: float
-    cost_micros: int
-    load_seconds: float | None
-    busy_share: float | None
-    """Shares of the engines' time after loading; None if no worker reported it."""
-    starved_share: float | None
-    blocked_share: float | None
-    to_blame: tuple[str, ...]
-    flags: dict[str, int]
-    timeline: dict[str, float]
-    """Seconds of each phase, in order."""
-
-
-class Period(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs settled in a period or open at its end, with totals."""
-
-    since: datetime
-    until: datetime
-    runs: tuple[ReportRow, ...]
-    totals: Totals
-    fixed_costs: FixedCosts | None = None
-    """None if they cannot be read."""
-
-
 @click.command()
 @click.option("--last", type=PERIOD, default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@click.option(
+    "--by",
+    type=click.Choice(["run", "day"]),
+    default="run",
+    show_default=True,
+    help="Lines of the table and of the CSV; JSON has both.",
+)
 @json_option
 @pass_app
-def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
+def report(app: App, last: timedelta, shape: str, by: str, *, as_json: bool) -> None:
     """The runs of a period, and their cost."""
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         costs = read_cost_basis(app.settings, ledger, now)
-        period = period_of(ledger.runs(now - last), now - last, now, costs)
+        history = read_history(app.settings, ledger, now - last)
+        period = period_of(ledger.runs(now - last), now - last, now, costs, history)
     if as_json or shape == "json":
         print_json(period)
     elif shape == "csv":
-        click.echo(render_csv(period), nl=False)
+        click.echo(render_csv(period, by), nl=False)
     else:
-        show_table(app, period)
+        show_table(app, period, by)
 
 
-def period_of(
-    runs: Sequence[Run], since: datetime, until: datetime, costs: CostBasis | None = None
-) -> Period:
-    return Period(
-        since=since,
-        until=until,
-        runs=tuple(_to_row(run) for run in runs),
-        totals=totals(runs),
-        fixed_costs=costs.fixed_costs() if costs else None,
-    )
-
-
-def render_csv(period: Period) -> str:
-    """CSV with a header and one line for each run."""
+def render_csv(period: Period, by: str = "run") -> str:
+    """CSV with a header and one line for each run or day; usage is in the last columns."""
+    kind, rows = (DayRow, period.days) if by == "day" else (ReportRow, period.runs)
     text = io.StringIO()
-    writer = csv.DictWriter(text, ReportRow.__struct_fields__, lineterminator="\n")
+    names = [name for name in kind.__struct_fields__ if name != "usage"]
+    writer = csv.DictWriter(text, [*names, *Usage.__struct_fields__], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_to_cells(row) for row in period.runs)
+    writer.writerows(_to_cells(row) for row in rows)
     return text.getvalue()
 
 
-def _to_cells(row: ReportRow) -> dict[str, object]:
+def _to_cells(row: ReportRow | DayRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
-    cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
-    cells["timeline"] = format_timeline(row.timeline)
+    del cells["usage"]
+    cells |= msgspec.to_builtins(row.usage)
+    if isinstance(row, ReportRow):
+        cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
+        cells["timeline"] = format_timeline(row.timeline)
     return {name: _escape_cell(value) for name, value in cells.items()}
 
 
@@ -125,15 +91,44 @@ def _escape_cell(value: object) -> object:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def show_table(app: App, period: Period) -> None:
+def show_table(app: App, period: Period, by: str = "run") -> None:
     if not period.runs:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
-    print_table(app.console, _build_columns(period.runs))
+    by_day = by == "day"
+    print_table(app.console, _build_day_columns(period.days) if by_day else _build_columns(period.runs))
     fixed = describe_fixed_costs(period.fixed_costs) if period.fixed_costs else ""
-    lines = [fixed, summary(period.totals, period.until), *format_engine_time(period.totals.work)]
+    lines = [fixed, summary(period.totals, period.until)]
+    lines += [f"{format_baseline(each)}." for each in period.baselines]
+    lines += [_describe_waits(period.usage), _describe_use(period)]
+    lines += format_engine_time(period.totals.work)
     lines += [f"Timeline of {row.run}: {format_timeline(row.timeline)}" for row in _find_timed(period.runs)]
     app.console.print("\n".join(filter(None, lines)), markup=False)
+
+
+def _describe_waits(usage: Usage) -> str:
+    """Waits of a period; empty if none is known."""
+    if usage.late is None:
+        return ""
+    waits = (usage.mean_wait_hours, usage.p95_wait_hours, usage.max_wait_hours)
+    mean, p95, longest = (format_hours((wait or 0.0) * HOUR) for wait in waits)
+    late = f"{format_count(usage.late, 'chunk')} late" if usage.late else "no chunk late"
+    return f"Waits: mean {mean}, p95 {p95}, longest {longest}; {late}."
+
+
+def _describe_use(period: Period) -> str:
+    """The GPU's time and speed in a period; empty if none was billed."""
+    speed = period.usage.audio_per_gpu_second
+    if speed is None or period.gpu_share is None:
+        return ""
+    return (
+        f"The GPU was up for {_format_share(period.gpu_share)} of "
+        f"{format_hours(period.recorded_hours * HOUR)}: {speed:.1f} s of audio for each second."
+    )
+
+
+def _format_share(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _find_timed(rows: Sequence[ReportRow]) -> list[ReportRow]:
@@ -172,35 +167,50 @@ def _build_columns(rows: Sequence[ReportRow]) -> list[Column]:
         Column("GPU time", [format_clock(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
         Column("$/h", [_format_rate(row) for row in rows], optional=4, right=True),
         Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
+        *_build_usage_columns([row.usage for row in rows]),
     ]
+
+
+def _build_day_columns(rows: Sequence[DayRow]) -> list[Column]:
+    return [
+        Column("Day", [row.day for row in rows]),
+        Column("Starts", [str(row.starts) for row in rows], right=True),
+        Column("Done", [str(row.chunks_done) for row in rows], right=True),
+        Column("Failed", [str(row.chunks_failed) for row in rows], optional=1, right=True),
+        Column("Audio", [format_clock(row.audio_hours * HOUR) for row in rows], right=True),
+        Column("Queue", [_format_trend(row.queue_hours) for row in rows], right=True),
+        Column("GPU up", [_format_share(row.gpu_share) for row in rows], right=True),
+        Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
+        *_build_usage_columns([row.usage for row in rows]),
+    ]
+
+
+def _build_usage_columns(rows: Sequence[Usage]) -> list[Column]:
+    """Columns that a narrow terminal leaves out first."""
+    return [
+        _build_usage_column("Late", [row.late for row in rows], "{:.0f}", 5),
+        _build_usage_column("p95 wait", [row.p95_wait_hours for row in rows], "{:.2f} h", 6),
+        _build_usage_column("$/audio hour", [row.cost_per_audio_hour for row in rows], "{:.4f}", 7),
+        _build_usage_column("Speed", [row.audio_per_gpu_second for row in rows], "{:.1f} x", 8),
+        _build_usage_column("Mean wait", [row.mean_wait_hours for row in rows], "{:.2f} h", 9),
+        _build_usage_column("Longest", [row.max_wait_hours for row in rows], "{:.2f} h", 10),
+        _build_usage_column("Chunks/$", [row.chunks_per_dollar for row in rows], "{:.0f}", 11),
+    ]
+
+
+def _build_usage_column(name: str, values: Sequence[float | None], shape: str, optional: int) -> Column:
+    """A column of numbers; `-` is unknown."""
+    cells = ["-" if value is None else shape.format(value) for value in values]
+    return Column(name, cells, optional=optional, right=True)
+
+
+def _format_trend(hours: float | None) -> str:
+    """Growth of the backlog as h:mm:ss, with its sign."""
+    if hours is None:
+        return "-"
+    return f"{'-' if hours < 0 else '+'}{format_clock(abs(hours) * HOUR)}"
 
 
 def _format_rate(row: ReportRow) -> str:
     """The hourly rate, with its age if it was old at the time of the run."""
     return f"${Usd.parse(row.rate).text(3)}{mark_age(row.rate_as_of, row.created)}"
-
-
-def _to_row(run: Run) -> ReportRow:
-    work = make_engine_time(run.worked)
-    return ReportRow(
-        run=run.id,
-        created=run.created,
-        status=(run.outcome if run.outcome and not run.open else run.state).value,
-        type=run.instance_type or run.provider,
-        chunks_done=run.chunks_done,
-        chunks_failed=run.chunks_failed,
-        audio_hours=run.audio_seconds / 3600,
-        billed_hours=run.billed_seconds / 3600,
-        rate=run.rate.per_hour.dollars,
-        rate_source=run.rate.source,
-        rate_as_of=run.rate.as_of,
-        cost=run.cost.dollars,
-        cost_micros=run.cost.micros,
-        load_seconds=work.load_seconds if work else None,
-        busy_share=work.busy_share if work else None,
-        starved_share=work.starved_share if work else None,
-        blocked_share=work.blocked_share if work else None,
-        to_blame=work.to_blame if work else (),
-        flags=work.flags if work else {},
-        timeline=run.timeline,
-    )

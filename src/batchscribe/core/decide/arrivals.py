@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter, itemgetter
 
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.objects import ObjectInfo
@@ -90,21 +92,41 @@ def make_arrivals(audio: Iterable[ObjectInfo], priors: Priors) -> tuple[Arrival,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class MatchedArrival:
+    """A chunk in the records of checks and runs."""
+
+    at: datetime
+    """The check that listed it first, or the run that found it."""
+    run: Run | None = None
+    """The run that transcribed it. None if no run did."""
+
+
+def match_arrivals(samples: Iterable[QueueSample], runs: Iterable[Run]) -> list[MatchedArrival]:
+    """Returns the chunks that checks and runs recorded, in order.
+
+    A chunk arrives when the backlog first grew by it. Runs take the oldest chunks, and a backlog that
+    shrinks without a run loses these.
+    """
+    events: list[tuple[datetime, int, Run | None]] = [(each.at, each.pending, None) for each in samples]
+    events += [(run.created, 0, run) for run in runs if run.chunks_done]
+    queue, found = deque[datetime](), list[MatchedArrival]()
+    for at, listed, run in sorted(events, key=itemgetter(0, 1)):
+        known = max(run.chunks_done, len(queue)) if run else listed
+        queue.extend([at] * (known - len(queue)))
+        gone = run.chunks_done if run else len(queue) - known
+        found += [MatchedArrival(queue.popleft(), run) for _ in range(gone)]
+    found += [MatchedArrival(at) for at in queue]
+    return sorted(found, key=attrgetter("at"))
+
+
 def make_recorded_arrivals(samples: Iterable[QueueSample], runs: Sequence[Run]) -> tuple[Arrival, ...]:
     """Arrivals from the backlogs that ticks and runs recorded.
 
-    A chunk arrives when the backlog first grew by it. All have the mean length of the chunks that the runs
-    transcribed; without such a run there are none.
+    All have the mean length of the chunks that the runs transcribed; without such a run there are none.
     """
     chunks = sum(run.chunks_done for run in runs)
     audio = sum(run.audio_seconds for run in runs)
     if not chunks or not audio:
         return ()
-    seen = [(sample.at, sample.pending, 0) for sample in samples]
-    seen += [(run.created, 0, run.chunks_done) for run in runs if run.chunks_done]
-    pending, found = 0, list[Arrival]()
-    for at, listed, done in sorted(seen):
-        known = max(done, pending) if done else listed
-        found += [Arrival(at, audio / chunks)] * max(0, known - pending)
-        pending = known - done
-    return tuple(found)
+    return tuple(Arrival(each.at, audio / chunks) for each in match_arrivals(samples, runs))

@@ -44,6 +44,11 @@ def first_check(at: datetime, interval: timedelta) -> datetime:
     return EPOCH - (EPOCH - at) // interval * interval
 
 
+def last_check(at: datetime, interval: timedelta) -> datetime:
+    """The last check at `at` or earlier."""
+    return EPOCH + (at - EPOCH) // interval * interval
+
+
 def replay(
     arrivals: Sequence[Arrival],
     policy: Policy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -14,6 +14,7 @@ from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.optimum import find_least_total, make_slots
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.replay import Replay, replay
 
 HOUR = 3600.0
@@ -158,7 +159,7 @@ def simulate_policy(
     report: Callable[[int], None] = lambda _done: None,
 ) -> PolicyResult:
     """Replays one policy, and compares it with both optima."""
-    replayed, limit = replay(arrivals, policy, offer, report), policy.max_wait.total_seconds()
+    replayed = replay(arrivals, policy, offer, report)
     deadline_ratio, linear_ratio = _find_ratios(arrivals, policy, offer, replayed)
     return PolicyResult(
         name=policy.name.value,
@@ -166,8 +167,8 @@ def simulate_policy(
         dollars_micros=replayed.cost.micros,
         dollars_per_audio_hour=_divide_by_hours(replayed.cost, arrivals),
         starts=len(replayed.starts),
-        late=sum(wait > limit + _TOLERANCE for wait in replayed.waits),
-        wait_hours=_measure_waits(replayed.waits),
+        late=count_late(replayed.waits, policy),
+        wait_hours=measure_waits(replayed.waits),
         ratio=linear_ratio if policy.name is PolicyName.BALANCED else deadline_ratio,
         deadline_ratio=deadline_ratio,
         linear_ratio=linear_ratio,
@@ -179,11 +180,7 @@ def _find_ratios(
 ) -> tuple[float, float]:
     """(bill, bill and price of waits) as multiples of their optima."""
     priors = offer.priors
-    # The optimum knows all arrivals, but not how long a start takes.
-    reserve = policy.slack.total_seconds() + priors.setup_p95_seconds - priors.setup_seconds
-    limit = policy.max_wait.total_seconds() - reserve
-    limits = [max(limit, wait) for wait in replayed.waits]
-    slots = make_slots(arrivals, priors, policy.check_interval, limits)
+    slots = make_slots(arrivals, priors, policy.check_interval, find_limits(replayed.waits, policy, priors))
     second_price, wait_price = offer.rate.per_hour.micros / HOUR, policy.wait_price.micros / HOUR**2
     waited = sum(each.audio_seconds * wait for each, wait in zip(arrivals, replayed.waits, strict=True))
     total = second_price * replayed.billed_seconds + wait_price * waited
@@ -191,6 +188,17 @@ def _find_ratios(
         _divide(replayed.billed_seconds, find_least_total(slots, priors, 1.0, 0.0)),
         _divide(total, find_least_total(slots, priors, second_price, wait_price)),
     )
+
+
+def find_limits(waits: Iterable[float], policy: Policy, priors: Priors) -> list[float]:
+    """Longest waits in the optimum, in seconds.
+
+    A chunk that waited longer may wait as long in the optimum.
+    """
+    # The optimum knows all arrivals, but not how long a start takes.
+    reserve = policy.slack.total_seconds() + priors.setup_p95_seconds - priors.setup_seconds
+    limit = policy.max_wait.total_seconds() - reserve
+    return [max(limit, wait) for wait in waits]
 
 
 def _divide(value: float, least: float) -> float:
@@ -202,7 +210,14 @@ def _divide_by_hours(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
     return each.dollars if each else None
 
 
-def _measure_waits(waits: Sequence[float]) -> WaitHours:
+def count_late(waits: Iterable[float], policy: Policy) -> int:
+    """Number of waits above the longest wait."""
+    limit = policy.max_wait.total_seconds() + _TOLERANCE
+    return sum(wait > limit for wait in waits)
+
+
+def measure_waits(waits: Sequence[float]) -> WaitHours:
+    """Mean, 95th percentile and maximum of waits in seconds."""
     if not waits:
         return WaitHours()
     ranked = sorted(waits)
