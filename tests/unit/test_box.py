@@ -179,5 +179,6 @@ def test_a_set_up_records_the_files_that_each_boot_reads_ahead(tmp_path: Path) -
         (tmp_path / name).touch()
     fetch(box, EngineSpec(engine="faster-whisper", model=str(tmp_path)))
     assert [file.name for file in box.read_model_files()] == ["config.json", "model.bin", "tokenizer.json"]
-    (tmp_path / "home" / ".batchscribe" / "model-files.json").write_bytes(b"{")
-    assert box.read_model_files() == ()
+    for damaged in (b"{", b'["\xff"]'):
+        (tmp_path / "home" / ".batchscribe" / "model-files.json").write_bytes(damaged)
+        assert box.read_model_files() == ()

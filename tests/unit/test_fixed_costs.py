@@ -237,6 +237,15 @@ def test_the_disk_comes_from_the_set_up_and_the_volume_from_the_ledger(tmp_path:
     assert basis.fixed_costs().per_month_micros == 4_800_000
 
 
+def test_requests_for_control_objects_in_s3_are_counted(tmp_path: Path) -> None:
+    audio = (tmp_path / "audio").as_uri()
+    settings = cloud(tmp_path, BATCH_SOURCE=audio, BATCH_CONTROL="s3://b/control")
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        basis = read_cost_basis(settings, ledger, NOW)
+    assert basis is not None
+    assert basis.run_costs(seconds=600, chunks=10).requests is not None
+
+
 def test_a_run_that_is_being_settled_counts_once(tmp_path: Path) -> None:
     with Ledger(tmp_path / FILE_NAME) as ledger:
         for state in (RunState.VERIFYING, RunState.SETTLED):

@@ -27,6 +27,7 @@ from batchscribe.agent.host import Box
 from batchscribe.controller import languages
 from batchscribe.controller.context import World
 from batchscribe.controller.languages import LANGUAGE, identify_sessions
+from batchscribe.controller.observe import PAUSED
 from batchscribe.controller.records import COPIES
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
@@ -209,6 +210,16 @@ def test_a_model_that_does_not_load_stops_no_tick(at: Stage) -> None:
 
     ticked = tick(replace(at.world, open_identifier=refuse), at.terms)
     assert isinstance(ticked.decision, Launch)
+
+
+def test_a_pause_while_languages_are_identified_holds_the_start(at: Stage) -> None:
+    ready(at, "en-a")
+
+    def pause(data: bytes) -> str:
+        at.ledger.put(PAUSED, (at.clock.now() + timedelta(hours=1)).isoformat())
+        return by_name(data)
+
+    assert isinstance(tick(with_identifier(at, pause), at.terms).decision, Hold)
 
 
 def test_a_signal_while_the_model_loads_ends_the_tick_before_a_start(at: Stage) -> None:

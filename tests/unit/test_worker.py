@@ -282,7 +282,7 @@ class Noted(EngineFactory):
 
     name = "noted"
 
-    def __init__(self, order: list[object], *, missing: bool = False) -> None:
+    def __init__(self, order: list[object], *, missing: Exception | None = None) -> None:
         self.order, self.missing = order, missing
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
@@ -291,15 +291,16 @@ class Noted(EngineFactory):
 
     def model_files(self, spec: EngineSpec) -> tuple[Path, ...]:
         if self.missing:
-            raise MisconfiguredError("the model is missing")
+            raise self.missing
         return (Path(spec.model),)
 
     def load(self, spec: EngineSpec) -> Engine:
         raise NotImplementedError
 
 
+@pytest.mark.parametrize("error", [MisconfiguredError("the model is missing"), PermissionError(13, "denied")])
 def test_the_model_is_read_ahead_while_the_engine_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     order: list[object] = []
     manifest = read_manifest(Place(tmp_path, copies=0).location)[0]
@@ -307,7 +308,7 @@ def test_the_model_is_read_ahead_while_the_engine_is_checked(
     monkeypatch.setattr("batchscribe.wiring.worker.engine_factory", lambda _name: Noted(order))
     find_factory(manifest)
     assert order == [(Path(manifest.engine.model),), "check"]
-    missing = Noted(order, missing=True)
+    missing = Noted(order, missing=error)
     monkeypatch.setattr("batchscribe.wiring.worker.engine_factory", lambda _name: missing)
     with pytest.raises(MisconfiguredError, match="model is missing"):
         find_factory(manifest)

@@ -32,6 +32,7 @@ from batchscribe.core.run.host import (
     StartRequest,
 )
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
+from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import (
     ask_to_end,
     boot_id,
@@ -214,7 +215,7 @@ class Box:
         """The recorded files of the model; empty without a readable record."""
         try:
             names = msgspec.json.decode(self._model_list.read_bytes(), type=list[str])
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return ()
         return tuple(map(Path, names))
 

@@ -20,7 +20,7 @@ from batchscribe.controller.alerts import alert, send_alert
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
-from batchscribe.controller.observe import observe
+from batchscribe.controller.observe import observe, paused_until
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
@@ -184,6 +184,8 @@ def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
     world.keep_alive()
     seen = observe(world, terms)
     identify_sessions(world, seen.backlog.candidates)
+    # That takes a while: a user may have paused meanwhile.
+    seen = replace(seen, paused_until=paused_until(world))
     decision = decide(seen, terms.policy)
     log.info("tick.decided", decision=type(decision).__name__, reason=decision.reason.sentence)
     note = _note_engine(world, terms)

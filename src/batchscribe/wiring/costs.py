@@ -48,7 +48,7 @@ def read_cost_basis(
             cloud=cloud,
             parked=_find_parked(settings.instance_id, ledger, store) if cloud else None,
             host_per_hour=settings.host_hourly_cost,
-            s3=any(url.startswith("s3://") for url in (settings.source, settings.output)),
+            s3=any(url.startswith("s3://") for url in (settings.source, settings.output, settings.control)),
             audio_hours=_sum_audio_hours(ledger, now, settling),
         )
     except MisconfiguredError as error:

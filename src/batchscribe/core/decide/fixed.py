@@ -98,7 +98,7 @@ class CostBasis:
     host_per_hour: Usd | None
     """Rate of the scheduler's host; None if not set."""
     s3: bool
-    """Audio or results are in S3."""
+    """Audio, results or control objects are in S3."""
     audio_hours: float
     """Audio of the last 30 days."""
 
