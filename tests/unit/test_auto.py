@@ -31,9 +31,9 @@ from batchscribe.protocols import Store
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring import engine_choice
+from batchscribe.wiring import engine_choice, engines
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
-from batchscribe.wiring.engines import list_limits
+from batchscribe.wiring.engines import known_factory, list_limits
 from batchscribe.wiring.preflight import check_record
 from batchscribe.wiring.scheduler import open_scheduler
 from support.stores import NOW
@@ -205,7 +205,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Puts models on this machine."""
 
     def put(*models: str) -> None:
-        made = {name: Here(name, frozenset(models)) for name in (WHISPER, PARAKEET)}
+        made = {name: Here(name, frozenset(models)) for name in (WHISPER, PARAKEET, "pocketsphinx")}
         monkeypatch.setattr(engine_choice, "known_factory", made.__getitem__)
 
     return put
@@ -330,3 +330,42 @@ def test_the_document_has_published_figures_beside_measured_ones(
     (turbo,) = [model for model in document["published"] if model["model"] == TURBO]
     assert (turbo["wer"], turbo["languages"], turbo["measured"]) == (7.83, None, [41.0])
     assert [model["model"] for model in document["published"]] == [model.name for model in MODELS]
+
+
+def test_the_models_of_this_machine_are_reported_as_a_tick_would_use_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = {"GPU_PROVIDER": "local", "WHISPER_MODEL": "tiny.en"}
+    document = msgspec.json.decode(show_engines(monkeypatch, tmp_path, "--json", **names))
+    whisper = next(found for found in document["engines"] if found["name"] == WHISPER)
+    used = engine_spec(load(names, folder=tmp_path))
+    assert whisper["problems"] == list(known_factory(WHISPER).problems(used))
+    assert "small.en" not in str(whisper["problems"])
+    shown = " ".join(show_engines(monkeypatch, tmp_path, **names, BATCH_LANGUAGE="de").split())
+    assert "tiny.en supports English only, and BATCH_LANGUAGE is de" in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "note"),
+    [
+        ("tiny.en", ""),
+        ("small", "* faster-whisper small: named by WHISPER_MODEL"),
+        ("auto", "* faster-whisper small.en: with BATCH_LANGUAGE=auto; not on this machine: `batchscribe"),
+    ],
+)
+def test_the_note_of_the_mark_names_the_origin_of_the_choice(
+    model: str, note: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine
+) -> None:
+    machine()
+    monkeypatch.setattr(engines, "engine_reports", lambda *_arguments: ())
+    shown = show_engines(monkeypatch, tmp_path, GPU_PROVIDER="local", WHISPER_MODEL=model)
+    assert [line for line in shown.splitlines() if line.startswith("* f")] == ([note] if note else [])
+    assert ("`batchscribe engines --fetch large-v3-turbo`\n" in shown) == (model == "auto")
+
+
+def test_one_engine_is_listed_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    document = msgspec.json.decode(show_engines(monkeypatch, tmp_path, "--engine", PARAKEET, "--json"))
+    assert [found["name"] for found in document["engines"]] == [PARAKEET]
+    assert {model["engine"] for model in document["published"]} == {PARAKEET}
+    assert WHISPER not in show_engines(monkeypatch, tmp_path, "--engine", PARAKEET)
+    assert "no speech engine 'parrot'" in show_engines(monkeypatch, tmp_path, "--engine", "parrot")

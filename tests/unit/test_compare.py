@@ -41,7 +41,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         EngineReport(name="pocketsphinx", problems=()),
     )
     monkeypatch.setattr(comparing, "_transcribe", transcribe)
-    monkeypatch.setattr(comparing, "engine_reports", lambda _spec: reports)
+    monkeypatch.setattr(
+        comparing,
+        "engine_reports",
+        lambda _spec, engine: [report for report in reports if engine in {"auto", report.name}],
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "talk.mp3").write_bytes(b"sound")
     (tmp_path / "spoken.txt").write_text("We left the house, early.\n")

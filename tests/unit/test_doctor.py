@@ -51,6 +51,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.doctor import Preconditions
 from batchscribe.wiring.preflight import check_model
+from batchscribe.wiring.seams import rate_of
 from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
 T = TypeVar("T")
@@ -495,6 +496,23 @@ def test_a_gpu_in_this_machine_has_only_its_own_checks(desk: Desk) -> None:
     levels = desk.levels()
     assert (levels["model"], levels["decoder"]) == ("pass", "pass")
     assert not {"identity", "instance", "guard", "set-up", "rehearsal"} & set(levels)
+
+
+@pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), ("[", "is not readable")])
+def test_a_price_file_that_a_tick_would_refuse_fails(desk: Desk, text: str | None, reason: str) -> None:
+    file = desk.folder / "prices.json"
+    if text is not None:
+        file.write_text(text)
+    desk.names = {"BATCH_SOURCE": str(desk.folder), "GPU_PROVIDER": "local", "BATCH_PRICE_FILE": str(file)}
+    desk.account = None
+    with pytest.raises(MisconfiguredError) as refusal:
+        rate_of(load(desk.names, folder=desk.folder))("")
+    assert f"{file} {reason}" in str(refusal.value)
+    assert str(refusal.value).endswith("correct BATCH_PRICE_FILE")
+    rows = json.loads(desk("--json").stdout)["checks"]
+    assert [(row["level"], row["detail"]) for row in rows if row["name"] == "prices"] == [
+        ("fail", str(refusal.value))
+    ]
 
 
 def test_nothing_is_started_after_a_failure(desk: Desk) -> None:

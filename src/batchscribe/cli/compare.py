@@ -146,9 +146,7 @@ def draw_comparison(found: Sequence[Compared], file: Path) -> None:
 
 def _list_candidates(chosen: EngineSpec) -> Iterator[EngineSpec]:
     """Every usable engine of this machine with each of its models that is here and can do the task."""
-    for report in engine_reports(lambda name: replace(chosen, engine=name, model="")):
-        if chosen.engine not in {"auto", report.name}:
-            continue
+    for report in engine_reports(lambda name: replace(chosen, engine=name, model=""), chosen.engine):
         here = [name for name, there in report.models.items() if there]
         models = [chosen.model] if chosen.model and report.name == chosen.engine else here
         if not report.models and report.usable:

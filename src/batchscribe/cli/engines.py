@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from batchscribe.core.run.manifest import EngineSpec
 
 if TYPE_CHECKING:
     from batchscribe.ledger import Speed
+    from batchscribe.settings import Settings
     from batchscribe.wiring.engines import EngineReport
 
 INDENT = 16
@@ -84,20 +85,26 @@ def engines(
     if compare:
         _compare(app, spec, compare, reference, plot, as_json=as_json)
         return
-    reports = engine_reports(partial(spec_on_this_machine, app.settings, spec))
+    only = options["engine"]
+    reports = engine_reports(partial(spec_on_this_machine, app.settings, spec), only)
     chosen = engine_spec(app.settings)
+    models = [model for model in MODELS if only in {AUTO, model.engine}]
     with open_ledger(app.settings, remember=False) as ledger:
         speeds = ledger.speeds()
     if as_json:
         listed = [_build_document(report, speeds) for report in reports]
-        print_json({"engines": listed, "auto": chosen, "published": list_published(speeds)})
+        print_json({"engines": listed, "auto": chosen, "published": list_published(models, speeds)})
         return
     for report in reports:
         state = "usable" if report.usable else "; ".join(report.problems)
         app.print_labelled(report.name, state, indent=INDENT)
         for line in _list_details(report, speeds):
             app.print_labelled("", line, indent=INDENT)
-    print_published(app, chosen, speeds)
+    if models:
+        print_published(app, models, chosen, speeds)
+        here = {name for report in reports for name, there in report.models.items() if there}
+        for line in _list_notes(app, models, chosen, here):
+            app.console.print(line, markup=False)
 
 
 def _compare(
@@ -147,7 +154,7 @@ def _list_details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str
             yield f"measured: {row.speed:.1f} x with {row.model or 'its own model'} on {host} ({runs})"
 
 
-def list_published(speeds: Sequence[Speed]) -> list[dict[str, object]]:
+def list_published(models: Sequence[PublishedModel], speeds: Sequence[Speed]) -> list[dict[str, object]]:
     """The table as JSON; languages null: about 100."""
     return [
         {
@@ -164,51 +171,58 @@ def list_published(speeds: Sequence[Speed]) -> list[dict[str, object]]:
             "as_of": AS_OF,
             "measured": _find_measured(model, speeds),
         }
-        for model in MODELS
+        for model in models
     ]
 
 
-def print_published(app: App, chosen: EngineSpec, speeds: Sequence[Speed]) -> None:
+def print_published(
+    app: App, models: Sequence[PublishedModel], chosen: EngineSpec, speeds: Sequence[Speed]
+) -> None:
     """Prints the table with a mark at the model of the present settings."""
-    measured = [max(_find_measured(model, speeds), default=None) for model in MODELS]
+    measured = [max(_find_measured(model, speeds), default=None) for model in models]
     columns = [
-        Column("", ["*" if _is_chosen(model, chosen) else "" for model in MODELS]),
-        Column("model", [model.name for model in MODELS]),
-        Column("engine", [model.engine for model in MODELS]),
-        Column("for", [_describe_languages(model) for model in MODELS]),
-        Column("WER", [_format(model.wer) for model in MODELS], right=True),
-        Column("long", [_format(model.long_wer) for model in MODELS], right=True),
-        Column("speed", [_format(model.speed) for model in MODELS], right=True),
+        Column("", ["*" if _is_chosen(model, chosen) else "" for model in models]),
+        Column("model", [model.name for model in models]),
+        Column("engine", [model.engine for model in models]),
+        Column("for", [_describe_languages(model) for model in models]),
+        Column("WER", [_format(model.wer) for model in models], right=True),
+        Column("long", [_format(model.long_wer) for model in models], right=True),
+        Column("speed", [_format(model.speed) for model in models], right=True),
         Column("yours", [f"{speed:.0f}" if speed else "-" for speed in measured], right=True, optional=2),
-        Column("size", [f"{model.megabytes / 1000:.1f}" for model in MODELS], right=True),
-        Column("licence", [model.licence for model in MODELS], optional=1),
+        Column("size", [f"{model.megabytes / 1000:.1f}" for model in models], right=True),
+        Column("licence", [model.licence for model in models], optional=1),
     ]
     app.console.print()
     print_table(app.console, columns)
-    for line in _list_notes(app, chosen):
-        app.console.print(line, markup=False)
 
 
-def _list_notes(app: App, chosen: EngineSpec) -> Iterator[str]:
+def _list_notes(
+    app: App, models: Sequence[PublishedModel], chosen: EngineSpec, here: Collection[str]
+) -> Iterator[str]:
     """Lines below the table: the choice of the present settings, units and sources."""
     settings = app.settings
-    language = chosen.language or AUTO
-    yield f"* {chosen.engine} {chosen.model}: with BATCH_LANGUAGE={language}, {_describe_place(app)}"
+    if any(_is_chosen(model, chosen) for model in models):
+        yield f"* {chosen.engine} {chosen.model}: {_describe_origin(settings, chosen, here)}"
     best = next(iter(list_candidates(settings.engine, settings.language, settings.task)), None)
-    if settings.model == AUTO and settings.provider == "local" and best and not _is_chosen(best, chosen):
-        yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`, {best.engine}"
+    if settings.model == AUTO and settings.provider == "local" and best in models and best.name not in here:
+        yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`"
     yield (
         "WER: English, in %, of utterances and of long recordings; speed: audio seconds per second in large "
         f"batches ({SOURCE}, {AS_OF}); size in GB; `-`: not published"
     )
-    licences = dict.fromkeys((model.licence, model.engine) for model in MODELS)
+    licences = dict.fromkeys((model.licence, model.engine) for model in models)
     yield "licences: " + ", ".join(f"{licence} ({engine})" for licence, engine in licences)
 
 
-def _describe_place(app: App) -> str:
-    if app.settings.provider == "local":
-        return "of the models on this machine"
-    return "by the next `batchscribe gpu setup`; a host keeps what it was prepared for"
+def _describe_origin(settings: Settings, chosen: EngineSpec, here: Collection[str]) -> str:
+    if settings.model == chosen.model:
+        return "named by WHISPER_MODEL"
+    language = f"with BATCH_LANGUAGE={chosen.language or AUTO}"
+    if settings.provider != "local":
+        return f"{language}, by the next `batchscribe gpu setup`; a host keeps what it was prepared for"
+    if chosen.model in here:
+        return f"{language}, of the models on this machine"
+    return f"{language}; not on this machine: `batchscribe engines --fetch {chosen.model}`"
 
 
 def _find_measured(model: PublishedModel, speeds: Sequence[Speed]) -> list[float]:

@@ -41,6 +41,7 @@ from batchscribe.wiring.preflight import (
     needs_ssh,
     read_instance_record,
 )
+from batchscribe.wiring.prices import load_prices
 from batchscribe.wiring.seams import (
     LOCAL,
     describe_missing,
@@ -99,7 +100,8 @@ class Preconditions:
             yield failed("settings", problem, f"correct {settings.folder / DOTENV}")
         required = ("BATCH_SOURCE",) if self.account is None else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
         missing = [attempt(name, partial(self._check_required, name)) for name in required]
-        yield from (finding for finding in missing if not finding.ok)
+        prices = attempt("prices", self._check_prices)
+        yield from (finding for finding in (*missing, prices) if not finding.ok)
         if not settings.problems:
             count = sum(origin != DEFAULT for origin in settings.origins.values())
             yield passed("settings", f"{count} set; `batchscribe config` shows them")
@@ -108,6 +110,10 @@ class Preconditions:
 
     def _check_required(self, name: str) -> Finding:
         return passed(name, self.settings.require(name))
+
+    def _check_prices(self) -> Finding:
+        load_prices(self.settings)
+        return passed("prices", "readable")
 
     def _check_account(self, account: AccountReads) -> Iterator[Finding]:
         try:

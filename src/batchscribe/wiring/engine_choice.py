@@ -109,7 +109,7 @@ def engine_spec(settings: Settings, record: InstanceRecord | None = None) -> Eng
     """
     engine, model = settings.engine, settings.model
     if model != AUTO:
-        return _make_spec(settings, find_publisher(model) if engine == AUTO else engine, model)
+        return _make_spec(settings, _find_engine(engine, model), model)
     if record and (kept := _keep_prepared(settings, record)):
         return kept
     published = list_candidates(engine, settings.language, settings.task)
@@ -124,11 +124,24 @@ def engine_spec(settings: Settings, record: InstanceRecord | None = None) -> Eng
 
 
 def spec_on_this_machine(settings: Settings, given: EngineSpec, engine: str) -> EngineSpec:
-    """The spec of an engine for this machine: the model of `given` if that is the engine's, else `auto`."""
-    publisher = find_publisher(given.model) if given.engine == AUTO else given.engine
-    model = given.model if given.model and engine == publisher else AUTO
-    here = replace(settings, provider=LOCAL, engine=engine, model=model, compute_type=given.compute_type)
+    """The spec of an engine for this machine.
+
+    Its model is the one of `given`, else of the settings, if that is the engine's; otherwise `auto`.
+    """
+    named = [(given.engine, given.model), (settings.engine, settings.model)]
+    own = (model for owner, model in named if model and engine == _find_engine(owner, model))
+    here = replace(
+        settings,
+        provider=LOCAL,
+        engine=engine,
+        model=next(own, AUTO),
+        compute_type=settings.compute_type if given.compute_type == AUTO else given.compute_type,
+    )
     return structs.replace(engine_spec(here), device=given.device)
+
+
+def _find_engine(engine: str, model: str) -> str:
+    return find_publisher(model) if engine == AUTO else engine
 
 
 def _keep_prepared(settings: Settings, record: InstanceRecord) -> EngineSpec | None:

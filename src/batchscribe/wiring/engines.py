@@ -102,9 +102,9 @@ def fetch_model(spec: EngineSpec) -> Path:
     return folder
 
 
-def engine_reports(make_spec: Callable[[str], EngineSpec]) -> tuple[EngineReport, ...]:
-    """Reports for each engine found if it can run here, with the spec made for its name."""
-    factories = {name: known_factory(name) for name in engine_names()}
+def engine_reports(make_spec: Callable[[str], EngineSpec], engine: str = AUTO) -> tuple[EngineReport, ...]:
+    """Reports if an engine, or each one for `auto`, can run here, with the spec made for its name."""
+    factories = {name: known_factory(name) for name in (engine_names() if engine == AUTO else (engine,))}
     return tuple(
         EngineReport(name=name, problems=factory.problems(make_spec(name)), models=factory.models())
         for name, factory in factories.items()
