@@ -82,12 +82,12 @@ def test_every_observation_has_one_decision(
 @given(found=chunks, policy=policies)
 def test_a_hold_ends_at_its_expected_time_and_not_before(found: list[Chunk], policy: Policy) -> None:
     seen = observation(backlog_of([each for each in found if each.modified <= NOW]))
-    policy = replace(policy, hours=None)
     decision = decide(seen, policy)
     if isinstance(decision, Hold) and decision.expected:
-        assert isinstance(decide(replace(seen, now=decision.expected + MINUTE), policy), Launch)
-        before = NOW + (decision.expected - NOW) / 2
-        assert isinstance(decide(replace(seen, now=before), policy), Hold)
+        assert isinstance(decide(replace(seen, now=decision.expected + MINUTE / 60), policy), Launch)
+        for part in (0.02, 0.5, 0.98):
+            before = NOW + (decision.expected - NOW) * part
+            assert isinstance(decide(replace(seen, now=before), policy), Hold)
 
 
 @given(found=chunks, more=st.integers(1, 10**7), runtime=st.floats(60, 10_000), limit=st.integers(1, 5))

@@ -139,7 +139,9 @@ def test_a_fixed_address_is_a_cost_of_the_month_and_not_of_the_run() -> None:
 def test_an_unrecorded_disk_and_an_unpriced_region_name_the_remedy() -> None:
     assert lines(replace(BASIS, parked=None))["Root Disk"].endswith("`batchscribe gpu setup` records it")
     elsewhere = lines(replace(BASIS, region="eu-west-1"))
-    assert elsewhere["Root Disk"] == "unknown, no price in eu-west-1: `batchscribe prices --refresh`"
+    assert elsewhere["Root Disk"] == (
+        "unknown, no price in eu-west-1: `batchscribe prices --refresh --region eu-west-1`"
+    )
     assert not {"Public Address", "Requests"} & set(elsewhere)
 
 

@@ -30,7 +30,7 @@ def berlin(text: str, fold: int = 0) -> datetime:
 
 
 def is_open(hours: Hours, at: datetime) -> bool:
-    return hours.find_end(at) is not None
+    return hours.find_next(at) == at
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_without_a_zone_the_hours_are_utc() -> None:
 def test_the_hours_follow_the_wall_clock_through_its_changes() -> None:
     hours = parse_hours("22:00-06:00 Europe/Berlin")
     # Spring: from 2026-03-29 02:00 to 03:00; the night has seven hours
-    assert hours.find_end(berlin("2026-03-28 22:00")) == berlin("2026-03-28 22:00") + 7 * HOUR
+    assert hours.find_last(berlin("2026-03-28 22:00"))[1] == berlin("2026-03-28 22:00") + 7 * HOUR
     # Autumn: from 2026-10-25 03:00 back to 02:00; the night has nine hours
-    assert hours.find_end(berlin("2026-10-24 22:00")) == berlin("2026-10-24 22:00") + 9 * HOUR
+    assert hours.find_last(berlin("2026-10-24 22:00"))[1] == berlin("2026-10-24 22:00") + 9 * HOUR
     assert hours.find_next(berlin("2026-10-25 12:00")) == berlin("2026-10-25 22:00")
 
 
@@ -107,7 +107,7 @@ def test_an_hour_that_is_skipped_or_repeated_belongs_to_the_hours() -> None:
     hours = parse_hours("02:00-03:00 Europe/Berlin")
     first, second = berlin("2026-10-25 02:30"), berlin("2026-10-25 02:30", fold=1)
     assert second - first == HOUR
-    assert hours.find_end(first) == hours.find_end(second) == berlin("2026-10-25 03:00")
+    assert hours.find_last(first)[1] == hours.find_last(second)[1] == berlin("2026-10-25 03:00")
     assert is_open(hours, berlin("2026-03-29 03:00") - timedelta(minutes=1))
 
 
@@ -122,8 +122,7 @@ def test_the_next_begin_and_the_end_agree(at: datetime, begin: int, length: int,
     now = at.replace(tzinfo=UTC)
     opens = hours.find_next(now)
     assert now <= opens <= now + 25 * HOUR
-    end = hours.find_end(opens)
-    assert end is not None
+    end = hours.find_last(opens)[1]
     assert not is_open(hours, end)
     assert timedelta(0) < end - opens <= (length + 1) * HOUR
     if opens > now:
@@ -190,6 +189,38 @@ def test_the_last_check_of_the_hours_starts_what_is_due_before_the_next_ones(
 def test_a_limit_within_the_next_hours_waits_for_them() -> None:
     policy = replace(POLICY, max_wait=40 * HOUR)
     assert isinstance(decide(at_time(17.0, observation(backlog(1, hours_old=0.0))), policy), Hold)
+
+
+@pytest.mark.parametrize("name", [PolicyName.THRESHOLD, PolicyName.DEADLINE])
+def test_the_expected_start_is_the_last_check_within_hours_that_have_not_begun(name: PolicyName) -> None:
+    # Due at about 16:55 UTC, and the only hours before that begin at 13:00.
+    policy = Policy(name=name, max_wait=6 * HOUR, hours=parse_hours("mon 13:00-14:30"))
+    held = decide(observation(backlog(1, hours_old=0.0)), policy)
+    assert isinstance(held, Hold)
+    assert held.expected == NOW + 1.5 * HOUR
+    if name is PolicyName.DEADLINE:
+        assert held.reason.sentence.endswith(
+            "the last safe moment for a start is 2026-11-23 16:39 UTC, and the last check within "
+            "BATCH_HOURS (mon 13:00-14:30) before it comes after 2026-11-23 13:30 UTC"
+        )
+
+
+def test_the_obstacle_names_the_start_that_the_longest_wait_allows_outside_the_hours() -> None:
+    policy = Policy(max_wait=6 * HOUR, hours=parse_hours("22:00-23:00"))
+    held = decide(observation(backlog(200, hours_old=0.0)), policy)
+    assert held.reason.sentence == (
+        "BATCH_HOURS (22:00-23:00) begin again at 2026-11-23 22:00 UTC, too late for the longest wait: a "
+        "start is allowed from 2026-11-23 16:55 UTC on; 200 chunks pending, threshold 100 reached"
+    )
+    assert isinstance(held, Hold)
+    assert held.expected is not None
+    assert held.expected < NOW + 5 * HOUR
+
+
+def test_the_begin_of_the_hours_has_their_time_zone() -> None:
+    policy = replace(POLICY, hours=parse_hours("mon-fri 1:00-6:00 Europe/Berlin"))
+    sentence = decide(observation(backlog(200)), policy).reason.sentence
+    assert "begin again at 2026-11-24 01:00 Europe/Berlin (Tue 00:00 UTC)" in sentence
 
 
 def test_a_start_outside_the_hours_sends_a_message(tmp_path: Path) -> None:

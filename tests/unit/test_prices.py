@@ -132,7 +132,10 @@ def test_the_age_of_a_price_counts_from_its_date(as_of: str, days: int | None) -
     assert count_age_days(as_of, NOW) == days
 
 
-@pytest.mark.parametrize(("as_of", "mark"), [("2026-08-31", ""), ("2026-08-30", ", 91 days old"), ("", "")])
+@pytest.mark.parametrize(
+    ("as_of", "mark"),
+    [("2026-08-31", ""), ("2026-08-30", ", 91 days old"), ("", ""), ("2027-11-29", ", in the future")],
+)
 def test_a_price_older_than_ninety_days_is_marked(as_of: str, mark: str) -> None:
     assert mark_age(as_of, NOW) == mark
     found = Rate(per_hour=Usd(526_000), source="list", as_of=as_of)
@@ -156,8 +159,11 @@ def refresh(folder: Path, price: str, *regions: str, as_of: str = "2026-12-01") 
 
 
 def test_a_region_that_is_not_listed_is_priced_after_a_refresh(tmp_path: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="`batchscribe prices --refresh`, or set GPU_HOURLY_COST"):
+    with pytest.raises(
+        MisconfiguredError, match=r"g4dn\.xlarge in eu-west-1 is unknown: .* BATCH_PRICE_FILE"
+    ) as no:
         priced(tmp_path)
+    assert "run `batchscribe prices --refresh --region eu-west-1`" in str(no.value)
     refresh(tmp_path, "0.587", "eu-west-1")
     assert priced(tmp_path) == Rate(
         per_hour=Usd(587_000), source="a test's list, eu-west-1", as_of="2026-12-01"
@@ -194,6 +200,26 @@ def test_an_unreadable_price_file_is_named_with_the_remedy(tmp_path: Path, conte
         (tmp_path / "own.json").write_bytes(content)
     with pytest.raises(MisconfiguredError, match=r"price file .*own\.json .*correct BATCH_PRICE_FILE"):
         priced(tmp_path, BATCH_PRICE_FILE="own.json")
+
+
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        (0.41, 'correct BATCH_PRICE_FILE, with prices as quoted texts such as "0.41"'),
+        ("-0.41", """'-0.41' is no price such as "0.41", and no range"""),
+    ],
+)
+def test_a_price_that_is_no_quoted_amount_is_named(tmp_path: Path, price: object, message: str) -> None:
+    own = msgspec.to_builtins(sheet("1")) | {"prices": {"g4dn.xlarge": price}}
+    (tmp_path / "own.json").write_bytes(msgspec.json.encode([own]))
+    with pytest.raises(MisconfiguredError, match=re.escape(message)):
+        priced(tmp_path, BATCH_PRICE_FILE="own.json")
+
+
+def test_a_date_in_the_future_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.json").write_bytes(msgspec.json.encode([sheet("0.3", "2027-11-29")]))
+    shown = call(tmp_path, monkeypatch, AWS_REGION="eu-west-1", BATCH_PRICE_FILE="own.json")
+    assert "on-demand g4dn.xlarge 0.3000 hour 2027-11-29 in the future" in " ".join(shown.split())
 
 
 def test_a_damaged_refresh_is_named_and_replaced_by_the_next(tmp_path: Path) -> None:
@@ -240,6 +266,7 @@ def test_the_command_shows_prices_with_their_age_within_eighty_columns(
     monkeypatch.setenv("COLUMNS", "80")
     lines = call(tmp_path, monkeypatch).splitlines()
     assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["Kind", "Name", "Dollars", "Per", "As", "of", "Age"]
     rows = [" ".join(line.split()) for line in lines]
     assert "on-demand g4dn.xlarge 0.5260 hour 2026-11-23 6 d" in rows
     assert "spot g6f.2xlarge 0.1210-0.1440 hour 2026-11-23 6 d" in rows
@@ -260,7 +287,7 @@ def test_the_command_shows_sources_if_there_is_room(tmp_path: Path, monkeypatch:
 def test_old_prices_are_marked_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = call(tmp_path, monkeypatch, now=LATER)
     assert "126 d !" in shown
-    assert "older than 90 days: `batchscribe prices --refresh`" in shown
+    assert "older than 90 days: `batchscribe prices --refresh --region us-east-2`" in shown
     assert "!" not in call(tmp_path, monkeypatch)
 
 
@@ -268,7 +295,9 @@ def test_an_unlisted_region_is_reported_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = call(tmp_path, monkeypatch, AWS_REGION="eu-west-1")
-    assert "No price of a GPU in eu-west-1 is known: `batchscribe prices --refresh`" in shown
+    assert (
+        "No price of a GPU in eu-west-1 is known: `batchscribe prices --refresh --region eu-west-1`" in shown
+    )
 
 
 def test_prices_of_the_settings_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

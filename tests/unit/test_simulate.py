@@ -129,6 +129,9 @@ def test_the_lines_for_env_come_last_with_what_they_save(home: Path) -> None:
     assert lines[-2].startswith("BATCH_POLICY=")
     assert lines[-1] == "BATCH_MAX_WAIT_HOURS=24"
     assert "$0.30, with no chunk late: $0.12 less than with the present BATCH_POLICY=now" in done.stdout
+    now, least = (policy(simulated("--arrivals", "trace.csv", *OFFER), name) for name in ("now", "deadline"))
+    waits = f"mean wait {now['wait_hours']['mean']:.2f} h -> {least['wait_hours']['mean']:.2f} h. Put"
+    assert waits in done.stdout
     document = simulated("--arrivals", "trace.csv", *OFFER)
     assert (document["env"]["BATCH_MAX_WAIT_HOURS"], document["saved"]) == ("24", 0.12)
 
@@ -144,6 +147,34 @@ def test_late_chunks_are_named(home: Path) -> None:
     (home / ".env").write_text("BATCH_POLICY=now\nBATCH_MAX_WAIT_HOURS=0.5\n")
     done = simulate("--arrivals", "trace.csv", *OFFER)
     assert "The present policy has the lowest bill, with 3 chunks late" in done.stdout
+    assert "late because BATCH_SCHEDULER_CHECK_HOURS=1 is too long for a longest wait of 0.5 h" in done.stdout
+
+
+def test_bills_that_hardly_differ_are_no_reason_for_a_change(home: Path) -> None:
+    (home / ".env").write_text("BATCH_POLICY=deadline\n")
+    # All bills are below a cent: the shortest mean wait is the best.
+    done = simulate("--arrivals", "trace.csv", "--rate", "0.01", "--setup-seconds", "120", "--speed", "10")
+    assert "with the present deadline: no difference worth a change; mean wait " in done.stdout
+    assert done.stdout.splitlines()[-2] == "BATCH_POLICY=balanced"
+
+
+def test_a_rate_without_an_instance_means_a_gpu_and_what_is_assumed_is_printed(home: Path) -> None:
+    offer = simulated("--arrivals", "trace.csv", "--rate", "0.526")["offers"][0]
+    assert (offer["speed"], offer["setup_seconds"]) == (Priors().speed, Priors().setup_seconds)
+    done = simulate("--arrivals", "trace.csv", "--rate", "0.526", "--speed", "73.123456")
+    assert "Set-up of a GPU in the cloud: assumed, not measured" in done.stdout
+    assert "73.1 x speed" in done.stdout
+    assert "Set-up and speed of this machine: assumed" in simulate("--arrivals", "trace.csv").stdout
+    (home / ".env").write_text("GPU_INSTANCE_TYPE=g4dn.xlarge\n")
+    assert simulated("--arrivals", "trace.csv")["offers"][0]["speed"] == Priors().speed
+
+
+def test_the_hours_and_the_other_ratio_are_named(home: Path) -> None:
+    (home / ".env").write_text("BATCH_HOURS=22:00-06:00\n")
+    lines = simulate("--arrivals", "trace.csv", *OFFER).stdout.splitlines()
+    assert [line.endswith(" *") for line in lines[1:5]] == [row == "balanced" for row in PolicyName]
+    assert any(line.startswith("* to the least sum of the bill and $0.05") for line in lines)
+    assert "Starts only within BATCH_HOURS (22:00-06:00), unless a chunk would wait too long" in lines
 
 
 def test_policies_with_one_result_are_one_point() -> None:
@@ -177,6 +208,7 @@ def test_a_trace_without_arrivals_is_no_error(home: Path) -> None:
             "arrived,audio_seconds\n2026-11-23,0\n",
             "line 2 of trace: audio_seconds is '0', not a number above 0",
         ),
+        ("arrived,audio_seconds\n2026-11-23,12,5\n", "line 2 of trace: it has more values than the header"),
         ("arrived,audio_seconds\n2026-11-23,inf\n", "audio_seconds is 'inf'"),
         ("arrived,audio_seconds\n2026-11-23,4e6\n", "audio_seconds is '4e6', not a number above 0, up to 36"),
         ("arrived,audio_seconds\n9999-11-23,5\n", "arrived is '9999-11-23', not an ISO time"),

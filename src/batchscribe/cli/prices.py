@@ -17,7 +17,6 @@ from batchscribe.wiring.prices import load_prices, open_price_source, price_regi
 from batchscribe.wiring.process import open_clock
 
 BY_SIZE = (PriceKind.ON_DEMAND, PriceKind.SPOT)
-REMEDY = "`batchscribe prices --refresh` reads AWS's present prices"
 
 
 class PriceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,10 +116,10 @@ def _print_list(app: App, found: PriceList, *, every: bool) -> None:
     print_table(
         app.console,
         [
-            Column("", [row.kind for row in rows]),
+            Column("Kind", [row.kind for row in rows]),
             Column("Name", [row.name for row in rows]),
             Column("Dollars", [_format_amount(row) for row in rows], right=True),
-            Column("per", [row.unit for row in rows]),
+            Column("Per", [row.unit for row in rows]),
             Column("As of", [row.as_of or "-" for row in rows]),
             Column("Age", [_format_age(row) for row in rows], right=True),
             Column("Source", [row.source for row in rows], optional=1),
@@ -138,14 +137,15 @@ def _is_shown(row: PriceRow, settings: Settings) -> bool:
 
 
 def _list_notes(found: PriceList, shown: Sequence[PriceRow]) -> Iterator[str]:
+    remedy = f"`batchscribe prices --refresh --region {found.region}` reads AWS's present prices"
     if len(shown) < len(found.prices):
         yield f"{len(found.prices) - len(shown)} larger sizes: --all"
     if not any(row.kind == PriceKind.ON_DEMAND and row.as_of for row in found.prices):
-        yield f"No price of a GPU in {found.region} is known: {REMEDY}, or set GPU_HOURLY_COST."
+        yield f"No price of a GPU in {found.region} is known: {remedy}, or set GPU_HOURLY_COST."
     elif any(row.old for row in shown):
-        yield f"Prices marked with ! are older than {OLD_DAYS} days: {REMEDY}."
+        yield f"Prices marked with ! are older than {OLD_DAYS} days: {remedy}."
     else:
-        yield f"{REMEDY}."
+        yield f"{remedy}."
 
 
 def _format_amount(row: PriceRow) -> str:
@@ -160,4 +160,6 @@ def _format_dollars(amount: float) -> str:
 def _format_age(row: PriceRow) -> str:
     if row.age_days is None:
         return "-"
+    if row.age_days < 0:
+        return "in the future"
     return f"{row.age_days} d{' !' if row.old else ''}"

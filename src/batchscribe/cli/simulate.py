@@ -21,10 +21,11 @@ from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.plot import Point, check_plot, draw_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.hosted import HOSTED
+from batchscribe.core.decide.hours import Hours
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.decide.simulation import PolicyResult, Simulation
+from batchscribe.core.decide.simulation import HOUR, PolicyResult, Simulation
 from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.figures import format_count
 from batchscribe.settings import Settings
@@ -114,14 +115,20 @@ def simulate(
     if as_json:
         print_json(found)
     else:
-        _print_simulation(app, found)
+        assumed = [] if offers[0].priors.learned else _name_missing(setup_seconds, speed)
+        _print_simulation(app, found, assumed, policy.hours)
+
+
+def _name_missing(setup: float | None, speed: float | None) -> list[str]:
+    return [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
 
 
 def _make_offer(
     settings: Settings, kind: str, *, rate: float | None, setup: float | None, speed: float | None
 ) -> Offer:
     """An instance type by the settings and earlier runs, with what the options replace."""
-    kind, priors = read_expected(settings, kind)
+    priced = rate is not None or bool(kind or settings.instance_type)
+    kind, priors = read_expected(settings, kind, priced=priced)
     if setup is not None:
         # A slow start is assumed to take twice as long, as before the first runs.
         priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
@@ -157,7 +164,7 @@ def _list_points(found: Simulation) -> list[Point]:
     return [(", ".join(named), x, y) for (x, y), named in names.items()]
 
 
-def _print_simulation(app: App, found: Simulation) -> None:
+def _print_simulation(app: App, found: Simulation, assumed: Sequence[str], hours: Hours | None) -> None:
     if not found.chunks:
         app.console.print(f"Nothing to simulate: no audio in {found.origin}.", markup=False)
         return
@@ -165,7 +172,7 @@ def _print_simulation(app: App, found: Simulation) -> None:
     if len(found.offers) > 1:
         app.console.print()
         print_table(app.console, _build_offer_columns(found))
-    for line in _explain(found):
+    for line in _explain(found, assumed, hours):
         app.console.print(line, markup=False)
 
 
@@ -182,8 +189,16 @@ def _build_columns(rows: Sequence[PolicyResult]) -> list[Column]:
         Column("p95", [f"{wait.p95:.2f} h" for wait in waits], right=True),
         Column("Longest", [f"{wait.max:.2f} h" for wait in waits], optional=2, right=True),
         Column("Late", [str(row.late) for row in rows], right=True),
-        Column("Ratio", [f"{row.ratio:.2f}" for row in rows], right=True),
+        Column("Ratio", [_format_ratio(row) for row in rows], right=True),
     ]
+
+
+def _format_ratio(row: PolicyResult) -> str:
+    return f"{row.ratio:.2f} *" if row.name == PolicyName.BALANCED else f"{row.ratio:.2f}"
+
+
+def _format_speed(speed: float) -> str:
+    return f"{float(f'{speed:.3g}'):,.7g} x"
 
 
 def _build_offer_columns(found: Simulation) -> list[Column]:
@@ -192,7 +207,7 @@ def _build_offer_columns(found: Simulation) -> list[Column]:
     return [
         Column("Type", [offer.instance_type for offer in found.offers]),
         Column("$/h", [f"{offer.rate:.4f}" for offer in found.offers], right=True),
-        Column("Speed", [f"{offer.speed:g} x" for offer in found.offers], right=True),
+        Column("Speed", [_format_speed(offer.speed) for offer in found.offers], right=True),
         Column("Lowest bill", [str(Usd(each.dollars_micros)) for each in best], right=True),
         Column("Policy", [each.name for each in best]),
         Column("p95", [f"{each.wait_hours.p95:.2f} h" for each in best], right=True),
@@ -200,7 +215,7 @@ def _build_offer_columns(found: Simulation) -> list[Column]:
     ]
 
 
-def _explain(found: Simulation) -> Iterator[str]:
+def _explain(found: Simulation, assumed: Sequence[str], hours: Hours | None) -> Iterator[str]:
     """Lines below the table; the last ones are settings."""
     offer = found.offers[0]
     yield (
@@ -209,15 +224,20 @@ def _explain(found: Simulation) -> Iterator[str]:
     )
     yield (
         f"${offer.rate:g}/h ({offer.rate_source}), {offer.setup_seconds + offer.release_seconds:.0f} s "
-        f"billed for a start besides its work, {offer.speed:g} x speed, a check each {found.check_hours:g} h"
+        f"billed for a start besides its work, {_format_speed(offer.speed)} speed, "
+        f"a check each {found.check_hours:g} h"
     )
-    yield (
-        f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h; for balanced "
-        f"to the least sum of the bill and ${found.wait_price:g} for each hour that an audio hour waits"
-    )
+    if assumed:
+        kind = "this machine" if not offer.rate else offer.instance_type or "a GPU in the cloud"
+        yield f"{' and '.join(assumed).capitalize()} of {kind}: assumed, not measured"
+    if hours:
+        yield f"Starts only within BATCH_HOURS ({hours}), unless a chunk would wait too long"
+    yield f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h"
+    yield f"* to the least sum of the bill and ${found.wait_price:g} for each hour that an audio hour waits"
     service = HOSTED[0]
     hosted = Usd(round(service.per_audio_hour.micros * found.audio_hours))
     yield f"{service.name} charges {hosted} for the same audio"
+    yield from _explain_late(found)
     yield _explain_choice(found)
     yield from (f"{name}={value}" for name, value in found.env.items())
 
@@ -226,14 +246,30 @@ def _explain_choice(found: Simulation) -> str:
     """The savings by the settings that follow, against the present policy."""
     by_name = {each.name: each for each in found.policies}
     best, present = by_name[found.env["BATCH_POLICY"]], by_name[found.present]
+    bill, present_bill = Usd(best.dollars_micros), Usd(present.dollars_micros)
     if best is present:
         return f"The present policy has the lowest bill, with {_count_late(best)}. Its lines in .env:"
-    saved = best.dollars_micros - present.dollars_micros
-    difference = f"{Usd(abs(saved))} {'more' if saved > 0 else 'less'}"
+    waits = f"mean wait {present.wait_hours.mean:.2f} h -> {best.wait_hours.mean:.2f} h"
+    if best.late == present.late and best.costs_as_much_as(present):
+        return (
+            f"{bill} with BATCH_POLICY={best.name}, {present_bill} with the present {present.name}: no "
+            f"difference worth a change; {waits}. For shorter waits, put into .env:"
+        )
+    difference = f"{bill - present_bill} more" if bill > present_bill else f"{present_bill - bill} less"
     return (
-        f"The lowest bill is {Usd(best.dollars_micros)}, with {_count_late(best)}: {difference} than with "
-        f"the present BATCH_POLICY={present.name}, with {_count_late(present)}. Put into .env:"
+        f"The lowest bill is {bill}, with {_count_late(best)}: {difference} than with the present "
+        f"BATCH_POLICY={present.name}, with {_count_late(present)}; {waits}. Put into .env:"
     )
+
+
+def _explain_late(found: Simulation) -> Iterator[str]:
+    """Yields the cause if the checks alone make chunks late."""
+    slowest = found.check_hours + found.offers[0].setup_seconds / HOUR
+    if any(each.late for each in found.policies) and slowest > found.max_wait_hours:
+        yield (
+            f"Chunks are late because BATCH_SCHEDULER_CHECK_HOURS={found.check_hours:g} is too long for a "
+            f"longest wait of {found.max_wait_hours:g} h"
+        )
 
 
 def _count_late(result: PolicyResult) -> str:

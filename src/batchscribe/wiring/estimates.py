@@ -28,10 +28,10 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
     return estimate(chunks, priors, rate_of(settings)(kind))
 
 
-def read_expected(settings: Settings, instance_type: str = "") -> tuple[str, Priors]:
+def read_expected(settings: Settings, instance_type: str = "", *, priced: bool = False) -> tuple[str, Priors]:
     """(instance type, its set-up time and speed), measured by earlier runs or assumed.
 
-    Without a type, that of the next run.
+    Without a type, that of the next run. A machine that is `priced` is assumed to be a GPU in the cloud.
     """
     spec, now = _find_engine(settings), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
@@ -41,7 +41,7 @@ def read_expected(settings: Settings, instance_type: str = "") -> tuple[str, Pri
             engine=spec.engine,
             model=spec.model,
             instance_type=kind,
-            default=LOCAL_PRIORS if settings.provider == LOCAL else Priors(),
+            default=LOCAL_PRIORS if settings.provider == LOCAL and not priced else Priors(),
         )
     return kind, priors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Clock, PriceSource
 from batchscribe.settings import Settings
 
+_NUMBER = re.compile(r"Expected `str`, got `(int|float)` .*\.prices")
 FILE_NAME = "prices.json"
 """File of refreshed prices in the state directory."""
 
@@ -77,4 +79,7 @@ def _read_file(path: Path, remedy: str) -> tuple[PriceSheet, ...]:
             f"the price file {path} cannot be read ({error.strerror}): {remedy}"
         ) from error
     except UNREADABLE as error:
-        raise MisconfiguredError(f"the price file {path} is not readable ({error}): {remedy}") from error
+        quoted = ', with prices as quoted texts such as "0.41"' if _NUMBER.search(str(error)) else ""
+        raise MisconfiguredError(
+            f"the price file {path} is not readable ({error}): {remedy}{quoted}"
+        ) from error

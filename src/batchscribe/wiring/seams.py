@@ -20,7 +20,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
-from batchscribe.wiring.prices import load_prices
+from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.stores import open_store
 
 LOCAL = "local"
@@ -111,8 +111,8 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
         if not instance_type:
             raise MisconfiguredError(describe_missing(settings))
         raise MisconfiguredError(
-            f"the price of {instance_type} is unknown: run `batchscribe prices --refresh`, or set "
-            "GPU_HOURLY_COST=…"
+            f"the price of {instance_type} in {price_region(settings)} is unknown: run `batchscribe prices "
+            f"--refresh --region {price_region(settings)}`, or set GPU_HOURLY_COST=… or BATCH_PRICE_FILE"
         )
 
     return rate

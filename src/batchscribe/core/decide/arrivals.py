@@ -16,6 +16,7 @@ from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
 
 COLUMNS = ("arrived", "audio_seconds")
+_REST = "further values"
 LONGEST_SECONDS = 3_600_000
 """A thousand hours, the largest BATCH_MAX_AUDIO_HOURS."""
 LAST_YEAR = 9000
@@ -36,7 +37,7 @@ def parse_arrivals(lines: Iterable[str], name: str) -> tuple[Arrival, ...]:
     A time without a zone is UTC. Returns the arrivals in order of time. Raises MisconfiguredError with the
     line of the first error.
     """
-    rows = csv.DictReader(lines, skipinitialspace=True, restkey="")
+    rows = csv.DictReader(lines, skipinitialspace=True, restkey=_REST)
     try:
         if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
             raise MisconfiguredError(
@@ -53,11 +54,18 @@ def parse_arrivals(lines: Iterable[str], name: str) -> tuple[Arrival, ...]:
 def _parse_rows(rows: csv.DictReader[str], name: str) -> Iterator[Arrival]:
     for row in rows:
         try:
+            _refuse_rest(row)
             yield Arrival(_parse_time(row["arrived"]), _parse_seconds(row["audio_seconds"]))
         except ValueError as error:
             raise MisconfiguredError(
                 f"line {rows.line_num} of {name}: {error}; correct the line, nothing was simulated"
             ) from None
+
+
+def _refuse_rest(row: dict[str, str]) -> None:
+    """Raises ValueError for a row longer than the header, as a decimal comma makes it."""
+    if any(row.get(_REST) or ""):
+        raise ValueError("it has more values than the header has columns; write decimals with a point")
 
 
 def _parse_time(text: str | None) -> datetime:

@@ -155,7 +155,10 @@ class CostBasis:
         if self.cloud and self.parked is None:
             yield ROOT_DISK, "its size is not recorded: `batchscribe gpu setup` records it"
         elif self.cloud and self._find_price(PriceKind.DISK, GP3) is None:
-            yield ROOT_DISK, f"no price in {self.region}: `batchscribe prices --refresh`"
+            yield (
+                ROOT_DISK,
+                f"no price in {self.region}: `batchscribe prices --refresh --region {self.region}`",
+            )
 
     def _address_cost(self, seconds: float) -> Usd | None:
         price = self._find_price(PriceKind.ADDRESS, ADDRESS)

@@ -15,6 +15,7 @@ from itertools import product
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _DAY = timedelta(days=1)
+_WEEK = timedelta(weeks=1)
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAY_WORD = re.compile(rf"({'|'.join(f'{day}|{day[:3]}' for day in _DAYS)})([-.,]|$)", re.IGNORECASE)
 _TIMES = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?:-|\.\.)([0-9]{1,2}):([0-5][0-9])")
@@ -40,13 +41,19 @@ class Hours:
     zone: str
     windows: tuple[DailyHours, ...]
 
-    def find_end(self, at: datetime) -> datetime | None:
-        """End of the hours that hold a time; None outside of them."""
-        return next((end for begin, end in self._list_spans(at) if begin <= at < end), None)
+    def find_last(self, at: datetime) -> tuple[datetime, datetime]:
+        """Begin and end of the latest hours that begin by a time; they recur each week."""
+        return next(span for span in reversed(self._list_spans(at - _WEEK)) if span[0] <= at)
 
     def find_next(self, at: datetime) -> datetime:
         """The time itself within the hours, else their next begin."""
         return next((max(begin, at) for begin, end in self._list_spans(at) if end > at), at)
+
+    def format_time(self, at: datetime) -> str:
+        """Formats a time by the clock of the hours, with its zone, and in UTC."""
+        if self.zone == "UTC":
+            return f"{at:%Y-%m-%d %H:%M} UTC"
+        return f"{at.astimezone(ZoneInfo(self.zone)):%Y-%m-%d %H:%M} {self.zone} ({at:%a %H:%M} UTC)"
 
     def __str__(self) -> str:
         return self.text

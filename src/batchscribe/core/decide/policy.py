@@ -172,7 +172,13 @@ def _explain_wait(seen: Observation, policy: Policy, start: PlannedStart, expect
     pending = f"{format_count(seen.backlog.triggering, 'chunk')} pending, {audio} of audio"
     at = f"{expected:%Y-%m-%d %H:%M} UTC" if expected else "the longest wait"
     if policy.name is not PolicyName.BALANCED:
-        return f"{pending}: the last safe moment for a start is {at}"
+        latest = find_latest_start(seen, policy, start)
+        if not expected or not latest or expected >= latest:
+            return f"{pending}: the last safe moment for a start is {at}"
+        return (
+            f"{pending}: the last safe moment for a start is {latest:%Y-%m-%d %H:%M} UTC, and the last check "
+            f"within BATCH_HOURS ({policy.hours}) before it comes after {at}"
+        )
     waited = start.waits.cost(policy.wait_price)
     return (
         f"{pending}: their waits cost {waited} so far, the set-up of a start {start.setup_cost}; without "
@@ -247,9 +253,12 @@ def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
 def _find_closed_hours(seen: Observation, policy: Policy, start: PlannedStart) -> Reason | None:
     """The reason outside of BATCH_HOURS, unless a chunk would wait too long; else None."""
     opens = _find_opening(seen, policy)
-    if opens is None or wait_in_reach(seen, policy, start):
+    if policy.hours is None or opens is None or wait_in_reach(seen, policy, start):
         return None
-    sentence = f"BATCH_HOURS ({policy.hours}) begin again at {opens:%Y-%m-%d %H:%M} UTC"
+    sentence = f"BATCH_HOURS ({policy.hours}) begin again at {policy.hours.format_time(opens)}"
+    latest = find_latest_start(seen, policy, start)
+    if latest and latest < opens:
+        sentence += f", too late for the longest wait: a start is allowed from {latest:%Y-%m-%d %H:%M} UTC on"
     return Reason(ReasonCode.OUTSIDE_HOURS, sentence)
 
 

@@ -67,9 +67,7 @@ class PriceSheet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Raises ValueError if a date or an amount cannot be parsed."""
         date.fromisoformat(self.as_of)
         for text in self.prices.values():
-            low, high = _parse_range(text)
-            if not ZERO <= low <= high <= HIGHEST_PRICE:
-                raise ValueError(f"not a price: {text!r}")
+            _parse_range(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +136,10 @@ def count_age_days(as_of: str, now: datetime) -> int | None:
 
 
 def mark_age(as_of: str, now: datetime) -> str:
-    """Age of an old price, such as `, 97 days old`; else empty."""
+    """Age of an old price, such as `, 97 days old`, or a date in the future; else empty."""
     age = count_age_days(as_of, now)
+    if age is not None and age < 0:
+        return ", in the future"
     return f", {age} days old" if age is not None and age > OLD_DAYS else ""
 
 
@@ -167,5 +167,11 @@ def _make_price(sheet: PriceSheet, name: str, region: str) -> Price:
 
 
 def _parse_range(text: str) -> tuple[Usd, Usd]:
-    low, _, high = text.partition("-")
-    return Usd.parse(low), Usd.parse(high or low)
+    begin, _, end = text.partition("-")
+    try:
+        low, high = Usd.parse(begin), Usd.parse(end or begin)
+    except ValueError:
+        low = high = Usd(-1)
+    if not ZERO <= low <= high <= HIGHEST_PRICE:
+        raise ValueError(f'{text!r} is no price such as "0.41", and no range such as "0.19-0.21"')
+    return low, high

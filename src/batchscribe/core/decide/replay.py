@@ -95,8 +95,7 @@ class _Player:
         if isinstance(decision, Launch):
             self._start(now, decision.batch)
             return self.find_next_check(max(after, now + _span(decision.batch.estimate.seconds)))
-        # BATCH_HOURS may move a start to an earlier check than the expected one.
-        expected = decision.expected if isinstance(decision, Hold) and not self._policy.hours else None
+        expected = decision.expected if isinstance(decision, Hold) else None
         return self.find_next_check(after, expected)
 
     def find_next_check(self, at: datetime, expected: datetime | None = None) -> datetime | None:

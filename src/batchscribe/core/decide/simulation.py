@@ -18,6 +18,8 @@ from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.replay import Replay, replay
 
 HOUR = 3600.0
+_CENT = 10_000
+"""Micro-dollars."""
 _TOLERANCE = 1e-3
 """Seconds: below a rounding of times to microseconds."""
 
@@ -50,6 +52,11 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     linear_ratio: float
     """Bill and price of all waits, as a multiple of their least sum within the same limits."""
 
+    def costs_as_much_as(self, other: PolicyResult) -> bool:
+        """True if the bills differ by less than a cent or 1 %."""
+        bills = self.dollars_micros, other.dollars_micros
+        return max(bills) - min(bills) < max(_CENT, max(bills) / 100)
+
 
 class OfferResult(msgspec.Struct, frozen=True, kw_only=True):
     """All policies on one offer."""
@@ -68,10 +75,14 @@ class OfferResult(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[PolicyResult, ...]
 
     def find_best(self, present: str) -> PolicyResult:
-        """The policy with the fewest late chunks, then the lowest bill; if equal, the present one."""
+        """The policy with the fewest late chunks, then the lowest bill, then the shortest mean wait.
+
+        Bills that hardly differ count as equal. If all is equal, it is the present one.
+        """
+        least = min(self.policies, key=lambda each: (each.late, each.dollars_micros))
         return min(
-            self.policies,
-            key=lambda each: (each.late, each.dollars_micros, each.name != present, each.wait_hours.mean),
+            (each for each in self.policies if each.late == least.late and each.costs_as_much_as(least)),
+            key=lambda each: (each.wait_hours.mean, each.dollars_micros, each.name != present),
         )
 
 
@@ -97,7 +108,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     present: str
     """The policy in the present settings."""
     env: dict[str, str]
-    """Settings of the policy with the fewest late chunks, and of these the lowest bill."""
+    """Settings with the fewest late chunks, then the lowest bill, then the shortest mean wait."""
     saved: float
     """Dollars that `env` saves against the present policy; negative if it keeps limits that others miss."""
 

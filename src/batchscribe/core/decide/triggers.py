@@ -130,12 +130,12 @@ def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iter
     yield Trigger(at, code, sentence)
 
 
-def _prefer_hours(at: datetime, seen: Observation, policy: Policy) -> datetime:
-    """The time itself; the last check of the present hours if it is after them and before the next."""
-    end = policy.hours.find_end(seen.now) if policy.hours else None
-    if policy.hours is None or end is None or policy.hours.find_next(end) <= at:
-        return at
-    return min(at, end - policy.check_interval)
+def _prefer_hours(latest: datetime, seen: Observation, policy: Policy) -> datetime:
+    """The time itself, or that of the last check within BATCH_HOURS before it, if there is still one."""
+    if policy.hours is None:
+        return latest
+    begin, end = policy.hours.find_last(latest)
+    return min(latest, max(begin, end - policy.check_interval)) if end > seen.now else latest
 
 
 def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) -> datetime | None:
