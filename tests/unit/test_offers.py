@@ -11,13 +11,15 @@ import pytest
 
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.capacity import list_offers
+from batchscribe.controller.external_state import record_external_state, retry_clean_up
+from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice, Policy
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
-from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.core.run.runs import Outcome
 from batchscribe.errors import MisconfiguredError, NoCapacityError
 from batchscribe.testing.clock import FakeClock
@@ -171,6 +173,38 @@ def test_the_chosen_type_runs_and_the_own_one_comes_back(at: Stage) -> None:
     (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
     assert run.outcome is Outcome.COMPLETED
     assert (run.instance_type, run.rate, run.tried_types) == ("g6.xlarge", price("g6.xlarge"), ())
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+
+
+def test_a_run_restores_the_own_type_although_it_found_another_one(at: Stage) -> None:
+    """An earlier run's type is still in force, and it is the cheapest: the decision changes nothing."""
+    learn_speed(at, "g6.xlarge", 900.0)
+    at.upload(2000)
+    at.clock.sleep(600)
+    tick(at.world, replace(at.terms, policy=CHEAPEST))
+    at.compute.change_type(INSTANCE, "g6.xlarge")
+    (found,) = at.ledger.runs(at.clock.now() - timedelta(hours=3))
+    present = at.compute.describe(INSTANCE)
+    decision = decide(observation(backlog(2000), instance=present), CHEAPEST)
+    assert isinstance(decision, Launch)
+    offer = replace(decision.offer, instance_type="g6.xlarge")
+    run = open_run(at.world, at.terms, replace(decision, offer=offer), (present,))
+    assert (run.own_type, run.wanted_type, run.retyped) == (found.own_type, "", True)
+
+
+def test_the_own_type_comes_back_once_another_schedulers_run_is_over(at: Stage) -> None:
+    learn_speed(at, "g6.xlarge", 900.0)
+    at.upload(2000)
+    at.clock.sleep(600)
+    (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
+    at.compute.change_type(INSTANCE, "g6.xlarge")
+    theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(hours=1))
+    at.compute.tag(INSTANCE, theirs.tags)
+    record_external_state(at.world, run)
+    retry_clean_up(at.world, at.terms)
+    assert at.compute.describe(INSTANCE).type == "g6.xlarge"
+    at.compute.tag(INSTANCE, RELEASED_TAGS)
+    retry_clean_up(at.world, at.terms)
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
 
 

@@ -146,8 +146,9 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     seen = poll_one(world, machine.id)
     # Any of these types may be in force: the last request may never have taken effect.
     taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
-    to_change = run.retyped and run.own_type and seen.run in {None, run.id} and seen.type in taken
-    if to_change and seen.state is InstanceState.STOPPED:
+    to_change = run.retyped and run.own_type and seen.type in taken
+    is_free = seen.state is InstanceState.STOPPED and seen.run in {None, run.id}
+    if to_change and is_free:
         world.capacity.restore(seen.id, run.own_type)
     if seen.run == run.id and _just_launched(world, seen):
         raise ComputeUnavailableError(f"{seen.id} was started again; its new tags may not show yet")
@@ -155,9 +156,10 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
         world.capacity.release(seen.id)
     elif seen.run is None and machine.meter.up_since is None and _just_over(world, run, machine):
         raise ComputeUnavailableError(f"the tags of {seen.id} may be outdated: will poll again")
-    if to_change and seen.state is not InstanceState.STOPPED:
+    if to_change and not is_free:
+        # Another scheduler's run on it takes the present type for the instance's own.
         raise ComputeUnavailableError(
-            f"{seen.id} is {seen.state}: its type {run.own_type} is restored once it is stopped"
+            f"{seen.id} is {seen.state}: its type {run.own_type} is restored once it is stopped and free"
         )
     if run.wanted_type and seen.type == run.own_type and _just_over(world, run, machine):
         raise ComputeUnavailableError(

@@ -48,7 +48,7 @@ def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[In
     now = world.clock.now()
     batch, offer = decision.batch, decision.offer
     present = seen[0].type or offer.instance_type
-    chosen = "" if offer.instance_type == present else offer.instance_type
+    own = own_type(world, seen[0])
     run = Run(
         id=world.new_run_id(now),
         scheduler=terms.scheduler,
@@ -67,9 +67,10 @@ def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[In
         deadline=now + terms.policy.max_runtime,
         rate=offer.rate,
         instance_type=offer.instance_type,
-        wanted_type=chosen,
-        chosen_type=chosen,
-        own_type=own_type(world, seen[0]),
+        wanted_type="" if offer.instance_type == present else offer.instance_type,
+        # An earlier run may have left the type in force: this one restores its own, too.
+        chosen_type="" if offer.instance_type == (own or present) else offer.instance_type,
+        own_type=own,
         by_hand=terms.policy.manual,
         limit=terms.policy.limit,
         planned_chunks=len(batch.chunks),

@@ -199,7 +199,7 @@ class Run:
     own_type: str = ""
     """The instance's type before the run; restored if the run used another."""
     chosen_type: str = ""
-    """The type that the decision gave it (GPU_INSTANCE_CHOICE=cheapest); empty: its present one."""
+    """The type that it runs as, if that is not its own (GPU_INSTANCE_CHOICE=cheapest)."""
     tried_types: tuple[str, ...] = ()
     """Types for which the cloud had no capacity in this run."""
     trouble: str = ""
