@@ -252,5 +252,7 @@ def test_the_setting(tmp_path: Path) -> None:
     assert settings.hours == parse_hours("Mon..Fri 22:00-06:00 Europe/Berlin")
     shown = {row.name: row.value for row in settings.list_effective()}
     assert shown["BATCH_HOURS"] == "Mon..Fri 22:00-06:00 Europe/Berlin"
-    with pytest.raises(MisconfiguredError, match=r"is 'at night' \(unknown time zone night\): must be hours such as"):
+    with pytest.raises(
+        MisconfiguredError, match=r"is 'at night' \(unknown time zone night\): must be hours such as"
+    ):
         load({"BATCH_HOURS": "at night"}, folder=tmp_path)
