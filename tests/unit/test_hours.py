@@ -227,6 +227,11 @@ def test_the_obstacle_names_the_start_that_the_longest_wait_allows_outside_the_h
     assert held.expected < NOW + 5 * HOUR
 
 
+def test_a_chunk_from_the_first_day_of_the_calendar_is_overdue() -> None:
+    pending = replace(backlog(1), oldest=datetime.min.replace(tzinfo=UTC))
+    assert isinstance(decide(observation(pending), POLICY), Launch)
+
+
 def test_the_begin_of_the_hours_has_their_time_zone() -> None:
     policy = replace(POLICY, hours=parse_hours("mon-fri 1:00-6:00 Europe/Berlin"))
     sentence = decide(observation(backlog(200)), policy).reason.sentence

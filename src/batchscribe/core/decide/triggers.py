@@ -134,7 +134,7 @@ def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iter
 
 def _prefer_hours(latest: datetime, seen: Observation, policy: Policy) -> datetime:
     """The time itself, or that of the last check within BATCH_HOURS before it, if there is still one."""
-    if policy.hours is None:
+    if policy.hours is None or latest <= seen.now:
         return latest
     begin, end = policy.hours.find_last(latest)
     return min(latest, max(begin, end - policy.check_interval)) if end > seen.now else latest
