@@ -165,8 +165,11 @@ def test_a_rate_without_an_instance_means_a_gpu_and_what_is_assumed_is_printed(h
     assert "Set-up of a GPU in the cloud: assumed, not measured" in done.stdout
     assert "73.1 x speed" in done.stdout
     assert "Set-up and speed of this machine: assumed" in simulate("--arrivals", "trace.csv").stdout
+    (home / ".env").write_text("GPU_HOURLY_COST=0.2\n")
+    assert "Set-up and speed of this machine: assumed" in simulate("--arrivals", "trace.csv").stdout
     (home / ".env").write_text("GPU_INSTANCE_TYPE=g4dn.xlarge\n")
     assert simulated("--arrivals", "trace.csv")["offers"][0]["speed"] == Priors().speed
+    assert "Set-up and speed of g4dn.xlarge: assumed" in simulate("--arrivals", "trace.csv").stdout
 
 
 def test_the_hours_and_the_other_ratio_are_named(home: Path) -> None:
