@@ -258,7 +258,10 @@ def _explain_choice(found: Simulation) -> str:
     best, present = by_name[found.env["BATCH_POLICY"]], by_name[found.present]
     bill, present_bill = Usd(best.dollars_micros), Usd(present.dollars_micros)
     if best is present:
-        return f"The present policy has the lowest bill, with {_count_late(best)}. Its lines in .env:"
+        least = min((each.late, each.dollars_micros) for each in found.policies)
+        exact = (best.late, best.dollars_micros) == least
+        lead = "The present policy has the lowest bill" if exact else "No lower bill is worth a change"
+        return f"{lead}, with {_count_late(best)}. Its lines in .env:"
     waits = f"mean wait {present.wait_hours.mean:.2f} h -> {best.wait_hours.mean:.2f} h"
     if best.late == present.late and best.costs_as_much_as(present):
         return (
