@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
 from batchscribe.core import setting_parsers as parse
-from batchscribe.core.decide.hours import Hours, parse_hours
+from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice, PolicyName
 from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
@@ -333,8 +333,9 @@ def _parse_value(declared: Name, text: str, origin: str, home: Path) -> Any:
         if declared.placed and "://" not in text and not tip:
             text = os.path.normpath(home / Path(text).expanduser())
         return declared.parse(text)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError) as error:
         shown = MASK if declared.secret else repr(text)
+        shown += f" ({error})" if isinstance(error, UnknownPartError) else ""
         raise MisconfiguredError(
             f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}{tip}"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchscribe.controller.observe import observe
 from batchscribe.controller.tick import tick
-from batchscribe.core.decide.hours import Hours, parse_hours
+from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.observation import Observation, Policy, PolicyName, ReasonCode
 from batchscribe.core.decide.policy import Hold, Launch, decide
 from batchscribe.errors import MisconfiguredError
@@ -65,28 +66,37 @@ def test_the_grammar(text: str, opened: list[str], closed: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "wrong"),
     [
-        "",
-        "22",
-        "22:00",
-        "22:00-25:00",
-        "22:00-22:00",
-        "24:00-25:00",
-        "22:60-23:00",
-        "mon-fri 22:00-06:00 Europe/Atlantis",
-        "mon-fri 22:00-06:00 Europe",
-        "mon-fri 22:00-06:00 ../../etc/passwd",
-        "mon-fry 22:00-06:00",
-        "mon-fri 22:00-06:00; ",
-        "mon-fri 22:00-06:00 23:00-24:00",
-        "*-*-01 22:00-23:00",
-        "22..30:*",
+        ("", "a part is empty"),
+        ("22", "22 is no range of times such as 22:00-06:00"),
+        ("22:00", "22:00 is no range of times"),
+        ("22:00-25:00", "22:00-25:00 is no range of times"),
+        ("22:00-22:00", "22:00-22:00 is no range of times"),
+        ("24:00-25:00", "24:00-25:00 is no range of times"),
+        ("22:60-23:00", "22:60-23:00 is no range of times"),
+        ("mon-fri 22:00-06:00 Europe/Atlantis", "unknown time zone Europe/Atlantis"),
+        ("mon-fri 22:00-06:00 Europe", "unknown time zone Europe"),
+        ("mon-fri 22:00-06:00 ../../etc/passwd", "../../etc/passwd is one part too many"),
+        ("mon-fri 22:00-06:00 x/../../etc", "unknown time zone x/../../etc"),
+        ("mon-fry 22:00-06:00", "fry is no day"),
+        ("mno-fri", "mno-fri is no day and no time zone"),
+        ("mon-fri 22:00-06:00; ", "a part is empty"),
+        ("mon-fri 22:00-06:00 23:00-24:00", "23:00-24:00 is one part too many"),
+        ("*-*-01 22:00-23:00", "22:00-23:00 is one part too many"),
+        ("22..30:*", "22..30 is no range of times"),
     ],
 )
-def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^$|Invalid|invalid|relative|normalized|keys"):
+def test_anything_else_is_refused_and_the_wrong_part_named(text: str, wrong: str) -> None:
+    with pytest.raises(UnknownPartError, match=f"^{re.escape(wrong)}"):
         parse_hours(text)
+
+
+def test_the_error_of_the_setting_names_the_wrong_part(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BATCH_HOURS=mon-fri 22:00-06:00 Europe/Berln\n")
+    wrong = re.escape("'mon-fri 22:00-06:00 Europe/Berln' (unknown time zone Europe/Berln): must be hours")
+    with pytest.raises(MisconfiguredError, match=wrong):
+        load({}, folder=tmp_path)
 
 
 def test_without_a_zone_the_hours_are_utc() -> None:
@@ -217,6 +227,11 @@ def test_the_obstacle_names_the_start_that_the_longest_wait_allows_outside_the_h
     assert held.expected < NOW + 5 * HOUR
 
 
+def test_a_chunk_from_the_first_day_of_the_calendar_is_overdue() -> None:
+    pending = replace(backlog(1), oldest=datetime.min.replace(tzinfo=UTC))
+    assert isinstance(decide(observation(pending), POLICY), Launch)
+
+
 def test_the_begin_of_the_hours_has_their_time_zone() -> None:
     policy = replace(POLICY, hours=parse_hours("mon-fri 1:00-6:00 Europe/Berlin"))
     sentence = decide(observation(backlog(200)), policy).reason.sentence
@@ -242,5 +257,7 @@ def test_the_setting(tmp_path: Path) -> None:
     assert settings.hours == parse_hours("Mon..Fri 22:00-06:00 Europe/Berlin")
     shown = {row.name: row.value for row in settings.list_effective()}
     assert shown["BATCH_HOURS"] == "Mon..Fri 22:00-06:00 Europe/Berlin"
-    with pytest.raises(MisconfiguredError, match="is 'at night': must be hours such as mon-fri"):
+    with pytest.raises(
+        MisconfiguredError, match=r"is 'at night' \(unknown time zone night\): must be hours such as"
+    ):
         load({"BATCH_HOURS": "at night"}, folder=tmp_path)

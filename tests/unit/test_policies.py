@@ -70,17 +70,24 @@ def test_balanced_starts_once_the_waits_cost_as_much_as_a_start() -> None:
     held = decide(observation(hour_of_audio), BALANCED)
     assert isinstance(held, Hold)
     assert held.reason.sentence == (
-        "360 chunks pending, 60 min of audio: their waits cost $0.0300 so far, the set-up of a start "
-        "$0.0307; without another chunk it comes after 2026-11-23 12:00 UTC"
+        "360 chunks pending, 60 min of audio: waiting has cost $0.0300 so far at $0.05 for each "
+        "audio hour and hour; the set-up of a start costs $0.0307; without another chunk the GPU starts "
+        "after 2026-11-23 12:00 UTC"
     )
     assert held.expected is not None
     assert timedelta(0) < held.expected - NOW < timedelta(minutes=2)
     decision = decide(replace(observation(hour_of_audio), now=held.expected), BALANCED)
     assert isinstance(decision, Launch)
     assert decision.reason.code is ReasonCode.BALANCE
-    assert "60 min of audio waited 37 min on average: at $0.0500 for an audio" in decision.reason.sentence
+    assert "60 min of audio waited 37 min on average: waiting has cost $0.03" in decision.reason.sentence
     for name in ("waiting_dollars", "setup_dollars"):
         assert decision.reason.numbers[name] == pytest.approx(0.0307, abs=1e-4)
+
+
+def test_a_short_wait_is_in_minutes() -> None:
+    policy = Policy(max_wait=timedelta(minutes=30))
+    sentence = decide(observation(backlog(1, hours_old=0.05)), policy).reason.sentence
+    assert sentence.startswith("the oldest chunk has waited 3.0 min; with the next check in 60 min it would")
 
 
 def test_a_free_machine_has_nothing_to_wait_for() -> None:

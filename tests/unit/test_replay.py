@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.decide import replay as replays
 from batchscribe.core.decide.arrivals import Arrival, make_recorded_arrivals
-from batchscribe.core.decide.hours import parse_hours
+from batchscribe.core.decide.hours import Hours, parse_hours
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.observation import Observation, Policy, PolicyName
 from batchscribe.core.decide.offers import Market, Offer
@@ -100,11 +100,13 @@ def test_checks_are_at_full_intervals(at: datetime, check: datetime) -> None:
     st.lists(st.floats(0, 3000), min_size=1, max_size=12).map(sorted),
     st.sampled_from(PolicyName),
     st.integers(1, 30),
+    st.sampled_from([None, parse_hours("22:00-06:00"), parse_hours("mon-fri 13:00-14:30,17:00-18:00")]),
 )
 def test_a_replay_that_skips_checks_has_the_starts_of_one_that_makes_all(
-    minutes: list[float], name: PolicyName, wait_hours: int
+    minutes: list[float], name: PolicyName, wait_hours: int, hours: Hours | None
 ) -> None:
-    policy = Policy(name=name, threshold=5, max_wait=wait_hours * HOUR, check_interval=10 * MINUTE)
+    limit = wait_hours * HOUR
+    policy = Policy(name=name, threshold=5, max_wait=limit, check_interval=10 * MINUTE, hours=hours)
     with pytest.MonkeyPatch.context() as patch:
         skipping = played(*minutes, policy=policy)
         patch.setattr(replays, "decide", decide_without_expectation)

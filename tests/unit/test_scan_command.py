@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App
 from batchscribe.cli.chunks import export, why
-from batchscribe.cli.scan import SessionRow, _collect_rows, scan
+from batchscribe.cli.scan import SessionRow, _build_columns, _collect_rows, scan
+from batchscribe.cli.terminal.layout import choose_columns
 from batchscribe.controller.sessions import known_unreadable, record_unreadable, session_parts
 from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.scan.backlog import SessionScan
@@ -66,6 +67,13 @@ def test_people_see_what_has_work_and_all_on_demand(app: App) -> None:
     assert "2 pending (10 B)" in shown
     lines = [line.split() for line in CliRunner().invoke(scan, ["--all"], obj=app).output.splitlines()]
     assert [line[:4] for line in lines[1:3]] == [["a", "2", "-", "-"], ["b", "-", "-", "1"]]
+
+
+def test_a_narrow_table_keeps_pending_and_done() -> None:
+    kept: list[SessionRow] = []
+    list(_collect_rows(iter([SessionScan(session="interviews/2026-11-23/", waiting=(chunk(1),))]), kept))
+    columns = choose_columns(_build_columns(kept, NOW), 60)
+    assert [column.name for column in columns] == ["session", "pending", "waiting", "done", "oldest"]
 
 
 def test_of_a_session_that_went_past_no_chunk_is_kept() -> None:

@@ -156,6 +156,9 @@ def test_bills_that_hardly_differ_are_no_reason_for_a_change(home: Path) -> None
     done = simulate("--arrivals", "trace.csv", "--rate", "0.01", "--setup-seconds", "120", "--speed", "10")
     assert "with the present deadline: no difference worth a change; mean wait " in done.stdout
     assert done.stdout.splitlines()[-2] == "BATCH_POLICY=balanced"
+    (home / ".env").write_text("BATCH_POLICY=now\nBATCH_SCHEDULER_CHECK_HOURS=0.25\n")
+    done = simulate("--arrivals", "trace.csv", "--rate", "0.01", "--setup-seconds", "120", "--speed", "10")
+    assert "No lower bill is worth a change, with no chunk late. Its lines in .env:" in done.stdout
 
 
 def test_a_rate_without_an_instance_means_a_gpu_and_what_is_assumed_is_printed(home: Path) -> None:
@@ -165,8 +168,11 @@ def test_a_rate_without_an_instance_means_a_gpu_and_what_is_assumed_is_printed(h
     assert "Set-up of a GPU in the cloud: assumed, not measured" in done.stdout
     assert "73.1 x speed" in done.stdout
     assert "Set-up and speed of this machine: assumed" in simulate("--arrivals", "trace.csv").stdout
+    (home / ".env").write_text("GPU_HOURLY_COST=0.2\n")
+    assert "Set-up and speed of this machine: assumed" in simulate("--arrivals", "trace.csv").stdout
     (home / ".env").write_text("GPU_INSTANCE_TYPE=g4dn.xlarge\n")
     assert simulated("--arrivals", "trace.csv")["offers"][0]["speed"] == Priors().speed
+    assert "Set-up and speed of g4dn.xlarge: assumed" in simulate("--arrivals", "trace.csv").stdout
 
 
 def test_the_hours_and_the_other_ratio_are_named(home: Path) -> None:

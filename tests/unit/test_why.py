@@ -10,9 +10,13 @@ from batchscribe.controller.commands.why import read_history
 from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
+from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind
-from batchscribe.core.scan.backlog import LiveLock
+from batchscribe.core.scan.backlog import LiveLock, ScanRules
+from batchscribe.core.scan.chunks import audio_name
+from batchscribe.core.scan.explanation import explain
+from batchscribe.core.scan.folders import AudioObject
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
@@ -40,6 +44,18 @@ def test_a_young_chunk_waits_until_a_stated_time(store: MemoryStore, clock: Fake
     store.place("a.mp3", b"1")
     assert "too young" in explained(store, clock, "a.mp3")
     assert f"{NOW + timedelta(minutes=5):%H:%M} UTC" in explained(store, clock, "a.mp3")
+
+
+def test_a_file_that_was_copied_waits_for_the_age_of_the_copy() -> None:
+    info = ObjectInfo("a.mp3", 1, NOW - 48 * HOUR, "e", changed=NOW - timedelta(seconds=50))
+    name = audio_name("a.mp3")
+    assert name is not None
+    audio = AudioObject(info=info, name=name, transcripts=(), planned="a.json")
+    assert explain(audio, ScanRules(now=NOW, min_age=timedelta(minutes=5)), max_wait=24 * HOUR) == (
+        "waiting: its modification time is older, but the file itself changed on this disk at "
+        f"{NOW - timedelta(seconds=50):%Y-%m-%d %H:%M} UTC; pending from "
+        f"{NOW + timedelta(minutes=5):%Y-%m-%d %H:%M} UTC on"
+    )
 
 
 def test_a_session_that_is_recorded_waits_for_its_lock(store: MemoryStore, clock: FakeClock) -> None:

@@ -24,6 +24,8 @@ from batchscribe.wiring.seams import open_ledger
 
 COUNTS = ("pending", "waiting", "done", "stale", "quarantined")
 """Counts of chunks in a Backlog."""
+KEPT = frozenset({"pending", "done"})
+"""Columns of every table, however narrow."""
 EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20
 """Maximum number of unreadable transcripts in the summary; `--json` lists all."""
@@ -124,9 +126,9 @@ def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
 
 
 def _count_column(name: str, counts: Sequence[int]) -> Column:
-    """A column that is left out of a narrow table if all its counts are 0."""
+    """A column that a narrow table leaves out first if all its counts are 0, unless it always stays."""
     cells = [str(count) if count else "-" for count in counts]
-    return Column(name, cells, optional=0 if any(counts) else 2, right=True)
+    return Column(name, cells, optional=0 if name in KEPT or any(counts) else 2, right=True)
 
 
 def summary(

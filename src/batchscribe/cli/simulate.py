@@ -32,7 +32,9 @@ from batchscribe.settings import Settings
 from batchscribe.wiring.arrivals import read_arrivals
 from batchscribe.wiring.estimates import read_expected
 from batchscribe.wiring.scheduler import make_policy
-from batchscribe.wiring.seams import rate_of
+from batchscribe.wiring.seams import LOCAL, rate_of
+
+RATE = "--rate"
 
 
 class FiniteRange(click.FloatRange):
@@ -53,7 +55,7 @@ class FiniteRange(click.FloatRange):
     help="CSV with the header arrived,audio_seconds; default: the source's time stamps, or the ledger.",
 )
 @click.option(
-    "--rate", type=FiniteRange(0, 10_000), metavar="DOLLARS", help="Price of an hour; default: as for `tick`."
+    RATE, type=FiniteRange(0, 10_000), metavar="DOLLARS", help="Price of an hour; default: as for `tick`."
 )
 @click.option(
     "--setup-seconds",
@@ -115,12 +117,21 @@ def simulate(
     if as_json:
         print_json(found)
     else:
-        assumed = [] if offers[0].priors.learned else _name_missing(setup_seconds, speed)
-        _print_simulation(app, found, assumed, policy.hours)
+        _print_simulation(app, found, _describe_assumed(offers, setup_seconds, speed), policy.hours)
 
 
-def _name_missing(setup: float | None, speed: float | None) -> list[str]:
-    return [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
+def _describe_assumed(offers: Sequence[Offer], setup: float | None, speed: float | None) -> str:
+    """Describes what no run measured and no option replaces; empty if there is no such value."""
+    names = [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
+    kinds = [_name_machine(offer) for offer in offers if not offer.priors.learned]
+    if not names or not kinds:
+        return ""
+    return f"{' and '.join(names).capitalize()} of {', '.join(kinds)}: assumed, not measured"
+
+
+def _name_machine(offer: Offer) -> str:
+    local = offer.provider == LOCAL and offer.rate.source != RATE
+    return offer.instance_type or ("this machine" if local else "a GPU in the cloud")
 
 
 def _make_offer(
@@ -134,7 +145,7 @@ def _make_offer(
         priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
     if speed is not None:
         priors = replace(priors, speed=speed)
-    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source="--rate")
+    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source=RATE)
     return Offer(
         provider=settings.provider, instance_type=kind, market=Market.ON_DEMAND, rate=price, priors=priors
     )
@@ -164,7 +175,7 @@ def _list_points(found: Simulation) -> list[Point]:
     return [(", ".join(named), x, y) for (x, y), named in names.items()]
 
 
-def _print_simulation(app: App, found: Simulation, assumed: Sequence[str], hours: Hours | None) -> None:
+def _print_simulation(app: App, found: Simulation, assumed: str, hours: Hours | None) -> None:
     if not found.chunks:
         app.console.print(f"Nothing to simulate: no audio in {found.origin}.", markup=False)
         return
@@ -215,7 +226,7 @@ def _build_offer_columns(found: Simulation) -> list[Column]:
     ]
 
 
-def _explain(found: Simulation, assumed: Sequence[str], hours: Hours | None) -> Iterator[str]:
+def _explain(found: Simulation, assumed: str, hours: Hours | None) -> Iterator[str]:
     """Lines below the table; the last ones are settings."""
     offer = found.offers[0]
     yield (
@@ -228,8 +239,7 @@ def _explain(found: Simulation, assumed: Sequence[str], hours: Hours | None) -> 
         f"a check each {found.check_hours:g} h"
     )
     if assumed:
-        kind = "this machine" if not offer.rate else offer.instance_type or "a GPU in the cloud"
-        yield f"{' and '.join(assumed).capitalize()} of {kind}: assumed, not measured"
+        yield assumed
     if hours:
         yield f"Starts only within BATCH_HOURS ({hours}), unless a chunk would wait too long"
     yield f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h"
@@ -248,7 +258,10 @@ def _explain_choice(found: Simulation) -> str:
     best, present = by_name[found.env["BATCH_POLICY"]], by_name[found.present]
     bill, present_bill = Usd(best.dollars_micros), Usd(present.dollars_micros)
     if best is present:
-        return f"The present policy has the lowest bill, with {_count_late(best)}. Its lines in .env:"
+        least = min((each.late, each.dollars_micros) for each in found.policies)
+        exact = (best.late, best.dollars_micros) == least
+        lead = "The present policy has the lowest bill" if exact else "No lower bill is worth a change"
+        return f"{lead}, with {_count_late(best)}. Its lines in .env:"
     waits = f"mean wait {present.wait_hours.mean:.2f} h -> {best.wait_hours.mean:.2f} h"
     if best.late == present.late and best.costs_as_much_as(present):
         return (

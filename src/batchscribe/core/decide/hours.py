@@ -25,6 +25,10 @@ _AHEAD = 10
 """Days of which the hours are computed: each weekday, and the days before and after a week."""
 
 
+class UnknownPartError(ValueError):
+    """Names the part of BATCH_HOURS that cannot be parsed."""
+
+
 @dataclass(frozen=True, slots=True)
 class DailyHours:
     """Minutes after midnight on some weekdays (0: Monday); `end` may be on the next day."""
@@ -78,14 +82,15 @@ class Hours:
 
 
 def parse_hours(text: str) -> Hours:
-    """Parses the grammar. Raises ValueError for anything else, and for an unknown zone."""
+    """Parses the grammar. Raises UnknownPartError for anything else, and for an unknown zone."""
     words = text.split()
     named = bool(words) and words[-1][0].isalpha() and not _DAY_WORD.match(words[-1])
     zone = words.pop() if named else "UTC"
     try:
         ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, OSError) as error:
-        raise ValueError from error
+    except (ZoneInfoNotFoundError, OSError, ValueError) as error:
+        kind = f"unknown time zone {zone}" if words else f"{zone} is no day and no time zone"
+        raise UnknownPartError(kind) from error
     parts = " ".join(words).split(";")
     return Hours(text, zone, tuple(window for part in parts for window in _parse_part(part.split())))
 
@@ -95,7 +100,7 @@ def _parse_part(words: list[str]) -> Iterator[DailyHours]:
     days = _parse_days(dated.pop(0)) if dated and dated[0][0].isalpha() else frozenset(range(7))
     times = dated.pop(0) if dated else "0:00-24:00"
     if dated or not words:
-        raise ValueError
+        raise UnknownPartError(f"{dated[0]} is one part too many" if dated else "a part is empty")
     for begin, end in _parse_times(times):
         yield DailyHours(days, begin, end)
 
@@ -113,7 +118,7 @@ def _find_day(word: str) -> int:
     for number, day in enumerate(_DAYS):
         if word in {day, day[:3]}:
             return number
-    raise ValueError
+    raise UnknownPartError(f"{word or 'a missing word'} is no day")
 
 
 def _parse_times(text: str) -> Iterator[tuple[int, int]]:
@@ -121,14 +126,15 @@ def _parse_times(text: str) -> Iterator[tuple[int, int]]:
     whole = text.removesuffix(":*") if text.endswith(":*") else ""
     for item in (whole or text).split(","):
         match = (_WHOLE_HOURS if whole else _TIMES).fullmatch(item)
+        wrong = UnknownPartError(f"{item} is no range of times such as 22:00-06:00")
         if match is None:
-            raise ValueError
+            raise wrong
         if whole:
             begin, end = int(match[1]) * 60, int(match[2] or match[1]) * 60 + 60
         else:
             begin, end = int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])
         if begin in {end, _MIDNIGHT} or max(begin, end) > _MIDNIGHT:
-            raise ValueError
+            raise wrong
         yield begin, end if end > begin else end + _MIDNIGHT
 
 

@@ -29,6 +29,12 @@ class BacklogWait:
         """Cost at a price for each audio hour and hour."""
         return Usd(round(self.waited * price.micros))
 
+    def describe_cost(self, price: Usd) -> str:
+        """Describes the cost so far at a price for each audio hour and hour."""
+        return (
+            f"waiting has cost {self.cost(price)} so far at ${price.dollars:g} for each audio hour and hour"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStart:

@@ -179,10 +179,9 @@ def _explain_wait(seen: Observation, policy: Policy, start: PlannedStart, expect
             f"{pending}: the last safe moment for a start is {latest:%Y-%m-%d %H:%M} UTC, and the last check "
             f"within BATCH_HOURS ({policy.hours}) before it comes after {at}"
         )
-    waited = start.waits.cost(policy.wait_price)
     return (
-        f"{pending}: their waits cost {waited} so far, the set-up of a start {start.setup_cost}; without "
-        f"another chunk it comes after {at}"
+        f"{pending}: {start.waits.describe_cost(policy.wait_price)}; the set-up of a start costs "
+        f"{start.setup_cost}; without another chunk the GPU starts after {at}"
     )
 
 

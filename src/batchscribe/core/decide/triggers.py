@@ -79,8 +79,8 @@ def _find_balance(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
     yield Trigger(
         seen.now + timedelta(hours=hours),
         ReasonCode.BALANCE,
-        f"{format_minutes(audio)} of audio waited {format_minutes(average)} on average: at {price} for an "
-        f"audio hour and hour, that costs {waits.cost(price)}, and the set-up of a start {setup}",
+        f"{format_minutes(audio)} of audio waited {format_minutes(average)} on average: "
+        f"{waits.describe_cost(price)}, and the set-up of a start costs {setup}",
     )
 
 
@@ -110,11 +110,13 @@ def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iter
     if latest is None:
         return
     at = _prefer_hours(latest, seen, policy)
-    waited, longest = longest_wait(seen).total_seconds() / _HOUR, policy.max_wait.total_seconds() / _HOUR
-    interval = policy.check_interval.total_seconds() / _HOUR
+    waited, longest, interval = (
+        format_minutes(span.total_seconds())
+        for span in (longest_wait(seen), policy.max_wait, policy.check_interval)
+    )
     sentence = (
-        f"the oldest chunk has waited {waited:.1f} h; with the next check in {interval:.1f} h it would pass "
-        f"the longest wait of {longest:.1f} h"
+        f"the oldest chunk has waited {waited}; with the next check in {interval} it would pass "
+        f"the longest wait of {longest}"
     )
     if policy.name in _KEEPS_LIMIT:
         sentence += (
@@ -123,8 +125,8 @@ def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iter
         )
     if at < latest:
         sentence = (
-            f"the oldest chunk has waited {waited:.1f} h, and the last start within its longest wait of "
-            f"{longest:.1f} h, at {latest:%Y-%m-%d %H:%M} UTC, is outside BATCH_HOURS ({policy.hours})"
+            f"the oldest chunk has waited {waited}, and the last start within its longest wait of "
+            f"{longest}, at {latest:%Y-%m-%d %H:%M} UTC, is outside BATCH_HOURS ({policy.hours})"
         )
     code = ReasonCode.LAST_SAFE_MOMENT if policy.name in _KEEPS_LIMIT else ReasonCode.MAX_WAIT
     yield Trigger(at, code, sentence)
@@ -132,7 +134,7 @@ def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iter
 
 def _prefer_hours(latest: datetime, seen: Observation, policy: Policy) -> datetime:
     """The time itself, or that of the last check within BATCH_HOURS before it, if there is still one."""
-    if policy.hours is None:
+    if policy.hours is None or latest <= seen.now:
         return latest
     begin, end = policy.hours.find_last(latest)
     return min(latest, max(begin, end - policy.check_interval)) if end > seen.now else latest

@@ -194,7 +194,7 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
     live = rules.live is not None and rules.live.covers(audio.name.session)
     due = rules.overdue is not None and audio.info.modified <= rules.overdue
     held = (live or _is_continuing(audio, rules)) and not due
-    return ChunkState.WAITING if held or _is_young(audio.info, rules) else ChunkState.PENDING
+    return ChunkState.WAITING if held or find_last_write(audio.info, rules) else ChunkState.PENDING
 
 
 def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
@@ -212,9 +212,13 @@ def _find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
     return next((trouble for trouble in known if trouble.etag in {"", audio.info.etag}), None)
 
 
-def _is_young(info: ObjectInfo, rules: ScanRules) -> bool:
-    # A date well in the future is a wrong clock, not an upload in progress: the chunk must not wait for it.
-    return any(abs(rules.now - at) < rules.min_age for at in (info.modified, info.changed) if at)
+def find_last_write(info: ObjectInfo, rules: ScanRules) -> datetime | None:
+    """Time of a write that is younger than `min_age`, so that the upload may still be in progress; else None.
+
+    A date well in the future is a wrong clock: the chunk must not wait for it.
+    """
+    times = (at for at in (info.modified, info.changed) if at and abs(rules.now - at) < rules.min_age)
+    return max(times, default=None)
 
 
 def _is_continuing(audio: AudioObject, rules: ScanRules) -> bool:

@@ -7,8 +7,11 @@ from datetime import datetime, timedelta
 
 from batchscribe.core.keys import digest
 from batchscribe.core.run.manifest import Failure
-from batchscribe.core.scan.backlog import ChunkState, ScanRules, state_of
+from batchscribe.core.scan.backlog import ChunkState, ScanRules, find_last_write, state_of
 from batchscribe.core.scan.folders import AudioObject
+
+_ROUNDED_UP = timedelta(seconds=60, microseconds=-1)
+"""Added to an end that is shown in whole minutes."""
 
 
 def explain(
@@ -39,11 +42,15 @@ def _explain_waiting(audio: AudioObject, rules: ScanRules) -> str:
             f"waiting: its session is being recorded (live lock since {_format_time(live.since)}); "
             "pending once the lock ends"
         )
-    if rules.now - audio.info.modified < rules.min_age:
-        until = audio.info.modified + rules.min_age
-        return f"waiting: too young, its upload may still be in progress until {_format_time(until)}"
-    until = audio.info.modified + 2 * (audio.gap or timedelta())
-    latest = _format_time(until)
+    if written := find_last_write(audio.info, rules):
+        until = _format_time(written + rules.min_age + _ROUNDED_UP)
+        if written == audio.info.modified:
+            return f"waiting: too young, its upload may still be in progress until {until}"
+        return (
+            f"waiting: its modification time is older, but the file itself changed on this disk at "
+            f"{_format_time(written)}; pending from {until} on"
+        )
+    latest = _format_time(audio.info.modified + 2 * (audio.gap or timedelta()) + _ROUNDED_UP)
     return f"waiting: last chunk of a session that seems to continue; pending at {latest} at the latest"
 
 
