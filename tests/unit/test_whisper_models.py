@@ -126,7 +126,7 @@ def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
 
 def test_a_fetch_without_the_hubs_client_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
-    with pytest.raises(MisconfiguredError, match=r"not installed: pip install 'batchscribe\[gpu\]'"):
+    with pytest.raises(MisconfiguredError, match=r"not installed: pip install --editable '\.\[gpu\]'"):
         fetch_model("small")
 
 

@@ -20,6 +20,7 @@ from batchscribe.cli.terminal.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, session_id, transcript_key
@@ -251,7 +252,7 @@ def _load_word_error_rate() -> Callable[[list[str], list[str]], float]:
     try:
         import jiwer
     except ImportError as error:
-        raise MisconfiguredError("--compare needs its extra: pip install 'batchscribe[demo]'") from error
+        raise MisconfiguredError(f"--compare needs its extra: {describe_install('demo')}") from error
 
     def rate(reference: list[str], hypothesis: list[str]) -> float:
         return (
