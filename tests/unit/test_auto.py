@@ -315,6 +315,8 @@ def test_the_table_fits_80_columns_and_marks_the_choice(
     assert marked == ["*", V2, PARAKEET, "en", "6.05", "11.18", "3386", "2.5"]
     assert all(any(model.name in line for line in lines) for model in MODELS)
     assert "Open ASR" in shown
+    assert "yours: the same of your own runs" in " ".join(shown.split())
+    assert "for: en is English, 25 are European languages, any" in shown
     assert "CC-BY-4.0 (parakeet)" in shown
 
 

@@ -64,7 +64,11 @@ class HubModel:
             folder = Path(hub.snapshot_download(self.repository, revision=revision, allow_patterns=patterns))
         except Exception as error:
             # The hub's client raises many types of errors.
-            raise EngineError(f"the model {self.name} could not be fetched: {first_line(error)}") from error
+            reason = first_line(error).removesuffix("Got:").rstrip(" .")
+            raise EngineError(
+                f"the model {self.name} could not be fetched ({reason}): check the network and the free disk "
+                "space, and try again; nothing was changed"
+            ) from error
         verify_model(folder, contents=True)
         self.record(folder)
         return folder
