@@ -134,7 +134,7 @@ def test_a_fetch_without_the_hubs_client_names_the_mend(monkeypatch: pytest.Monk
 
 def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_more: object) -> None:
-        raise ConnectionError("no route. Got:\nto the hub")
+        raise ConnectionError("Got: no route.\nto the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(EngineError) as caught:

@@ -204,7 +204,8 @@ def _list_notes(
     if any(_is_chosen(model, chosen) for model in models):
         yield f"* {chosen.engine} {chosen.model}: {_describe_origin(settings, chosen, here)}"
     best = next(iter(list_candidates(settings.engine, settings.language, settings.task)), None)
-    if settings.model == AUTO and settings.provider == "local" and best in models and best.name not in here:
+    offered = best in models and best is not None and best.name not in here and not _is_chosen(best, chosen)
+    if best and offered and settings.model == AUTO and settings.provider == "local":
         yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`"
     yield (
         "WER: English, in %, of utterances and of long recordings; speed: audio seconds per second in large "
