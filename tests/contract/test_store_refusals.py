@@ -298,7 +298,7 @@ def test_without_boto3_the_native_chain_is_used(monkeypatch: pytest.MonkeyPatch,
     store = open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1")
     assert store.create("k", b"1")
     assert store.get("k").data == b"1"
-    with pytest.raises(MisconfiguredError, match=r"install batchscribe\[aws\]"):
+    with pytest.raises(MisconfiguredError, match=r"install --editable '\.\[aws\]'"):
         store.get("a//b")
 
 

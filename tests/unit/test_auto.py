@@ -315,6 +315,8 @@ def test_the_table_fits_80_columns_and_marks_the_choice(
     assert marked == ["*", V2, PARAKEET, "en", "6.05", "11.18", "3386", "2.5"]
     assert all(any(model.name in line for line in lines) for model in MODELS)
     assert "Open ASR" in shown
+    assert "yours: the same of your own runs" in " ".join(shown.split())
+    assert "for: en is English, 25 are European languages, any" in shown
     assert "CC-BY-4.0 (parakeet)" in shown
 
 
@@ -350,7 +352,7 @@ def test_the_models_of_this_machine_are_reported_as_a_tick_would_use_them(
     [
         ("tiny.en", ""),
         ("small", "* faster-whisper small: named by WHISPER_MODEL"),
-        ("auto", "* faster-whisper small.en: with BATCH_LANGUAGE=auto; not on this machine: `batchscribe"),
+        ("auto", "* faster-whisper small.en: with BATCH_LANGUAGE=auto; not on this machine:"),
     ],
 )
 def test_the_note_of_the_mark_names_the_origin_of_the_choice(
@@ -360,7 +362,8 @@ def test_the_note_of_the_mark_names_the_origin_of_the_choice(
     monkeypatch.setattr(engines, "engine_reports", lambda *_arguments: ())
     shown = show_engines(monkeypatch, tmp_path, GPU_PROVIDER="local", WHISPER_MODEL=model)
     assert [line for line in shown.splitlines() if line.startswith("* f")] == ([note] if note else [])
-    assert ("`batchscribe engines --fetch large-v3-turbo`\n" in shown) == (model == "auto")
+    better = "better, but not on this machine: `batchscribe engines --fetch large-v3-turbo` WER"
+    assert (better in " ".join(shown.split())) == (model == "auto")
 
 
 def test_one_engine_is_listed_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from batchscribe.cli import compare as comparing
 from batchscribe.cli.app import App
 from batchscribe.cli.main import cli
 from batchscribe.core.run.manifest import EngineSpec, EngineTimeSummary
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Speed
 from batchscribe.settings import Settings
 from batchscribe.wiring.engines import EngineReport
@@ -161,3 +161,32 @@ def test_what_cannot_do_the_language_is_left_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("BATCH_LANGUAGE", "de")
     with pytest.raises(MisconfiguredError, match="no engine can run here"):
         engines("--compare", "talk.mp3")
+
+
+@pytest.mark.parametrize("source", ["audio", ""])
+@pytest.mark.usefixtures("home")
+def test_neither_a_file_nor_a_session_is_refused_before_the_work(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "rec").mkdir()
+    if source:
+        monkeypatch.setenv("BATCH_SOURCE", str(tmp_path / source))
+    for name in ("rec", "absent.mp3"):
+        with pytest.raises(ObjectNotFoundError, match=f"neither a file nor a session '{name}'"):
+            engines("--compare", name)
+
+
+@pytest.mark.usefixtures("home")
+def test_an_error_rate_above_100_percent_comes_with_its_usual_cause(tmp_path: Path) -> None:
+    hint = "the reference must hold the texts of all files and sessions, in the order given"
+    words = ("--compare", "talk.mp3", "--reference", "spoken.txt")
+    assert hint not in " ".join(engines(*words).stdout.split())
+    (tmp_path / "spoken.txt").write_text("Left.\n")
+    assert hint in " ".join(engines(*words).stdout.split())
+
+
+def test_words_are_read_in_the_order_in_which_the_audio_was_given(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"transcription-{name}.json").write_text(json.dumps({"text": f"From {name}."}))
+    assert comparing._read_words(tmp_path, ["b.mp3", "a.mp3"]) == ["from", "b", "from", "a"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from batchscribe.core.messages import describe_install
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "batchscribe"
@@ -54,3 +57,13 @@ def test_the_messages_of_each_module_have_an_entry(trees: dict[Path, ast.Module]
         if raised and not any(matches(fragment, text) for fragment in FRAGMENTS for text in raised):
             missing[path.relative_to(SOURCE).as_posix()] = raised
     assert missing == {}
+
+
+def test_fixes_install_extras_that_exist_from_the_sources(trees: dict[Path, ast.Module]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    calls = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [call.args for call in calls if ast.unparse(call.func) == "describe_install"]
+    assert {ast.literal_eval(extra) for extras_of_call in named for extra in extras_of_call} <= set(extras)
+    texts = [text for tree in trees.values() for text in map(text_of, ast.walk(tree))]
+    assert not [text for text in texts if re.search(r"install '?batchscribe\[", text)]
+    assert describe_install("plot") == "pip install --editable '.[plot]' in the folder of the sources"

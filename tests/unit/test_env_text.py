@@ -48,6 +48,8 @@ def test_suggestions_are_comments_and_would_be_valid(tmp_path: Path) -> None:
     assert "BATCH_THRESHOLD=7\n" in text
     assert "# BATCH_THRESHOLD" not in text
     assert "# BATCH_MAX_WAIT_HOURS=24  #" in text
+    assert "# BATCH_POLICY=threshold  #" in text
+    assert "# BATCH_HOURS=mon-fri" in text
     assert {name for names in GROUPS.values() for name in names} <= KNOWN
     load({}, folder=tmp_path, flags={name: example for name, (example, _) in SUGGESTED.items()})
 

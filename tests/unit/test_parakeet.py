@@ -320,7 +320,7 @@ def test_a_fetch_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         raise ConnectionError("no way\nthere")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(EngineError, match=r"could not be fetched: no way$"):
+    with pytest.raises(EngineError, match=r"could not be fetched \(no way\): check the network"):
         FACTORY.fetch(spec_of(""))
 
 

@@ -142,7 +142,7 @@ def test_a_missing_cublas_names_its_mend(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ctypes, "CDLL", loads)
     monkeypatch.setattr(device, "_pip_folders", lambda: [Path("/pip")])
-    with pytest.raises(GpuError, match=r"libcublas\.so\.12 cannot be loaded.*batchscribe\[gpu\]"):
+    with pytest.raises(GpuError, match=r"libcublas\.so\.12 cannot be loaded.*'\.\[gpu\]'"):
         device_of(EngineSpec(engine="faster-whisper"))
     assert tried == ["/pip/libcublasLt.so.12", "/pip/libcublas.so.12", "libcublas.so.12"]
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: None)

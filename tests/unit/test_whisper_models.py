@@ -10,11 +10,13 @@ from typing import Any
 import faster_whisper.utils
 import huggingface_hub
 import pytest
+import structlog.testing
 
+from batchscribe.adapters.engines import problems
 from batchscribe.adapters.engines.hub_models import RECORD, beside, verify_model
 from batchscribe.adapters.engines.whisper import models
 from batchscribe.adapters.engines.whisper.engine import FACTORY
-from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder
+from batchscribe.adapters.engines.whisper.models import MODELS, fetch_model, model_folder, unable
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 from support.hub import HEAD, Hub
@@ -126,18 +128,45 @@ def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
 
 def test_a_fetch_without_the_hubs_client_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
-    with pytest.raises(MisconfiguredError, match=r"not installed: pip install 'batchscribe\[gpu\]'"):
+    with pytest.raises(MisconfiguredError, match=r"not installed: pip install --editable '\.\[gpu\]'"):
         fetch_model("small")
 
 
 def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_more: object) -> None:
-        raise ConnectionError("no route\nto the hub")
+        raise ConnectionError("Got: no route.\nto the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(EngineError, match=r"small\.en could not be fetched: no route$"):
+    with pytest.raises(EngineError) as caught:
         fetch_model("small.en")
+    assert str(caught.value) == (
+        "the model small.en could not be fetched (no route): check the network and the free disk space, and "
+        "try again; nothing was changed"
+    )
     assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("parakeet", "did you mean BATCH_ENGINE=parakeet? "),
+        ("Nemo-Parakeet-TDT-0.6B-v2", "did you mean BATCH_ENGINE=parakeet? "),
+        ("Large-V3-Turbo", "did you mean large-v3-turbo? "),
+        ("TINY.EN", "did you mean tiny.en? "),
+    ],
+)
+def test_an_unknown_model_is_reported_with_what_was_meant(model: str, hint: str) -> None:
+    (reason,) = unable(spec_of(model))
+    assert f"there is no Whisper model '{model}': {hint}use a folder" in reason
+
+
+def test_a_fetch_without_the_engines_packages_warns_first(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "not_installed", lambda *_modules: "ctranslate2 not installed")
+    with structlog.testing.capture_logs() as logged:
+        FACTORY.fetch(spec_of("small.en"))
+    assert [entry["event"] for entry in logged] == ["engine.not_installed"]
+    assert "ctranslate2 not installed: pip install" in logged[0]["note"]
+    assert len(hub.calls) == 1
 
 
 @pytest.mark.parametrize(

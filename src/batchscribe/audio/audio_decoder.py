@@ -25,6 +25,7 @@ import numpy.typing as npt
 from batchscribe.audio.bounded_queue import LOOK_SECONDS, never
 from batchscribe.audio.decoding import frames
 from batchscribe.audio.levels import AudioLevel
+from batchscribe.core.messages import describe_install
 from batchscribe.core.text.flags import RESCALED, TRACK_MISSING
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError, UnsupportedAudioError
@@ -266,7 +267,7 @@ class _Child:
             reason = self._last_line()
             self.end()
             raise MisconfiguredError(
-                f"the audio decoder does not start ({reason}): install batchscribe[cpu] or batchscribe[gpu]"
+                f"the audio decoder does not start ({reason}): {describe_install('gpu', 'cpu')}"
             ) from None
         assert kind == frames.HELLO
 

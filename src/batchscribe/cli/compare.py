@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
@@ -20,11 +20,12 @@ from batchscribe.cli.terminal.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, session_id, transcript_key
 from batchscribe.core.text import transcripts
-from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Speed
 from batchscribe.settings import Settings
 from batchscribe.wiring.engines import engine_reports, list_limits
@@ -127,6 +128,12 @@ def print_comparison(app: App, found: Sequence[Compared]) -> None:
         "that a run of yours has measured",
         markup=False,
     )
+    if any(one.wer is not None and one.wer > 1 for one in found):
+        app.console.print(
+            "WER above 100 %: the reference must hold the texts of all files and sessions, in the order "
+            "given",
+            markup=False,
+        )
 
 
 def draw_comparison(found: Sequence[Compared], file: Path) -> None:
@@ -169,10 +176,20 @@ def _collect_sample(app: App, what: Sequence[str]) -> Sample:
             # In a folder of its own: two files may have one name, or one stem.
             sample[f"{number:03}/{path.name}"] = path.read_bytes()
             continue
-        scanner = open_scanner(app.settings)
-        for audio in find_by_session(scanner, session_id(app.relative(each))):
-            sample[audio.info.key] = scanner.source.get(audio.info.key).data
+        sample |= _read_session(app, each)
     return sample
+
+
+def _read_session(app: App, name: str) -> Sample:
+    missing = f"there is neither a file nor a session {name!r}: `batchscribe scan` lists the sessions"
+    if not app.settings.source:
+        raise ObjectNotFoundError(missing)
+    scanner = open_scanner(app.settings)
+    try:
+        found = find_by_session(scanner, session_id(app.relative(name)))
+    except ObjectNotFoundError as error:
+        raise ObjectNotFoundError(missing) from error
+    return {audio.info.key: scanner.source.get(audio.info.key).data for audio in found}
 
 
 def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
@@ -189,7 +206,7 @@ def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[l
         if run is None or run.outcome is not Outcome.COMPLETED:
             why = run.detail if run else ticked.decision.reason.sentence
             raise BatchscribeError(f"{spec.engine} {spec.model} did not complete the sample: {why}")
-        return [word for name in sorted(sample) for word in _read_words(home / "bucket", name)], run
+        return _read_words(home / "bucket", sample), run
 
 
 def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:
@@ -207,10 +224,10 @@ def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:
     return configuration.load({}, folder=home, flags=flags)
 
 
-def _read_words(bucket: Path, key: str) -> list[str]:
-    name = audio_name(key)
-    assert name is not None
-    return split_words(transcripts.decode((bucket / transcript_key(name)).read_bytes()).text)
+def _read_words(bucket: Path, keys: Iterable[str]) -> list[str]:
+    """The words of all transcripts, in the order of the keys."""
+    files = [bucket / transcript_key(name) for key in keys if (name := audio_name(key))]
+    return [word for file in files for word in split_words(transcripts.decode(file.read_bytes()).text)]
 
 
 def _describe(
@@ -251,7 +268,7 @@ def _load_word_error_rate() -> Callable[[list[str], list[str]], float]:
     try:
         import jiwer
     except ImportError as error:
-        raise MisconfiguredError("--compare needs its extra: pip install 'batchscribe[demo]'") from error
+        raise MisconfiguredError(f"--compare needs its extra: {describe_install('demo')}") from error
 
     def rate(reference: list[str], hypothesis: list[str]) -> float:
         return (

@@ -27,6 +27,7 @@ from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.decide.published_models import WHISPER
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
@@ -51,7 +52,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     try:
         import jiwer  # noqa: F401  checked before anything is written
     except ImportError as error:
-        raise MisconfiguredError("the demo needs its extra: pip install 'batchscribe[demo]'") from error
+        raise MisconfiguredError(f"the demo needs its extra: {describe_install('demo')}") from error
     home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
     corpus = put_speech(home / "bucket")
     say = app.console.print

@@ -73,7 +73,7 @@ def engines(
     from batchscribe.wiring.engines import engine_reports, fetch_model
     from batchscribe.wiring.seams import open_ledger
 
-    spec = EngineSpec(**options)
+    spec, settings = EngineSpec(**options), app.settings  # reading the settings opens the log
     if fetch:
         named = find_publisher(fetch) if spec.engine == AUTO else spec.engine
         folder = fetch_model(replace(spec, engine=named, model=fetch))
@@ -86,10 +86,10 @@ def engines(
         _compare(app, spec, compare, reference, plot, as_json=as_json)
         return
     only = options["engine"]
-    reports = engine_reports(partial(spec_on_this_machine, app.settings, spec), only)
-    chosen = engine_spec(app.settings)
+    reports = engine_reports(partial(spec_on_this_machine, settings, spec), only)
+    chosen = engine_spec(settings)
     models = [model for model in MODELS if only in {AUTO, model.engine}]
-    with open_ledger(app.settings, remember=False) as ledger:
+    with open_ledger(settings, remember=False) as ledger:
         speeds = ledger.speeds()
     if as_json:
         listed = [_build_document(report, speeds) for report in reports]
@@ -204,12 +204,14 @@ def _list_notes(
     if any(_is_chosen(model, chosen) for model in models):
         yield f"* {chosen.engine} {chosen.model}: {_describe_origin(settings, chosen, here)}"
     best = next(iter(list_candidates(settings.engine, settings.language, settings.task)), None)
-    if settings.model == AUTO and settings.provider == "local" and best in models and best.name not in here:
+    offered = best in models and best is not None and best.name not in here and not _is_chosen(best, chosen)
+    if best and offered and settings.model == AUTO and settings.provider == "local":
         yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`"
     yield (
         "WER: English, in %, of utterances and of long recordings; speed: audio seconds per second in large "
-        f"batches ({SOURCE}, {AS_OF}); size in GB; `-`: not published"
+        f"batches ({SOURCE}, {AS_OF}); yours: the same of your own runs; size in GB; `-`: unknown"
     )
+    yield "for: en is English, 25 are European languages, any are about 100 languages"
     licences = dict.fromkeys((model.licence, model.engine) for model in models)
     yield "licences: " + ", ".join(f"{licence} ({engine})" for licence, engine in licences)
 

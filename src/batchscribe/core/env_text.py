@@ -27,8 +27,10 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "The engine": {"BATCH_ENGINE": "", "WHISPER_MODEL": "", "WHISPER_COMPUTE_TYPE": "", "BATCH_LANGUAGE": ""},
     "When a start pays, and limits": {
+        "BATCH_POLICY": "",
         "BATCH_THRESHOLD": "",
         "BATCH_MAX_WAIT_HOURS": "",
+        "BATCH_HOURS": "",
         "BATCH_MAX_RUNTIME_HOURS": "",
         "BATCH_SCHEDULER_CHECK_HOURS": "",
         "BATCH_MAX_DOLLARS_PER_DAY": "",
@@ -44,8 +46,10 @@ GROUPS: dict[str, dict[str, str]] = {
 SUGGESTED = {
     "WHISPER_MODEL": ("auto", "a name or a folder"),
     "BATCH_LANGUAGE": ("auto", "or a code such as fr"),
+    "BATCH_POLICY": ("threshold", "when a start pays; or deadline, balanced, now"),
     "BATCH_THRESHOLD": ("100", "chunks that make a start pay"),
     "BATCH_MAX_WAIT_HOURS": ("24", "no chunk waits longer"),
+    "BATCH_HOURS": ("mon-fri 22:00-06:00 Europe/Berlin", "starts only then; default: any time"),
     "BATCH_MAX_RUNTIME_HOURS": ("2", "then the GPU is stopped; transcripts are kept"),
     "BATCH_SCHEDULER_CHECK_HOURS": ("1", "hours between two ticks of the schedule"),
     "BATCH_MAX_DOLLARS_PER_DAY": ("5.00", "default: no budget"),

@@ -22,6 +22,15 @@ class Message:
     level: Level = Level.INFO
 
 
+def describe_install(extra: str, otherwise: str = "") -> str:
+    """Command that installs an extra of batchscribe, which is on no package index, from its sources.
+
+    `otherwise` is the extra for a machine without a GPU.
+    """
+    without = f" (without a GPU '.[{otherwise}]')" if otherwise else ""
+    return f"pip install --editable '.[{extra}]'{without} in the folder of the sources"
+
+
 def lead_with_note(event: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an event of the log for people: its note, if it has one, stands in the place of its name."""
     fields = dict(event)

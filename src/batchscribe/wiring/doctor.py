@@ -25,6 +25,7 @@ from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
 from batchscribe.controller.reconcile import find_other_scheduler
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -286,7 +287,7 @@ def check_decoder() -> Finding:
     try:
         from batchscribe.audio.audio_decoder import AudioDecoder
     except ImportError as error:
-        return failed("decoder", f"{error.name} is not installed", "pip install 'batchscribe[cpu]'")
+        return failed("decoder", f"{error.name} is not installed", describe_install("cpu"))
     speech = files("batchscribe").joinpath(*SPEECH).read_bytes()
     with AudioDecoder() as decoder:
         decoded = decoder.decode_all(speech, max_seconds=60)
@@ -298,7 +299,7 @@ def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
         from batchscribe.adapters.aws.account import AwsAccount
         from batchscribe.adapters.aws.ec2 import Ec2Compute
     except ImportError as error:
-        raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
+        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     region, endpoint = settings.region or None, settings.endpoint_url or None
     compute = Ec2Compute(
         region=region,

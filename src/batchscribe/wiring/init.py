@@ -18,6 +18,7 @@ from batchscribe.adapters.machine import files as machine_files
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.env_text import render_env
+from batchscribe.core.messages import describe_install
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
 from batchscribe.core.setting_parsers import suggest_url
@@ -137,7 +138,7 @@ def open_account(region: str) -> Account:
         from batchscribe.adapters.aws.regions import default_region
         from batchscribe.adapters.aws.stacks import Stacks
     except ImportError as error:
-        raise MisconfiguredError("AWS needs its extra: pip install 'batchscribe[aws]'") from error
+        raise MisconfiguredError(f"AWS needs its extra: {describe_install('aws')}") from error
     where = region or default_region() or "us-east-1"
     return Account(region=where, inventory=Inventory(where), stacks=Stacks(where), clock=SystemClock())
 

@@ -16,6 +16,7 @@ from batchscribe.core.decide.prices import (
     combine_sheets,
     replace_sheets,
 )
+from batchscribe.core.messages import describe_install
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
@@ -58,7 +59,7 @@ def open_price_source(settings: Settings, clock: Clock) -> PriceSource:
     try:
         from batchscribe.adapters.aws.price_list import AwsPriceList
     except ImportError as error:
-        raise MisconfiguredError("prices of AWS need their extra: pip install 'batchscribe[aws]'") from error
+        raise MisconfiguredError(f"prices of AWS need their extra: {describe_install('aws')}") from error
     return AwsPriceList(clock, endpoint=settings.endpoint_url or None)
 
 

@@ -15,6 +15,7 @@ from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
+from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
@@ -80,7 +81,7 @@ def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
     try:
         from batchscribe.adapters.aws.ec2 import Ec2Compute
     except ImportError as error:
-        raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
+        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
 
 

@@ -23,6 +23,7 @@ from obstore.store import S3Store
 from batchscribe import aws_environment
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.adapters.stores.obstore_store import CLIENT, RETRY, ObstoreStore
+from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError, MissingCredentialsError
 from batchscribe.protocols import Store
 
@@ -137,7 +138,7 @@ def _open_fallback(url: str, bucket: str, base: str, *, region: str | None, endp
         opened: Store = next(iter(found)).load()(url, bucket, base, region=region, endpoint=endpoint)
     except (StopIteration, ModuleNotFoundError) as error:
         raise MisconfiguredError(
-            f"{url} contains a key with a control character, `//`, `.` or `..`: install batchscribe[aws] on "
-            "this machine to read it"
+            f"{url} contains a key with a control character, `//`, `.` or `..`; this machine can read it "
+            f"after {describe_install('aws')}"
         ) from error
     return opened

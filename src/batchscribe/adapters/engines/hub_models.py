@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,18 @@ class HubModel:
         their record, EngineError if the download fails or is damaged.
         """
         hub = self._import_client()
+        # The client prints its warnings itself.
+        logging.getLogger("huggingface_hub").propagate = False
         revision, patterns = self.revision or self._find_first_revision(), list(self.patterns)
         try:
             folder = Path(hub.snapshot_download(self.repository, revision=revision, allow_patterns=patterns))
         except Exception as error:
             # The hub's client raises many types of errors.
-            raise EngineError(f"the model {self.name} could not be fetched: {first_line(error)}") from error
+            reason = first_line(error).replace("Got:", "").strip(" .")
+            raise EngineError(
+                f"the model {self.name} could not be fetched ({reason}): check the network and the free disk "
+                "space, and try again; nothing was changed"
+            ) from error
         verify_model(folder, contents=True)
         self.record(folder)
         return folder

@@ -20,6 +20,7 @@ from typing import Any
 
 from batchscribe.adapters.engines.problems import engine_errors, not_installed
 from batchscribe.adapters.engines.segments import split_segments
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
@@ -162,7 +163,7 @@ class PocketsphinxFactory(EngineFactory):
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         found = list(self.unable(spec))
         if missing := not_installed(NAME):
-            found.append(f"{missing}: pip install 'batchscribe[demo]'")
+            found.append(f"{missing}: {describe_install('demo')}")
         if spec.device == "cuda":
             found.append(f"{NAME} runs on the CPU only: use the device auto, or faster-whisper")
         return tuple(found)

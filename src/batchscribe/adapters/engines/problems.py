@@ -6,7 +6,10 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from batchscribe.adapters.machine import nvidia
+from batchscribe.core.decide.published_models import PARAKEET
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import (
@@ -18,6 +21,7 @@ from batchscribe.errors import (
     OutOfMemoryError,
 )
 
+LOG = structlog.get_logger()
 TOO_LITTLE_MEMORY = (
     "too little memory (nvidia-smi shows what uses it): use a smaller WHISPER_MODEL, "
     "WHISPER_COMPUTE_TYPE=int8, or a larger GPU"
@@ -42,14 +46,22 @@ def list_failures(
 def describe_unknown(kind: str, model: str, models: Iterable[str]) -> str:
     """Reports a model that does not exist, with the nearest one and all."""
     names = sorted(models)
-    known = f"use a folder, or one of {', '.join(names)}"
-    return f"there is no {kind} model {model!r}: {suggest(model, names)}{known}"
+    other = kind.lower() != PARAKEET and PARAKEET in model.lower()
+    hint = f"did you mean BATCH_ENGINE={PARAKEET}? " if other else suggest(model, names)
+    return f"there is no {kind} model {model!r}: {hint}use a folder, or one of {', '.join(names)}"
 
 
 def not_installed(*modules: str) -> str:
     """Names the modules that are not installed; empty if all are."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     return f"{', '.join(missing)} not installed" if missing else ""
+
+
+def warn_if_missing(name: str, modules: Iterable[str], install: str) -> None:
+    """Logs that an engine's packages are missing, before its model is fetched."""
+    if missing := not_installed(*modules):
+        note = f"{name} cannot run here until its packages are installed: {missing}: {install}"
+        LOG.warning("engine.not_installed", engine=name, note=note)
 
 
 def choose_device(spec: EngineSpec, why_no_gpu: Callable[[], str]) -> str:

@@ -6,6 +6,7 @@ import importlib
 
 from batchscribe.adapters.engines.problems import not_installed
 from batchscribe.audio.windows import SpeechFinder
+from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 
 DETECTORS = {
@@ -22,6 +23,6 @@ def find_voice_detector() -> SpeechFinder:
             find: SpeechFinder = importlib.import_module(f"{__package__}.{module}").find_speech
             return find
     raise MisconfiguredError(
-        "no voice detector is installed here: pip install 'batchscribe[gpu]', or without a GPU [cpu]; "
-        "with parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
+        f"no voice detector is installed here: {describe_install('gpu', 'cpu')}; "
+        f"with parakeet {describe_install('parakeet-gpu', 'parakeet')}"
     )

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -20,7 +21,7 @@ def check_plot(file: Path) -> None:
     if not file.absolute().parent.is_dir():
         raise MisconfiguredError(f"cannot draw into {file}: {file.absolute().parent} does not exist")
     if importlib.util.find_spec("matplotlib") is None:
-        raise MisconfiguredError("a plot needs its extra: pip install 'batchscribe[plot]'")
+        raise MisconfiguredError(f"a plot needs its extra: {describe_install('plot')}")
 
 
 def draw_points(

@@ -33,7 +33,13 @@ from batchscribe.adapters.engines.parakeet.models import (
     unable,
 )
 from batchscribe.adapters.engines.parakeet.words import Token, build_segments
-from batchscribe.adapters.engines.problems import choose_device, engine_errors, list_failures, not_installed
+from batchscribe.adapters.engines.problems import (
+    choose_device,
+    engine_errors,
+    list_failures,
+    not_installed,
+    warn_if_missing,
+)
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
@@ -111,7 +117,6 @@ class ParakeetFactory(EngineFactory):
     model_name = staticmethod(model_name)
     unable = staticmethod(unable)
     models = staticmethod(list_models)
-    fetch = staticmethod(fetch)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """Counts the driver's GPUs and checks the model's files."""
@@ -119,6 +124,10 @@ class ParakeetFactory(EngineFactory):
         if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {APART} ({ALONE})")
         return (*found, *list_failures(NAME, spec, (_check_device, *(() if found else (_check_model,)))))
+
+    def fetch(self, spec: EngineSpec) -> Path:
+        warn_if_missing(NAME, PACKAGES, APART)
+        return fetch(spec)
 
     def model_files(self, spec: EngineSpec) -> tuple[Path, ...]:
         return list_files(spec)

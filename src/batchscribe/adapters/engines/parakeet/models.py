@@ -19,6 +19,7 @@ from batchscribe.adapters.engines.hub_models import HubModel, verify_model
 from batchscribe.adapters.engines.parakeet.half_precision import HALF, find_half, make_half
 from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.decide.published_models import ENGLISH, EUROPEAN
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 
@@ -38,7 +39,7 @@ SOURCES: dict[str, tuple[str, str | None]] = {
     "nemo-parakeet-ctc-0.6b": ("istupakov/parakeet-ctc-0.6b-onnx", None),
 }
 """Model -> (repository, commit). If the commit is None, the one of the first fetch is kept."""
-INSTALL = "pip install 'batchscribe[parakeet-gpu]', or without a GPU [parakeet]"
+INSTALL = describe_install("parakeet-gpu", "parakeet")
 _ENGLISH_NAME = "parakeet-tdt-0.6b-v2"
 """A number format may follow."""
 KINDS = ("nemo-conformer-tdt", "nemo-conformer-rnnt", "nemo-conformer-ctc")

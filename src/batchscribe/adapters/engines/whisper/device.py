@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from batchscribe.adapters.engines.problems import choose_device, first_line, out_of_memory
 from batchscribe.adapters.engines.whisper.batches import ENGLISH, NAME
 from batchscribe.adapters.engines.whisper.decoder import FRAMES_PER_SECOND, WhisperDecoder
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE
 from batchscribe.errors import EngineError, GpuError, MisconfiguredError
@@ -29,8 +30,8 @@ PREFERRED = {
 }
 """Number formats in order of preference: half precision on a GPU, 8 bit on a CPU."""
 REMEDIES = {
-    "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; check driver and free memory with nvidia-smi",
-    "cpu": "install 'batchscribe[cpu]' again; check the free memory with free -h",
+    "cuda": f"{describe_install('gpu')} brings cuBLAS; check driver and free memory with nvidia-smi",
+    "cpu": f"repeat {describe_install('cpu')}; check the free memory with free -h",
 }
 """Remedies if a model loads but does not run."""
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
@@ -57,9 +58,7 @@ def device_of(spec: EngineSpec) -> str:
 
 def _why_no_gpu() -> str:
     if not cuda_devices():
-        return (
-            "CUDA finds no usable GPU here: check the driver with nvidia-smi and install 'batchscribe[gpu]'"
-        )
+        return f"CUDA finds no usable GPU here: check the driver with nvidia-smi; {describe_install('gpu')}"
     check_libraries()
     return ""
 
@@ -80,7 +79,7 @@ def check_libraries() -> None:
     for library in CUBLAS:
         if not any(_try_load(name) for name in (*(str(folder / library) for folder in folders), library)):
             raise GpuError(
-                f"{library} cannot be loaded: pip install 'batchscribe[gpu]', which brings it, "
+                f"{library} cannot be loaded: {describe_install('gpu')} brings it, "
                 "or install the CUDA 12 libraries of your system"
             )
 

@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import engine_errors, list_failures, not_installed
+from batchscribe.adapters.engines.problems import engine_errors, list_failures, not_installed, warn_if_missing
 from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.engines.whisper.device import (
@@ -35,6 +35,8 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import EngineFactory
 from batchscribe.errors import MisconfiguredError
 
+PACKAGES = ("faster_whisper", "ctranslate2")
+
 
 class WhisperFactory(EngineFactory):
     """Chooses device, number format and model folder, and loads the model."""
@@ -51,7 +53,7 @@ class WhisperFactory(EngineFactory):
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
-        if missing := not_installed("faster_whisper", "ctranslate2"):
+        if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {INSTALL}")
         model = () if found else (model_folder,)
         return (*found, *list_failures(NAME, spec, (device_of, *model, _check_code)))
@@ -93,6 +95,7 @@ class WhisperFactory(EngineFactory):
         return list_files(model_folder(spec))
 
     def fetch(self, spec: EngineSpec) -> Path:
+        warn_if_missing(NAME, PACKAGES, INSTALL)
         return fetch_model(model_name(spec))
 
 

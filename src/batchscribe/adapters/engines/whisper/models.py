@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchscribe.adapters.engines.hub_models import HubModel, verify_model
 from batchscribe.adapters.engines.problems import describe_unknown
+from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 
@@ -18,7 +19,7 @@ MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
 """Files that every model has."""
 FETCHED = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
 """The files of a repository that are downloaded."""
-INSTALL = "pip install 'batchscribe[gpu]', or without a GPU [cpu]"
+INSTALL = describe_install("gpu", "cpu")
 MODELS: dict[str, tuple[str, str | None]] = {
     "tiny.en": ("Systran/faster-whisper-tiny.en", "0d3d19a32d3338f10357c0889762bd8d64bbdeba"),
     "tiny": ("Systran/faster-whisper-tiny", "d90ca5fe260221311c53c58e660288d3deb8d356"),
