@@ -29,6 +29,8 @@ from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
 MASK = "(hidden)"
+LOCAL = "local"
+"""The GPU_PROVIDER of a GPU in this machine."""
 
 
 def _as_path(text: str) -> Path:

@@ -17,9 +17,8 @@ from batchscribe.errors import MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.prices import load_prices, price_region
-from batchscribe.wiring.seams import LOCAL
 
 _PARKED = "parked/"
 """Prefix of the ledger's copies of what is billed while an instance is stopped, for `report`."""

@@ -32,7 +32,7 @@ from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
-from batchscribe.settings import DEFAULT, DOTENV, Settings
+from batchscribe.settings import DEFAULT, DOTENV, LOCAL, Settings
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.preflight import (
     check_engine,
@@ -44,7 +44,6 @@ from batchscribe.wiring.preflight import (
 )
 from batchscribe.wiring.prices import load_prices
 from batchscribe.wiring.seams import (
-    LOCAL,
     describe_missing,
     open_ledger,
     open_store_if_possible,

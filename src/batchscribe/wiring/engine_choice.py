@@ -22,9 +22,8 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engines import known_factory, list_limits
-from batchscribe.wiring.seams import LOCAL
 
 BEFORE_RECORDS = (WHISPER, "small.en")
 """Engine and model of set-ups that did not record them: the defaults of that time."""

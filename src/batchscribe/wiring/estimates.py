@@ -9,11 +9,11 @@ from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import LOCAL_PRIORS
-from batchscribe.wiring.seams import LOCAL, open_ledger, open_stores, rate_of
+from batchscribe.wiring.seams import open_ledger, open_stores, rate_of
 
 RECENT = timedelta(days=30)
 

@@ -16,9 +16,8 @@ from batchscribe.core.bounds import EARLIEST
 from batchscribe.core.run.host import CheckRequest
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engines import known_factory
-from batchscribe.wiring.seams import LOCAL
 
 
 def open_ssh(settings: Settings) -> Ssh | None:

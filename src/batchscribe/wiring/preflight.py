@@ -23,14 +23,13 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
     engine_factory,
     engine_names,
     list_limits,
 )
-from batchscribe.wiring.seams import LOCAL
 
 BOOT = "boot"
 SET_UP = "run `batchscribe gpu setup`"

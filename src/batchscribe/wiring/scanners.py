@@ -14,8 +14,8 @@ from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.errors import BatchscribeError
 from batchscribe.protocols import Clock, Store
-from batchscribe.settings import Settings
-from batchscribe.wiring.seams import LOCAL, open_settings_store, open_stores
+from batchscribe.settings import LOCAL, Settings
+from batchscribe.wiring.seams import open_settings_store, open_stores
 
 SETUP = timedelta(seconds=Priors().setup_seconds)
 MOST_NAMED = 3

@@ -39,14 +39,13 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Lock, Store
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
-    LOCAL,
     open_capacity,
     open_guard,
     open_launcher,

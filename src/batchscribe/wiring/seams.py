@@ -20,12 +20,9 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
-from batchscribe.settings import DEFAULT, WHERE, Settings
+from batchscribe.settings import DEFAULT, LOCAL, WHERE, Settings
 from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.stores import open_store
-
-LOCAL = "local"
-"""The GPU_PROVIDER of a GPU in this machine."""
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
