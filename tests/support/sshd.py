@@ -72,7 +72,7 @@ class Sshd:
             user=getpass.getuser(),
             port=self.port,
             key=self.folder / "user_key",
-            connect_timeout=5,
+            connect_timeout=15,
             alive_interval=1,
             alive_count=2,
         )
