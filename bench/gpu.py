@@ -42,7 +42,7 @@ from batchscribe.wiring.engines import engine_factory, engine_reports
 SECONDS = 30
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 TEXTS = 4
-"""Windows, at most, of which the words of two number formats are compared."""
+"""Windows, at most, in which the words of two number formats are compared."""
 FEWEST = 3.0
 """Seconds that each batch size is measured, at least once."""
 SPEECH = files("batchscribe").joinpath("demo", "audio", "morning-walk")

@@ -104,7 +104,7 @@ class _Graph:
         return output
 
     def draw(self, name: str, *shape: int, fan: int) -> str:
-        """Random weights of which sums over `fan` inputs keep the size of these."""
+        """Random weights whose sums over `fan` inputs keep the size of these."""
         drawn = self.random.standard_normal(shape, dtype=np.float32)
         self.constants[name] = drawn * np.float32(fan**-0.5)
         return name

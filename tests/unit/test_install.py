@@ -25,6 +25,7 @@ from batchscribe.cli.app import App
 from batchscribe.cli.install import install, uninstall
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
+from support.s3 import missing
 
 OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"
 FAKE_CRONTAB = """#!/bin/sh
@@ -123,7 +124,7 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
 
 def test_a_calendar_of_systemd_is_passed_through_once_checked(machine: Path, project: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("no systemd-analyze on this machine")
+        missing("systemd-analyze")
     spec = "Mon..Fri *-*-* 22..23:00 Europe/Berlin"
     output = run(project, "systemd", *units_at(machine), "--calendar", spec)
     assert f"OnCalendar={spec}" in lines((machine / "units" / TIMER).read_text())

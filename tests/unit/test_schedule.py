@@ -23,6 +23,7 @@ from batchscribe.adapters.machine.schedule import (
 )
 from batchscribe.errors import MisconfiguredError
 from batchscribe.wiring.scheduler import HANG_SECONDS
+from support.s3 import missing
 
 PLAN = Plan(
     executable=Path("/home/ubuntu/batchscribe/.venv/bin/batchscribe"),
@@ -38,11 +39,7 @@ EXAMPLES = Path(__file__).parents[2] / "deploy" / "systemd"
 def tool(name: str) -> str:
     """A program that is part of what is tested: without it CI fails, and a laptop skips by name."""
     found = shutil.which(name)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
-    return found
+    return found or missing(name)
 
 
 def lines(text: str) -> list[str]:

@@ -76,7 +76,7 @@ def sample(hours: float, pending: int) -> QueueSample:
 
 RUNS = (work("20261123-150000-8b3114", 3, 2), work("20261124-080000-8b3115", 20, 1))
 SAMPLES = (sample(-1, 0), sample(1, 1), sample(2, 2), sample(19, 1), sample(23, 1))
-"""Two chunks on the first day, two on the second, of which the last one is pending."""
+"""Two chunks on the first day, two on the second; the last one is pending."""
 
 
 def reported(

@@ -447,7 +447,7 @@ def test_an_adopted_run_whose_owner_released_it_after_all_is_let_go(
 def test_a_start_after_the_deadline_in_the_tag_is_another_users(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tag outlives its run if both hosts were down: whoever starts the instance then owns it."""
+    """A tag outlives its run if both hosts were down: a later start is its user's own."""
     theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(minutes=10))
     at.compute.start(theirs)
     at.clock.sleep(300)

@@ -110,7 +110,7 @@ def forget_manifests(world: World, run: Run) -> None:
 
 
 def record_batch(world: World, run: Run, chunks: Iterable[Chunk]) -> None:
-    """Records the batch of a run, of which its first manifest may have a part."""
+    """Records the whole batch of a run; its first manifest may have a part of it."""
     world.ledger.put(_copy_key(run.id, _BATCH), msgspec.json.encode([chunk.key for chunk in chunks]).decode())
 
 

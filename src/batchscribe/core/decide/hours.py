@@ -22,7 +22,7 @@ _TIMES = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?:-|\.\.)([0-9]{1,2}):([0-5][0-9
 _WHOLE_HOURS = re.compile(r"([0-9]{1,2})(?:\.\.([0-9]{1,2}))?")
 _MIDNIGHT = 24 * 60
 _AHEAD = 10
-"""Days of which the hours are computed: each weekday, and the days before and after a week."""
+"""Days whose hours are computed: each weekday, and the days before and after a week."""
 
 
 class UnknownPartError(ValueError):

@@ -37,7 +37,7 @@ def use_batches(asr: Any) -> None:
 def refuse_overflow(asr: Any) -> None:
     """Makes a loaded model raise FloatingPointError if values exceed its number format.
 
-    They end as NaN, of which a decoder would make tokens.
+    They end as NaN, and a decoder would make tokens of that.
     """
     encode = asr._encode
 
