@@ -55,7 +55,7 @@ class Ours(Host):
     """The production's timers: a tick an hour, and a pass over the open runs each minute."""
 
     def play(self) -> None:
-        line, terms, held = self.week.line, self.week.terms, self.week.lock.held
+        line, config, held = self.week.line, self.week.config, self.week.lock.held
         next_tick = next_watch = 0.0
         while line.seconds < WEEK:
             line.sleep(max(0.0, min(next_tick, next_watch) - line.seconds))
@@ -64,11 +64,11 @@ class Ours(Host):
                 self.week.boot()
                 next_tick, next_watch = line.seconds + MINUTE, line.seconds + 2 * MINUTE
             elif next_tick <= line.seconds:
-                self._process("tick", lambda: tick(self.week.main.world, terms, locked=held, wait=False))
+                self._process("tick", lambda: tick(self.week.main.world, config, locked=held, wait=False))
                 next_tick = max(next_tick + HOUR, line.seconds + 1.0)
                 next_watch = min(next_watch, line.seconds + MINUTE)
             else:
-                self._process("watchdog", lambda: watch(self.week.main.world, terms, locked=held))
+                self._process("watchdog", lambda: watch(self.week.main.world, config, locked=held))
                 again = MINUTE if self.week.ledger.open_runs() else WATCH_EVERY
                 next_watch = max(next_watch + again, line.seconds + 1.0)
 

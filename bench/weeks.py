@@ -67,8 +67,8 @@ class Week(Stage):
         super().__init__(random.Random(seed), WEATHER)
         self.power_lost: Callable[[float], None] = lambda _lasts: None
         self.policy = POLICY
-        self.terms = replace(
-            self.terms, policy=POLICY, launch="auto", first_offer_only=True, max_attempts=3, waits=WAITS
+        self.config = replace(
+            self.config, policy=POLICY, launch="auto", first_offer_only=True, max_attempts=3, waits=WAITS
         )
         record = InstanceRecord(instance=INSTANCE, release=__version__, at=self.line.now(), boots=boots)
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))

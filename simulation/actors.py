@@ -26,7 +26,7 @@ class Actors:
         self._stage = stage
         self._weather = weather
         self._process = process
-        self._agreed = stage.terms
+        self._agreed = stage.config
         self._copy: tuple[LedgerCopy, Memory] | None = None
         rng, line = stage.rng, stage.line
         self._forger = Forger(rng, line, stage.bucket, INSTANCE, stage.checker.runs)
@@ -90,7 +90,7 @@ class Actors:
         unguarded = Unguarded(checker.unguarded.add, checker.left_armed.add)
         place = StoreSeam(Bucket(stage.line, url="memory://another"), stage.main.gate)
         stage.settings = Settings(edit, place, FOREIGN, unguarded)
-        stage.terms = stage.settings.terms(self._agreed)
+        stage.config = stage.settings.config(self._agreed)
         stage.wire_worlds()
         stage.promises.wrong(MINUTE)
 

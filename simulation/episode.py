@@ -224,7 +224,7 @@ class Episode:
         stage = self.stage
 
         def act() -> None:
-            self._kept(tick(stage.main.world, stage.terms, locked=stage.lock.held, wait=wait).runs)
+            self._kept(tick(stage.main.world, stage.config, locked=stage.lock.held, wait=wait).runs)
 
         self._as_process("tick", stage.main, act)
         self.stage.checker.chunks.tick_ended(self.stage.true_scanner)
@@ -236,7 +236,7 @@ class Episode:
         stage = self.stage
 
         def act() -> None:
-            self._kept(reconcile(stage.main.world, stage.terms, locked=stage.lock.held))
+            self._kept(reconcile(stage.main.world, stage.config, locked=stage.lock.held))
 
         self._as_process("reconcile", stage.main, act)
 
@@ -245,7 +245,7 @@ class Episode:
         stage = self.stage
 
         def act() -> None:
-            stage.trace.add(f"it ended: {watch(slot.world, stage.terms, locked=stage.lock.held).found}")
+            stage.trace.add(f"it ended: {watch(slot.world, stage.config, locked=stage.lock.held).found}")
 
         self._as_process("watchdog", slot, act)
 

@@ -27,7 +27,7 @@ class SecondHost:
         slot: Slot,
         ledger: LedgerSeam,
         world: World,
-        terms: RunConfig,
+        config: RunConfig,
         process: Process,
         *,
         cloned: bool,
@@ -35,7 +35,7 @@ class SecondHost:
         """`cloned`: its state directory is a copy with the first host's id. `process` plays a process."""
         self.slot = slot
         self.ledger = ledger
-        self.terms = replace(terms, host=SECOND, scheduler=terms.scheduler if cloned else "another")
+        self.config = replace(config, host=SECOND, scheduler=config.scheduler if cloned else "another")
         self._world = world
         self._process = process
         self._starts = True
@@ -58,8 +58,8 @@ class SecondHost:
         if not self._starts:
             return
         if not self.slot.running:
-            self._process("tick", self.slot, lambda: tick(self._world, self.terms, wait=False))
-        line.at(self.terms.policy.check_interval.total_seconds(), partial(self._tick, line))
+            self._process("tick", self.slot, lambda: tick(self._world, self.config, wait=False))
+        line.at(self.config.policy.check_interval.total_seconds(), partial(self._tick, line))
 
     def _watch(self, line: Timeline) -> None:
         if not self._starts and self.rests:
@@ -68,5 +68,5 @@ class SecondHost:
         # While no run is open a pass is one poll: fewer passes suffice.
         due = bool(self.ledger.open_runs()) or self._minutes % 5 == 0
         if due and not self.slot.running:
-            self._process("watchdog", self.slot, lambda: watch(self._world, self.terms))
+            self._process("watchdog", self.slot, lambda: watch(self._world, self.config))
         line.at(MINUTE, partial(self._watch, line))

@@ -95,14 +95,14 @@ class Settings:
     """Another instance."""
     unguarded: Unguarded
 
-    def terms(self, terms: RunConfig) -> RunConfig:
+    def config(self, config: RunConfig) -> RunConfig:
         match self.edit:
             case Edit.INSTANCE:
-                return replace(terms, instances=(self.foreign,))
+                return replace(config, instances=(self.foreign,))
             case Edit.PROVIDER:
-                return replace(terms, provider=LOCAL, instances=(LOCAL,), shared_machine=True)
+                return replace(config, provider=LOCAL, instances=(LOCAL,), shared_machine=True)
             case _:
-                return terms
+                return config
 
     def world(self, world: World) -> World:
         """World of these settings; its `elsewhere` returns a run's own world."""

@@ -107,7 +107,7 @@ class Stage:
         self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
         self.types = pick(rng, ((), OTHERS))
-        self.terms = self._terms()
+        self.config = self._config()
         self.wire_worlds()
 
     # the course of an episode
@@ -317,7 +317,7 @@ class Stage:
     def new_ledger(self, gate: Gate) -> LedgerSeam:
         return LedgerSeam(gate, saved=self._saved)
 
-    def _terms(self) -> RunConfig:
+    def _config(self) -> RunConfig:
         return RunConfig(
             scheduler="this",
             host=FIRST,

@@ -98,11 +98,11 @@ def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
     bucket.mkdir()
     url = bucket.as_uri()
     engine = EngineSpec(engine="pocketsphinx")
-    terms = CheckRequest(now=clock.now(), engine=engine, gpu=False, source=url, output=url)
+    request = CheckRequest(now=clock.now(), engine=engine, gpu=False, source=url, output=url)
     return HostSetup(
         client=SshHost(ssh),
         clock=clock,
-        terms=terms,
+        request=request,
         output=store,
         published=lambda _instance: frozenset(),
         ssh=ssh,
@@ -386,12 +386,12 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     setup: HostSetup, server: Sshd, wheel: Path, played_systemd: Path
 ) -> None:
     claim = HostClaim(
-        run="run-1", created=NOW, deadline=NOW, output=setup.terms.output, launch=ClaimLaunch.BOOT
+        run="run-1", created=NOW, deadline=NOW, output=setup.request.output, launch=ClaimLaunch.BOOT
     )
     before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
     setup.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
     placed = replace(
-        setup, terms=structs.replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop"
+        setup, request=structs.replace(setup.request, region="us-east-2"), shutdown=lambda _id: "stop"
     )
     findings = {each.what: each for each in placed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert [each for each in findings.values() if not each.ok] == []
@@ -402,7 +402,7 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     assert (record.boots, record.claim) == (True, claim)
     place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), HostPlace)
     assert place == HostPlace(
-        instance=INSTANCE.id, home=setup.terms.output, source=setup.terms.source, region="us-east-2"
+        instance=INSTANCE.id, home=setup.request.output, source=setup.request.source, region="us-east-2"
     )
     # A later check misses what its record promises.
     program(server.programs / "systemctl", "exit 1")
@@ -481,10 +481,13 @@ def test_a_finding_says_what_is_wrong(setup: HostSetup, ssh: Ssh, tmp_path: Path
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o700)
     pin_key(ssh, INSTANCE)
-    terms = structs.replace(
-        setup.terms, engine=EngineSpec(engine="no-such-engine"), output=(tmp_path / "gone").as_uri(), gpu=True
+    request = structs.replace(
+        setup.request,
+        engine=EngineSpec(engine="no-such-engine"),
+        output=(tmp_path / "gone").as_uri(),
+        gpu=True,
     )
-    checking = replace(setup, client=SshHost(ssh, remote_python=str(python)), terms=terms)
+    checking = replace(setup, client=SshHost(ssh, remote_python=str(python)), request=request)
     failed = {finding.what: finding for finding in checking.check(INSTANCE) if not finding.ok}
     assert {"engine no-such-engine", "store"} <= set(failed)
     assert all(finding.fix for finding in failed.values())

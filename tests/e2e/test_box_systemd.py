@@ -349,7 +349,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     setup = HostSetup(
         client=SshHost(ssh),
         clock=SystemClock(),
-        terms=CheckRequest(
+        request=CheckRequest(
             now=SystemClock().now(),
             engine=EngineSpec(engine="pocketsphinx"),
             gpu=False,

@@ -64,7 +64,7 @@ class Line:
     """A scheduler, and a GPU host at the other end of its connections."""
 
     world: World
-    terms: RunConfig
+    config: RunConfig
     compute: FakeCompute
     server: Sshd
     folder: Path
@@ -128,7 +128,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
             ),
         )
-        yield Line(world, doubles.terms, compute, server, folder)
+        yield Line(world, doubles.config, compute, server, folder)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_ssh_that_is_gone_for_good_after_the_start_is_not_missed(line: Line) -> 
 
 
 def ended_well(line: Line, world: World) -> None:
-    ticked = tick(world, line.terms)
+    ticked = tick(world, line.config)
     (run,) = ticked.runs
     assert line.met, "every fault came to pass"
     assert (run.outcome, ticked.errors) == (Outcome.COMPLETED, ()), run.detail

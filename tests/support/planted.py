@@ -50,12 +50,12 @@ Patch = pytest.MonkeyPatch
 def intent_after_start(patch: Patch) -> None:
     opened = steps.open_run
 
-    def start_first(world: World, terms: RunConfig, decision: Any, seen: Any) -> Run:
+    def start_first(world: World, config: RunConfig, decision: Any, seen: Any) -> Run:
         now = world.clock.now()
         run = world.new_run_id(now)
-        claim = Claim(instance=seen[0].id, run=run, deadline=now + terms.policy.max_runtime)
+        claim = Claim(instance=seen[0].id, run=run, deadline=now + config.policy.max_runtime)
         world.capacity.acquire(claim, decision.offer, seen[0])
-        return opened(replace(world, new_run_id=lambda _now: run), terms, decision, seen)
+        return opened(replace(world, new_run_id=lambda _now: run), config, decision, seen)
 
     patch.setattr(tick, "open_run", start_first)
 
@@ -125,17 +125,17 @@ def the_tag_is_left(patch: Patch) -> None:
 def a_stranger_is_adopted(patch: Patch) -> None:
     recover = reconcile.recover
 
-    def adopting(world: World, terms: RunConfig) -> Any:
-        seen = poll_one(world, terms.instances[0])
+    def adopting(world: World, config: RunConfig) -> Any:
+        seen = poll_one(world, config.instances[0])
         if seen.run and world.ledger.run(seen.run) is None and seen.state is InstanceState.RUNNING:
             world.capacity.teardown(seen.id)
-        return recover(world, terms)
+        return recover(world, config)
 
     patch.setattr(tick, "recover", adopting)
 
 
 def settled_before_the_stop_was_seen(patch: Patch) -> None:
-    def hopeful(world: World, _terms: RunConfig, run: Run) -> Run:
+    def hopeful(world: World, _config: RunConfig, run: Run) -> Run:
         if run.started:
             world.capacity.teardown(run.instance)
         external_state.clean_up_external_state(world, run)
@@ -188,10 +188,10 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
 
     armed, *outcomes = advance.ACTS[Step.ARM]
 
-    def arm(world: World, terms: RunConfig, run: Run) -> Run:
+    def arm(world: World, config: RunConfig, run: Run) -> Run:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(steps, "claim_of", generous)
-            return armed(world, terms, run)
+            return armed(world, config, run)
 
     patch.setitem(advance.ACTS, Step.ARM, (arm, *outcomes))
 
@@ -262,7 +262,7 @@ def a_last_word_is_not_heard(patch: Patch) -> None:
         return read_exit(world, worker) if over else None
 
     patch.setattr(follow, "read_exit", late)
-    patch.setattr(follow, "_follow_progress", lambda _world, _terms, run, *_worker, **_seen: run)
+    patch.setattr(follow, "_follow_progress", lambda _world, _config, run, *_worker, **_seen: run)
 
 
 def no_start_ever_pays(patch: Patch) -> None:
@@ -276,11 +276,11 @@ def no_start_ever_pays(patch: Patch) -> None:
 def what_is_done_is_given_out_again(patch: Patch) -> None:
     with_manifest = dispatch.with_manifest
 
-    def again(world: World, terms: RunConfig, run: Run, instance: str, chunks: Any) -> Run:
+    def again(world: World, config: RunConfig, run: Run, instance: str, chunks: Any) -> Run:
         lately = world.ledger.runs(run.created - timedelta(days=1))
         before = [read_manifest(world, each, at) for each in lately for at in range(len(each.manifests))]
         given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
-        return with_manifest(world, terms, run, instance, {chunk.key: chunk for chunk in given}.values())
+        return with_manifest(world, config, run, instance, {chunk.key: chunk for chunk in given}.values())
 
     for module in (dispatch, steps):
         patch.setattr(module, "with_manifest", again)
@@ -365,11 +365,11 @@ def the_minute_timer_advances_nothing(patch: Patch) -> None:
 
 
 def started_before_it_is_recorded(patch: Patch) -> None:
-    def hasty(world: World, terms: RunConfig, run: Run) -> Run:
+    def hasty(world: World, config: RunConfig, run: Run) -> Run:
         seen = poll_one(world, run.instance)
         if seen.state is InstanceState.STOPPED:
             world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
-        return provision(world, terms, run)
+        return provision(world, config, run)
 
     provision, *outcomes = advance.ACTS[Step.PROVISION]
     patch.setitem(advance.ACTS, Step.PROVISION, (hasty, *outcomes))
@@ -391,7 +391,7 @@ def a_stored_settlement_proves_the_stop(patch: Patch) -> None:
 
 
 def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
-    patch.setattr(reconcile, "_is_ours", lambda record, terms, *_: record.scheduler == terms.scheduler)
+    patch.setattr(reconcile, "_is_ours", lambda record, config, *_: record.scheduler == config.scheduler)
 
 
 def any_manifest_is_worked_on(patch: Patch) -> None:
@@ -405,8 +405,8 @@ def a_run_of_other_settings_is_refused(patch: Patch) -> None:
     patch.setattr(advance, "world_of", _at_home)
 
 
-def _at_home(world: World, terms: RunConfig, run: Run) -> World:
-    if (run.instances, run.output) != (terms.instances, world.output.url):
+def _at_home(world: World, config: RunConfig, run: Run) -> World:
+    if (run.instances, run.output) != (config.instances, world.output.url):
         raise MisconfiguredError(f"run {run.id} was begun with other settings")
     return world
 

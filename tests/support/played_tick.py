@@ -23,7 +23,7 @@ def die(at: Stage, after: float) -> None:
 
     at.clock.at(after, kill)
     with contextlib.suppress(DeadError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
         raise AssertionError("it came to its end")
 
 
@@ -32,6 +32,6 @@ def watch_for(at: Stage, minutes: float) -> list[Run]:
     closed: list[Run] = []
     until = at.clock.monotonic() + minutes * MINUTE
     while at.clock.monotonic() < until:
-        closed += watch(at.world, at.terms).runs
+        closed += watch(at.world, at.config).runs
         at.clock.sleep(MINUTE)
     return closed

@@ -119,10 +119,10 @@ class PlayedWorkers:
 
 @dataclass
 class Stage:
-    """The world, its terms, and a hand on everything in it."""
+    """The world, its configuration, and a hand on everything in it."""
 
     world: World
-    terms: RunConfig
+    config: RunConfig
     clock: FakeClock
     store: MemoryStore
     compute: FakeCompute
@@ -148,7 +148,7 @@ def stage(
     store: MemoryStore | None = None,
     types: tuple[str, ...] = (),
     rate_of: Callable[[str], Rate] | None = None,
-    **terms: object,
+    **config: object,
 ) -> Stage:
     """A bucket, a cloud with one stopped GPU, and a scheduler whose ledger lies in `folder`."""
     clock = FakeClock()
@@ -202,10 +202,10 @@ def stage(
         "max_attempts": 3,
         "priors": Priors(),
         "waits": Waits(),
-    } | terms
+    } | config
     return Stage(
         world=world,
-        terms=RunConfig(**agreed),  # type: ignore[arg-type]
+        config=RunConfig(**agreed),  # type: ignore[arg-type]
         clock=clock,
         store=bucket,
         compute=compute,
@@ -220,21 +220,21 @@ def stage(
 
 def once(at: Stage) -> Ticked:
     """One step of the open run, or a decision and the first step of the run that it begins."""
-    world, terms, passed = at.world, at.terms, PassResult()
+    world, config, passed = at.world, at.config, PassResult()
     seen: Observation | None = None
     decision: Decision
     if runs := world.ledger.open_runs():
         run, decision = runs[0], continue_run(world.clock.now(), runs[0])
     else:
-        recover(world, terms)
-        seen = observe(world, terms)
-        decision = decide(seen, terms.policy)
+        recover(world, config)
+        seen = observe(world, config)
+        decision = decide(seen, config.policy)
         if not isinstance(decision, Launch):
             return Ticked(seen, decision)
-        run = open_run(world, terms, decision, seen.instances)
+        run = open_run(world, config, decision, seen.instances)
     step = next_step(run)
     assert step is not None
-    run = take_step(world, terms, run, step, passed)
+    run = take_step(world, config, run, step, passed)
     return Ticked(seen, decision, (run,), passed.all_errors)
 
 

@@ -129,7 +129,7 @@ def requests(at: Stage, act: Callable[[], object]) -> int:
 
 
 def hold(at: Stage) -> int:
-    return requests(at, lambda: tick(at.world, at.terms))
+    return requests(at, lambda: tick(at.world, at.config))
 
 
 # Costs.
@@ -141,7 +141,7 @@ def test_a_hundred_thousand_attempts_cost_ten_requests_at_most(at: Stage) -> Non
     none = hold(at), requests(at, scanner.backlog), requests(at, lambda: read_history(scanner, "a.mp3"))
     compacted(at, failure("a.mp3"), *(failure(f"{number}.mp3") for number in range(1, MANY)))
     counted(at).requests = 0
-    seen = tick(at.world, at.terms).seen
+    seen = tick(at.world, at.config).seen
     held, counted(at).requests = counted(at).requests, 0
     life = read_history(scanner, "a.mp3")
     explained = counted(at).requests

@@ -180,7 +180,7 @@ def test_a_scheduler_resolves_auto_only_when_it_needs_the_engine(
     monkeypatch.setattr(engine_choice, "engine_spec", refuse)
     settings = load({"BATCH_SOURCE": str(tmp_path / "audio")}, folder=tmp_path)
     with open_scheduler(settings) as made, pytest.raises(StoreUnavailableError):
-        made.terms.engine.model.upper()
+        made.config.engine.model.upper()
 
 
 @dataclass
@@ -247,7 +247,7 @@ def note_of(folder: Path, engine: str, model: str, *, manual: bool = False) -> s
     policy = Policy(name=PolicyName.THRESHOLD, manual=manual)
     at = stage(folder, policy=policy, choose_engine=lambda _language: EngineSpec(engine=engine, model=model))
     with structlog.testing.capture_logs() as logged:
-        note = tick(at.world, at.terms).note
+        note = tick(at.world, at.config).note
     at.ledger.close()
     events = [entry for entry in logged if entry["event"] == "engine.changed"]
     assert bool(events) == bool(note)
@@ -283,9 +283,9 @@ def test_a_run_is_learned_under_the_engine_of_its_manifest(tmp_path: Path) -> No
     at = stage(tmp_path, policy=Policy(name=PolicyName.NOW))
     at.upload(3)
     at.clock.sleep(600)
-    tick(at.world, at.terms, wait=False)
+    tick(at.world, at.config, wait=False)
     assert at.ledger.open_runs()
-    tick(at.world, replace(at.terms, choose_engine=lambda _language: EngineSpec(engine="another")))
+    tick(at.world, replace(at.config, choose_engine=lambda _language: EngineSpec(engine="another")))
     assert at.ledger.open_runs() == ()
     assert at.ledger.last_engine() == "played"
     at.ledger.close()

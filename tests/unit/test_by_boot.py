@@ -97,7 +97,7 @@ def test_the_settlement_has_the_phases_of_host_worker_and_controller(at: Stage) 
     booted = BootRecord(run=run.id, boot="boot-1", at=boot, agent=4.0, release="1")
     at.store.create(keys.boot(run.id), msgspec.json.encode(booted))
     at.store.create(keys.exit_record(run.id, 0), wire.encode(record))
-    settled = tick(at.world, at.terms).runs[0]
+    settled = tick(at.world, at.config).runs[0]
     assert settled.state is RunState.SETTLED
     times = settled.timeline
     assert list(times) == [
@@ -179,7 +179,7 @@ def test_a_slow_clock_on_the_box_does_not_get_live_work_shot(at: Stage) -> None:
     run = at_work(at)
     for seen in range(1, 6):
         report(at, run, seen=seen, behind=timedelta(minutes=7))
-        assert reconcile(at.world, at.terms) == ()
+        assert reconcile(at.world, at.config) == ()
         at.clock.sleep(300)
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
@@ -188,7 +188,7 @@ def test_work_that_stands_still_is_found_by_our_clock(at: Stage) -> None:
     run = at_work(at)
     for _look in range(5):
         report(at, run, seen=1)
-        reconcile(at.world, at.terms)
+        reconcile(at.world, at.config)
         at.clock.sleep(300)
     lost = at.ledger.run(run.id)
     assert lost is not None
@@ -200,7 +200,7 @@ def test_a_dispatch_that_was_not_recorded_is_a_box_at_work(at: Stage) -> None:
     unrecorded = replace(run.with_worker(0, launched=False), state=RunState.DISPATCHING, dispatched=None)
     at.ledger.save_run(unrecorded, at=at.clock.now())
     report(at, run, seen=1)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     (found,) = at.ledger.open_runs()
     assert (found.state, found.manifests) == (RunState.TRANSCRIBING, run.manifests)
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
@@ -209,7 +209,7 @@ def test_a_dispatch_that_was_not_recorded_is_a_box_at_work(at: Stage) -> None:
 def test_a_box_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -> None:
     run = at_work(at)
     box_ends(at, run, "work ended")
-    ended = tick(at.world, at.terms).runs[0]
+    ended = tick(at.world, at.config).runs[0]
     assert ended.outcome is Outcome.INCOMPLETE
     assert "the GPU host powered itself off: work ended" in ended.detail
 
@@ -223,7 +223,7 @@ def test_a_box_that_went_off_over_its_last_worker_says_that_the_worker_was_lost(
     """It names the one that died or hung; any other is not the reason why the rest is left."""
     run = at_work(at)
     box_ends(at, run, "its worker died", worker=worker)
-    ended = tick(at.world, at.terms).runs[0]
+    ended = tick(at.world, at.config).runs[0]
     assert ended.outcome is outcome
     assert ended.detail == "the GPU host powered itself off: its worker died; the rest is for the next run"
 
@@ -239,7 +239,7 @@ def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:
     run = at_work(at)
     report(at, run, seen=1)
     box_ends(at, run, "no progress was seen")
-    (ended,) = reconcile(at.world, at.terms)
+    (ended,) = reconcile(at.world, at.config)
     assert "the GPU host powered itself off: no progress was seen" in ended.detail
 
 
@@ -247,7 +247,7 @@ def test_an_instance_that_went_down_without_a_word_was_stopped_by_somebody(at: S
     at_work(at)
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)
-    assert tick(at.world, at.terms).runs[0].outcome is Outcome.INSTANCE_LOST
+    assert tick(at.world, at.config).runs[0].outcome is Outcome.INSTANCE_LOST
 
 
 @pytest.mark.parametrize(("told", "taken"), [(-600, 0), (0, 0), (30, 30), (60, 60), (700, 60)])

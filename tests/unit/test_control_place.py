@@ -101,7 +101,7 @@ def test_the_default_place_by_its_name_is_no_place_of_its_own(at: Stage) -> None
 
 
 def test_a_whole_run_puts_no_control_object_below_the_output(at: Stage, control: MemoryStore) -> None:
-    (run,) = tick(with_control(at, control), at.terms).runs
+    (run,) = tick(with_control(at, control), at.config).runs
     assert (run.outcome, run.chunks_done, run.control) == (Outcome.COMPLETED, 120, CONTROL)
     assert listed(at.store, keys.CONTROL) == []
     assert listed(control, f"runs/{run.id}/") != []
@@ -112,17 +112,17 @@ def test_a_run_that_its_ledger_lost_is_recovered_from_the_control_store(
     at: Stage, control: MemoryStore, tmp_path: Path
 ) -> None:
     world = with_control(at, control)
-    tick(world, at.terms, wait=False)
+    tick(world, at.config, wait=False)
     (run,) = world.ledger.open_runs()
     with Ledger(tmp_path / "new.sqlite") as ledger:
-        closed, *_next = tick(replace(world, ledger=ledger), at.terms).runs
+        closed, *_next = tick(replace(world, ledger=ledger), at.config).runs
     assert (closed.id, closed.control) == (run.id, CONTROL)
 
 
 def test_a_run_that_is_taken_over_is_settled_in_our_control_store(at: Stage, control: MemoryStore) -> None:
     world = with_control(at, control)
     at.compute.start(Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now()))
-    run = adopt_run(world, at.terms, "theirs", Outcome.TIMED_OUT, "late")
+    run = adopt_run(world, at.config, "theirs", Outcome.TIMED_OUT, "late")
     assert run.control == CONTROL
 
 
@@ -132,7 +132,7 @@ def test_a_record_of_another_place_is_not_ours(at: Stage, control: MemoryStore) 
     world = with_control(at, control)
     write_record(world, replace(run, id="copied"))
     write_record(world, replace(run, id="own", control=CONTROL))
-    recover(world, at.terms)
+    recover(world, at.config)
     assert {each.id for each in at.ledger.open_runs()} == {run.id, "own"}
 
 
@@ -198,14 +198,14 @@ def test_former_failures_cost_three_listings_and_no_request_each(at: Stage, cont
 def test_a_change_is_refused_while_a_run_is_open_and_the_run_ends_at_its_own_place(
     at: Stage, control: MemoryStore
 ) -> None:
-    tick(at.world, at.terms, wait=False)
+    tick(at.world, at.config, wait=False)
     (run,) = at.ledger.open_runs()
     world = with_control(at, control)
     with pytest.raises(MisconfiguredError, match=rf"BATCH_CONTROL was changed while run {run.id} is open"):
-        tick(world, at.terms, wait=False)
+        tick(world, at.config, wait=False)
     for _ in range(60):
         at.clock.sleep(60)
-        watch(world, at.terms)
+        watch(world, at.config)
     (closed,) = at.ledger.runs(run.created)
     assert (closed.state, closed.outcome) == (RunState.SETTLED, Outcome.COMPLETED)
     assert keys.settlement(run.id) in listed(at.store)
@@ -214,7 +214,7 @@ def test_a_change_is_refused_while_a_run_is_open_and_the_run_ends_at_its_own_pla
     at.upload(120, session="later")
     at.clock.sleep(600)
     at.worker.store = world.output
-    (later,) = tick(world, at.terms).runs
+    (later,) = tick(world, at.config).runs
     assert (later.control, later.outcome) == (CONTROL, Outcome.COMPLETED), "the next run is at the new place"
 
 
@@ -223,7 +223,7 @@ def test_reconcile_ends_a_run_at_its_own_place(at: Stage, control: MemoryStore) 
         once(at)
     (run,) = at.ledger.open_runs()
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
-    (closed,) = reconcile(with_control(at, control), at.terms)
+    (closed,) = reconcile(with_control(at, control), at.config)
     assert (closed.id, closed.open) == (run.id, False)
     assert keys.settlement(run.id) in listed(at.store)
 
@@ -247,7 +247,7 @@ def test_a_rehearsal_is_in_the_control_store(at: Stage, control: MemoryStore) ->
     (run,) = at.ledger.open_runs()
     run = replace(run, source=there.output.url, output=there.output.url, control=CONTROL)
     assert is_rehearsal(run)
-    assert world_of(world, at.terms, run).output.url == there.output.url
+    assert world_of(world, at.config, run).output.url == there.output.url
     assert not is_rehearsal(replace(run, output="memory://rehearsal/x"))
 
 

@@ -103,7 +103,7 @@ def test_a_set_up_installs_what_the_engine_declares(
     engine: str, extra: str, device: str, tmp_path: Path
 ) -> None:
     setup = set_up_of(engine, tmp_path)
-    assert (setup.extra, setup.packages, setup.terms.engine.device) == (extra, (), device)
+    assert (setup.extra, setup.packages, setup.request.engine.device) == (extra, (), device)
 
 
 def test_a_set_up_installs_the_package_of_a_third_partys_engine(
@@ -111,7 +111,7 @@ def test_a_set_up_installs_the_package_of_a_third_partys_engine(
 ) -> None:
     monkeypatch.setattr(engines, "engine_factory", lambda _name: factory)
     setup = set_up_of("loudness", tmp_path)
-    assert (setup.extra, setup.packages, setup.terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
+    assert (setup.extra, setup.packages, setup.request.engine.device) == ("gpu", ("my-package==1.0",), "auto")
 
 
 def set_up_of(engine: str, folder: Path) -> HostSetup:

@@ -34,7 +34,7 @@ def forged(at: Stage) -> Run:
     """A run that never was, as its record would look like after a start; one run was settled before."""
     at.upload(120)
     at.clock.sleep(600)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     created = at.clock.now() - timedelta(hours=50)
     planned = replace(run, id="forged", state=RunState.PLANNED, created=created, settled=None, outcome=None)
     return metered(planned, Meter())
@@ -47,7 +47,7 @@ def test_a_forged_run_record_is_not_recovered(at: Stage, secret: str, borrowed: 
     at.store.place(keys.intent(lie.id), seal(encode_run(lie), secret))
     at.notes.messages.clear()
     for _ in range(3):
-        reconcile(at.world, at.terms)
+        reconcile(at.world, at.config)
     assert at.ledger.run(lie.id) is None
     titles = [message.title for message in at.notes.messages]
     assert titles == ["batchscribe: a control object is not ours"]
@@ -56,7 +56,7 @@ def test_a_forged_run_record_is_not_recovered(at: Stage, secret: str, borrowed: 
 def test_a_run_record_with_our_seal_is_recovered(at: Stage) -> None:
     run = forged(at)
     at.store.place(keys.intent(run.id), seal(encode_run(run), SECRET))
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     assert at.ledger.run(run.id) is not None
 
 
@@ -67,7 +67,7 @@ def test_a_run_that_is_taken_over_is_billed_from_its_launch_whatever_its_record_
     at.compute.start(Claim(instance=INSTANCE, run=lie.id, deadline=launched + timedelta(hours=1)))
     at.clock.sleep(2 * 3600)
     assert at.compute.describe(INSTANCE).tags.keys() >= {RUN_TAG, DEADLINE_TAG}
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     taken = at.ledger.run(lie.id)
     assert taken is not None
     assert taken.state is RunState.SETTLED

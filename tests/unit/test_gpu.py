@@ -99,13 +99,13 @@ class Desk:
         self.unsupported = ""
         self.prepared: EngineSpec | None = None
         self.preflight: Callable[[], None] = lambda: None
-        self.terms = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
+        self.request = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
             client=self.box,
             clock=self.clock,
-            terms=self.terms,
+            request=self.request,
             output=self.store,
             published=lambda _instance: frozenset(),
         )
@@ -714,7 +714,7 @@ def set_up_record(desk: Desk) -> InstanceRecord:
 
 
 def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
-    desk.terms = structs.replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
+    desk.request = structs.replace(desk.request, engine=EngineSpec(engine="faster-whisper", model="small.en"))
     assert desk("setup", "--start").exit_code == 0
     made = set_up_record(desk)
     assert (made.engine, made.model, made.credentials) == ("faster-whisper", "small.en", True)
@@ -722,7 +722,7 @@ def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
 
 def test_a_check_loads_what_the_host_was_set_up_for_and_a_set_up_what_it_prepares(desk: Desk) -> None:
     best = EngineSpec(engine="faster-whisper", model="large-v3-turbo")
-    desk.terms = structs.replace(desk.terms, engine=best)
+    desk.request = structs.replace(desk.request, engine=best)
     desk.prepared = EngineSpec(engine="faster-whisper", model="small.en")
     assert desk("check", "--start").exit_code == 0
     assert desk("setup", "--start").exit_code == 0

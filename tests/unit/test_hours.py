@@ -243,12 +243,12 @@ def test_a_start_outside_the_hours_sends_a_message(tmp_path: Path) -> None:
     at = stage(tmp_path, policy=Policy(threshold=2, max_wait=2 * HOUR, hours=hours))
     at.upload(3)
     at.clock.sleep(600)
-    assert isinstance(tick(at.world, at.terms).decision, Hold)
-    assert observe(at.world, at.terms).last_start is None
+    assert isinstance(tick(at.world, at.config).decision, Hold)
+    assert observe(at.world, at.config).last_start is None
     at.clock.sleep(3600)
-    run = tick(at.world, at.terms).runs[0]
+    run = tick(at.world, at.config).runs[0]
     assert at.notes.messages[0].title == "batchscribe: a start outside BATCH_HOURS"
-    assert observe(at.world, at.terms).last_start == run.created
+    assert observe(at.world, at.config).last_start == run.created
     at.ledger.close()
 
 

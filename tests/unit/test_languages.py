@@ -92,7 +92,7 @@ def by_name(data: bytes) -> str:
 
 def test_each_engine_gets_a_manifest_of_its_own_in_one_run(at: Stage) -> None:
     ready(at, "en-a", "ja-b", "en-c", "de-d")
-    ticked = tick(with_identifier(at, by_name), at.terms)
+    ticked = tick(with_identifier(at, by_name), at.config)
     (run,) = ticked.runs
     manifests = [at.worker.started[run.id, number].manifest for number in range(len(run.workers))]
     assert [
@@ -109,7 +109,7 @@ def test_each_engine_gets_a_manifest_of_its_own_in_one_run(at: Stage) -> None:
 def test_a_limited_run_takes_its_batch_for_all_engines_and_nothing_else(at: Stage, limit: int) -> None:
     ready(at, "en-a", "ja-b")
     at.clock.at(1, lambda: at.upload(2, session="ja-later"))
-    limited = replace(at.terms, policy=Policy(name=PolicyName.NOW, limit=limit, manual=True))
+    limited = replace(at.config, policy=Policy(name=PolicyName.NOW, limit=limit, manual=True))
     (run,) = tick(with_identifier(at, by_name), limited).runs
     assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 4, 2)
     assert at.ledger.facts(COPIES) == {}
@@ -120,7 +120,7 @@ def test_a_chunk_that_got_the_rest_of_a_run_did_not_take_a_whole_one(at: Stage) 
     ready(at, "ja-b", count=1)
     at.worker.seconds_each = 22
     at.worker.endless = frozenset({"ja-b/chunk-001.webm"})
-    short = replace(at.terms, policy=Policy(name=PolicyName.NOW, max_runtime=timedelta(minutes=20)))
+    short = replace(at.config, policy=Policy(name=PolicyName.NOW, max_runtime=timedelta(minutes=20)))
     (run,) = tick(with_identifier(at, by_name), short).runs
     assert (run.outcome, run.chunks_done, run.failures) == (Outcome.TIMED_OUT, 40, {})
 
@@ -129,18 +129,18 @@ def test_a_chunk_that_failed_before_gets_its_engine_in_the_same_run(at: Stage) -
     world = with_identifier(at, by_name)
     ready(at, "ja-a", count=1)
     at.worker.fails = frozenset({"ja-a/chunk-001.webm"})
-    (failed,) = tick(world, at.terms).runs
+    (failed,) = tick(world, at.config).runs
     assert failed.chunks_done == 0
     at.worker.fails = frozenset()
     at.clock.sleep(24 * 3600)
     ready(at, "en-b", count=1)
-    (run,) = tick(world, at.terms).runs
+    (run,) = tick(world, at.config).runs
     assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 2, 2)
 
 
 def test_without_a_model_that_identifies_there_is_one_engine_for_all(at: Stage) -> None:
     ready(at, "en-a", "ja-b")
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert len(run.workers) == 1
     assert at.worker.manifest(run).engine == ENGINES[""]
     assert at.ledger.facts(LANGUAGE) == {}
@@ -157,7 +157,7 @@ def test_a_session_is_identified_once_and_its_language_is_kept(at: Stage) -> Non
         read.append(data)
         return by_name(data)
 
-    held = replace(at.terms, policy=Policy(name=PolicyName.THRESHOLD, threshold=100))
+    held = replace(at.config, policy=Policy(name=PolicyName.THRESHOLD, threshold=100))
     for _ in range(2):
         assert isinstance(tick(with_identifier(at, identify), held).decision, Hold)
     assert len(read) == 2
@@ -196,7 +196,7 @@ def test_a_failure_means_unknown_and_is_not_repeated(at: Stage, error: Exception
             raise error
         return by_name(data)
 
-    ticked = tick(with_identifier(at, identify), at.terms)
+    ticked = tick(with_identifier(at, identify), at.config)
     assert isinstance(ticked.decision, Launch)
     assert ticked.errors == ()
     assert at.ledger.facts(LANGUAGE) == {f"{LANGUAGE}en-a/": "", f"{LANGUAGE}ja-b/": "ja"}
@@ -208,7 +208,7 @@ def test_a_model_that_does_not_load_stops_no_tick(at: Stage) -> None:
     def refuse() -> None:
         raise EngineError("the model is damaged")
 
-    ticked = tick(replace(at.world, open_identifier=refuse), at.terms)
+    ticked = tick(replace(at.world, open_identifier=refuse), at.config)
     assert isinstance(ticked.decision, Launch)
 
 
@@ -219,7 +219,7 @@ def test_a_pause_while_languages_are_identified_holds_the_start(at: Stage) -> No
         at.ledger.put(PAUSED, (at.clock.now() + timedelta(hours=1)).isoformat())
         return by_name(data)
 
-    assert isinstance(tick(with_identifier(at, pause), at.terms).decision, Hold)
+    assert isinstance(tick(with_identifier(at, pause), at.config).decision, Hold)
 
 
 def test_a_signal_while_the_model_loads_ends_the_tick_before_a_start(at: Stage) -> None:
@@ -229,7 +229,7 @@ def test_a_signal_while_the_model_loads_ends_the_tick_before_a_start(at: Stage) 
         raise InterruptedRunError("SIGTERM")
 
     with pytest.raises(InterruptedRunError):
-        tick(replace(at.world, open_identifier=interrupt), at.terms)
+        tick(replace(at.world, open_identifier=interrupt), at.config)
     assert "start" not in [call for call, _ in at.compute.calls]
 
 
@@ -437,7 +437,7 @@ def set_up(host: Host) -> tuple[MemoryStore, list[str]]:
     setup = HostSetup(
         client=host,
         clock=FakeClock(),
-        terms=CheckRequest(now=NOW, engine=EngineSpec(engine=WHISPER, model=TURBO), gpu=True),
+        request=CheckRequest(now=NOW, engine=EngineSpec(engine=WHISPER, model=TURBO), gpu=True),
         output=store,
         published=lambda _instance: frozenset(),
         besides=besides,

@@ -54,8 +54,8 @@ def with_room(at: Stage, folder: Path) -> list[str]:
     """Everything that is not as it should be after a tick or two with a ledger that works again."""
     with Ledger(folder / "ledger.sqlite") as ledger:
         world = replace(at.world, ledger=ledger)
-        tick(world, at.terms)
-        tick(world, at.terms)
+        tick(world, at.config)
+        tick(world, at.config)
         problems = [f"run {run.id} is {run.state}" for run in ledger.open_runs()]
     transcripts = [info.key for info in at.store.list() if "transcription-" in info.key]
     if len(transcripts) != CHUNKS or sorted(at.worker.published) != sorted(set(at.worker.published)):
@@ -84,7 +84,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, int]:
 
     with staged(folder) as at:
         empty = counted(at)
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
         return empty, counted(at)
 
 
@@ -105,7 +105,7 @@ def test_whichever_write_finds_the_disk_full_the_gpu_is_stopped(
 def trouble(at: Stage) -> bool:
     """Whether a tick told of any."""
     try:
-        ticked = tick(at.world, at.terms)
+        ticked = tick(at.world, at.config)
     except BatchscribeError:
         return True
     return bool(ticked.errors) or ticked.runs[-1].outcome is not Outcome.COMPLETED
@@ -150,7 +150,7 @@ def test_a_real_disk_that_is_full_before_the_start_starts_nothing(tmp_path: Path
     with small_disk(tmp_path / "disk") as disk, staged(disk) as at:
         fill(disk)
         with pytest.raises(MisconfiguredError, match="ledger"):
-            tick(at.world, at.terms)
+            tick(at.world, at.config)
         assert not started(at)
         assert at.notes.messages, "people are told"
 
@@ -174,7 +174,7 @@ def test_a_disk_that_is_full_at_every_pass_of_the_timer_keeps_no_gpu_running(
         at.clock.sleep(3600)
         for _ in range(6):
             with Ledger(disk / "ledger.sqlite") as ledger, suppress(BatchscribeError):
-                watch(replace(at.world, ledger=ledger), at.terms, locked=lock(at, disk).held)
+                watch(replace(at.world, ledger=ledger), at.config, locked=lock(at, disk).held)
             at.clock.sleep(60)
         assert not unsafe(at)
         (disk / "filler").unlink()
@@ -208,7 +208,7 @@ def test_passes_that_cannot_be_recorded_stop_a_gpu_whose_worker_does_not_end(
         at.clock.sleep(2 * 3600)
         for _ in range(10):
             with suppress(BatchscribeError):
-                watch(at.world, at.terms)
+                watch(at.world, at.config)
             at.clock.sleep(60)
         assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
 
@@ -221,7 +221,7 @@ def test_a_signal_stops_the_gpu_although_the_ledger_cannot_be_written(
         at.clock.at(MID_RUN, lambda: refuse_writes(at, monkeypatch))
         at.clock.at(MID_RUN, at.clock.interrupt)
         with suppress(BatchscribeError):
-            tick(at.world, at.terms)
+            tick(at.world, at.config)
         assert started(at)
         assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
 
@@ -259,7 +259,7 @@ def test_a_ledger_that_another_process_holds_for_a_while_costs_nothing(tmp_path:
         holder = Holder(tmp_path)
         at.clock.at(22.0, holder.take)
         at.clock.at(35.0, holder.let_go)
-        (run,) = tick(at.world, at.terms).runs
+        (run,) = tick(at.world, at.config).runs
         assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, CHUNKS)
         assert holder.held
         assert not unsafe(at)
@@ -281,7 +281,7 @@ def test_a_ledger_that_is_held_before_the_start_starts_nothing(tmp_path: Path) -
         holder = Holder(tmp_path)
         holder.take()
         with pytest.raises(TransientError, match="held by another process"):
-            tick(at.world, at.terms)
+            tick(at.world, at.config)
         holder.let_go()
         assert not started(at)
 
@@ -307,12 +307,12 @@ def test_a_ledger_that_another_process_holds_keeps_no_gpu_running(
             patch.setattr(at.ledger, name, refuse)
         ended = 0.0
         while at.compute.describe(INSTANCE).state is not InstanceState.STOPPED:
-            watch(at.world, at.terms)
+            watch(at.world, at.config)
             at.clock.sleep(60)
             ended += 60 * (not any(worker.alive for worker in at.worker.started.values()))
             assert ended < 600, "the GPU runs although its work is over"
     while at.ledger.open_runs():
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
         at.clock.sleep(60)
     (run,) = at.ledger.runs(at.clock.now() - timedelta(days=1))
     assert run.chunks_done == 120

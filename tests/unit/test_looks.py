@@ -54,7 +54,7 @@ def test_what_ran_while_nobody_looked_is_billed(at: Stage) -> None:
     at.clock.sleep(1800)
     at.compute.stop(INSTANCE)  # the guard, or the box itself
     at.clock.sleep(600)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     truth = at.compute.billed_seconds(INSTANCE)
     assert truth > 1700
     assert truth <= run.billed_seconds <= truth + 1200
@@ -64,7 +64,7 @@ def test_what_never_left_stopped_is_not_billed(at: Stage) -> None:
     at.upload(120)
     at.clock.sleep(600)
     at.compute.fail("start", *[Fault(ComputeUnavailableError("no answer"))] * 200)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.billed_seconds) == (Outcome.THROTTLED, 0.0)
 
 
@@ -75,7 +75,7 @@ def test_an_instance_that_somebody_started_again_is_theirs_although_our_tag_is_o
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(600)
     stops = at.compute.calls.count(("stop", INSTANCE))
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert (run.outcome, run.abandoned_gpu) == (Outcome.INSTANCE_LOST, True)
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
     assert at.compute.calls.count(("stop", INSTANCE)) == stops
@@ -88,7 +88,7 @@ def test_what_somebody_starts_before_our_start_was_asked_for_is_theirs_from_pend
     at.clock.sleep(600)  # nobody looks; the looks from now on are as old as that start
     at.compute.lag = timedelta(seconds=595)
     assert at.compute.describe(INSTANCE).state is InstanceState.PENDING
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert run.abandoned_gpu
     assert ("stop", INSTANCE) not in at.compute.calls
 
@@ -108,7 +108,7 @@ def test_a_look_that_grew_old_in_a_call_that_hung_is_no_ground_for_a_stop(at: St
     at.store.before = hang
     (run,) = at.ledger.open_runs()
     at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
-    (closed,) = reconcile(at.world, at.terms)
+    (closed,) = reconcile(at.world, at.config)
     assert closed.abandoned_gpu
     assert at.compute.calls.count(("stop", INSTANCE)) == 1, "only the one from outside"
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
@@ -121,7 +121,7 @@ def test_a_start_that_fell_back_and_came_up_at_the_second_try_is_billed_to_its_e
     at.compute.break_boot(INSTANCE)
     at.clock.at(25, lambda: at.compute.break_boot(INSTANCE, broken=False))
     at.clock.at(200, lambda: at.compute.stop(INSTANCE))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.INSTANCE_LOST
     assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 100
 
@@ -141,7 +141,7 @@ def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobo
     at.clock.sleep(1200)  # its controller died right then
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     truth = at.compute.billed_seconds(INSTANCE)
     assert truth > 1000
     assert truth <= run.billed_seconds <= truth + 300
@@ -158,14 +158,14 @@ def test_an_end_is_no_earlier_than_the_answer_that_showed_it(at: Stage) -> None:
         return at.compute.describe(INSTANCE)
 
     world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, slow)))
-    seen = follow(world, at.terms, run)
+    seen = follow(world, at.config, run)
     assert seen.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 40
 
 
 def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
     at.upload(120)
     at.clock.sleep(600)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     at.upload(120, session="t")
     at.clock.sleep(600)
     older = at.compute.describe(INSTANCE)
@@ -184,7 +184,7 @@ def _released_with(at: Stage, seen: Instance) -> Run:
     (run,) = at.ledger.open_runs()
     out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=read_moment(at.world))
     world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, lambda: seen)))
-    return teardown(world, at.terms, out)
+    return teardown(world, at.config, out)
 
 
 class _Shows:
@@ -203,15 +203,15 @@ class _Shows:
 
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     started(at, RunState.TRANSCRIBING)
-    at.clock.sleep(at.terms.waits.describe)
+    at.clock.sleep(at.config.waits.describe)
     at.compute.stop(INSTANCE)
     monkeypatch.setattr(advance, "teardown", _dies)
     with pytest.raises(_DeadError):
-        reconcile(at.world, at.terms)
+        reconcile(at.world, at.config)
     monkeypatch.undo()
     truth = at.compute.billed_seconds(INSTANCE)
     at.clock.sleep(3600)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert run.billed_seconds <= truth + timedelta(minutes=2).total_seconds()
 
 
@@ -229,7 +229,7 @@ def test_a_step_that_failed_goes_on_from_what_it_wrote_down(at: Stage) -> None:
     at.compute.stop(INSTANCE)
     at.clock.sleep(1)
     at.store.before = break_first_read
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert len(read_at) > 1
     assert run.machines[0].meter.stopped is not None
     assert run.machines[0].meter.stopped.at == read_at[0]
@@ -253,6 +253,6 @@ def test_what_ran_is_billed_although_only_its_launch_time_tells(at: Stage, tmp_p
     at.clock.sleep(120)
     at.compute.release(INSTANCE)
     fresh = Ledger(tmp_path / "another.sqlite")
-    (found,) = reconcile(replace(at.world, ledger=fresh), at.terms)
+    (found,) = reconcile(replace(at.world, ledger=fresh), at.config)
     assert found.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 250
     fresh.close()

@@ -53,13 +53,13 @@ def advanced(at: Stage, is_there: Callable[[Run], bool]) -> Run:
         if is_there(run):
             return run
         at.clock.sleep(5)
-        advance_all(at.world, at.terms, PassResult())
+        advance_all(at.world, at.config, PassResult())
     raise AssertionError("the run never came there")
 
 
 def advanced_to(at: Stage, state: RunState, *, workers: int = 0) -> Run:
     """The open run once it has that state, and so many workers were launched."""
-    tick(at.world, at.terms, wait=False)
+    tick(at.world, at.config, wait=False)
     return advanced(
         at, lambda run: run.state is state and sum(worker.launched for worker in run.workers) >= workers
     )
@@ -67,7 +67,7 @@ def advanced_to(at: Stage, state: RunState, *, workers: int = 0) -> Run:
 
 def finished_after(at: Stage) -> Run:
     """A run from its start to its end."""
-    tick(at.world, at.terms, wait=False)
+    tick(at.world, at.config, wait=False)
     return finished(at)
 
 
@@ -76,7 +76,7 @@ def finished(at: Stage) -> Run:
     (run,) = at.ledger.open_runs()
     for _ in range(500):
         at.clock.sleep(5)
-        advance_all(at.world, at.terms, PassResult())
+        advance_all(at.world, at.config, PassResult())
         if (found := at.ledger.run(run.id)) is not None and not found.open:
             return found
     raise AssertionError("the run was never settled")
@@ -200,12 +200,12 @@ def test_teardown_waits_for_every_machine(at: Stage) -> None:
     run = advanced_to(at, RunState.RELEASING)
     while at.compute.describe(INSTANCE).state is not InstanceState.STOPPED:
         at.clock.sleep(5)
-        advance_all(at.world, at.terms, PassResult())
-    advance_all(at.world, at.terms, PassResult())
+        advance_all(at.world, at.config, PassResult())
+    advance_all(at.world, at.config, PassResult())
     (run,) = at.ledger.open_runs()
     assert [machine.released for machine in run.machines] == [True, False]
     calls = len(at.compute.calls)
-    advance_all(at.world, at.terms, PassResult())
+    advance_all(at.world, at.config, PassResult())
     assert {instance for _, instance in at.compute.calls[calls:]} == {SECOND}
     at.compute.hold(SECOND, stuck=False)
     assert finished(at).state is RunState.SETTLED
@@ -228,7 +228,7 @@ def test_a_stop_that_fails_does_not_prevent_the_next_one(
         patch.setattr(at.compute, "stop", stop)
         while at.compute.describe(SECOND).state is not InstanceState.STOPPED:
             at.clock.sleep(5)
-            advance_all(at.world, at.terms, PassResult())
+            advance_all(at.world, at.config, PassResult())
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
     finished(at)
     assert states(at) == {InstanceState.STOPPED}
@@ -237,7 +237,7 @@ def test_a_stop_that_fails_does_not_prevent_the_next_one(
 def test_a_lost_ledger_stops_both(at: Stage, tmp_path: Path) -> None:
     run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
     with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
-        (closed,) = reconcile(replace(at.world, ledger=ledger), at.terms)
+        (closed,) = reconcile(replace(at.world, ledger=ledger), at.config)
     assert (closed.id, closed.outcome) == (run.id, Outcome.INTERRUPTED)
     assert states(at) == {InstanceState.STOPPED}
     assert all(machine.released and machine.meter.stopped for machine in closed.machines)
@@ -245,7 +245,7 @@ def test_a_lost_ledger_stops_both(at: Stage, tmp_path: Path) -> None:
 
 
 def test_two_machines_take_no_more_than_the_limit(at: Stage) -> None:
-    at.terms = replace(at.terms, policy=replace(at.terms.policy, limit=3))
+    at.config = replace(at.config, policy=replace(at.config.policy, limit=3))
     run = finished_after(at)
     assert (run.outcome, sorted(at.worker.published)) == (
         Outcome.COMPLETED,
@@ -258,7 +258,7 @@ def test_an_abandoned_run_is_adopted_with_its_machines(at: Stage, tmp_path: Path
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds() + 301)
     with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
         other = replace(at.world, ledger=ledger, secret="another")
-        (closed,) = reconcile(other, replace(at.terms, scheduler="another"))
+        (closed,) = reconcile(other, replace(at.config, scheduler="another"))
     assert (closed.instances, closed.outcome) == (BOTH, Outcome.TIMED_OUT)
     assert states(at) == {InstanceState.STOPPED}
 
@@ -266,7 +266,7 @@ def test_an_abandoned_run_is_adopted_with_its_machines(at: Stage, tmp_path: Path
 def test_the_status_sums_the_progress_of_all_workers(at: Stage) -> None:
     run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
     at.clock.sleep(70)
-    (now,) = overview(at.world, at.terms).runs
+    (now,) = overview(at.world, at.config).runs
     reported = [read_progress(at.world, run.name_of(number)) for number in (0, 1)]
     counts = [(each.total, each.tally.done) for each in reported if each]
     assert len([done for _total, done in counts if done]) == 2

@@ -79,13 +79,13 @@ def test_each_offer_has_the_measurements_of_its_type(at: Stage) -> None:
         at=at.clock.now(),
         measured=Priors(speed=50.0, setup_seconds=90.0, release_seconds=30.0),
     )
-    own, other, _last = list_offers(at.world, at.terms, instance())
+    own, other, _last = list_offers(at.world, at.config, instance())
     assert (own.priors.speed, other.priors.speed, other.priors.setup_seconds) == (20.0, 50.0, 90.0)
 
 
 def test_a_rehearsal_takes_the_first_offer_only(at: Stage) -> None:
-    terms = replace(at.terms, first_offer_only=True)
-    assert [offer.instance_type for offer in list_offers(at.world, terms, instance())] == ["g4dn.xlarge"]
+    config = replace(at.config, first_offer_only=True)
+    assert [offer.instance_type for offer in list_offers(at.world, config, instance())] == ["g4dn.xlarge"]
 
 
 def test_a_start_takes_the_first_offer() -> None:
@@ -170,7 +170,7 @@ def test_the_chosen_type_runs_and_the_own_one_comes_back(at: Stage) -> None:
     learn_speed(at, "g6.xlarge", 900.0)
     at.upload(2000)
     at.clock.sleep(600)
-    (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
+    (run,) = tick(at.world, replace(at.config, policy=CHEAPEST)).runs
     assert run.outcome is Outcome.COMPLETED
     assert (run.instance_type, run.rate, run.tried_types) == ("g6.xlarge", price("g6.xlarge"), ())
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
@@ -181,14 +181,14 @@ def test_a_run_restores_the_own_type_although_it_found_another_one(at: Stage) ->
     learn_speed(at, "g6.xlarge", 900.0)
     at.upload(2000)
     at.clock.sleep(600)
-    tick(at.world, replace(at.terms, policy=CHEAPEST))
+    tick(at.world, replace(at.config, policy=CHEAPEST))
     at.compute.change_type(INSTANCE, "g6.xlarge")
     (found,) = at.ledger.runs(at.clock.now() - timedelta(hours=3))
     present = at.compute.describe(INSTANCE)
     decision = decide(observation(backlog(2000), instance=present), CHEAPEST)
     assert isinstance(decision, Launch)
     offer = replace(decision.offer, instance_type="g6.xlarge")
-    run = open_run(at.world, at.terms, replace(decision, offer=offer), (present,))
+    run = open_run(at.world, at.config, replace(decision, offer=offer), (present,))
     assert (run.own_type, run.wanted_type, run.retyped) == (found.own_type, "", True)
 
 
@@ -196,15 +196,15 @@ def test_the_own_type_comes_back_once_another_schedulers_run_is_over(at: Stage) 
     learn_speed(at, "g6.xlarge", 900.0)
     at.upload(2000)
     at.clock.sleep(600)
-    (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
+    (run,) = tick(at.world, replace(at.config, policy=CHEAPEST)).runs
     at.compute.change_type(INSTANCE, "g6.xlarge")
     theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(hours=1))
     at.compute.tag(INSTANCE, theirs.tags)
     record_external_state(at.world, run)
-    retry_clean_up(at.world, at.terms)
+    retry_clean_up(at.world, at.config)
     assert at.compute.describe(INSTANCE).type == "g6.xlarge"
     at.compute.tag(INSTANCE, RELEASED_TAGS)
-    retry_clean_up(at.world, at.terms)
+    retry_clean_up(at.world, at.config)
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
 
 
@@ -213,7 +213,7 @@ def test_without_capacity_for_the_chosen_type_the_own_one_follows(at: Stage) -> 
     at.compute.fail("start", Fault(NoCapacityError("no capacity for g6.xlarge")))
     at.upload(2000)
     at.clock.sleep(600)
-    (run,) = tick(at.world, replace(at.terms, policy=CHEAPEST)).runs
+    (run,) = tick(at.world, replace(at.config, policy=CHEAPEST)).runs
     assert run.outcome is Outcome.COMPLETED
     assert (run.instance_type, run.tried_types) == ("g4dn.xlarge", ("g6.xlarge",))
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"

@@ -77,11 +77,11 @@ def test_an_order_that_cannot_be_taken_back_does_not_keep_the_run_open_and_is_no
     ready(at)
     whole = at.guard.disarm
     monkeypatch.setattr(at.guard, "disarm", _raise(ComputeUnavailableError("throttled")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.COMPLETED)
     assert at.guard.armed(INSTANCE) == {run.id}
     monkeypatch.setattr(at.guard, "disarm", whole)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert at.guard.armed(INSTANCE) == frozenset()
     assert at.ledger.facts("outside/") == {}
 
@@ -89,29 +89,29 @@ def test_an_order_that_cannot_be_taken_back_does_not_keep_the_run_open_and_is_no
 def test_tags_that_cannot_be_emptied_are_emptied_later(at: Stage) -> None:
     ready(at)
     at.compute.fail("release", Fault(MisconfiguredError("no right to tag")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, tags(at)) == (Outcome.COMPLETED, run.id)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert tags(at) is None
 
 
 def test_a_note_about_a_run_that_was_never_recorded_is_dropped(at: Stage) -> None:
     at.ledger.put(f"{NOTED}never-recorded", "1")
-    retry_clean_up(at.world, at.terms)
+    retry_clean_up(at.world, at.config)
     assert not at.ledger.facts(NOTED)
 
 
 def test_a_broken_way_back_breaks_nothing_else(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     ready(at)
     monkeypatch.setattr(at.guard, "disarm", _raise(ValueError("a mistake of ours")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, tags(at)) == (Outcome.COMPLETED, None)
 
 
 def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
     ready(at)
     at.guard.fail("arm", Fault(MisconfiguredError("no such role")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.started) == (Outcome.START_FAILED, False)
     assert "start" not in {call for call, _ in at.compute.calls}
 
@@ -119,7 +119,7 @@ def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
 def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -> None:
     ready(at)
     at.guard.fail("arm", *[Fault(ComputeUnavailableError("EventBridge did not answer"))] * 200)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.started) == (Outcome.ABANDONED, False)
     assert at.guard.calls.count(("arm", INSTANCE)) > 1
     assert at.clock.now() - run.created < timedelta(minutes=12)
@@ -136,7 +136,7 @@ def test_a_box_that_boots_finds_its_claim_before_the_start_and_none_after_it(at:
         whole(claim)
 
     at.compute.start = start  # type: ignore[method-assign]
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     ((state, claim),) = seen
     assert state is InstanceState.STOPPED
     assert claim == HostClaim(
@@ -157,7 +157,7 @@ def test_how_the_workers_are_started_is_decided_once_and_left_in_the_claim(
     set_up(at, boots=boots)
     left: list[str] = []
     at.clock.at(30, lambda: left.append(claimed(at)))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.launch, left, record(at).claim) == (way, [way], None)
     at.ledger.close()
 
@@ -182,7 +182,7 @@ def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
         whole(key, data)
 
     monkeypatch.setattr(at.store, "replace", replace_)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     left = record(at).claim
     assert left is not None
@@ -192,7 +192,7 @@ def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
     if edited:
         there = replace(world, source=another, output=another, home=another)
         world = replace(there, elsewhere=lambda _world, _run: at.world)
-    tick(world, at.terms)
+    tick(world, at.config)
     assert record(at).claim is None
 
 
@@ -205,7 +205,7 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
     fresh = Ledger(tmp_path / "another.sqlite")
     world = replace(at.world, ledger=fresh)
     at.clock.sleep(3600)
-    reconcile(world, at.terms)
+    reconcile(world, at.config)
     assert at.guard.armed(INSTANCE) == frozenset()
     assert record(at).claim is None
     fresh.close()
@@ -217,7 +217,7 @@ def test_a_lost_ledger_still_knows_how_the_box_came_to_its_work(at: Stage, tmp_p
     once(at)
     (run,) = once(at).runs
     fresh = Ledger(tmp_path / "another.sqlite")
-    recover(replace(at.world, ledger=fresh), at.terms)
+    recover(replace(at.world, ledger=fresh), at.config)
     (recovered,) = fresh.open_runs()
     assert recovered.launch == run.launch == ClaimLaunch.BOOT
     fresh.close()
@@ -229,11 +229,11 @@ def test_a_lost_ledger_finds_the_order_of_a_run_that_was_settled(
     ready(at)
     whole = at.guard.disarm
     monkeypatch.setattr(at.guard, "disarm", _raise(ComputeUnavailableError("throttled")))
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     monkeypatch.setattr(at.guard, "disarm", whole)
     assert at.guard.armed(INSTANCE)
     fresh = Ledger(tmp_path / "another.sqlite")
-    tick(replace(at.world, ledger=fresh), at.terms)
+    tick(replace(at.world, ledger=fresh), at.config)
     assert at.guard.armed(INSTANCE) == frozenset()
     fresh.close()
 
@@ -244,11 +244,11 @@ def test_a_lost_ledger_finds_a_tag_that_was_left_behind_long_ago(
     ready(at)
     with monkeypatch.context() as patch:
         patch.setattr(at.compute, "release", _raise(ComputeUnavailableError("throttled")))
-        (run,) = tick(at.world, at.terms).runs
+        (run,) = tick(at.world, at.config).runs
     assert at.compute.describe(INSTANCE).run == run.id
     at.clock.sleep(48 * 3600)
     fresh = Ledger(tmp_path / "another.sqlite")
-    reconcile(replace(at.world, ledger=fresh), at.terms)
+    reconcile(replace(at.world, ledger=fresh), at.config)
     assert at.compute.describe(INSTANCE).released
     assert not fresh.facts("outside/")
     fresh.close()
@@ -260,13 +260,13 @@ def test_the_claim_of_another_run_stays(at: Stage) -> None:
     now = at.clock.now()
     other = HostClaim(run="another", created=now, deadline=now, output=at.store.url, launch=ClaimLaunch.BOOT)
     at.clock.at(120, lambda: set_up(at, claim=other))
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert record(at).claim == other
 
 
 def test_a_stale_order_of_a_settled_run_is_found(at: Stage) -> None:
     ready(at)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     for name in (run.id, "another-schedulers"):
         at.guard.arm(Claim(instance=INSTANCE, run=name, deadline=run.deadline))
     disarm_settled(at.world, INSTANCE)
@@ -277,7 +277,7 @@ def test_with_no_capacity_the_instance_becomes_the_next_type_and_gets_its_own_ba
     at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY), Fault(NO_CAPACITY))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.instance_type) == (Outcome.COMPLETED, "g6.xlarge")
     assert run.tried_types == ("g4dn.xlarge", "g5.xlarge")
     assert run.rate == price("g6.xlarge")
@@ -290,7 +290,7 @@ def test_a_type_the_instance_cannot_have_is_passed_over(tmp_path: Path) -> None:
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     at.compute.fail("change_type", Fault(MisconfiguredError("needs ENA")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.instance_type) == (Outcome.COMPLETED, "g6.xlarge")
     at.ledger.close()
 
@@ -300,7 +300,7 @@ def test_a_type_that_would_pass_the_budget_is_passed_over(tmp_path: Path) -> Non
     at = stage(tmp_path, types=OTHERS, rate_of=price, policy=policy)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     estimate = run.planned_seconds / 3600
     assert 0.526 * estimate < 0.05 < 0.8048 * estimate, "the batch fits the first type only"
     assert (run.outcome, run.instance_type) == (Outcome.NO_CAPACITY, "g4dn.xlarge")
@@ -311,7 +311,7 @@ def test_with_no_capacity_anywhere_each_type_is_tried_once(tmp_path: Path) -> No
     at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 9)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.NO_CAPACITY
     assert [call for call, _ in at.compute.calls].count("start") == 3
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
@@ -326,7 +326,7 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
     at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 5)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     whole, fresh = at.compute.describe, at.clock.now() + timedelta(seconds=30)
 
     def describe(instance: str) -> Instance:
@@ -334,10 +334,10 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
         return replace(seen, type="g6.xlarge") if at.clock.now() < fresh else seen
 
     monkeypatch.setattr(at.compute, "describe", describe)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.own_type == "g4dn.xlarge"
     at.clock.sleep(120)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
     at.ledger.close()
 
@@ -355,13 +355,13 @@ def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
     at.clock.sleep(600)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert run.abandoned_gpu
     assert ("change_type", INSTANCE) not in at.compute.calls[-20:]
     assert at.compute.describe(INSTANCE).released
     at.compute.stop(INSTANCE)
     at.clock.sleep(600)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
     assert not at.ledger.facts("outside/")
     at.ledger.close()
@@ -375,7 +375,7 @@ def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_ab
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 3)
     at.compute.fail("change_type", None, Fault(last))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.instance_type, run.rate) == ("g5.xlarge", price("g5.xlarge")), (
         "what it is, not what it was to be"
     )
@@ -396,7 +396,7 @@ def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Pat
         at.compute.stop(INSTANCE)
         at.clock.sleep(60)
     fresh = Ledger(tmp_path / "another.sqlite")
-    tick(replace(at.world, ledger=fresh), at.terms)
+    tick(replace(at.world, ledger=fresh), at.config)
     back = fresh.run(run.id)
     assert back is not None
     assert (back.instance_type, back.rate) == ("g5.xlarge", price("g5.xlarge"))
@@ -410,10 +410,10 @@ def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     at.compute.fail("change_type", None, Fault(ComputeUnavailableError("throttled")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.state, at.compute.describe(INSTANCE).type) == (RunState.SETTLED, "g5.xlarge")
     fresh = Ledger(tmp_path / "another.sqlite")
-    tick(replace(at.world, ledger=fresh), at.terms)
+    tick(replace(at.world, ledger=fresh), at.config)
     back = fresh.run(run.id)
     assert back is not None
     assert (back.instance_type, back.cost) == ("g5.xlarge", run.cost)
@@ -429,7 +429,7 @@ def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
     once(at)
     at.compute.change_type(INSTANCE, "m7i.large")
     fresh = Ledger(tmp_path / "another.sqlite")
-    reconcile(replace(at.world, ledger=fresh), at.terms)
+    reconcile(replace(at.world, ledger=fresh), at.config)
     assert at.compute.describe(INSTANCE).type == "m7i.large"
     fresh.close()
     at.ledger.close()
@@ -450,7 +450,7 @@ def test_every_trouble_with_a_start_has_a_name_and_is_told_once(
     ready(at)
     for _check in range(4):
         at.compute.fail("start", *[Fault(error)] * 200)
-        run = tick(at.world, at.terms).runs[-1]
+        run = tick(at.world, at.config).runs[-1]
         assert run.outcome is outcome
         assert str(error) in run.detail
         assert run.cost == Usd(0)
@@ -459,7 +459,7 @@ def test_every_trouble_with_a_start_has_a_name_and_is_told_once(
     told = [message for message in at.notes.messages if outcome.value in message.title]
     assert len(told) == 1
     at.clock.sleep(3600)
-    assert tick(at.world, at.terms).runs[-1].outcome is Outcome.COMPLETED
+    assert tick(at.world, at.config).runs[-1].outcome is Outcome.COMPLETED
 
 
 def test_a_failed_start_alerts_before_the_longest_wait_is_missed(tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_failed_start_alerts_before_the_longest_wait_is_missed(tmp_path: Path)
     ready(at, 5)
     at.clock.sleep(1.9 * 3600)
     at.compute.fail("start", Fault(NO_CAPACITY))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.NO_CAPACITY
     (alert,) = [message for message in at.notes.messages if "wait too long" in message.title]
     assert "no-capacity" in alert.body
@@ -477,7 +477,7 @@ def test_a_failed_start_alerts_before_the_longest_wait_is_missed(tmp_path: Path)
 def test_a_failed_start_with_time_left_alerts_nobody_of_waits(at: Stage) -> None:
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert not [message for message in at.notes.messages if "wait too long" in message.title]
 
 
@@ -492,7 +492,7 @@ def test_a_cloud_that_cannot_be_looked_at_after_a_start_is_not_waited_for_for_ho
         at.compute.fail("describe", *[Fault(ComputeUnavailableError("blind"))] * 150)
 
     at.compute.start = start  # type: ignore[method-assign]
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.THROTTLED
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert at.clock.now() < run.deadline
@@ -509,11 +509,11 @@ def test_tags_of_an_instance_that_another_owner_has_just_started_stay(at: Stage)
     """Its tags show later than its state, so ours may be gone already."""
     ready(at)
     at.compute.fail("release", Fault(MisconfiguredError("no right to tag")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     at.clock.sleep(3600)
     at.compute.start_unclaimed(INSTANCE)
-    retry_clean_up(at.world, at.terms)
+    retry_clean_up(at.world, at.config)
     assert tags(at) == run.id
     at.clock.sleep(120)
-    retry_clean_up(at.world, at.terms)
+    retry_clean_up(at.world, at.config)
     assert tags(at) is None

@@ -50,7 +50,7 @@ def test_a_run_in_progress_shows_chunks_time_left_and_cost(at: Stage) -> None:
         timings=Timings(elapsed=70.0, first_window=10.0),
     )
     at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
-    (shown,) = overview(at.world, at.terms).runs
+    (shown,) = overview(at.world, at.config).runs
     assert (shown.done, shown.failed, shown.total) == (1, 1, 4)
     assert shown.left == timedelta(seconds=60)
     assert shown.cost.dollars > 0
@@ -61,10 +61,10 @@ def test_a_hold_shows_the_next_start_at_the_latest(tmp_path: Path) -> None:
     at.upload(3)
     uploaded = at.clock.now()
     at.clock.sleep(600)
-    seen = overview(at.world, at.terms)
+    seen = overview(at.world, at.config)
     assert isinstance(seen.decision, Hold)
     assert seen.next_start is not None
-    latest = uploaded + at.terms.policy.max_wait - at.terms.policy.check_interval
+    latest = uploaded + at.config.policy.max_wait - at.config.policy.check_interval
     assert timedelta(0) < latest - seen.next_start < timedelta(minutes=5)
     at.ledger.close()
 
@@ -72,8 +72,8 @@ def test_a_hold_shows_the_next_start_at_the_latest(tmp_path: Path) -> None:
 def test_the_month_sums_settled_runs(at: Stage) -> None:
     at.upload(4)
     at.clock.sleep(600)
-    (run,) = tick(at.world, at.terms).runs
-    seen = overview(at.world, at.terms)
+    (run,) = tick(at.world, at.config).runs
+    seen = overview(at.world, at.config)
     assert (seen.month, seen.last_runs) == (run.cost, (run,))
 
 
@@ -84,7 +84,7 @@ def test_a_store_that_fails_leaves_the_rest(at: Stage) -> None:
         raise StoreUnavailableError("no answer")
 
     at.store.before = refuse
-    seen = overview(at.world, at.terms)
+    seen = overview(at.world, at.config)
     assert (seen.observed, seen.decision, seen.error) == (None, None, "no answer")
 
 
@@ -108,29 +108,29 @@ def test_another_scheduler_on_the_same_source_is_reported_once(tmp_path: Path) -
     at.upload(3)
     at.clock.sleep(600)
     put_run_of(at, "0ther", 1, source="memory://elsewhere")
-    tick(at.world, at.terms)
-    assert overview(at.world, at.terms).other_scheduler is None
+    tick(at.world, at.config)
+    assert overview(at.world, at.config).other_scheduler is None
     for number in (2, 3):
         put_run_of(at, "0ther", number)
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     (message,) = at.notes.messages
     assert message.title == "batchscribe: two schedulers on one source"
     assert (
         "scheduler 0ther on other-host works on this source, too (run 20261123-120000-000002" in message.body
     )
     assert "batchscribe uninstall" in message.body
-    seen = overview(at.world, at.terms).other_scheduler
+    seen = overview(at.world, at.config).other_scheduler
     assert seen is not None
     assert seen.run == "20261123-120000-000003"
     assert checks.check_other_scheduler(seen).level is Grade.WARN
     at.clock.sleep(timedelta(days=8).total_seconds())
-    assert overview(at.world, at.terms).other_scheduler is None
+    assert overview(at.world, at.config).other_scheduler is None
     assert checks.check_other_scheduler(None).ok
     at.ledger.close()
 
 
 def test_a_pause_that_is_over_is_not_shown(at: Stage) -> None:
     at.ledger.put(PAUSED, (at.clock.now() + timedelta(minutes=1)).isoformat())
-    assert overview(at.world, at.terms).paused_until is not None
+    assert overview(at.world, at.config).paused_until is not None
     at.clock.sleep(120)
-    assert overview(at.world, at.terms).paused_until is None
+    assert overview(at.world, at.config).paused_until is None

@@ -836,8 +836,8 @@ def test_an_engine_that_waits_for_the_store_says_so(bench: Bench, monkeypatch: p
     replace, count, waits = bench.store.replace, ProgressTracker.count_starved, threading.Event()
 
     @contextmanager
-    def counted(board: ProgressTracker, stage: str = "") -> Iterator[None]:
-        with count(board, stage):
+    def counted(tracker: ProgressTracker, stage: str = "") -> Iterator[None]:
+        with count(tracker, stage):
             if stage == "progress":
                 waits.set()
             yield
@@ -859,17 +859,17 @@ def test_an_engine_that_waits_for_the_store_says_so(bench: Bench, monkeypatch: p
 
 
 def recording(bench: Bench) -> tuple[ProgressTracker, Records]:
-    board = ProgressTracker(bench.manifest, bench.clock)
+    tracker = ProgressTracker(bench.manifest, bench.clock)
     ending = Ending(bench.clock, bench.manifest.deadline, bench.stop.is_set)
-    records = Records(bench.manifest, bench.store, board, ending, bench.clock)
-    return board, records
+    records = Records(bench.manifest, bench.store, tracker, ending, bench.clock)
+    return tracker, records
 
 
 def test_who_is_named_already_costs_no_write(bench: Bench) -> None:
     chunks = [bench.chunk(bench.add(f"note-{number:03}.webm")) for number in range(2)]
-    board, records = recording(bench)
+    tracker, records = recording(bench)
     for chunk in chunks:
-        board.add_in_flight(chunk.key)
+        tracker.add_in_flight(chunk.key)
         records.announce_chunks([chunk.key])
         records.announce_chunks([chunk.key])
     records.announce_chunks([chunks[0].key])
@@ -879,12 +879,12 @@ def test_who_is_named_already_costs_no_write(bench: Bench) -> None:
 
 def test_a_name_that_was_not_stored_is_told_again(bench: Bench) -> None:
     chunk = bench.chunk(bench.add("note-001.webm"))
-    board, records = recording(bench)
+    tracker, records = recording(bench)
 
     def trouble(_method: str, _key: str) -> None:
         raise StoreUnavailableError("503")
 
-    board.add_in_flight(chunk.key)
+    tracker.add_in_flight(chunk.key)
     bench.store.before = trouble
     records.announce_chunks([chunk.key])
     bench.store.before = lambda _method, _key: None
@@ -985,9 +985,9 @@ def test_the_phases_until_the_last_upload_are_measured(bench: Bench) -> None:
 
 def test_a_worker_counts_from_the_start_of_its_process(bench: Bench) -> None:
     manifest = bench.manifest
-    board = ProgressTracker(manifest, bench.clock, begun=bench.clock.monotonic() - 5.0)
-    assert board.compute_timings().manifest == pytest.approx(5.0, abs=0.1)
-    assert board.compute_timings().elapsed >= 5.0
+    tracker = ProgressTracker(manifest, bench.clock, begun=bench.clock.monotonic() - 5.0)
+    assert tracker.compute_timings().manifest == pytest.approx(5.0, abs=0.1)
+    assert tracker.compute_timings().elapsed >= 5.0
     assert ProgressTracker(manifest, bench.clock).compute_timings().elapsed < 1.0
 
 
@@ -1178,20 +1178,20 @@ def test_a_header_that_cannot_be_fetched_is_nobody_s_fault(bench: Bench) -> None
 
 def test_while_the_engine_waits_for_others_it_is_neither_busy_nor_silent() -> None:
     clock = FakeClock(START)
-    board = ProgressTracker(Bench().manifest, clock)
-    board.record_loaded()
-    board.enter_engine(["a"])
+    tracker = ProgressTracker(Bench().manifest, clock)
+    tracker.record_loaded()
+    tracker.enter_engine(["a"])
     clock.sleep(1)
-    with board.count_blocked():
+    with tracker.count_blocked():
         clock.sleep(10)
-        assert (board.compute_timings().busy, board.measure_silence()[0]) == (1, 1)
-    with suppress(ValueError), board.count_starved("progress"):
+        assert (tracker.compute_timings().busy, tracker.measure_silence()[0]) == (1, 1)
+    with suppress(ValueError), tracker.count_starved("progress"):
         clock.sleep(100)
         raise ValueError
     clock.sleep(1)
-    timings = board.compute_timings()
+    timings = tracker.compute_timings()
     assert (timings.busy, timings.blocked, timings.starved_by) == (2, 10, {"progress": 100})
-    assert board.measure_silence()[0] == 2
+    assert tracker.measure_silence()[0] == 2
 
 
 def test_a_film_is_transcribed_on_its_own_clock_and_a_kind_off_the_list_is_refused_once(bench: Bench) -> None:

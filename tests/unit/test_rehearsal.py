@@ -18,7 +18,7 @@ from batchscribe.controller.commands.rehearsal import (
     Proof,
     check,
     decode_proofs,
-    make_terms,
+    make_config,
     put_speech,
     rehearse,
 )
@@ -53,12 +53,12 @@ class Controller:
     def __init__(self, at: Stage, act: Act, *, steps: int = 9) -> None:
         self.kills = 0
         self.said: str | None = None
-        world, terms = place_of(at.world, NAME), make_terms(at.terms, act)
+        world, config = place_of(at.world, NAME), make_config(at.config, act)
         for _step in range(steps):
             run = next(iter(at.ledger.open_runs()), None)
             if run is not None and run.dispatched is not None:
                 break
-            tick(world, terms, wait=False)
+            tick(world, config, wait=False)
             at.clock.sleep(10)
 
     def kill(self) -> None:
@@ -71,7 +71,7 @@ class Controller:
 def play(at: Stage, act: Act, **changes: int) -> Proof:
     put_speech(at.world, NAME, SPEECH)
     at.worker.store = place_of(at.world, NAME).output
-    return rehearse(at.world, at.terms, act, NAME, lambda: Controller(at, act, **changes))
+    return rehearse(at.world, at.config, act, NAME, lambda: Controller(at, act, **changes))
 
 
 def the_run(at: Stage) -> Run:
@@ -165,7 +165,7 @@ def test_a_controller_that_gives_up_first_is_told(at: Stage) -> None:
     victim = Controller(at, Act.BOX, steps=2)
     victim.said = "no capacity"
     with pytest.raises(LaunchError, match="no capacity"):
-        rehearse(at.world, at.terms, Act.BOX, NAME, lambda: victim)
+        rehearse(at.world, at.config, Act.BOX, NAME, lambda: victim)
     assert victim.kills > 0
     assert list(at.store.list(FOLDER)) == []
     assert [run.open for run in at.ledger.runs(at.clock.now() - timedelta(days=1))] == [False]
@@ -175,7 +175,7 @@ def test_a_rehearsal_that_died_is_finished_by_any_tick(at: Stage) -> None:
     put_speech(at.world, NAME, SPEECH)
     Controller(at, Act.GUARD)
     at.clock.sleep(3600)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert the_run(at).outcome is Outcome.TIMED_OUT
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert at.compute.describe(INSTANCE).run is None
@@ -186,7 +186,7 @@ def test_a_rehearsal_whose_ledger_was_lost_is_finished_too(at: Stage, tmp_path: 
     Controller(at, Act.GUARD)
     at.clock.sleep(3600)
     fresh = Ledger(tmp_path / "another.sqlite")
-    (run,) = reconcile(replace(at.world, ledger=fresh), at.terms)
+    (run,) = reconcile(replace(at.world, ledger=fresh), at.config)
     assert run.id == the_run(at).id
     assert run.output.endswith(f"{FOLDER}{NAME}")
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
@@ -199,7 +199,7 @@ def test_what_is_rehearsed_teaches_nothing_and_wakes_nobody(at: Stage) -> None:
     box_powers_off(at, 300)
     play(at, Act.BOX)
     assert at.notes.messages == []
-    before = at.terms.priors
+    before = at.config.priors
     assert at.ledger.priors(engine="played", model="", instance_type="g4dn.xlarge", default=before) == before
     at.worker.seconds_each = 1e6
     for _run in range(3):
@@ -207,7 +207,9 @@ def test_what_is_rehearsed_teaches_nothing_and_wakes_nobody(at: Stage) -> None:
     at.worker.store, at.worker.seconds_each = at.store, 2.0
     at.upload(120)
     at.clock.sleep(600)
-    assert tick(at.world, at.terms).runs[-1].outcome is Outcome.COMPLETED, "it does not count as unproductive"
+    assert tick(at.world, at.config).runs[-1].outcome is Outcome.COMPLETED, (
+        "it does not count as unproductive"
+    )
 
 
 def test_what_is_rehearsed_is_not_transcribed_as_somebodys_audio(at: Stage) -> None:
@@ -225,15 +227,15 @@ def test_it_is_paid_for_and_counted(at: Stage) -> None:
 
 def test_what_keeps_it_from_beginning(at: Stage, tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="no guard to rehearse"):
-        check(at.world, at.terms, Act.GUARD, guarded=False)
+        check(at.world, at.config, Act.GUARD, guarded=False)
     with pytest.raises(MisconfiguredError, match="in this machine"):
-        check(at.world, replace(at.terms, shared_machine=True), Act.BOX, guarded=True)
+        check(at.world, replace(at.config, shared_machine=True), Act.BOX, guarded=True)
     at.compute.start_unclaimed(INSTANCE)
     with pytest.raises(RefusedError, match="pending"):
-        check(at.world, at.terms, Act.BOX, guarded=True)
+        check(at.world, at.config, Act.BOX, guarded=True)
     bare = stage(tmp_path / "bare", policy=Policy())
     with pytest.raises(MisconfiguredError, match=r"gpu setup --start.*if the host has systemd"):
-        check(bare.world, bare.terms, Act.BOX, guarded=True)
+        check(bare.world, bare.config, Act.BOX, guarded=True)
     bare.ledger.close()
 
 
@@ -242,7 +244,7 @@ def test_an_open_run_comes_first(at: Stage) -> None:
     at.clock.sleep(600)
     once(at)
     with pytest.raises(RefusedError, match="is open"):
-        check(at.world, at.terms, Act.BOX, guarded=True)
+        check(at.world, at.config, Act.BOX, guarded=True)
 
 
 def test_a_controller_without_a_lock_ends_with_whoever_holds_it() -> None:

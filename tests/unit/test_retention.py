@@ -123,7 +123,7 @@ def test_a_tick_a_year_ahead_keeps_what_the_store_calls_young(tmp_path: Path) ->
     store.place(keys.settlement("young"))
     at.clock.sleep(YEAR.total_seconds())
     at.upload(1)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert not run.open
     assert len(store.keys(f"{keys.RUNS}young/")) == 3
     assert len(at.ledger.samples(NOW)) == 1

@@ -109,7 +109,7 @@ def over(at: Stage, run: Run, outcome: Outcome | None, **changes: object) -> Run
     """The run as it is settled after that outcome."""
     stopped = run.machines[0].meter.end(read_moment(at.world))
     ended = replace(metered(run, stopped), state=RunState.VERIFYING, outcome=outcome)
-    return settle(at.world, at.terms, replace(ended, **changes), [])  # type: ignore[arg-type]
+    return settle(at.world, at.config, replace(ended, **changes), [])  # type: ignore[arg-type]
 
 
 def blamed(at: Stage, name: str) -> int:
@@ -155,7 +155,7 @@ def test_a_chunk_that_fills_every_run_is_quarantined_by_the_last_of_them(at: Sta
     """It was alone; the settlement counts what it has just found."""
     (name,) = ready(at, 1)
     run = at_work(at)
-    for earlier in range(at.terms.max_attempts - 1):
+    for earlier in range(at.config.max_attempts - 1):
         fails(at, name, f"earlier-{earlier}")
     done = over(at, run, Outcome.TIMED_OUT)
     assert (blamed(at, name), done.chunks_failed) == (3, 1)
@@ -175,19 +175,19 @@ def test_a_quarantine_that_cannot_be_read_is_counted_with_its_chunk_alone(at: St
     names = ready(at, 4)
     at.worker.skips = frozenset({names[1]})
     at.clock.at(22, lambda: at.store.place(keys.quarantine(names[1]), data))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.chunks_done, run.chunks_failed) == (Outcome.COMPLETED, 3, 1)
     assert "3 of 4 chunks done, 1 quarantined, 0 left" in at.notes.messages[-1].body
     at.clock.sleep(3600)
-    assert tick(at.world, at.terms).runs == (), "it starts no GPU"
+    assert tick(at.world, at.config).runs == (), "it starts no GPU"
 
 
 def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no_more(at: Stage) -> None:
     names = ready(at, 3)
     at.worker.skips = frozenset({names[0]})
     outcomes = []
-    for batch in range(at.terms.max_attempts):
-        (run,) = tick(at.world, at.terms).runs
+    for batch in range(at.config.max_attempts):
+        (run,) = tick(at.world, at.config).runs
         outcomes.append((run.outcome, run.chunks_failed, blamed(at, names[0])))
         at.upload(1, session=f"later-{batch}")
         at.clock.sleep(3600)
@@ -201,7 +201,7 @@ def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no
     assert (held.key, held.attempts, held.message) == (names[0], 3, FORGOTTEN)
     assert at.store.get("s/transcript.json").data, "nothing of its session is waited for"
     at.worker.skips = frozenset()
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert names[0] not in at.worker.published
     assert [blamed(at, name) for name in names] == [3, 0, 0]
 
@@ -209,14 +209,14 @@ def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no
 def test_one_forgotten_chunk_starts_a_gpu_at_its_longest_wait_once_for_each_attempt_left(at: Stage) -> None:
     names = ready(at, 3)
     at.worker.skips = frozenset({names[0]})
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     at.clock.sleep(22 * 3600)
-    assert tick(at.world, at.terms).runs == ()
+    assert tick(at.world, at.config).runs == ()
     started = 0
     for _ in range(10):
         at.clock.sleep(24 * 3600)
-        started += len(tick(at.world, at.terms).runs)
-    assert started == at.terms.max_attempts - 1
+        started += len(tick(at.world, at.config).runs)
+    assert started == at.config.max_attempts - 1
     assert [held.key for held in list_quarantined(at.store)] == [names[0]]
 
 
@@ -263,7 +263,7 @@ def test_what_somebody_else_did_to_a_chunk_is_not_its_fault(
 
 def test_a_redo_of_another_day_excuses_nothing(at: Stage) -> None:
     (name,) = ready(at, 1)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     scanner = at.world.scanner(True)
     assert list(redo(scanner, find_by_key(scanner, name), stamp="20261123-120000"))
     at.clock.sleep(24 * 3600)
@@ -386,7 +386,7 @@ def test_a_message_names_a_few_of_many_failed_chunks(at: Stage) -> None:
 def test_a_run_whose_chunks_were_quarantined_is_a_warning(at: Stage) -> None:
     (name,) = ready(at, 1)
     run = at_work(at)
-    for earlier in range(at.terms.max_attempts):
+    for earlier in range(at.config.max_attempts):
         fails(at, name, f"earlier-{earlier}")
     over(at, run, None)
     assert at.notes.messages[-1].level is Level.WARNING
@@ -394,6 +394,6 @@ def test_a_run_whose_chunks_were_quarantined_is_a_warning(at: Stage) -> None:
 
 def test_events_for_each_completed_session_and_for_the_run(at: Stage) -> None:
     ready(at, 2)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert [kind for kind, _ in at.notes.events] == ["session.completed", "run.settled"]
     assert at.notes.events[0][1]["session"] == "s/"

@@ -51,7 +51,7 @@ def forgotten(at: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Run]:
     at.clock.sleep(300)
     with monkeypatch.context() as patch:
         patch.setattr(at.ledger, "save_run", full)
-        assert tick(at.world, at.terms).errors
+        assert tick(at.world, at.config).errors
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     settled = stored_settlement(at, run)
     assert settled.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
@@ -81,7 +81,7 @@ def test_reconcile_waits_for_its_stop_although_the_ledger_cannot_be_written(
     at.clock.sleep(300)
     monkeypatch.setattr(at.ledger, "save_run", full)
     with pytest.raises(BatchscribeError, match="no space left"):
-        reconcile(at.world, at.terms)
+        reconcile(at.world, at.config)
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert stored_settlement(at, run).billed_seconds >= at.compute.billed_seconds(INSTANCE)
 
@@ -95,7 +95,7 @@ def test_a_bill_that_only_the_store_knows_is_taken_over(
     at.clock.sleep(1200)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    make_pass(at.world, at.terms)
+    make_pass(at.world, at.config)
     assert at.ledger.run(run.id) == settled
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
@@ -107,7 +107,7 @@ def test_a_settled_run_is_not_started_again(
     run, _ = forgotten(at, monkeypatch)
     asked = starts(at, monkeypatch)
     at.clock.sleep(5)
-    make_pass(at.world, at.terms)
+    make_pass(at.world, at.config)
     assert run.id not in asked
 
 
@@ -120,7 +120,7 @@ def test_a_settlement_that_cannot_be_read_keeps_no_run_open(
     run, _ = forgotten(at, monkeypatch)
     at.store.place(keys.settlement(run.id), data)
     at.clock.sleep(1200)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     closed = at.ledger.run(run.id)
     assert closed is not None
     assert closed.state is RunState.SETTLED
@@ -131,7 +131,7 @@ def settled_and_not_recorded(at: Stage, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run whose controller died after it had stored the settlement, as the ledger has it."""
     with monkeypatch.context() as patch:
         patch.setattr("batchscribe.controller.settle.save", full)
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.VERIFYING
     return run
@@ -143,7 +143,7 @@ def test_a_crash_between_settlement_and_ledger_loses_no_poll(
     run = settled_and_not_recorded(at, monkeypatch)
     settled = stored_settlement(at, run)
     at.clock.sleep(1200)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     closed = at.ledger.run(run.id)
     assert closed == settled
     assert closed.machines[0].meter == run.machines[0].meter
@@ -169,7 +169,7 @@ def test_a_settlement_without_our_seal_is_ignored_and_alerted(
     changed = change(settled)
     at.store.place(keys.settlement(run.id), encode_run(changed))
     at.notes.messages.clear()
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     closed = at.ledger.run(run.id)
     assert closed is not None
     assert (closed.machines[0].meter, closed.cost, closed.scheduler) == (

@@ -54,7 +54,7 @@ class Cloud:
         return HostSetup(
             client=Host(),
             clock=FakeClock(),
-            terms=CheckRequest(now=FakeClock().now(), engine=EngineSpec(engine="played"), gpu=False),
+            request=CheckRequest(now=FakeClock().now(), engine=EngineSpec(engine="played"), gpu=False),
             output=self.store,
             published=lambda _instance: frozenset(),
             shows_tags=self.shows_tags,

@@ -30,7 +30,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, AudioOptions, str]:
     settings = load({"BATCH_SOURCE": str(folder / "audio")} | environ, folder=folder)
     with open_scheduler(settings, remember=False) as made:
-        return made.terms.engine, made.terms.audio_options, made.terms.hash_settings(made.terms.engine)
+        return made.config.engine, made.config.audio_options, made.config.hash_settings(made.config.engine)
 
 
 def test_the_settings_say_how_chunks_are_heard(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_manifest_says_how_to_hear_and_which_chunk_is_in_trouble(at: Stage) 
     failure = Failure(key=names[0], etag=etag, run="r", kind=FailureKind.CHUNK, message="", at=at.clock.now())
     at.store.create(keys.attempt(names[0], etag, "r"), wire.encode(failure))
     at.clock.sleep(600)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     manifest = read_manifest(at.world, run, 0)
     assert manifest.audio_options == HEARING
     assert {chunk.key: chunk.previously_failed for chunk in manifest.chunks} == {

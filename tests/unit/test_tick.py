@@ -56,7 +56,7 @@ def state(at: Stage) -> InstanceState:
 
 def test_below_the_threshold_nothing_is_started_and_the_sample_is_kept(at: Stage) -> None:
     ready(at, 99)
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     assert isinstance(ticked.decision, Hold)
     assert [call for call, _ in at.compute.calls if call == "start"] == []
     (sample,) = at.ledger.samples(at.clock.now() - timedelta(hours=1))
@@ -65,7 +65,7 @@ def test_below_the_threshold_nothing_is_started_and_the_sample_is_kept(at: Stage
 
 def test_a_batch_is_transcribed_and_the_gpu_is_seen_stopped(at: Stage) -> None:
     names = ready(at)
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     assert isinstance(ticked.decision, Launch)
     (run,) = ticked.runs
     assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.COMPLETED)
@@ -80,15 +80,15 @@ def test_a_batch_is_transcribed_and_the_gpu_is_seen_stopped(at: Stage) -> None:
 
 def test_the_bill_is_an_upper_bound_close_to_what_the_cloud_billed(at: Stage) -> None:
     ready(at)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     billed = at.compute.billed_seconds(INSTANCE)
-    assert billed <= run.billed_seconds <= billed + 3 * at.terms.waits.poll
+    assert billed <= run.billed_seconds <= billed + 3 * at.config.waits.poll
     assert run.cost == run.bill()
 
 
 def test_intent_and_settlement_are_in_the_store(at: Stage) -> None:
     ready(at)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     record = decode_run(at.store.get(keys.intent(run.id)).data)
     assert (record.id, record.deadline, record.planned_chunks) == (run.id, run.deadline, 120)
     assert decode_settlement(at.store.get(keys.settlement(run.id)).data, record) == run
@@ -96,16 +96,16 @@ def test_intent_and_settlement_are_in_the_store(at: Stage) -> None:
 
 def test_the_session_is_written_when_it_is_complete(at: Stage) -> None:
     ready(at)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     for name in ("transcript.json", "transcript.srt", "transcript.vtt", "transcript.txt"):
         assert at.store.get(f"s/{name}").data
 
 
 def test_a_quiet_tick_after_a_run_does_nothing(at: Stage) -> None:
     ready(at)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     before = list(at.compute.calls)
-    assert isinstance(tick(at.world, at.terms).decision, Hold)
+    assert isinstance(tick(at.world, at.config).decision, Hold)
     assert {call for call, _ in at.compute.calls[len(before) :]} <= {"describe"}
 
 
@@ -121,7 +121,7 @@ def test_intent_is_recorded_before_the_start_and_the_guard_before_it(at: Stage) 
         start(claim)
 
     at.compute.start = watched  # type: ignore[method-assign]
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert seen == [(True, True)]
 
 
@@ -159,14 +159,14 @@ def test_a_listing_error_starts_nothing(at: Stage) -> None:
 
     at.store.before = broken
     with pytest.raises(StoreUnavailableError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     assert [call for call, _ in at.compute.calls if call == "start"] == []
 
 
 def test_no_capacity_is_an_outcome_not_a_loop(at: Stage) -> None:
     ready(at)
     at.compute.fail("start", Fault(NoCapacityError("no g4dn.xlarge in this zone now")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.cost.micros) == (Outcome.NO_CAPACITY, 0)
     assert [call for call, _ in at.compute.calls].count("start") == 1
     assert [call for call, _ in at.guard.calls if call != "armed"] == ["arm", "disarm"]
@@ -177,7 +177,7 @@ def test_no_capacity_is_an_outcome_not_a_loop(at: Stage) -> None:
 def test_a_lost_start_reply_is_settled_by_looking(at: Stage, applied: bool) -> None:
     ready(at)
     at.compute.fail("start", Fault(ComputeUnavailableError("no reply"), applied=applied))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     assert state(at) is InstanceState.STOPPED
     assert at.compute.billed_seconds(INSTANCE) <= run.billed_seconds
@@ -195,7 +195,7 @@ def test_a_start_that_lands_after_we_gave_up_is_still_stopped(at: Stage) -> None
     at.compute.start = lost  # type: ignore[method-assign]
     at.clock.at(2, at.clock.interrupt)
     at.clock.at(20, lambda: start(claims[0]))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.INTERRUPTED
     assert state(at) is InstanceState.STOPPED
     assert at.compute.billed_seconds(INSTANCE) > 0
@@ -204,16 +204,16 @@ def test_a_start_that_lands_after_we_gave_up_is_still_stopped(at: Stage) -> None
 def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
     ready(at)
     at.compute.break_boot(INSTANCE)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.STAYED_STOPPED
-    most = LONGEST_LAG.total_seconds() + 2 * at.terms.waits.poll
+    most = LONGEST_LAG.total_seconds() + 2 * at.config.waits.poll
     assert run.billed_seconds <= most, "no more than may have run between two polls that count"
 
 
 def test_a_box_that_never_answers_is_stopped(at: Stage) -> None:
     ready(at)
     at.launcher.silent_probes = 10_000
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.LAUNCH_FAILED
     assert state(at) is InstanceState.STOPPED
 
@@ -221,7 +221,7 @@ def test_a_box_that_never_answers_is_stopped(at: Stage) -> None:
 def test_a_worker_of_another_version_is_refused(at: Stage) -> None:
     ready(at)
     at.launcher.version = "0.0.1"
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     assert ticked.runs[0].outcome is Outcome.LAUNCH_FAILED
     assert isinstance(ticked.errors[0], MisconfiguredError)
     assert state(at) is InstanceState.STOPPED
@@ -234,14 +234,14 @@ def test_the_preflight_comes_before_any_intent(at: Stage) -> None:
         raise MisconfiguredError("run `batchscribe gpu setup`")
 
     with pytest.raises(MisconfiguredError):
-        tick(replace(at.world, preflight=refuse), at.terms)
+        tick(replace(at.world, preflight=refuse), at.config)
     assert at.ledger.open_runs() == ()
 
 
 def test_a_guard_that_cannot_be_armed_starts_nothing(at: Stage) -> None:
     ready(at)
     at.guard.fail("arm", Fault(BatchscribeError("no right to create a schedule")))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.started) == (Outcome.START_FAILED, False)
     assert [call for call, _ in at.compute.calls if call in {"start", "stop"}] == []
 
@@ -250,7 +250,7 @@ def test_the_longest_runtime_stops_the_run_and_keeps_what_is_done(tmp_path: Path
     at = stage(tmp_path, policy=Policy(max_runtime=timedelta(minutes=6)))
     ready(at)
     at.worker.seconds_each = 10
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.TIMED_OUT
     assert 0 < run.chunks_done < 120
     assert state(at) is InstanceState.STOPPED
@@ -263,7 +263,7 @@ def test_the_longest_runtime_stops_the_run_and_keeps_what_is_done(tmp_path: Path
 def test_a_signal_releases_at_once(at: Stage, after: float) -> None:
     ready(at)
     at.clock.at(after, at.clock.interrupt)
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     (run,) = ticked.runs
     assert run.state is RunState.SETTLED
     assert run.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED}
@@ -273,7 +273,7 @@ def test_a_signal_releases_at_once(at: Stage, after: float) -> None:
 def test_a_worker_that_died_is_noticed_and_its_chunk_is_blamed(at: Stage) -> None:
     names = ready(at)
     at.worker.dies_after = 7
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.chunks_done) == (Outcome.WORKER_LOST, 7)
     blamed = [info.key for info in at.store.list(keys.ATTEMPTS)]
     assert len(blamed) == 1
@@ -284,7 +284,7 @@ def test_a_worker_that_died_is_noticed_and_its_chunk_is_blamed(at: Stage) -> Non
 def test_a_silent_worker_is_given_up_by_a_clock_that_cannot_jump(at: Stage) -> None:
     ready(at)
     at.worker.seconds_each = 1e6
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.WORKER_LOST
     assert state(at) is InstanceState.STOPPED
 
@@ -292,7 +292,7 @@ def test_a_silent_worker_is_given_up_by_a_clock_that_cannot_jump(at: Stage) -> N
 def test_a_failed_engine_is_an_outcome(at: Stage) -> None:
     ready(at)
     at.worker.end, at.worker.message = WorkerEnd.FAILED, "the CUDA driver is gone"
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.detail) == (Outcome.WORKER_FAILED, "the CUDA driver is gone")
 
 
@@ -304,11 +304,11 @@ def test_a_poisoned_chunk_is_quarantined_and_never_starts_a_gpu(tmp_path: Path) 
     for batch in range(6):
         at.upload(1, session=f"later-{batch}")
         at.clock.sleep(3600)
-        starts += isinstance(tick(at.world, at.terms).decision, Launch)
+        starts += isinstance(tick(at.world, at.config).decision, Launch)
     assert starts == 6
     (held,) = at.store.list(keys.QUARANTINE)
     assert held.key == keys.quarantine(names[1])
-    assert isinstance(tick(at.world, at.terms).decision, Hold)
+    assert isinstance(tick(at.world, at.config).decision, Hold)
     assert len([i for i in at.store.list(keys.ATTEMPTS) if keys.digest(names[1]) in i.key]) == 3
     at.ledger.close()
 
@@ -318,10 +318,10 @@ def test_a_stop_that_is_never_seen_is_an_alarm_and_is_tried_again(at: Stage) -> 
     lost = Fault(ComputeUnavailableError("no reply"))
     at.compute.fail("stop", *[lost] * 130)
     with pytest.raises(NotStoppedError) as raised:
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     assert raised.value.exit_code == 3
     assert at.notes.messages[-1].title == "batchscribe: a GPU may still be running"
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert run.state is RunState.SETTLED
     assert state(at) is InstanceState.STOPPED
 
@@ -330,7 +330,7 @@ def test_a_gpu_that_runs_already_is_left_alone(at: Stage) -> None:
     ready(at)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    assert isinstance(tick(at.world, at.terms).decision, Hold)
+    assert isinstance(tick(at.world, at.config).decision, Hold)
     assert state(at) is InstanceState.RUNNING
 
 
@@ -339,7 +339,7 @@ def test_a_gpu_that_runs_already_may_be_used_and_stays_running(tmp_path: Path) -
     ready(at)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.borrowed) == (Outcome.COMPLETED, True)
     assert state(at) is InstanceState.RUNNING
     assert [call for call, _ in at.compute.calls if call == "stop"] == []
@@ -351,7 +351,7 @@ def test_a_gpu_that_is_coming_up_is_waited_for_where_it_may_be_used(tmp_path: Pa
     ready(at)
     at.compute.start_unclaimed(INSTANCE)
     assert state(at) is InstanceState.PENDING
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.borrowed) == (Outcome.COMPLETED, True)
     assert state(at) is InstanceState.RUNNING
     at.ledger.close()
@@ -363,7 +363,7 @@ def test_a_gpu_that_is_on_its_way_down_is_waited_for(at: Stage) -> None:
     at.clock.sleep(60)
     at.compute.stop(INSTANCE)
     assert state(at) is InstanceState.STOPPING
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.borrowed) == (Outcome.COMPLETED, False)
     assert state(at) is InstanceState.STOPPED
 
@@ -373,17 +373,17 @@ def test_another_schedulers_claim_is_respected(at: Stage) -> None:
     deadline = at.clock.now() + timedelta(hours=1)
     at.compute.start(Claim(instance=INSTANCE, run="somebody-elses", deadline=deadline))
     at.clock.sleep(60)
-    decision = tick(at.world, at.terms).decision
+    decision = tick(at.world, at.config).decision
     assert isinstance(decision, Hold)
     assert "another scheduler" in decision.reason.sentence
-    assert reconcile(at.world, at.terms) == ()
+    assert reconcile(at.world, at.config) == ()
     assert state(at) is InstanceState.RUNNING
 
 
 def test_a_gpu_stopped_by_somebody_else_mid_run_ends_it(at: Stage) -> None:
     ready(at)
     at.clock.at(120, lambda: at.compute.stop(INSTANCE))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.INSTANCE_LOST
     assert "stopped from outside" in run.detail
     assert list(at.store.list(keys.ATTEMPTS)) == [], "trouble of the machine is no chunk's fault"
@@ -407,10 +407,10 @@ def test_a_controller_killed_at_any_record_is_made_good_by_the_next_tick(at: Sta
 
     at.ledger.save_run = killed  # type: ignore[method-assign]
     with contextlib.suppress(_KilledError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     at.ledger.save_run = save  # type: ignore[method-assign]
     at.clock.sleep(30)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert sorted(at.worker.published) == names
     assert state(at) is InstanceState.STOPPED
     assert at.ledger.open_runs() == ()
@@ -423,8 +423,8 @@ def test_a_run_with_live_work_is_resumed_not_shot(at: Stage) -> None:
         at.clock.sleep(5)
     (open_run,) = at.ledger.open_runs()
     assert open_run.state is RunState.TRANSCRIBING
-    assert reconcile(at.world, at.terms) == ()
-    ticked = tick(at.world, at.terms)
+    assert reconcile(at.world, at.config) == ()
+    ticked = tick(at.world, at.config)
     assert ticked.runs[0].id == open_run.id
     assert ticked.runs[0].outcome is Outcome.COMPLETED
 
@@ -436,7 +436,7 @@ def test_a_run_past_its_deadline_is_reclaimed(at: Stage) -> None:
         once(at)
         at.clock.sleep(5)
     at.clock.sleep(3 * 3600)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert run.outcome is Outcome.TIMED_OUT
     assert state(at) is InstanceState.STOPPED
 
@@ -444,7 +444,7 @@ def test_a_run_past_its_deadline_is_reclaimed(at: Stage) -> None:
 def test_a_lost_ledger_is_read_back_from_the_store(tmp_path: Path) -> None:
     first = stage(tmp_path / "a")
     ready(first)
-    (done,) = tick(first.world, first.terms).runs
+    (done,) = tick(first.world, first.config).runs
     first.upload(110, session="t")
     first.clock.sleep(600)
     for _ in range(12):
@@ -453,7 +453,7 @@ def test_a_lost_ledger_is_read_back_from_the_store(tmp_path: Path) -> None:
     (left_open,) = first.ledger.open_runs()
     second = stage(tmp_path / "b")
     world = replace(first.world, ledger=second.ledger)
-    ticked = tick(world, first.terms)
+    ticked = tick(world, first.config)
     assert isinstance(ticked.decision, Hold)
     assert ticked.runs[0].id == left_open.id
     assert ticked.runs[0].outcome is Outcome.COMPLETED
@@ -467,7 +467,7 @@ def test_while_time_remains_the_run_goes_on_with_what_arrived_meanwhile(at: Stag
     ready(at)
     at.clock.at(30, lambda: at.upload(40, session="later"))
     at.worker.seconds_each = 6
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert len(run.manifests) == 2
     assert run.chunks_done == 160
     assert run.outcome is Outcome.COMPLETED
@@ -479,7 +479,7 @@ def test_a_paused_scheduler_still_finishes_what_it_began(at: Stage) -> None:
     once(at)
     once(at)
     at.ledger.put("paused_until", (at.clock.now() + timedelta(hours=8)).isoformat())
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     assert isinstance(ticked.decision, Hold)
     assert ticked.decision.reason.code == "paused"
     assert state(at) is InstanceState.STOPPED
@@ -512,7 +512,7 @@ def test_a_store_that_lost_the_manifest_does_not_keep_the_gpu_running(at: Stage)
     ready(at)
     run = midway(at)
     at.store.delete(run.manifests[0])
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert state(at) is InstanceState.STOPPED
     assert at.ledger.open_runs() == ()
 
@@ -528,7 +528,7 @@ def test_a_listing_that_fails_does_not_keep_an_orphan_running(at: Stage) -> None
 
     at.store.before = broken
     with pytest.raises(StoreUnavailableError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     assert state(at) is InstanceState.STOPPED
 
 
@@ -541,14 +541,14 @@ def test_a_ledger_that_cannot_be_written_does_not_keep_the_gpu_running(at: Stage
 
     at.ledger.save_run = full  # type: ignore[method-assign]
     at.ledger.put = full  # type: ignore[method-assign]
-    assert any("the disk is full" in str(error) for error in tick(at.world, at.terms).errors)
+    assert any("the disk is full" in str(error) for error in tick(at.world, at.config).errors)
     assert state(at) is InstanceState.STOPPED
 
 
 def test_a_look_that_is_older_than_the_start_proves_nothing(at: Stage) -> None:
     ready(at)
     at.compute.lag = timedelta(seconds=12)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     at.clock.sleep(60)
     assert state(at) is InstanceState.STOPPED
@@ -559,7 +559,7 @@ def test_a_signal_right_after_the_start_waits_for_what_it_started(at: Stage) -> 
     ready(at)
     at.compute.lag = timedelta(seconds=12)
     at.clock.at(6, at.clock.interrupt)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     at.clock.signal = None
     at.clock.sleep(60)
     assert run.outcome is Outcome.INTERRUPTED
@@ -579,7 +579,7 @@ def test_a_run_is_finished_where_it_was_opened_whatever_the_settings_say(at: Sta
         scanner=lambda _manual: Scanner(other, other, clock=at.clock),
         elsewhere=lambda _world, _run: at.world,
     )
-    (closed,) = tick(world, replace(at.terms, region="eu-west-1")).runs
+    (closed,) = tick(world, replace(at.config, region="eu-west-1")).runs
     assert (closed.id, closed.outcome) == (run.id, Outcome.TIMED_OUT)
     assert state(at) is InstanceState.STOPPED
     assert at.store.get(keys.settlement(run.id)).data
@@ -594,14 +594,14 @@ def test_an_instance_that_seems_missing_is_not_taken_for_stopped(at: Stage) -> N
     )
     at.clock.sleep(3 * 3600)
     with pytest.raises(NotStoppedError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     assert at.notes.messages[-1].title == "batchscribe: a GPU may still be running"
 
 
 def test_tags_that_vanish_do_not_make_our_gpu_a_strangers(at: Stage) -> None:
     ready(at)
     at.clock.at(60, lambda: at.compute.release(INSTANCE))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     assert state(at) is InstanceState.STOPPED
 
@@ -610,7 +610,7 @@ def test_a_gpu_in_other_hands_is_left_alone_and_nobody_says_it_was_stopped(at: S
     ready(at)
     other = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(hours=9))
     at.clock.at(60, lambda: at.compute.start(other))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert state(at) is InstanceState.RUNNING
     assert stops(at) == 0
     assert run.abandoned_gpu
@@ -624,7 +624,7 @@ def test_a_signal_at_an_odd_place_still_leads_to_the_release(at: Stage) -> None:
         raise InterruptedRunError("asked to end by SIGTERM")
 
     at.notes.show = show  # type: ignore[method-assign, assignment]
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.INTERRUPTED
     assert state(at) is InstanceState.STOPPED
 
@@ -640,7 +640,7 @@ def test_a_signal_between_the_work_and_its_shield_changes_nothing(at: Stage) -> 
         return shielded()
 
     at.clock.shielded = shield  # type: ignore[method-assign, assignment]
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.state is RunState.SETTLED
     assert state(at) is InstanceState.STOPPED
 
@@ -669,7 +669,7 @@ def test_a_worker_on_a_machine_that_runs_on_is_killed_before_its_run_ends(tmp_pa
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
     at.worker.seconds_each, at.worker.deaf = 10, True
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.TIMED_OUT
     assert not any(worker.alive for worker in at.worker.started.values())
     assert at.launcher.killed
@@ -681,13 +681,13 @@ def test_starts_that_are_paid_for_nothing_come_further_and_further_apart(at: Sta
     at.launcher.silent_probes = 10**6
     starts = []
     for hour in range(48):
-        if isinstance(tick(at.world, at.terms).decision, Launch):
+        if isinstance(tick(at.world, at.config).decision, Launch):
             starts.append(hour)
         at.clock.sleep(3600)
     assert len(starts) <= 7
     assert "paid for" in at.notes.messages[-1].body
     at.launcher.silent_probes = 0
-    manual = replace(at.terms, policy=replace(at.terms.policy, manual=True))
+    manual = replace(at.config, policy=replace(at.config.policy, manual=True))
     assert tick(at.world, manual).runs[0].outcome is Outcome.COMPLETED
 
 
@@ -696,12 +696,12 @@ def test_a_chunk_that_never_ends_starves_nobody_and_starts_a_gpu_once(tmp_path: 
     at.store.create("long/talk.wav", b"." * 2_000_000_000)
     ready(at, 20)
     at.worker.endless = frozenset({"long/talk.wav"})
-    (first,) = tick(at.world, at.terms).runs
+    (first,) = tick(at.world, at.config).runs
     assert first.chunks_done >= 20
     starts = 0
     for _ in range(40):
         at.clock.sleep(24 * 3600)
-        starts += isinstance(tick(at.world, at.terms).decision, Launch)
+        starts += isinstance(tick(at.world, at.config).decision, Launch)
     assert starts == 3, "at its longest wait, once for each attempt; then it is quarantined"
     at.ledger.close()
 
@@ -709,7 +709,7 @@ def test_a_chunk_that_never_ends_starves_nobody_and_starts_a_gpu_once(tmp_path: 
 def test_a_launch_that_never_succeeds_is_bounded(at: Stage) -> None:
     ready(at)
     at.launcher.fail("launch", *[LaunchError("the disk of the box is full")] * 10_000)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.LAUNCH_FAILED
     assert "disk of the box is full" in run.detail
     assert run.billed_seconds < 900
@@ -724,7 +724,7 @@ def test_a_second_worker_has_its_own_time_to_be_reached(at: Stage) -> None:
         at.launcher.silent_probes = 3
 
     at.clock.at(700, unreachable)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     assert run.chunks_done == 190
 
@@ -733,7 +733,7 @@ def test_one_session_that_cannot_be_written_holds_up_nothing_else(at: Stage) -> 
     at.store.create("s/transcript.json", b"somebody's own")
     at.store.create("s/transcript.batchscribe.json", b"somebody's too")
     ready(at)
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     assert ticked.runs[0].state is RunState.SETTLED
     assert "are foreign files" in str(ticked.errors[0])
     assert at.notes.messages[-1].title.endswith("completed")
@@ -749,7 +749,7 @@ def test_what_was_deleted_or_replaced_meanwhile_is_not_called_done(at: Stage) ->
 
     at.worker.skips = frozenset(names[118:])
     at.clock.at(40, change)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.chunks_done == 118
     assert "chunks deleted or replaced meanwhile: 2" in run.detail
 
@@ -757,7 +757,7 @@ def test_what_was_deleted_or_replaced_meanwhile_is_not_called_done(at: Stage) ->
 def test_a_moment_without_credentials_does_not_shoot_live_work(at: Stage) -> None:
     ready(at)
     at.clock.at(70, lambda: at.compute.fail("describe", Fault(MisconfiguredError("no credentials"))))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
 
 
@@ -772,9 +772,9 @@ def test_died_between_manifest_and_record_the_work_is_still_counted(at: Stage) -
 
     at.ledger.save_run = killed  # type: ignore[method-assign]
     with contextlib.suppress(_KilledError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     at.ledger.save_run = save  # type: ignore[method-assign]
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, 120)
     assert at.store.get("s/transcript.txt").data
 
@@ -785,7 +785,7 @@ def test_a_report_that_cannot_be_written_is_told_and_the_run_is_settled(at: Stag
     def unwritable(_run: Run) -> None:
         raise MisconfiguredError("the reports folder cannot be written")
 
-    ticked = tick(replace(at.world, report=unwritable), at.terms)
+    ticked = tick(replace(at.world, report=unwritable), at.config)
     assert ticked.runs[0].outcome is Outcome.COMPLETED
     assert isinstance(ticked.errors[0], MisconfiguredError)
     assert at.notes.messages[-1].title.endswith("completed")
@@ -801,7 +801,7 @@ def test_a_tick_that_fails_tells_people_but_not_at_every_tick(at: Stage) -> None
     at.store.before = broken
     for _ in range(3):
         with pytest.raises(StoreUnavailableError):
-            tick(at.world, at.terms)
+            tick(at.world, at.config)
     assert [message.title for message in at.notes.messages] == ["batchscribe: the tick failed"]
 
 
@@ -822,7 +822,7 @@ def test_what_was_tried_in_a_run_is_not_tried_again_in_it(at: Stage) -> None:
     at.worker.skips = frozenset(names[100:])
     at.worker.seconds_each = 6
     at.clock.at(30, lambda: at.upload(40, session="later"))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     first, second = (given(at, key) for key in run.manifests)
     assert not {chunk.key for chunk in first.chunks} & {chunk.key for chunk in second.chunks}
     assert (run.outcome, run.chunks_done) == (Outcome.INCOMPLETE, 140)
@@ -842,10 +842,10 @@ def test_a_worker_that_outlived_its_launching_controller_is_followed(at: Stage) 
 
     at.launcher.launch = killed  # type: ignore[method-assign, assignment]
     with contextlib.suppress(_KilledError):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     at.launcher.launch = launch  # type: ignore[method-assign]
     at.clock.sleep(130)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, len(names))
     assert state(at) is InstanceState.STOPPED
 
@@ -853,13 +853,13 @@ def test_a_worker_that_outlived_its_launching_controller_is_followed(at: Stage) 
 def test_no_pass_waits_and_a_minute_timer_brings_the_run_to_its_end(at: Stage) -> None:
     names = ready(at)
     before = at.clock.monotonic()
-    ticked = tick(at.world, at.terms, wait=False)
+    ticked = tick(at.world, at.config, wait=False)
     assert at.clock.monotonic() == before
     assert isinstance(ticked.decision, Launch)
     assert at.store.get(ticked.runs[0].manifests[0]).data, "the host finds its work at its first look"
     for _ in range(12):
         at.clock.sleep(60)
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
     assert at.ledger.open_runs() == ()
     assert sorted(at.worker.published) == names
     assert state(at) is InstanceState.STOPPED
@@ -868,7 +868,7 @@ def test_no_pass_waits_and_a_minute_timer_brings_the_run_to_its_end(at: Stage) -
 def test_a_manifest_that_is_not_ours_is_not_worked_on(at: Stage) -> None:
     ready(at)
     at.store.create(keys.manifest("20261123-121000-000000", 0), b"{}")
-    ticked = tick(at.world, at.terms)
+    ticked = tick(at.world, at.config)
     assert ticked.runs[0].outcome is Outcome.START_FAILED
     assert [call for call, _ in at.compute.calls if call == "start"] == []
     assert "was not written by this scheduler" in str(ticked.errors[0])

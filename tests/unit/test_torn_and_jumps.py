@@ -51,7 +51,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 
 def the_run(at: Stage) -> Run:
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     return run
 
 
@@ -99,8 +99,8 @@ def test_progress_that_is_torn_late_is_no_end_of_the_work(at: Stage, launch: str
     at.worker.seconds_each = 150.0
     run = at_work(at)
     at.ledger.save_run(replace(run, launch=launch or run.launch), at=at.clock.now())
-    at.clock.at(at.terms.waits.reach + 60, partial(tear, at, HALF))
-    tick(at.world, at.terms)
+    at.clock.at(at.config.waits.reach + 60, partial(tear, at, HALF))
+    tick(at.world, at.config)
     run = at.ledger.run(run.id) or run
     assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, CHUNKS), run.detail
     assert stopped(at)
@@ -112,7 +112,7 @@ def test_a_worker_that_only_ever_leaves_torn_progress_is_lost_in_time(at: Stage)
     before = at.clock.monotonic()
     run = the_run(at)
     assert run.outcome is Outcome.WORKER_LOST
-    assert at.clock.monotonic() - before < at.terms.waits.silence + 300
+    assert at.clock.monotonic() - before < at.config.waits.silence + 300
     assert stopped(at)
 
 
@@ -132,7 +132,7 @@ def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World,
     at.clock.sleep(5)
     at.worker.started[run.id, 0].die()
     at.store.place(keys.exit_record(run.id, 0), data)
-    looks(at.world, at.terms)
+    looks(at.world, at.config)
     run = at.ledger.run(run.id) or run
     assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.WORKER_FAILED)
     assert keys.exit_record(run.id, 0) in run.detail
@@ -159,14 +159,14 @@ def test_a_torn_manifest_without_a_copy_keeps_no_run_open(
     at.store.place(keys.manifest(run.id, 0), data)
     forget_manifests(at.world, run)
     at.worker.kill(WorkerName(run=run.id, worker=0))
-    at.clock.sleep(at.terms.waits.describe)
-    looks(at.world, at.terms)
+    at.clock.sleep(at.config.waits.describe)
+    looks(at.world, at.config)
     run = at.ledger.run(run.id) or run
     assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.WORKER_LOST)
     assert "manifests that could not be read: 1 of 1" in run.detail
     assert stopped(at)
     at.clock.sleep(4 * 3600)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert sorted(at.worker.published) == [f"s/chunk-{number:03}.webm" for number in range(1, CHUNKS + 1)]
 
 
@@ -177,7 +177,7 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     forget_manifests(at.world, run)
     over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING)
     over = metered(over, over.machines[0].meter.end(read_moment(at.world)))
-    run = settle(at.world, at.terms, over, [])
+    run = settle(at.world, at.config, over, [])
     assert run.outcome is Outcome.INCOMPLETE
     assert "manifests that could not be read: 1 of 1" in run.detail
 
@@ -226,7 +226,7 @@ def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
     setup = HostSetup(
         client=LocalHost({}),
         clock=at.clock,
-        terms=CheckRequest(now=at.clock.now(), engine=EngineSpec(engine="played"), gpu=False),
+        request=CheckRequest(now=at.clock.now(), engine=EngineSpec(engine="played"), gpu=False),
         output=at.store,
         published=lambda _instance: frozenset(),
         ssh=None,
@@ -283,7 +283,7 @@ def test_after_a_clock_was_set_back_the_instance_is_looked_at_all_the_same(wrong
     run = at_work(wrong)
     wrong.clock.jump(-3600)
     wrong.compute.stop(INSTANCE)
-    wrong.clock.sleep(wrong.terms.waits.describe)
+    wrong.clock.sleep(wrong.config.waits.describe)
     once(wrong)
     seen = wrong.ledger.run(run.id)
     assert seen is not None
@@ -297,7 +297,7 @@ def test_an_hour_while_it_starts_costs_a_start_at_most(wrong: Stage, hours: int)
     before = wrong.clock.monotonic()
     assert the_run(wrong).outcome in {Outcome.COMPLETED, Outcome.START_FAILED}
     assert stopped(wrong)
-    tick(wrong.world, wrong.terms)
+    tick(wrong.world, wrong.config)
     assert sorted(wrong.worker.published) == sorted(f"s/chunk-{n:03}.webm" for n in range(1, CHUNKS + 1))
     assert stopped(wrong)
     assert not wrong.guard.standing(INSTANCE)
@@ -310,7 +310,7 @@ def test_a_clock_set_past_the_deadline_ends_the_run_and_loses_nothing(wrong: Sta
     run = the_run(wrong)
     assert run.outcome is Outcome.TIMED_OUT
     assert stopped(wrong)
-    tick(wrong.world, wrong.terms)
+    tick(wrong.world, wrong.config)
     assert len(list(wrong.store.list("s/transcription-"))) == CHUNKS
     assert sorted(wrong.worker.published) == sorted(set(wrong.worker.published))
 

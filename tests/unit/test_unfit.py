@@ -127,7 +127,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
     def agreed(**environ: str) -> str:
         settings = load({"BATCH_SOURCE": str(tmp_path / "audio")} | environ, folder=tmp_path)
         with open_scheduler(settings, remember=False) as made:
-            return made.terms.unsupported
+            return made.config.unsupported
 
     assert agreed() == ""
     assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de", WHISPER_MODEL="small.en")
@@ -160,7 +160,7 @@ def test_a_tick_starts_nothing_and_says_so_even_where_it_would_hold(at: Stage, c
     at.upload(chunks)
     at.clock.sleep(600)
     with pytest.raises(MisconfiguredError, match="BATCH_LANGUAGE is fr"):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert not [call for call in at.compute.calls if call[0] == "start"]
     assert at.ledger.open_runs() == ()
@@ -169,4 +169,4 @@ def test_a_tick_starts_nothing_and_says_so_even_where_it_would_hold(at: Stage, c
 
 def test_nothing_is_rehearsed_with_it_either(at: Stage) -> None:
     with pytest.raises(MisconfiguredError, match="BATCH_LANGUAGE is fr"):
-        rehearsable(at.world, at.terms, Act.BOX, guarded=True)
+        rehearsable(at.world, at.config, Act.BOX, guarded=True)

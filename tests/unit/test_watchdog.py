@@ -84,7 +84,7 @@ def orphan(at: Stage) -> Run:
 
 
 def pass_once(at: Stage, lock: FakeLock | None = None) -> Watched:
-    return watch(at.world, at.terms, locked=(lock or FakeLock()).held)
+    return watch(at.world, at.config, locked=(lock or FakeLock()).held)
 
 
 def listings(at: Stage) -> list[str]:
@@ -115,7 +115,7 @@ def test_while_no_run_is_open_a_pass_is_one_poll_and_no_listing(at: Stage) -> No
 
 def test_a_gpu_in_this_machine_is_not_even_polled(at: Stage) -> None:
     listed, before = listings(at), len(at.compute.calls)
-    assert watch(at.world, replace(at.terms, shared_machine=True)) == Watched(found="no run is open")
+    assert watch(at.world, replace(at.config, shared_machine=True)) == Watched(found="no run is open")
     assert (at.compute.calls[before:], listed) == ([], [])
 
 
@@ -165,7 +165,7 @@ def test_a_lost_ledger_is_noticed_by_the_tag(at: Stage, tmp_path: Path, running:
 
 def test_what_a_settled_run_could_not_clean_up_is_cleaned_up(at: Stage) -> None:
     at.compute.fail("release", NO_REPLY)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert at.compute.describe(INSTANCE).run == run.id
     assert pass_once(at).found == "no run is open"
     assert at.compute.describe(INSTANCE).run is None
@@ -221,7 +221,7 @@ def test_a_start_that_was_decided_on_is_asked_for_unless_it_is_out_of_date(
     with monkeypatch.context() as patch:
         patch.setattr(ticks, "advance", dies)
         with pytest.raises(DeadError):
-            tick(at.world, at.terms, wait=False)
+            tick(at.world, at.config, wait=False)
     assert open_run(at).state is RunState.PLANNED
     at.clock.sleep(dead.total_seconds())
     (closed,) = watch_for(at, 20)
@@ -392,7 +392,7 @@ def test_the_worst_error_of_a_pass_is_the_one_that_is_raised(at: Stage) -> None:
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     with pytest.raises(MisconfiguredError):
         pass_once(at)
-    at.clock.sleep(at.terms.waits.stop)
+    at.clock.sleep(at.config.waits.stop)
     with pytest.raises(NotStoppedError):
         pass_once(at)
 
@@ -406,7 +406,7 @@ def test_a_run_of_earlier_settings_is_stopped_where_it_was_opened(at: Stage) -> 
         return here
 
     at.world = replace(at.world, elsewhere=elsewhere)
-    at.terms = replace(at.terms, region="eu-west-1", instances=("i-0fedcba9876543210",))
+    at.config = replace(at.config, region="eu-west-1", instances=("i-0fedcba9876543210",))
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     (closed,) = watch_for(at, 5)
     assert (closed.id, closed.outcome, set(asked)) == (run.id, Outcome.TIMED_OUT, {run.id})
@@ -416,12 +416,12 @@ def test_a_run_of_earlier_settings_is_stopped_where_it_was_opened(at: Stage) -> 
 @pytest.mark.parametrize("dead", [False, True], ids=["at work", "dead"])
 def test_only_a_worker_that_lives_gets_time_for_its_last_window(at: Stage, dead: bool) -> None:
     while not at.ledger.open_runs() or open_run(at).state is not RunState.TRANSCRIBING:
-        tick(at.world, at.terms, wait=False)
+        tick(at.world, at.config, wait=False)
         at.clock.sleep(5)
     at.worker.deaf = True
     run = open_run(at)
     if dead:
         at.worker.kill(run.worker)
     at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
-    watch(at.world, at.terms)
+    watch(at.world, at.config)
     assert (state(at) is InstanceState.RUNNING) is not dead

@@ -70,7 +70,7 @@ def forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_a_lost_start_reply_and_lost_tags_leave_nothing_running(at: Stage) -> None:
     at.compute.fail("start", NO_REPLY)
     at.clock.at(60, lambda: at.compute.untag(INSTANCE))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     assert state(at) is InstanceState.STOPPED
 
@@ -86,7 +86,7 @@ def test_a_tag_that_shows_late_is_no_strangers(at: Stage, monkeypatch: pytest.Mo
         return replace(seen, tags={}) if at.clock.now() < late else seen
 
     monkeypatch.setattr(at.compute, "describe", describe)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     assert state(at) is InstanceState.STOPPED
 
@@ -95,7 +95,7 @@ def test_what_never_shows_our_tag_is_let_go(at: Stage) -> None:
     """Somebody was faster: nothing of theirs is touched, however long we look."""
     asked(at)
     at.compute.start_unclaimed(INSTANCE)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is not Outcome.COMPLETED
     assert run.abandoned_gpu
     assert state(at) is InstanceState.RUNNING
@@ -113,7 +113,7 @@ def test_an_emptied_tag_is_no_lost_tag(at: Stage) -> None:
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
     end(at)
-    (done,) = reconcile(at.world, at.terms)
+    (done,) = reconcile(at.world, at.config)
     assert done.abandoned_gpu
     assert state(at) is InstanceState.RUNNING
 
@@ -122,7 +122,7 @@ def test_another_schedulers_claim_is_not_overwritten_while_a_start_is_repeated(a
     at.compute.fail("start", *[THROTTLED] * 3)
     theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(hours=2))
     at.clock.at(7, lambda: at.compute.tag(INSTANCE, theirs.tags))
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.ABANDONED
     assert at.compute.describe(INSTANCE).run == "theirs"
 
@@ -146,9 +146,9 @@ def test_a_tag_that_shows_only_after_the_way_out_is_emptied_later(
     at.compute.fail("start", *[THROTTLED] * repeats, Fault(NoCapacityError("no capacity")))
     monkeypatch.setattr(at.compute, "start", tagged)
     monkeypatch.setattr(at.compute, "describe", describe)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     at.clock.sleep(120)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     assert at.compute.describe(INSTANCE).run is None
     assert not at.ledger.facts("outside/")
 
@@ -175,7 +175,7 @@ def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
         at.compute, "describe", lambda instance: before if at.clock.now() < fresh else whole(instance)
     )
     end(at)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     assert whole(INSTANCE).state is InstanceState.STOPPED
 
 
@@ -196,10 +196,10 @@ def test_an_empty_tag_that_is_older_than_our_start_is_not_believed(
     monkeypatch.setattr(at.compute, "describe", describe)
     at.clock.at(32, dies)
     with pytest.raises(Killed):
-        tick(at.world, at.terms)
+        tick(at.world, at.config)
     assert state(at) is InstanceState.RUNNING
     end(at)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert not run.abandoned_gpu
     assert whole(INSTANCE).state is InstanceState.STOPPED
 
@@ -214,7 +214,7 @@ def test_what_is_stopping_under_nobodys_tag_is_not_forced(at: Stage, monkeypatch
     at.clock.sleep(60)
     said = forced(at, monkeypatch)
     end(at)
-    (run,) = reconcile(at.world, at.terms)
+    (run,) = reconcile(at.world, at.config)
     assert run.abandoned_gpu
     assert not said
 
@@ -231,11 +231,11 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
     with monkeypatch.context() as patch:
         patch.setattr(teardown, "_stop_machine", dies)
         with pytest.raises(Killed):
-            reconcile(at.world, at.terms)
+            reconcile(at.world, at.config)
     at.clock.sleep(3600)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    (done,) = reconcile(at.world, at.terms)
+    (done,) = reconcile(at.world, at.config)
     assert done.abandoned_gpu
     assert 0 < done.billed_seconds < 600
 
@@ -251,7 +251,7 @@ def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> No
     at.compute.release(INSTANCE)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    (done,) = reconcile(at.world, at.terms)
+    (done,) = reconcile(at.world, at.config)
     assert done.abandoned_gpu
     assert done.billed_seconds >= ran > 0
 
@@ -270,7 +270,7 @@ def test_what_somebody_starts_again_under_our_tag_is_not_ours(at: Stage) -> None
     ran = at.compute.billed_seconds(INSTANCE)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    (done,) = tick(at.world, at.terms).runs
+    (done,) = tick(at.world, at.config).runs
     assert (done.outcome, done.abandoned_gpu) == (Outcome.INSTANCE_LOST, True)
     assert state(at) is InstanceState.RUNNING
     assert 0 < ran <= done.billed_seconds <= ran + 60
@@ -290,7 +290,7 @@ def test_a_launch_time_of_before_the_run_proves_that_nothing_ran(
 
     at.compute.fail("start", THROTTLED, NO_REPLY)
     monkeypatch.setattr(at.compute, "start", hangs)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.COMPLETED
     assert run.billed_seconds < at.compute.billed_seconds(INSTANCE) + 120
 
@@ -300,16 +300,16 @@ def test_the_first_stop_after_a_crash_is_not_a_forced_one(at: Stage, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(advance, "teardown", dies)
         with pytest.raises(Killed):
-            tick(at.world, at.terms)
+            tick(at.world, at.config)
     at.clock.sleep(600)
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     assert said == [False]
 
 
 def test_a_stop_that_was_only_throttled_is_not_forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     said = forced(at, monkeypatch)
     at.compute.fail("stop", *[THROTTLED] * 48)
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert len(said) == 49
     assert not any(said)
 
@@ -317,7 +317,7 @@ def test_a_stop_that_was_only_throttled_is_not_forced(at: Stage, monkeypatch: py
 def test_a_stop_that_hangs_is_forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     said = forced(at, monkeypatch)
     at.clock.at(60, lambda: at.compute.hold(INSTANCE))
-    tick(at.world, at.terms)
+    tick(at.world, at.config)
     assert said == [False, True]
     assert state(at) is InstanceState.STOPPED
 
@@ -335,7 +335,7 @@ def test_a_ledger_that_was_rolled_back_leaves_no_started_instance_behind(at: Sta
     at.clock.sleep(1200 if late else 60)
     assert at.compute.describe(INSTANCE).run == older.id
     while at.ledger.open_runs():
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
         at.clock.sleep(60)
     run = at.ledger.run(older.id)
     assert run is not None
@@ -362,7 +362,7 @@ def test_one_wrong_stopped_leaves_no_instance_behind(
         return seen
 
     monkeypatch.setattr(at.compute, "describe", describe)
-    (run,) = tick(at.world, at.terms).runs
+    (run,) = tick(at.world, at.config).runs
     assert polls[lie - 1] is not InstanceState.STOPPED
     assert state(at) is InstanceState.STOPPED
     assert run.outcome is Outcome.COMPLETED
@@ -390,15 +390,15 @@ def test_a_record_that_was_once_unreadable_is_read_again_while_its_run_is_tagged
         return found
 
     monkeypatch.setattr(at.store, "get", get)
-    watch(at.world, at.terms)
-    reconcile(at.world, at.terms)
+    watch(at.world, at.config)
+    reconcile(at.world, at.config)
     assert cut
     assert at.ledger.run(run.id) is None
-    reconcile(at.world, at.terms)
+    reconcile(at.world, at.config)
     recovered = at.ledger.run(run.id)
     assert recovered is not None
     while at.ledger.open_runs():
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
         at.clock.sleep(60)
     assert state(at) is InstanceState.STOPPED
 
@@ -417,7 +417,7 @@ def test_a_stop_that_hangs_is_forced_although_no_record_of_its_run_is_left(at: S
     at.clock.sleep(4 * 3600)
     assert state(at) is InstanceState.STOPPING
     for _ in range(20):
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
         at.clock.sleep(60)
     assert state(at) is InstanceState.STOPPED
     assert not at.compute.describe(INSTANCE).run
@@ -433,13 +433,13 @@ def test_an_adopted_run_whose_owner_released_it_after_all_is_let_go(
     at.compute.hold(INSTANCE)
     at.compute.stop(INSTANCE)
     at.clock.sleep(700)
-    watch(at.world, at.terms)
+    watch(at.world, at.config)
     (run,) = at.ledger.open_runs()
     assert (run.id, run.adopted) == ("theirs", True)
     at.compute.tag(INSTANCE, RELEASED_TAGS)
     calls = forced(at, monkeypatch)
     for _ in range(20):
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
         at.clock.sleep(60)
     assert (at.ledger.open_runs(), calls) == ((), [])
 
@@ -457,6 +457,6 @@ def test_a_start_after_the_deadline_in_the_tag_is_another_users(
     at.compute.tag(INSTANCE, theirs.tags)
     calls = forced(at, monkeypatch)
     for _ in range(5):
-        watch(at.world, at.terms)
+        watch(at.world, at.config)
         at.clock.sleep(60)
     assert (at.ledger.open_runs(), calls, state(at)) == ((), [], InstanceState.RUNNING)

@@ -168,7 +168,7 @@ def test_what_a_worker_said_last_survives_the_run_and_the_ledger(
     at.upload(3)
     at.clock.sleep(600)
     speaks(at, monkeypatch)
-    (closed,) = tick(at.world, at.terms).runs
+    (closed,) = tick(at.world, at.config).runs
     assert closed.worked == measure_engine_time(SAID, COUNTED)
     assert at.ledger.run(closed.id) == closed
     stored = at.store.get(keys.settlement(closed.id)).data
@@ -179,7 +179,7 @@ def test_a_worker_without_a_last_word_is_believed_by_its_last_report(at: Stage) 
     at.upload(3)
     at.clock.sleep(600)
     at.worker.dies_after = 2
-    (closed,) = tick(at.world, at.terms).runs
+    (closed,) = tick(at.world, at.config).runs
     assert closed.outcome is Outcome.WORKER_LOST
     assert (closed.worked.workers, closed.worked.busy, closed.worked.flags) == (1, 6.0, {})
 

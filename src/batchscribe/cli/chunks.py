@@ -266,7 +266,7 @@ def _next_tick(app: App) -> str:
     """Returns the decision of a tick now; the reason if it cannot be made."""
     try:
         with opened(app, remember=False) as made:
-            decision = decide(observe(made.world, made.terms), made.terms.policy)
+            decision = decide(observe(made.world, made.config), made.config.policy)
     except BatchscribeError as error:
         return f"unknown: {error}"
     return f"would {type(decision).__name__.lower()}: {decision.reason.sentence}"

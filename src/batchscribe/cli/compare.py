@@ -201,7 +201,7 @@ def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[l
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         with open_scheduler(_settings_of(home, settings, spec), manual=True) as made, made.lock.held():
-            ticked = one_tick(made.world, made.terms)
+            ticked = one_tick(made.world, made.config)
         run = ticked.runs[-1] if ticked.runs else None
         if run is None or run.outcome is not Outcome.COMPLETED:
             why = run.detail if run else ticked.decision.reason.sentence

@@ -64,7 +64,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     apply_settings(app.settings, log_level="info" if verbose else "warning")
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
     with opened(app) as made, made.lock.held():
-        ticked = one_tick(made.world, made.terms)
+        ticked = one_tick(made.world, made.config)
         say("\n".join(render_decision(ticked)), markup=False)
     run = ticked.runs[-1] if ticked.runs else None
     if run is None or run.outcome is not Outcome.COMPLETED:

@@ -22,7 +22,7 @@ from batchscribe.controller.commands.rehearsal import (
     Proof,
     check,
     describe_proof,
-    make_terms,
+    make_config,
     put_speech,
 )
 from batchscribe.controller.commands.rehearsal import (
@@ -64,7 +64,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
         return _run_controller(app, controller, chosen[0])
     with opened(app) as made, made.lock.held():
         for act in chosen:
-            check(made.world, made.terms, act, guarded=made.settings.cloud_guard != "off")
+            check(made.world, made.config, act, guarded=made.settings.cloud_guard != "off")
         if not yes:
             click.confirm(_cost_question(made, chosen), abort=True, err=True)
         played = [_play_act(app, made, act, quiet=as_json) for act in chosen]
@@ -74,12 +74,12 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
 
 
 def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
-    rate = made.world.capacity.offers(poll_one(made.world, made.terms.instances[0]))[0].rate
+    rate = made.world.capacity.offers(poll_one(made.world, made.config.instances[0]))[0].rate
     usual = sum((cost(rate, USUAL[act]) for act in acts), start=Usd(0))
     most = sum((cost(rate, LONGEST[act].total_seconds()) for act in acts), start=Usd(0))
     minutes = sum(USUAL[act] for act in acts) / 60
     return (
-        f"This starts {made.terms.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
+        f"This starts {made.config.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
         f"{minutes:.0f} minutes: about {usual} at {describe_rate(rate, made.world.clock.now())}, "
         f"and never more than {most}. Continue?"
     )
@@ -94,7 +94,7 @@ def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
     log = made.settings.log_dir / "rehearsal.log"
     make_folder(log.parent)
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as output:
-        proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, output, log))
+        proof = play(made.world, made.config, act, name, lambda: _Controller(made, name, act, output, log))
     if not quiet:
         app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {describe_proof(proof)}", markup=False)
     return proof
@@ -126,7 +126,7 @@ def _run_controller(app: App, name: str, act: Act) -> int:
     """Runs one tick without the lock, which its parent process holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with opened(app) as made:
-        ticked = one_tick(place_of(made.world, name), make_terms(made.terms, act))
+        ticked = one_tick(place_of(made.world, name), make_config(made.config, act))
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence

@@ -36,7 +36,7 @@ from batchscribe.wiring.seams import open_ledger
 def status(app: App, *, as_json: bool) -> None:
     """Lock, run in progress, backlog, GPU, pause, last runs."""
     with opened(app, remember=False) as made:
-        now = overview(made.world, made.terms)
+        now = overview(made.world, made.config)
         document = _build_document(made, now)
     if as_json:
         print_json(document)
@@ -134,7 +134,7 @@ def _describe_guard(made: Scheduler) -> dict[str, Any]:
     """Describes the guard, and lists runs with active stop orders."""
     guard = made.world.guard
     try:
-        armed = sorted({run for each in made.terms.instances for run in guard.armed(each)})
+        armed = sorted({run for each in made.config.instances for run in guard.armed(each)})
     except BatchscribeError as error:
         return {"says": f"{guard.description}; its stop orders could not be listed: {error}", "armed": None}
     orders = f"; active stop orders: {', '.join(armed)}" if armed else ""
@@ -143,10 +143,10 @@ def _describe_guard(made: Scheduler) -> dict[str, Any]:
 
 def _list_promises(made: Scheduler) -> tuple[Promise, ...]:
     """Time bounds of settings and GPU host; empty if local."""
-    if made.terms.shared_machine:
+    if made.config.shared_machine:
         return ()
     try:
-        record = read_instance_record(made.world, made.terms.instances[0])
+        record = read_instance_record(made.world, made.config.instances[0])
     except BatchscribeError:
         record = None
     boots = record is not None and record.boots

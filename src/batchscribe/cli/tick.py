@@ -110,7 +110,7 @@ def _run_tick(
 ) -> int:
     with opened(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
-        ticked = one_tick(made.world, made.terms, locked=locked, wait=wait)
+        ticked = one_tick(made.world, made.config, locked=locked, wait=wait)
         made.world.view.clear()
         return _print_result(app, made, ticked, as_json=as_json)
 
@@ -134,12 +134,12 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         locked = partial(made.locked, LOCK_PATIENCE)
         if adopt:
             with locked():
-                adopt_run(made.world, made.terms, adopt, Outcome.INTERRUPTED, "adopted at a user's request")
+                adopt_run(made.world, made.config, adopt, Outcome.INTERRUPTED, "adopted at a user's request")
         if forget:
             with locked():
                 runs: tuple[Run, ...] = (forget_run(made.world, forget),)
         else:
-            runs = reconcile_runs(made.world, made.terms, locked=locked)
+            runs = reconcile_runs(made.world, made.config, locked=locked)
     if as_json:
         print_json(_list_released(runs))
         return 0
@@ -157,7 +157,7 @@ def watchdog(app: App, *, as_json: bool) -> int:
     """Advance open runs by one pass: start, follow, stop. Opens no run."""
     app.lenient = True
     with opened(app) as made:
-        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
+        watched = watch(made.world, made.config, locked=partial(made.locked, PASS_PATIENCE))
     if as_json:
         print_json({"found": watched.found} | _list_released(watched.runs))
         return 0
@@ -180,12 +180,12 @@ def opened(
 
 def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
     with opened(app, manual=manual, remember=False, only=only) as made:
-        seen = observe(made.world, made.terms)
+        seen = observe(made.world, made.config)
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
-        decision = decide(seen, made.terms.policy)
+        decision = decide(seen, made.config.policy)
         refused = _find_refusal(made, start=isinstance(decision, Launch))
-        total = sum_up_start(seen, made.terms.policy) if seen.backlog.pending else None
+        total = sum_up_start(seen, made.config.policy) if seen.backlog.pending else None
         costs = made.cost_basis()
     if as_json:
         document = tick_document(
@@ -209,7 +209,7 @@ def _find_refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     try:
         if start:
             made.world.preflight()
-        refuse_unsupported(made.terms.unsupported)
+        refuse_unsupported(made.config.unsupported)
     except MisconfiguredError as error:
         return error
     return None
@@ -227,7 +227,7 @@ def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -
         print_json(tick_document(ticked, exit_code=code, costs=costs))
         return code
     app.console.print("\n".join(render_decision(ticked)), markup=False)
-    if made.terms.policy.manual:
+    if made.config.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
         lines = render_run(each, made.settings, left=_count_left(ticked), costs=costs)

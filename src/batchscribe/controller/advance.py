@@ -67,24 +67,24 @@ class PassResult:
         return (*self.errors, *self.stuck.values())
 
 
-def advance_all(world: World, terms: RunConfig, passed: PassResult, *, start: bool = True) -> None:
+def advance_all(world: World, config: RunConfig, passed: PassResult, *, start: bool = True) -> None:
     """Advances every open run. Without `start`, a run without a start request is only closed when due."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
         # If the ledger cannot be written, it may lag behind this process.
         run = known if known.ending and not recorded.ending else recorded
         if start or run.started or run.ending or _find_expiry(world, run):
-            advance(world, terms, run, passed)
+            advance(world, config, run, passed)
 
 
-def advance(world: World, terms: RunConfig, run: Run, passed: PassResult) -> None:
+def advance(world: World, config: RunConfig, run: Run, passed: PassResult) -> None:
     """Advances a run until a step has to wait. Raises only InterruptedRunError."""
     before = passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
     try:
-        here = world_of(world, terms, run)
+        here = world_of(world, config, run)
         with here.run_log(run):
-            _take_steps(here, terms, run, passed)
+            _take_steps(here, config, run, passed)
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
@@ -96,27 +96,27 @@ def advance(world: World, terms: RunConfig, run: Run, passed: PassResult) -> Non
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
 
-def _take_steps(world: World, terms: RunConfig, run: Run, passed: PassResult) -> None:
+def _take_steps(world: World, config: RunConfig, run: Run, passed: PassResult) -> None:
     while (step := next_step(run)) is not None:
         world.keep_alive()
         before = run.state
-        run = passed.runs[run.id] = take_step(world, terms, run, step, passed)
+        run = passed.runs[run.id] = take_step(world, config, run, step, passed)
         if run.state is before:
             # A worker's progress is shown when it is read.
-            if wait := find_wait(run, read_moment(world), up=terms.waits.up, reach=terms.waits.reach):
+            if wait := find_wait(run, read_moment(world), up=config.waits.up, reach=config.waits.reach):
                 world.view.wait(wait, run.id)
             return
 
 
-def take_step(world: World, terms: RunConfig, run: Run, step: Step, passed: PassResult) -> Run:
+def take_step(world: World, config: RunConfig, run: Run, step: Step, passed: PassResult) -> Run:
     if expired := _find_expiry(world, run):
         # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.releasing(*expired), "reclaimed")
     if step is Step.RELEASE:
-        return _tear_down(world, terms, run)
+        return _tear_down(world, config, run)
     if step is Step.SETTLE:
-        return settle(world, terms, run, passed.errors)
-    return _try_step(world, terms, run, step, passed.errors)
+        return settle(world, config, run, passed.errors)
+    return _try_step(world, config, run, step, passed.errors)
 
 
 def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
@@ -133,20 +133,20 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
 
 
-def _try_step(world: World, terms: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
+def _try_step(world: World, config: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
     """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
     act, failed, timed_out = ACTS[step]
     try:
-        run = act(world, terms, run)
+        run = act(world, config, run)
     except InterruptedRunError:
         raise
     except TransientError as error:
         run = note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
-        if not _is_hopeless(world, terms, run, step):
-            return _alert_if_unreachable(world, terms, run, error)
+        if not _is_hopeless(world, config, run, step):
+            return _alert_if_unreachable(world, config, run, error)
         return _give_up(world, run, timed_out, error, errors)
     except BatchscribeError as error:
-        if step is Step.FOLLOW and _is_bearable(world, terms, run):
+        if step is Step.FOLLOW and _is_bearable(world, config, run):
             return note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else failed, error, errors)
@@ -158,22 +158,22 @@ def _try_step(world: World, terms: RunConfig, run: Run, step: Step, errors: list
     return note_trouble(world, run, "") if step is Step.FOLLOW else run
 
 
-def _is_hopeless(world: World, terms: RunConfig, run: Run, step: Step) -> bool:
+def _is_hopeless(world: World, config: RunConfig, run: Run, step: Step) -> bool:
     """True if transient errors have lasted too long. Live work continues until its deadline."""
     now = read_moment(world)
     match step:
         case Step.AWAIT_RUNNING:
-            return all(is_late(m.meter.start_requested, now, terms.waits.up) for m in run.working)
+            return all(is_late(m.meter.start_requested, now, config.waits.up) for m in run.working)
         case Step.DISPATCH:
-            return all(is_late(m.reaching_since, now, terms.waits.reach) for m in run.working)
+            return all(is_late(m.reaching_since, now, config.waits.reach) for m in run.working)
         case _:
             return False
 
 
-def _is_bearable(world: World, terms: RunConfig, run: Run) -> bool:
+def _is_bearable(world: World, config: RunConfig, run: Run) -> bool:
     """True if live work may continue without being followed. Credentials can fail for minutes."""
     last = [machine.meter.running_until for machine in run.working]
-    now, blind = read_moment(world), timedelta(seconds=terms.waits.blind)
+    now, blind = read_moment(world), timedelta(seconds=config.waits.blind)
     return any(at is not None and now.is_within(blind, of=at) for at in last)
 
 
@@ -184,7 +184,7 @@ def _clear_unreachable(world: World, run: Run) -> None:
             world.ledger.put(key, None)
 
 
-def _alert_if_unreachable(world: World, terms: RunConfig, run: Run, error: TransientError) -> Run:
+def _alert_if_unreachable(world: World, config: RunConfig, run: Run, error: TransientError) -> Run:
     """Alerts if a paid run cannot be followed for a long time. It continues until its deadline."""
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
     with suppress(BatchscribeError):
@@ -193,7 +193,7 @@ def _alert_if_unreachable(world: World, terms: RunConfig, run: Run, error: Trans
             return run
         if since is None or float(since) > now:  # uptime begins again with each boot
             world.ledger.put(key, str(now))
-        elif now - float(since) >= terms.waits.unreachable:
+        elif now - float(since) >= config.waits.unreachable:
             text = f"run {run.id} could not be followed for {(now - float(since)) / 60:.0f} min: {error}"
             alert(world, f"unreachable/{run.id}", "batchscribe: a run cannot be followed", text)
     return run
@@ -208,13 +208,13 @@ def _give_up(
     return save_best_effort(world, read_latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
-def _tear_down(world: World, terms: RunConfig, run: Run) -> Run:
+def _tear_down(world: World, config: RunConfig, run: Run) -> Run:
     """Polls once during teardown. Raises NotStoppedError if the instance is not observed stopped in time."""
     if run.stop_requested is None:
         run = begin_teardown(world, run)
     trouble = ""
     try:
-        run = teardown(world, terms, run)
+        run = teardown(world, config, run)
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
@@ -223,8 +223,8 @@ def _tear_down(world: World, terms: RunConfig, run: Run) -> Run:
     except Exception as error:  # noqa: BLE001  the stop is requested again after any error
         log.exception("teardown.crashed", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
-    if run.state is RunState.RELEASING and is_late(run.stop_requested, read_moment(world), terms.waits.stop):
-        raise _make_not_stopped(world, terms, run, trouble)
+    if run.state is RunState.RELEASING and is_late(run.stop_requested, read_moment(world), config.waits.stop):
+        raise _make_not_stopped(world, config, run, trouble)
     return run
 
 
@@ -234,10 +234,10 @@ def _latest_stopping(world: World, run: Run) -> Run:
     return recorded if recorded.stop_requested is not None else run
 
 
-def _make_not_stopped(world: World, terms: RunConfig, run: Run, trouble: str) -> NotStoppedError:
+def _make_not_stopped(world: World, config: RunConfig, run: Run, trouble: str) -> NotStoppedError:
     held = ", ".join(machine.id for machine in run.machines if not machine.released)
     error = NotStoppedError(
-        f"instance {held} could not be proved stopped in {terms.waits.stop / 60:.0f} min"
+        f"instance {held} could not be proved stopped in {config.waits.stop / 60:.0f} min"
         f"{f' ({trouble})' if trouble else ''}; its transcripts are kept. Check it in the cloud's console, "
         "stop it there, then run `batchscribe reconcile`"
     )
@@ -249,22 +249,22 @@ def _make_not_stopped(world: World, terms: RunConfig, run: Run, trouble: str) ->
 
 
 def end_interrupted(
-    world: World, terms: RunConfig, run: Run, error: InterruptedRunError, passed: PassResult
+    world: World, config: RunConfig, run: Run, error: InterruptedRunError, passed: PassResult
 ) -> None:
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
-    here = world_of(world, terms, run)
+    here = world_of(world, config, run)
     out = save_best_effort(
         here, read_latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted"
     )
-    advance(world, terms, out, passed)
+    advance(world, config, out, passed)
 
 
-def finish_teardown(world: World, terms: RunConfig, run: Run) -> None:
+def finish_teardown(world: World, config: RunConfig, run: Run) -> None:
     """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
     passed = PassResult()
     while passed.runs.get(run.id, run).open:
-        advance(world, terms, passed.runs.get(run.id, run), passed)
+        advance(world, config, passed.runs.get(run.id, run), passed)
         if error := passed.stuck.get(run.id):
             raise error
-        world.clock.sleep(terms.waits.poll)
+        world.clock.sleep(config.waits.poll)

@@ -19,38 +19,38 @@ def poll_one(world: World, instance: str) -> Instance:
     return seen
 
 
-def read_priors(world: World, terms: RunConfig, instance_type: str) -> Priors:
+def read_priors(world: World, config: RunConfig, instance_type: str) -> Priors:
     """Measurements of earlier runs with this engine on this type, or the defaults."""
     return world.ledger.priors(
-        engine=terms.engine.engine,
-        model=terms.engine.model,
+        engine=config.engine.engine,
+        model=config.engine.model,
         instance_type=instance_type,
-        default=terms.priors,
+        default=config.priors,
     )
 
 
-def list_offers(world: World, terms: RunConfig, seen: Instance) -> tuple[Offer, ...]:
+def list_offers(world: World, config: RunConfig, seen: Instance) -> tuple[Offer, ...]:
     """Offers in order of preference, with the priors of their types."""
     offers = world.capacity.offers(seen)
     return tuple(
-        replace(offer, priors=read_priors(world, terms, offer.instance_type))
-        for offer in (offers[:1] if terms.first_offer_only else offers)
+        replace(offer, priors=read_priors(world, config, offer.instance_type))
+        for offer in (offers[:1] if config.first_offer_only else offers)
     )
 
 
-def choose_offer(world: World, terms: RunConfig, run: Run, seen: Instance) -> Offer:
+def choose_offer(world: World, config: RunConfig, run: Run, seen: Instance) -> Offer:
     """The offer to acquire. Raises NoCapacityError if it is no longer offered."""
     if not run.wanted_type:
-        return list_offers(world, terms, seen)[0]
-    for offer in _list_run_offers(world, terms, run, seen):
+        return list_offers(world, config, seen)[0]
+    for offer in _list_run_offers(world, config, run, seen):
         if offer.instance_type == run.wanted_type:
             return offer
     raise NoCapacityError(f"{run.wanted_type} is no longer offered")
 
 
-def _list_run_offers(world: World, terms: RunConfig, run: Run, seen: Instance) -> tuple[Offer, ...]:
+def _list_run_offers(world: World, config: RunConfig, run: Run, seen: Instance) -> tuple[Offer, ...]:
     """Offers as before the run: its instance may have another type than its own now."""
-    return list_offers(world, terms, replace(seen, type=run.own_type or seen.type))
+    return list_offers(world, config, replace(seen, type=run.own_type or seen.type))
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
@@ -60,7 +60,7 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
 
 
 def take_another_offer(
-    world: World, terms: RunConfig, run: Run, seen: Instance, error: NoCapacityError
+    world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError
 ) -> Run:
     """Chooses the next offer, or begins teardown if none is left.
 
@@ -70,9 +70,9 @@ def take_another_offer(
         return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))
     refused = run.wanted_type or run.instance_type
     tried = (*run.tried_types, refused)
-    for offer in _list_run_offers(world, terms, run, seen):
+    for offer in _list_run_offers(world, config, run, seen):
         other = offer.instance_type
-        if other not in tried and _is_within_budget(world, terms, run, offer):
+        if other not in tried and _is_within_budget(world, config, run, offer):
             changed = replace(run, tried_types=tried, wanted_type=other)
             return save(world, changed, f"no capacity for {refused}: changing the instance to {other}")
     outcome = Outcome.QUOTA if isinstance(error, QuotaError) else Outcome.NO_CAPACITY
@@ -80,9 +80,9 @@ def take_another_offer(
     return end_machine(world, run, seen.id, outcome, f"{error}{listed}")
 
 
-def _is_within_budget(world: World, terms: RunConfig, run: Run, offer: Offer) -> bool:
+def _is_within_budget(world: World, config: RunConfig, run: Run, offer: Offer) -> bool:
     """True if the planned time costs no more than the rest of the daily budget."""
-    budget = terms.policy.daily_budget
+    budget = config.policy.daily_budget
     midnight = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     if budget is None or world.ledger.spent(midnight) + cost(offer.rate, run.planned_seconds) <= budget:
         return True

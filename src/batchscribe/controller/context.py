@@ -226,10 +226,10 @@ def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
     return run.with_machine(machine.id, meter=machine.meter.read(poll, ours=True))
 
 
-def is_poll_due(machine: Machine, terms: RunConfig, now: Moment) -> bool:
+def is_poll_due(machine: Machine, config: RunConfig, now: Moment) -> bool:
     """True if the last poll of the running machine is too old."""
     last = machine.meter.running_until
-    return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)
+    return last is not None and not now.is_within(timedelta(seconds=config.waits.describe), of=last)
 
 
 def read_latest(world: World, run: Run) -> Run:

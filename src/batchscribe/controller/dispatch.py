@@ -49,56 +49,56 @@ MODEL_LOAD_SECONDS = 30.0
 """From the start of a worker to its first window, on a host that is up."""
 
 
-def dispatch(world: World, terms: RunConfig, run: Run) -> Run:
+def dispatch(world: World, config: RunConfig, run: Run) -> Run:
     """Starts a worker on the next manifest of each idle machine once its host answers."""
     polls = poll_machines(world, run, run.undispatched)
 
     def act(run: Run, machine: Machine) -> Run:
         try:
-            return _dispatch_machine(world, terms, run, machine, polls[machine.id])
+            return _dispatch_machine(world, config, run, machine, polls[machine.id])
         except UnreadableError:
             raise
         except MisconfiguredError:
-            save_best_effort(world, replace(read_latest(world, run), blocked=terms.access))
+            save_best_effort(world, replace(read_latest(world, run), blocked=config.access))
             raise
 
     return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
 
 
-def _dispatch_machine(world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
+def _dispatch_machine(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     if down := explain_not_up(machine, poll.instance):
         run = read_poll(run, machine, poll)
         if any(worker.launched for worker in run.workers if worker.machine == machine.id):
             return end_machine(world, run, machine.id, None, f"{down}: the rest is for the next run")
         return end_machine(world, run, machine.id, Outcome.START_FAILED, f"{down}, before any work")
-    if is_poll_due(machine, terms, poll.answered):
+    if is_poll_due(machine, config, poll.answered):
         run = save(world, read_poll(run, machine, poll))
     try:
         version = world.launcher.probe(poll.instance)
-        if version == terms.release:
-            return _launch_worker(world, terms, run, poll.instance)
+        if version == config.release:
+            return _launch_worker(world, config, run, poll.instance)
     except TransientError as error:
-        return _await_host(world, terms, run, poll, error)
+        return _await_host(world, config, run, poll, error)
     raise MisconfiguredError(
-        f"the GPU host has batchscribe {version}, this is {terms.release}: run `batchscribe gpu setup`"
+        f"the GPU host has batchscribe {version}, this is {config.release}: run `batchscribe gpu setup`"
     )
 
 
-def _await_host(world: World, terms: RunConfig, run: Run, poll: Poll, error: TransientError) -> Run:
+def _await_host(world: World, config: RunConfig, run: Run, poll: Poll, error: TransientError) -> Run:
     """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
     machine, now = run.machine(poll.instance.id), poll.answered
     refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
-    waits = terms.waits
+    waits = config.waits
     closed = is_late(refused, now, waits.refused)
     if closed or is_late(machine.reaching_since, now, waits.reach):
-        run = replace(run, blocked=terms.access if closed else "")
+        run = replace(run, blocked=config.access if closed else "")
         cause = error.advice if isinstance(error, LaunchError) else str(error)
         detail = f"no worker could be started on {machine.id}: {cause}"
         return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
     return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))
 
 
-def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
+def next_batch(world: World, config: RunConfig, run: Run) -> Batch:
     """Pending, untried chunks that fit into the time left of this run; of its batch if it has a limit."""
     backlog = world.scanner(run.by_hand).backlog()
     given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
@@ -110,8 +110,8 @@ def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
     elif run.workers and all(chunk.previously_failed for chunk in fresh):
         # They were in an earlier manifest's batch only if that had another engine.
         had = {manifest.engine for manifest in given}
-        fresh = [chunk for engine, chunk in find_engines(world, terms, fresh) if engine not in had]
-    priors = read_priors(world, terms, run.instance_type)
+        fresh = [chunk for engine, chunk in find_engines(world, config, fresh) if engine not in had]
+    priors = read_priors(world, config, run.instance_type)
     return pack(
         fresh,
         pending=len(fresh),
@@ -122,26 +122,26 @@ def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
     )
 
 
-def ensure_manifest(world: World, terms: RunConfig, run: Run, instance: str) -> Run:
+def ensure_manifest(world: World, config: RunConfig, run: Run, instance: str) -> Run:
     """Ensures a stored, unprocessed manifest of the machine. Ends its work if nothing is pending."""
     number = run.worker_on(instance)
     if number is not None and read_exit(world, run.name_of(number)) is None:
         store_manifest(world, run, number)
         return run
-    batch = next_batch(world, terms, run)
+    batch = next_batch(world, config, run)
     if not batch.chunks:
         return end_machine(world, run, instance, None, "nothing was left to do")
-    return give_work(world, terms, run, instance, batch.chunks)
+    return give_work(world, config, run, instance, batch.chunks)
 
 
-def give_work(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+def give_work(world: World, config: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
-    run = save(world, with_manifest(world, terms, run, instance, chunks))
+    run = save(world, with_manifest(world, config, run, instance, chunks))
     store_manifest(world, run, len(run.workers) - 1)
     return run
 
 
-def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+def with_manifest(world: World, config: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Returns the run with the machine's next manifest, recorded but not yet stored.
 
     It takes the chunks of one engine; the others are left for the next manifest.
@@ -149,14 +149,14 @@ def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunk
     batch = tuple(chunks)
     if run.limit is not None and not run.workers:
         record_batch(world, run, batch)
-    engine, alike = take_one_engine(world, terms, batch)
-    key = record_manifest(world, _build_manifest(terms, run, engine, alike))
+    engine, alike = take_one_engine(world, config, batch)
+    key = record_manifest(world, _build_manifest(config, run, engine, alike))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
-def _launch_worker(world: World, terms: RunConfig, run: Run, seen: Instance) -> Run:
+def _launch_worker(world: World, config: RunConfig, run: Run, seen: Instance) -> Run:
     """Starts the machine's last worker. Repeating it is harmless."""
-    run = ensure_manifest(world, terms, run, seen.id)
+    run = ensure_manifest(world, config, run, seen.id)
     number = run.worker_on(seen.id)
     if run.ending or number is None or run.machine(seen.id).over:
         return run
@@ -169,20 +169,20 @@ def _launch_worker(world: World, terms: RunConfig, run: Run, seen: Instance) -> 
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
-def _build_manifest(terms: RunConfig, run: Run, engine: EngineSpec, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(config: RunConfig, run: Run, engine: EngineSpec, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.workers),
-        release=terms.release,
+        release=config.release,
         source=run.source,
         output=run.output,
         deadline=run.deadline,
         engine=engine,
-        settings_hash=terms.hash_settings(engine),
-        audio_options=terms.audio_options,
-        limits=terms.limits,
-        region=terms.region,
-        endpoint=terms.endpoint,
+        settings_hash=config.hash_settings(engine),
+        audio_options=config.audio_options,
+        limits=config.limits,
+        region=config.region,
+        endpoint=config.endpoint,
         chunks=tuple(
             ManifestChunk(
                 key=chunk.key,

@@ -36,23 +36,23 @@ def record_external_state(world: World, run: Run) -> None:
     world.ledger.put(f"{NOTED}{run.id}", " ".join(run.instances))
 
 
-def leave_claims(world: World, terms: RunConfig, run: Run) -> str:
+def leave_claims(world: World, config: RunConfig, run: Run) -> str:
     """Writes the claims into the instances' records. Returns how the run's workers will be started."""
-    launches = {_leave_claim(world, terms, run, instance) for instance in run.instances}
+    launches = {_leave_claim(world, config, run, instance) for instance in run.instances}
     return launches.pop() if len(launches) == 1 else ClaimLaunch.SSH
 
 
-def _leave_claim(world: World, terms: RunConfig, run: Run, instance: str) -> str:
+def _leave_claim(world: World, config: RunConfig, run: Run, instance: str) -> str:
     """Writes the claim into an instance's record. Returns how its workers will be started.
 
     A borrowed instance gets none: it must not be powered off for this run.
     """
-    if terms.shared_machine:
+    if config.shared_machine:
         return LOCAL
     record = None if run.borrowed else read_instance_record(world, instance)
     if record is None:
         return ClaimLaunch.SSH
-    wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    wanted = ClaimLaunch.BOOT if config.launch == "auto" else ClaimLaunch(config.launch)
     launch = record.launch(wanted)
     claim = HostClaim(
         run=run.id,
@@ -60,8 +60,8 @@ def _leave_claim(world: World, terms: RunConfig, run: Run, instance: str) -> str
         deadline=run.deadline,
         output=world.output.url,
         launch=launch,
-        region=terms.region,
-        endpoint=terms.endpoint,
+        region=config.region,
+        endpoint=config.endpoint,
     )
     _write_record(world, msgspec.structs.replace(record, claim=claim))
     return launch
@@ -114,14 +114,14 @@ def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
     return not errors
 
 
-def retry_clean_up(world: World, terms: RunConfig) -> None:
+def retry_clean_up(world: World, config: RunConfig) -> None:
     """Retries the clean-up of settled runs, each in its own world."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
         if run is None:  # a crash came before the run was recorded, so nothing followed from the note
             world.ledger.put(key, None)
         elif not run.open:
-            clean_up_external_state(world_of(world, terms, run), run)
+            clean_up_external_state(world_of(world, config, run), run)
 
 
 def disarm_settled(world: World, instance: str) -> None:

@@ -39,36 +39,38 @@ from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
 
-def dispatch_and_follow(world: World, terms: RunConfig, run: Run) -> Run:
+def dispatch_and_follow(world: World, config: RunConfig, run: Run) -> Run:
     """Starts workers on idle machines; follows those of the others meanwhile."""
-    run = dispatch(world, terms, run)
+    run = dispatch(world, config, run)
     if run.state is not RunState.DISPATCHING:
         return run
     if not run.undispatched:
         return save(world, run.moved(RunState.TRANSCRIBING))
-    return follow(world, terms, run) if len(run.machines) > 1 else run
+    return follow(world, config, run) if len(run.machines) > 1 else run
 
 
-def follow(world: World, terms: RunConfig, run: Run) -> Run:
+def follow(world: World, config: RunConfig, run: Run) -> Run:
     """Polls the machines at work if due, then reads their workers' reports."""
     idle = run.undispatched
     machines = [machine for machine in run.working if machine not in idle]
-    run, seen = _poll_if_due(world, terms, run, machines)
+    run, seen = _poll_if_due(world, config, run, machines)
 
     def act(run: Run, machine: Machine) -> Run:
-        return _follow_machine(world, terms, run, machine, seen.get(machine.id))
+        return _follow_machine(world, config, run, machine, seen.get(machine.id))
 
     return step_each(world, run, machines, act, Outcome.WORKER_FAILED)
 
 
-def _follow_machine(world: World, terms: RunConfig, run: Run, machine: Machine, seen: Instance | None) -> Run:
+def _follow_machine(
+    world: World, config: RunConfig, run: Run, machine: Machine, seen: Instance | None
+) -> Run:
     number = run.worker_on(machine.id)
     assert number is not None
     worker = run.name_of(number)
     down = explain_not_up(machine, seen) if seen else ""
     try:
         if record := read_exit(world, worker):
-            return _handle_exit(world, terms, run, number, record)
+            return _handle_exit(world, config, run, number, record)
         progress = read_progress(world, worker)
         if down:
             return end_machine(world, run, machine.id, *_explain_down(world, run, worker, down))
@@ -77,15 +79,15 @@ def _follow_machine(world: World, terms: RunConfig, run: Run, machine: Machine, 
             raise
         detail = f"{down}; its progress cannot be read: {error}"
         return end_machine(world, run, machine.id, None, detail)
-    return _follow_progress(world, terms, run, number, seen=seen, progress=progress)
+    return _follow_progress(world, config, run, number, seen=seen, progress=progress)
 
 
 def _poll_if_due(
-    world: World, terms: RunConfig, run: Run, machines: Sequence[Machine]
+    world: World, config: RunConfig, run: Run, machines: Sequence[Machine]
 ) -> tuple[Run, Mapping[str, Instance]]:
     """Polls the machines if one is due. A transient failure does not prevent reading the store."""
     now = read_moment(world)
-    if not any(is_poll_due(machine, terms, now) for machine in machines):
+    if not any(is_poll_due(machine, config, now) for machine in machines):
         return run, {}
     try:
         polls = poll_machines(world, run, machines)
@@ -98,7 +100,13 @@ def _poll_if_due(
 
 
 def _follow_progress(
-    world: World, terms: RunConfig, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
+    world: World,
+    config: RunConfig,
+    run: Run,
+    number: int,
+    *,
+    seen: Instance | None,
+    progress: Progress | None,
 ) -> Run:
     now, worker = read_moment(world), run.name_of(number)
     machine = run.machine(run.workers[number].machine)
@@ -111,15 +119,15 @@ def _follow_progress(
     if seen and world.launcher.alive(seen, worker) is False and read_exit(world, worker) is None:
         detail = f"worker {number} is gone without an exit record"
         return end_machine(world, run, machine.id, Outcome.WORKER_LOST, detail)
-    if progress is None and _awaits_host(run) and is_late(machine.reaching_since, now, terms.waits.reach):
-        detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
+    if progress is None and _awaits_host(run) and is_late(machine.reaching_since, now, config.waits.reach):
+        detail = f"no worker started on the GPU host in {config.waits.reach / 60:.0f} min"
         return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
-    if stall := _find_stall(world, terms, worker, progress):
+    if stall := _find_stall(world, config, worker, progress):
         return end_machine(world, run, machine.id, Outcome.WORKER_LOST, stall)
     return run
 
 
-def _find_stall(world: World, terms: RunConfig, worker: WorkerRef, progress: Progress | None) -> str | None:
+def _find_stall(world: World, config: RunConfig, worker: WorkerRef, progress: Progress | None) -> str | None:
     """Reason why the worker counts as lost. None if it made progress.
 
     Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
@@ -136,9 +144,9 @@ def _find_stall(world: World, terms: RunConfig, worker: WorkerRef, progress: Pro
         with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
             world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
         return None
-    if now - since < terms.waits.silence:
+    if now - since < config.waits.silence:
         return None
-    return f"worker {worker.worker} showed no progress for {terms.waits.silence / 60:.0f} min"
+    return f"worker {worker.worker} showed no progress for {config.waits.silence / 60:.0f} min"
 
 
 def _awaits_host(run: Run) -> bool:
@@ -179,13 +187,13 @@ def _explain_down(world: World, run: Run, worker: WorkerName, down: str) -> tupl
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
-def _handle_exit(world: World, terms: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
+def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
     if record.end is WorkerEnd.FINISHED:
-        return _continue_run(world, terms, run, number)
+        return _continue_run(world, config, run, number)
     end = _find_outcome(number, record, over=now >= run.deadline)
     return end_machine(world, run, run.workers[number].machine, *end)
 
@@ -201,12 +209,12 @@ def _find_outcome(number: int, record: ExitRecord, *, over: bool) -> tuple[Outco
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _continue_run(world: World, terms: RunConfig, run: Run, number: int) -> Run:
+def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
-    left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
+    left = (run.deadline - world.clock.now()).total_seconds() - config.priors.release_seconds
     if left > 2 * MODEL_LOAD_SECONDS:
-        batch = next_batch(world, terms, run)
+        batch = next_batch(world, config, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING)
             again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
@@ -215,7 +223,7 @@ def _continue_run(world: World, terms: RunConfig, run: Run, number: int) -> Run:
             except BatchscribeError as error:
                 # A worker that the ledger does not know could be started twice.
                 return end_machine(world, run, instance, None, note=f"{note}; no further one: {error}")
-            return give_work(world, terms, again, instance, batch.chunks)
+            return give_work(world, config, again, instance, batch.chunks)
     return end_machine(world, run, instance, None, note=note)
 
 

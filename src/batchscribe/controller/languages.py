@@ -65,15 +65,15 @@ def _identify_session(world: World, identify: Callable[[bytes], str], chunk: Chu
 
 
 def take_one_engine(
-    world: World, terms: RunConfig, chunks: Iterable[Chunk]
+    world: World, config: RunConfig, chunks: Iterable[Chunk]
 ) -> tuple[EngineSpec, tuple[Chunk, ...]]:
     """(engine, chunks) of one manifest: those that have the engine of the first one."""
-    pairs = find_engines(world, terms, chunks)
-    engine = pairs[0][0] if pairs else terms.engine
+    pairs = find_engines(world, config, chunks)
+    engine = pairs[0][0] if pairs else config.engine
     return engine, tuple(chunk for needed, chunk in pairs if needed == engine)
 
 
-def find_engines(world: World, terms: RunConfig, chunks: Iterable[Chunk]) -> list[tuple[EngineSpec, Chunk]]:
+def find_engines(world: World, config: RunConfig, chunks: Iterable[Chunk]) -> list[tuple[EngineSpec, Chunk]]:
     """Each chunk behind its engine."""
     known = world.ledger.facts(LANGUAGE)
-    return [(terms.choose_engine(known.get(f"{LANGUAGE}{chunk.session}", "")), chunk) for chunk in chunks]
+    return [(config.choose_engine(known.get(f"{LANGUAGE}{chunk.session}", "")), chunk) for chunk in chunks]

@@ -11,7 +11,7 @@ from batchscribe.core.run.runs import Run
 
 
 def learn(
-    world: World, terms: RunConfig, run: Run, work: Sequence[tuple[EngineSpec, ExitRecord | None]]
+    world: World, config: RunConfig, run: Run, work: Sequence[tuple[EngineSpec, ExitRecord | None]]
 ) -> None:
     """Records speed, set-up time and bitrate if any work was done.
 
@@ -34,11 +34,11 @@ def learn(
     elapsed = sum(record.timings.elapsed - (record.timings.first_window or 0.0) for record in seen)
     audio = sum(record.tally.audio_seconds for record in seen)
     begun = run.start_requested.at if run.start_requested else run.created
-    release = terms.priors.release_seconds
+    release = config.priors.release_seconds
     if run.stopped and run.work_ended:
         release = (run.stopped.at - run.work_ended).total_seconds()
     measured = Priors(
-        speed=audio / elapsed if elapsed > 0 else terms.priors.speed,
+        speed=audio / elapsed if elapsed > 0 else config.priors.speed,
         setup_seconds=(run.first_window - begun).total_seconds() if run.first_window else 0.0,
         release_seconds=release,
         bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0},

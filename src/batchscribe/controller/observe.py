@@ -17,19 +17,19 @@ PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
 
 
-def observe(world: World, terms: RunConfig) -> Observation:
+def observe(world: World, config: RunConfig) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
     recent = [run for run in world.ledger.runs(now - FAILED_WITHIN) if not is_rehearsal(run)]
     unproductive = _list_unproductive_runs([run for run in recent if not run.open])
     fault = _find_host_fault(unproductive)
-    record = read_instance_record(world, terms.instances[0]) if fault else None
-    instances = world.capacity.poll(terms.instances)
+    record = read_instance_record(world, config.instances[0]) if fault else None
+    instances = world.capacity.poll(config.instances)
     return Observation(
         now=now,
-        backlog=world.scanner(terms.policy.manual).backlog(),
+        backlog=world.scanner(config.policy.manual).backlog(),
         instances=instances,
-        offers=list_offers(world, terms, instances[0]),
+        offers=list_offers(world, config, instances[0]),
         open_run=oldest_open_run(world),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
@@ -37,7 +37,7 @@ def observe(world: World, terms: RunConfig) -> Observation:
         last_unproductive=unproductive[-1].settled if unproductive else None,
         last_start=max((run.created for run in recent if run.started), default=None),
         host_fault=fault,
-        access=terms.access,
+        access=config.access,
         set_up_at=record.at if record else None,
         foreign_claim=next(filter(None, (foreign_claim(world, each, now) for each in instances)), None),
     )

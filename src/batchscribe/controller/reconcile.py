@@ -32,7 +32,7 @@ OTHER = "other-scheduler"
 """Ledger fact: the last run of another scheduler on the same source."""
 
 
-def recover(world: World, terms: RunConfig) -> None:
+def recover(world: World, config: RunConfig) -> None:
     """Restores runs that are in the store but not in the ledger.
 
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
@@ -44,15 +44,15 @@ def recover(world: World, terms: RunConfig) -> None:
     for run in world.ledger.open_runs():
         if run.id in settled and not run.ending:
             save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
-    foreign = _list_foreign(world, terms)
+    foreign = _list_foreign(world, config)
     for place, run_id, name in stored:
         known = run_id in foreign or world.ledger.run(run_id) is not None
         if name == "intent.json" and not known:
-            _recover_run(place, terms, run_id)
-    adopt_overdue(world, terms)
+            _recover_run(place, config, run_id)
+    adopt_overdue(world, config)
 
 
-def _list_foreign(world: World, terms: RunConfig) -> set[str]:
+def _list_foreign(world: World, config: RunConfig) -> set[str]:
     """Runs in the store that are known not to be ours.
 
     An unreadable record is read again while one of our instances has its tag: the answer may have been
@@ -61,19 +61,19 @@ def _list_foreign(world: World, terms: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in world.capacity.poll(terms.instances)}
+        tagged = {seen.run for seen in world.capacity.poll(config.instances)}
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
 
 
-def adopt_overdue(world: World, terms: RunConfig) -> None:
+def adopt_overdue(world: World, config: RunConfig) -> None:
     """Takes over a foreign run with an instance running past its deadline.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
     """
-    if terms.shared_machine:
+    if config.shared_machine:
         return
-    for seen in world.capacity.poll(terms.instances):
+    for seen in world.capacity.poll(config.instances):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
         if seen.deadline and seen.launched_at and seen.launched_at > seen.deadline + OVERDUE:
             continue  # started for another user, who left the tag of a run that is over
@@ -83,37 +83,37 @@ def adopt_overdue(world: World, terms: RunConfig) -> None:
                 f"{seen.id} was {seen.state} after the deadline of run {seen.run}, and its own scheduler did "
                 "not stop it"
             )
-            adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
+            adopt_run(world, config, seen.run, Outcome.TIMED_OUT, why)
             title = "batchscribe: an abandoned run is being stopped"
             alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
 
 
-def adopt_run(world: World, terms: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
+def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
     """Takes over a run of another scheduler and tears it down. Its results stay where they are.
 
     Raises RefusedError if the instance's tag does not name it.
     """
-    found = world.capacity.poll(terms.instances)
+    found = world.capacity.poll(config.instances)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
         raise RefusedError(
             f"{found[0].id} is tagged with run {found[0].run or '(none)'}, not with {run_id}: not touched"
         )
-    run = _reopen_run(world, _build_foreign_run(world, terms, run_id, tagged)).releasing(outcome, why)
+    run = _reopen_run(world, _build_foreign_run(world, config, run_id, tagged)).releasing(outcome, why)
     record_external_state(world, run)
     return save(world, run, "adopted")
 
 
-def _build_foreign_run(world: World, terms: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
+def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     seen = tagged[0]
     offer = world.capacity.offers(seen)[0]
     launches = [each.launched_at for each in tagged if each.launched_at]
-    created = min(launches, default=world.clock.now() - terms.policy.max_runtime)
+    created = min(launches, default=world.clock.now() - config.policy.max_runtime)
     run = Run(
         id=run_id,
-        provider=terms.provider,
-        region=terms.region,
+        provider=config.provider,
+        region=config.region,
         machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,
@@ -132,7 +132,7 @@ def _build_foreign_run(world: World, terms: RunConfig, run_id: str, tagged: Sequ
     return replace(run, scheduler=record.scheduler, host=record.host)
 
 
-def _recover_run(world: World, terms: RunConfig, run_id: str) -> None:
+def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
     try:
         record, sealed = read_record(world, run_id)
     except ObjectNotFoundError:
@@ -141,9 +141,9 @@ def _recover_run(world: World, terms: RunConfig, run_id: str) -> None:
         log.warning("run.unreadable", run=run_id, error=str(error))
         world.ledger.put(f"{FOREIGN}{run_id}", UNREADABLE)
         return
-    if not _is_ours(record, terms, run_id, world):
+    if not _is_ours(record, config, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
-        _note_other_scheduler(world, terms, record)
+        _note_other_scheduler(world, config, record)
         return
     if not sealed:
         alert_conflict(world, keys.intent(run_id))
@@ -165,11 +165,11 @@ def find_other_scheduler(ledger: Ledger, now: datetime) -> OtherScheduler | None
     return found if found and found.is_recent(now) else None
 
 
-def _note_other_scheduler(world: World, terms: RunConfig, record: Run) -> None:
+def _note_other_scheduler(world: World, config: RunConfig, record: Run) -> None:
     """Records and reports, once, that another scheduler works on this source."""
     now, other = world.clock.now(), OtherScheduler.of(record)
     same_source = record.source.rstrip("/") == world.source.url.rstrip("/")
-    if _is_opened_here(record, terms) or is_rehearsal(record) or not same_source or not other.is_recent(now):
+    if _is_opened_here(record, config) or is_rehearsal(record) or not same_source or not other.is_recent(now):
         return
     known = find_other_scheduler(world.ledger, now)
     world.ledger.put(OTHER, msgspec.json.encode(other).decode())
@@ -178,15 +178,15 @@ def _note_other_scheduler(world: World, terms: RunConfig, record: Run) -> None:
         alert(world, OTHER, "batchscribe: two schedulers on one source", text)
 
 
-def _is_opened_here(record: Run, terms: RunConfig) -> bool:
-    return record.scheduler == terms.scheduler and record.host in {"", terms.host}
+def _is_opened_here(record: Run, config: RunConfig) -> bool:
+    return record.scheduler == config.scheduler and record.host in {"", config.host}
 
 
-def _is_ours(record: Run, terms: RunConfig, run_id: str, world: World) -> bool:
+def _is_ours(record: Run, config: RunConfig, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
-    here = (terms.instances, world.output.url.rstrip("/"), find_control_url(world.home))
+    here = (config.instances, world.output.url.rstrip("/"), find_control_url(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
-    return record.id == run_id and _is_opened_here(record, terms) and same_place
+    return record.id == run_id and _is_opened_here(record, config) and same_place
 
 
 def _restore_stored(world: World, record: Run) -> Run:

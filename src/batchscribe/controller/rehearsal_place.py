@@ -64,7 +64,7 @@ def place_of(world: World, name: str) -> World:
     return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
 
 
-def world_of(world: World, terms: RunConfig, run: Run) -> World:
+def world_of(world: World, config: RunConfig, run: Run) -> World:
     """World that a run was opened in, or a rehearsal's.
 
     A run is stopped and finished where it was opened, even if the settings changed since.
@@ -73,8 +73,8 @@ def world_of(world: World, terms: RunConfig, run: Run) -> World:
     if run.output.startswith(root):
         return place_of(world, run.output.removeprefix(root))
     stores = (world.source.url, world.output.url, find_control_url(world.home))
-    place = (terms.provider, terms.region, terms.instances, terms.guard, *stores)
-    guard = run.guard or terms.guard
+    place = (config.provider, config.region, config.instances, config.guard, *stores)
+    guard = run.guard or config.guard
     opened = (run.provider, run.region, run.instances, guard, run.source, run.output, run.control)
     if not run.source or place == opened:
         return world

@@ -110,7 +110,7 @@ class Verified:
         return len(self.left)
 
 
-def settle(world: World, terms: RunConfig, run: Run, errors: list[BatchscribeError]) -> Run:
+def settle(world: World, config: RunConfig, run: Run, errors: list[BatchscribeError]) -> Run:
     """Verifies the run's chunks, publishes the results, and closes the run; repeatable.
 
     An earlier settlement by this scheduler is kept: its process died, or its ledger could not be written.
@@ -123,12 +123,12 @@ def settle(world: World, terms: RunConfig, run: Run, errors: list[BatchscribeErr
         result = _check_chunks(world.scanner(run.by_hand), [each.manifest for each in work])
         run = before
     else:
-        result = _verify_chunks(world, terms, run, work, errors)
+        result = _verify_chunks(world, config, run, work, errors)
         run = _close_run(world, run, result, work)
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
     if not is_rehearsal(run):
-        measure = partial(learn, world, terms, run, [(each.manifest.engine, each.record) for each in work])
+        measure = partial(learn, world, config, run, [(each.manifest.engine, each.record) for each in work])
         try_action(errors, run, "the measurements were not recorded", measure)
     if run.started or (run.outcome and run.outcome.no_start):
         try_action(errors, run, "no message was sent", lambda: _send_message(world, run, result))
@@ -142,7 +142,7 @@ def settle(world: World, terms: RunConfig, run: Run, errors: list[BatchscribeErr
 
 
 def _verify_chunks(
-    world: World, terms: RunConfig, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
+    world: World, config: RunConfig, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
 ) -> Verified:
     """Records failed attempts, checks the run's chunks, and writes complete sessions."""
     manifests = [each.manifest for each in work]
@@ -151,7 +151,7 @@ def _verify_chunks(
         quarantine_failed,
         world.output,
         manifests,
-        max_attempts=terms.max_attempts,
+        max_attempts=config.max_attempts,
         now=world.clock.now(),
         reported=[failure for each in work if each.record for failure in each.record.failures],
     )

@@ -43,7 +43,7 @@ from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, CredentialsError, MisconfiguredError, NoCapacityError
 
 
-def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
+def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
     """Records the run and its manifest in the ledger. The deadline counts from here."""
     now = world.clock.now()
     batch, offer = decision.batch, decision.offer
@@ -51,41 +51,43 @@ def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[In
     own = own_type(world, seen[0])
     run = Run(
         id=world.new_run_id(now),
-        scheduler=terms.scheduler,
-        host=terms.host,
+        scheduler=config.scheduler,
+        host=config.host,
         provider=offer.provider,
         machines=tuple(Machine(id=each.id, meter=Meter(launched_before=each.launched_at)) for each in seen),
-        region=terms.region,
+        region=config.region,
         source=world.source.url,
         output=world.output.url,
-        guard=terms.guard,
+        guard=config.guard,
         control=find_control_url(world.home),
         borrowed=decision.borrowed,
-        policy="by hand" if terms.policy.manual else terms.policy.name.value,
+        policy="by hand" if config.policy.manual else config.policy.name.value,
         reason=decision.reason.sentence,
         created=now,
-        deadline=now + terms.policy.max_runtime,
+        deadline=now + config.policy.max_runtime,
         rate=offer.rate,
         instance_type=offer.instance_type,
         wanted_type="" if offer.instance_type == present else offer.instance_type,
         # An earlier run may have left the type in force: this one restores its own, too.
         chosen_type="" if offer.instance_type == (own or present) else offer.instance_type,
         own_type=own,
-        by_hand=terms.policy.manual,
-        limit=terms.policy.limit,
+        by_hand=config.policy.manual,
+        limit=config.policy.limit,
         planned_chunks=len(batch.chunks),
         planned_audio_seconds=batch.estimate.audio_seconds,
         planned_seconds=batch.estimate.seconds,
     )
-    return save(world, with_manifest(world, terms, run, run.instance, batch.chunks), decision.reason.sentence)
+    return save(
+        world, with_manifest(world, config, run, run.instance, batch.chunks), decision.reason.sentence
+    )
 
 
-def arm(world: World, terms: RunConfig, run: Run) -> Run:
+def arm(world: World, config: RunConfig, run: Run) -> Run:
     """Stores the run's record and manifest, then arms the guard of each machine.
 
     If any of these fails, nothing is started.
     """
-    run = ensure_manifest(world, terms, run, run.instance)
+    run = ensure_manifest(world, config, run, run.instance)
     if run.machines[0].over:
         run = save(world, run.releasing(None, "nothing was left to do"))
     if run.ending:
@@ -99,11 +101,11 @@ def arm(world: World, terms: RunConfig, run: Run) -> Run:
     return save(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
 
 
-def provision(world: World, terms: RunConfig, run: Run) -> Run:
+def provision(world: World, config: RunConfig, run: Run) -> Run:
     """Records the coming start requests once all machines are free."""
     polls = poll_machines(world, run, run.machines)
     if run.borrowed:
-        return _borrow_instances(world, terms, run, polls)
+        return _borrow_instances(world, config, run, polls)
     ready, note = run, "about to start"
     for machine in run.machines:
         poll = polls[machine.id]
@@ -120,7 +122,7 @@ def provision(world: World, terms: RunConfig, run: Run) -> Run:
         else:
             return save(world, run.releasing(Outcome.START_FAILED, f"{machine.id} is {state}"))
     fresh = note == "about to start"
-    launch = leave_claims(world, terms, run) if fresh else read_claimed_launch(world, run)
+    launch = leave_claims(world, config, run) if fresh else read_claimed_launch(world, run)
     ready = replace(ready, launch=launch)
     return save(world, ready.moved(RunState.PROVISIONING), note)
 
@@ -136,13 +138,13 @@ def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
     return ""
 
 
-def await_running(world: World, terms: RunConfig, run: Run) -> Run:
+def await_running(world: World, config: RunConfig, run: Run) -> Run:
     """Requests the starts until accepted, then polls until all machines run."""
     awaited = [machine for machine in run.working if machine.reaching_since is None]
     polls = poll_machines(world, run, awaited)
 
     def act(run: Run, machine: Machine) -> Run:
-        return _await_machine(world, terms, run, machine, polls[machine.id])
+        return _await_machine(world, config, run, machine, polls[machine.id])
 
     run = step_each(world, run, awaited, act, Outcome.START_FAILED)
     if run.ending or any(machine.reaching_since is None for machine in run.working):
@@ -150,7 +152,7 @@ def await_running(world: World, terms: RunConfig, run: Run) -> Run:
     return save(world, run.moved(RunState.DISPATCHING), "observed running")
 
 
-def _await_machine(world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
+def _await_machine(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     seen, now, meter = poll.instance, poll.answered, machine.meter
     if meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
         detail = f"{seen.id} came up, was stopped, and was started again from outside"
@@ -161,10 +163,10 @@ def _await_machine(world: World, terms: RunConfig, run: Run, machine: Machine, p
     run = run.with_machine(seen.id, meter=meter)
     if up:
         return _observe_up(world, run, poll)
-    if is_late(meter.start_requested, now, terms.waits.up):
-        return end_machine(world, run, seen.id, *_explain_timeout(run, meter, seen, terms))
+    if is_late(meter.start_requested, now, config.waits.up):
+        return end_machine(world, run, seen.id, *_explain_timeout(run, meter, seen, config))
     if seen.state is InstanceState.STOPPED:
-        return _check_then_start(world, terms, save(world, run), seen)
+        return _check_then_start(world, config, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(meter.idle_until, now, START_VISIBILITY_DELAY.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):
         return save(world, run)
@@ -188,8 +190,8 @@ def _is_our_start(run: Run, meter: Meter, poll: Poll) -> bool:
     return old_enough and poll.instance.run == run.id and meter.is_started_since(poll.instance.launched_at)
 
 
-def _explain_timeout(run: Run, meter: Meter, seen: Instance, terms: RunConfig) -> tuple[Outcome, str]:
-    detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
+def _explain_timeout(run: Run, meter: Meter, seen: Instance, config: RunConfig) -> tuple[Outcome, str]:
+    detail = f"{seen.id} did not come up within {config.waits.up / 60:.0f} min: it is {seen.state}"
     if meter.start_accepted is None and run.trouble:
         return Outcome.THROTTLED, f"{detail}; {run.trouble}"
     stayed = seen.state is InstanceState.STOPPED
@@ -200,9 +202,9 @@ def claim_of(run: Run, instance: str) -> Claim:
     return Claim(instance=instance, run=run.id, deadline=run.deadline)
 
 
-def _borrow_instances(world: World, terms: RunConfig, run: Run, polls: Mapping[str, Poll]) -> Run:
+def _borrow_instances(world: World, config: RunConfig, run: Run, polls: Mapping[str, Poll]) -> Run:
     """Bills instances that run already from now on, once all of them do."""
-    borrowed = replace(run, launch=leave_claims(world, terms, run))
+    borrowed = replace(run, launch=leave_claims(world, config, run))
     for name, poll in polls.items():
         state, now = poll.instance.state, poll.answered
         if state is InstanceState.PENDING and now.at - run.created < INTENT_LASTS:
@@ -224,7 +226,7 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
     return known is None or known.open
 
 
-def _check_then_start(world: World, terms: RunConfig, run: Run, seen: Instance) -> Run:
+def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance) -> Run:
     """Makes one start call, unless another run has claimed the instance."""
     now, meter = read_moment(world), run.machine(seen.id).meter
     accepted = meter.start_accepted
@@ -238,7 +240,7 @@ def _check_then_start(world: World, terms: RunConfig, run: Run, seen: Instance) 
     if read_settlement(world, run) is not None:
         # The ledger could not be written meanwhile: a settled run is not started again.
         return save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
-    return _request_start(world, terms, run, seen, now)
+    return _request_start(world, config, run, seen, now)
 
 
 def _find_announced_hash(world: World, run: Run, instance: str) -> str:
@@ -257,23 +259,23 @@ def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | Non
     return Outcome.STAYED_STOPPED, f"{seen.id} was started but is stopped again: {reason}"
 
 
-def _request_start(world: World, terms: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
+def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
     """Makes the next request towards a start. After a lost reply, the next poll shows its result."""
     if run.wanted_type and seen.type == run.wanted_type:
         changed = replace(with_type(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")
     try:
-        offer = choose_offer(world, terms, run, seen)
+        offer = choose_offer(world, config, run, seen)
         claim = replace(claim_of(run, seen.id), manifest=_find_announced_hash(world, run, seen.id))
         if not world.capacity.acquire(claim, offer, seen):
             return run
     except NoCapacityError as error:
-        return take_another_offer(world, terms, run, seen, error)
+        return take_another_offer(world, config, run, seen, error)
     except ComputeUnavailableError as error:
         return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
         if isinstance(error, CredentialsError) or not run.wanted_type:
             raise
-        return take_another_offer(world, terms, run, seen, NoCapacityError(str(error)))
+        return take_another_offer(world, config, run, seen, NoCapacityError(str(error)))
     meter = run.machine(seen.id).meter.accept_start(asked, read_moment(world))
     return save(world, replace(run, trouble="").with_machine(seen.id, meter=meter), "start accepted")

@@ -60,7 +60,7 @@ def _is_recorded(world: World, run: Run) -> bool:
     return recorded is not None and recorded.stop_requested is not None
 
 
-def teardown(world: World, terms: RunConfig, run: Run) -> Run:
+def teardown(world: World, config: RunConfig, run: Run) -> Run:
     """Polls all machines in teardown, and makes at most one act on each. Ends when all are released."""
     since = run.stop_requested
     assert since is not None
@@ -73,7 +73,7 @@ def teardown(world: World, terms: RunConfig, run: Run) -> Run:
     polls, errors, notes = poll_machines(world, run, held), list[Exception](), list[str]()
     for machine in held:
         try:
-            run, note = _tear_down_machine(world, terms, run, machine, polls[machine.id])
+            run, note = _tear_down_machine(world, config, run, machine, polls[machine.id])
             notes += [note] if note else []
         except InterruptedRunError:
             raise
@@ -89,7 +89,7 @@ def teardown(world: World, terms: RunConfig, run: Run) -> Run:
 
 
 def _tear_down_machine(
-    world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll
+    world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll
 ) -> tuple[Run, str]:
     """Returns the run, and a note once the machine is released."""
     if not _is_ours(run, machine.meter, poll):
@@ -97,12 +97,12 @@ def _tear_down_machine(
             return run, ""
         return _leave_foreign(run, machine, poll)
     run = _record_meter(world, run, machine, poll)
-    stays_up = run.borrowed or terms.shared_machine
-    if stays_up and not _is_work_over(world, terms, run, poll):
+    stays_up = run.borrowed or config.shared_machine
+    if stays_up and not _is_work_over(world, config, run, poll):
         return run, ""
     if run.borrowed:
         return _mark_released(run, poll, "handed back running")
-    return _stop_machine(world, terms, run, poll, seen_down=machine.meter.stopped is not None)
+    return _stop_machine(world, config, run, poll, seen_down=machine.meter.stopped is not None)
 
 
 def _check_tags(world: World, run: Run) -> Run:
@@ -116,7 +116,7 @@ def _check_tags(world: World, run: Run) -> Run:
 
 
 def _stop_machine(
-    world: World, terms: RunConfig, run: Run, poll: Poll, *, seen_down: bool
+    world: World, config: RunConfig, run: Run, poll: Poll, *, seen_down: bool
 ) -> tuple[Run, str]:
     """`seen_down`: an earlier poll showed the instance no longer running."""
     seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
@@ -129,13 +129,13 @@ def _stop_machine(
             return run, ""
         return _mark_released(run, poll, "observed stopped")
     assert run.stop_requested is not None
-    graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
+    graced = now.is_within(timedelta(seconds=config.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
         return run, ""
     if read_moment(world).seconds_since(now) >= OLD_POLL:
         return run, ""
     # Force only an instance that was observed stopping, however late it is.
-    hangs = is_late(meter.stopped, now, terms.waits.force_after)
+    hangs = is_late(meter.stopped, now, config.waits.force_after)
     if hangs or seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING}:
         world.capacity.teardown(seen.id, force=hangs)
     return run, ""
@@ -212,7 +212,7 @@ def _start_may_be_invisible(run: Run, meter: Meter, now: Moment) -> bool:
     return now.is_within(START_VISIBILITY_DELAY, of=asked)
 
 
-def _is_work_over(world: World, terms: RunConfig, run: Run, poll: Poll) -> bool:
+def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool:
     """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
     seen = poll.instance
     number = run.worker_on(seen.id)
@@ -223,7 +223,7 @@ def _is_work_over(world: World, terms: RunConfig, run: Run, poll: Poll) -> bool:
         ensure_agent(world, run, seen)
         _ask_to_end(world, run, seen.id, force=False)
         return is_late(run.stop_requested, poll.answered, SILENT_HOST)
-    if alive and is_late(run.stop_requested, poll.answered, terms.waits.grace):
+    if alive and is_late(run.stop_requested, poll.answered, config.waits.grace):
         _ask_to_end(world, run, seen.id, force=True)
     return not alive
 

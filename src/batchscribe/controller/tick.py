@@ -76,7 +76,7 @@ class Watched:
     runs: tuple[Run, ...] = ()
 
 
-def tick(world: World, terms: RunConfig, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
+def tick(world: World, config: RunConfig, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
     """Advances open runs, decides, and starts a run if that is worthwhile.
 
     With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them. A signal
@@ -89,28 +89,28 @@ def tick(world: World, terms: RunConfig, *, locked: Locked = nullcontext, wait: 
     try:
         for _ in range(MAX_CHECKS):
             with locked():
-                ticked = _run_pass(world, terms, passed)
-            closed = wait and _follow_runs(world, terms, passed, locked)
+                ticked = _run_pass(world, config, passed)
+            closed = wait and _follow_runs(world, config, passed, locked)
             if not (closed and isinstance(ticked.decision, Resume)):
                 break
     except InterruptedRunError as error:
         opened = [run for run in world.ledger.open_runs() if run.id not in before]
         if not wait or not opened:
             raise
-        _end_runs(world, terms, opened, error=error, passed=passed, locked=locked)
+        _end_runs(world, config, opened, error=error, passed=passed, locked=locked)
     except BatchscribeError as error:
         send_alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
         if wait:
-            _follow_runs(world, terms, passed, locked, only_ending=True)
+            _follow_runs(world, config, passed, locked, only_ending=True)
         raise
     _raise_not_stopped(passed)
     _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
-        _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
+        _alert_waits(world, config, ticked.seen, tuple(passed.runs.values())[-1])
     return replace(ticked, runs=tuple(_read_latest_runs(world, passed)), errors=passed.all_errors)
 
 
-def reconcile(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
+def reconcile(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
     """Stops instances that must not run. Starts nothing and leaves live work alone.
 
     Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
@@ -118,19 +118,19 @@ def reconcile(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -
     """
     passed = PassResult()
     with locked():
-        _collect_error(passed, lambda: recover(world, terms))
-        advance_all(world, terms, passed, start=False)
-        retry_clean_up(world, terms)
-        for instance in terms.instances:
+        _collect_error(passed, lambda: recover(world, config))
+        advance_all(world, config, passed, start=False)
+        retry_clean_up(world, config)
+        for instance in config.instances:
             _collect_error(passed, partial(disarm_settled, world, instance))
-    _follow_runs(world, terms, passed, locked, only_ending=True)
+    _follow_runs(world, config, passed, locked, only_ending=True)
     if errors := passed.all_errors:
         raise max(errors, key=lambda error: error.exit_code)
     _refuse_unreadable(world)
     return _list_closed_runs(passed)
 
 
-def watch(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> Watched:
+def watch(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> Watched:
     """Runs one pass over the open runs. A timer calls it each minute.
 
     Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
@@ -138,10 +138,10 @@ def watch(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> Wa
     passed = PassResult()
     try:
         with locked():
-            quiet = _find_idle_reason(world, terms)
+            quiet = _find_idle_reason(world, config)
             if not quiet:
-                advance_all(world, terms, passed)
-                retry_clean_up(world, terms)
+                advance_all(world, config, passed)
+                retry_clean_up(world, config)
     except BatchscribeError as error:
         if not isinstance(error, (InterruptedRunError, LockHeldError)):
             send_alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
@@ -168,36 +168,36 @@ def forget_run(world: World, run_id: str) -> Run:
     return save(world, closed, "closed manually")
 
 
-def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
+def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
     """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
-            advance(world, terms, run, passed)
-    recover(world, terms)
+            advance(world, config, run, passed)
+    recover(world, config)
     for run in world.ledger.open_runs():
         if run.id not in passed.stuck:
-            advance(world, terms, run, passed)
-    retry_clean_up(world, terms)
+            advance(world, config, run, passed)
+    retry_clean_up(world, config)
     if still_open := world.ledger.open_runs():
         _refuse_moved_control(world, still_open)
         return Ticked(None, continue_run(world.clock.now(), still_open[0]))
     world.keep_alive()
-    seen = observe(world, terms)
+    seen = observe(world, config)
     identify_sessions(world, seen.backlog.candidates)
     # That takes a while: a user may have paused meanwhile.
     seen = replace(seen, paused_until=paused_until(world))
-    decision = decide(seen, terms.policy)
+    decision = decide(seen, config.policy)
     log.info("tick.decided", decision=type(decision).__name__, reason=decision.reason.sentence)
-    note = _note_engine(world, terms)
-    _carry_out(world, terms, seen, decision, passed)
+    note = _note_engine(world, config)
+    _carry_out(world, config, seen, decision, passed)
     return Ticked(seen, decision, note=note)
 
 
-def _note_engine(world: World, terms: RunConfig) -> str:
+def _note_engine(world: World, config: RunConfig) -> str:
     """Records the engine of the next runs. Logs and returns a sentence if the last one was another."""
-    engine = f"{terms.engine.engine} {terms.engine.model}".strip()
+    engine = f"{config.engine.engine} {config.engine.model}".strip()
     before = world.ledger.get(ENGINE) or world.ledger.last_engine()
-    if terms.policy.manual or before == engine:
+    if config.policy.manual or before == engine:
         return ""
     if before:
         log.info("engine.changed", before=before, now=engine)
@@ -218,7 +218,7 @@ def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
 
 
 def _carry_out(
-    world: World, terms: RunConfig, seen: Observation, decision: Decision, passed: PassResult
+    world: World, config: RunConfig, seen: Observation, decision: Decision, passed: PassResult
 ) -> None:
     """Carries out the decision, as far as that needs no waiting."""
     match decision:
@@ -226,25 +226,25 @@ def _carry_out(
             _record_hold(world, seen, decision)
             compact_loose(world)
             # Reported before the first start, which may be days away.
-            refuse_unsupported(terms.unsupported)
+            refuse_unsupported(config.unsupported)
         case Launch():
             world.preflight()
-            refuse_unsupported(terms.unsupported)
-            run = open_run(world, terms, decision, seen.instances)
+            refuse_unsupported(config.unsupported)
+            run = open_run(world, config, decision, seen.instances)
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
             )
             if decision.outside_hours:
                 alert(world, "outside-hours", "batchscribe: a start outside BATCH_HOURS", run.reason)
-            advance(world, terms, run, passed)
+            advance(world, config, run, passed)
         case Resume() | Reclaim():
-            advance(world, terms, decision.run, passed)
+            advance(world, config, decision.run, passed)
         case _:
             assert_never(decision)
 
 
 def _follow_runs(
-    world: World, terms: RunConfig, passed: PassResult, locked: Locked, *, only_ending: bool = False
+    world: World, config: RunConfig, passed: PassResult, locked: Locked, *, only_ending: bool = False
 ) -> bool:
     """Repeats passes until no run can be closed. True if none is open."""
     begin = world.clock.monotonic()
@@ -254,13 +254,13 @@ def _follow_runs(
         # If the ledger cannot be written, it lags behind this process.
         if passed.runs.get(run.id, run).ending or not only_ending
     ]:
-        patient = world.clock.monotonic() - begin < terms.waits.stop
+        patient = world.clock.monotonic() - begin < config.waits.stop
         if all(_is_stuck(passed.stuck.get(run.id), patient=patient) for run in still_open):
             return False
-        world.clock.sleep(terms.waits.poll)
+        world.clock.sleep(config.waits.poll)
         try:
             with locked():
-                advance_all(world, terms, passed, start=not only_ending)
+                advance_all(world, config, passed, start=not only_ending)
         except LockHeldError:
             continue  # another process runs a pass
     return True
@@ -273,7 +273,7 @@ def _is_stuck(error: BatchscribeError | None, *, patient: bool) -> bool:
 
 def _end_runs(
     world: World,
-    terms: RunConfig,
+    config: RunConfig,
     runs: list[Run],
     *,
     error: InterruptedRunError,
@@ -284,24 +284,24 @@ def _end_runs(
     with world.shield.shielded():
         with locked():
             for run in runs:
-                end_interrupted(world, terms, run, error, passed)
-        _follow_runs(world, terms, passed, locked, only_ending=True)
+                end_interrupted(world, config, run, error, passed)
+        _follow_runs(world, config, passed, locked, only_ending=True)
 
 
-def _find_idle_reason(world: World, terms: RunConfig) -> str:
+def _find_idle_reason(world: World, config: RunConfig) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
-    if terms.shared_machine:
+    if config.shared_machine:
         return "no run is open"
     try:
-        seen = world.capacity.poll(terms.instances)
+        seen = world.capacity.poll(config.instances)
     except TransientError as error:
         return f"no run is open, and the instance could not be polled: {error}"
     if all(_is_idle(world, each) for each in seen):
         return f"no run is open, and {', '.join(f'{each.id} is {each.state}' for each in seen)}"
     # The ledger was lost: the tag names a run that only the store remembers.
-    recover(world, terms)
+    recover(world, config)
     return ""
 
 
@@ -370,10 +370,10 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
-def _alert_waits(world: World, terms: RunConfig, seen: Observation, run: Run) -> None:
+def _alert_waits(world: World, config: RunConfig, seen: Observation, run: Run) -> None:
     """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return
-    if wait_in_reach(seen, terms.policy, plan_start(seen, terms.policy)):
+    if wait_in_reach(seen, config.policy, plan_start(seen, config.policy)):
         text = f"A chunk's longest wait is near, and the start failed ({run.outcome}): {run.detail}"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)

@@ -96,9 +96,9 @@ class GpuTools:
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
-        terms = self.setup.terms
-        terms = structs.replace(terms, busy=busy, engine=self.find_prepared() or terms.engine)
-        return replace(self.setup, terms=terms).check(instance)
+        request = self.setup.request
+        request = structs.replace(request, busy=busy, engine=self.find_prepared() or request.engine)
+        return replace(self.setup, request=request).check(instance)
 
     def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""

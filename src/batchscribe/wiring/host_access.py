@@ -58,7 +58,7 @@ def open_host_setup(
     return HostSetup(
         client=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
         clock=clock,
-        terms=CheckRequest(
+        request=CheckRequest(
             now=EARLIEST,  # each check sets the time: a wrong clock must not prevent `gpu stop`
             engine=spec,
             gpu=spec.device == "cuda",

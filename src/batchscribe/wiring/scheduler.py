@@ -1,4 +1,4 @@
-"""Composition root of the scheduler: builds its world and its terms from settings."""
+"""Composition root of the scheduler: builds its world and run configuration from settings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Scheduler:
 
     settings: Settings
     world: World
-    terms: RunConfig
+    config: RunConfig
     lock: Lock
     trouble: Fallbacks
 
@@ -132,8 +132,8 @@ def open_scheduler(
             )
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            terms = _build_terms(settings, choice, identity, manual=manual)
-            yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
+            config = _build_config(settings, choice, identity, manual=manual)
+            yield Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
             trouble.refuse_start()
 
 
@@ -272,7 +272,7 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
     )
 
 
-def _build_terms(settings: Settings, choice: EngineChoice, identity: str, *, manual: bool) -> RunConfig:
+def _build_config(settings: Settings, choice: EngineChoice, identity: str, *, manual: bool) -> RunConfig:
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return RunConfig(

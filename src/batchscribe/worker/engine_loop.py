@@ -49,7 +49,7 @@ class EngineLoop:
     ) -> None:
         self._manifest = state.manifest
         self._records = state.records
-        self._board = state.board
+        self._tracker = state.tracker
         self._ending = state.ending
         self._ready = ready
         self._publish = publish
@@ -110,7 +110,7 @@ class EngineLoop:
             if self._solos:
                 return [self._solos.popleft()]
             if self._chosen:
-                with self._board.count_starved("progress"):
+                with self._tracker.count_starved("progress"):
                     self._announced.result()
                 return [self._chosen.popleft() for _ in range(min(self._batch_size, len(self._chosen)))]
             self._fill_pool(block=True)
@@ -123,11 +123,11 @@ class EngineLoop:
         for window in batch:
             keys = tuple(self._get_key(chunk) for chunk in self._assembly.find_waiting_chunks(window.id))
             self._in_engine[window.id] = keys
-            self._board.enter_engine(keys)
+            self._tracker.enter_engine(keys)
         wait([self._prepared])
         self._choose_ahead(batch, engine)
         for recognition in engine.transcribe(batch):
-            self._board.record_result(self._in_engine.pop(recognition.window))
+            self._tracker.record_result(self._in_engine.pop(recognition.window))
             self._apply_result(recognition)
             if self._ending.is_due():
                 engine.hurry()
@@ -149,7 +149,7 @@ class EngineLoop:
         `block`: waits for the first window, if any follows.
         """
         while len(self._pool) < max(POOLED_WINDOWS, self._batch_size):
-            with self._board.count_starved():
+            with self._tracker.count_starved():
                 if block and not self._pool:
                     item = self._ready.get(self._ending.is_due)
                 else:
@@ -170,7 +170,7 @@ class EngineLoop:
         numbers = [number for number in self._pool.take_batch(self._batch_size) if self._is_wanted(number)]
         chunks = {chunk for number in numbers for chunk in self._assembly.find_waiting_chunks(number)}
         for chunk in chunks - self._begun:
-            self._board.add_in_flight(self._get_key(chunk))
+            self._tracker.add_in_flight(self._get_key(chunk))
         self._begun |= chunks
         self._announced = self._ahead.submit(self._records.announce_chunks, set(map(self._get_key, chunks)))
         self._chosen.extend(map(self._make_window, numbers))
@@ -214,7 +214,7 @@ class EngineLoop:
     def _leave_flight(self, chunk: int) -> None:
         if chunk in self._begun:
             self._begun.remove(chunk)
-            self._board.remove_in_flight(self._get_key(chunk))
+            self._tracker.remove_in_flight(self._get_key(chunk))
 
     def _drop_chunk(self, chunk: int) -> None:
         self._assembly.drop_chunk(chunk)
@@ -243,7 +243,7 @@ class EngineLoop:
         """Takes the windows without a result out of the engine."""
         left, self._in_engine = self._in_engine, {}
         for keys in left.values():
-            self._board.leave_engine(keys)
+            self._tracker.leave_engine(keys)
         return list(left)
 
     def _recover_windows(self) -> tuple[int, ...]:

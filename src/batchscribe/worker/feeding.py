@@ -88,7 +88,7 @@ class PipelineState:
 
     manifest: Manifest
     ending: Ending
-    board: ProgressTracker
+    tracker: ProgressTracker
     records: Records
     sessions: tuple[SessionQueue, ...]
     pipes: Pipes
@@ -107,12 +107,12 @@ class PipelineState:
         decoders: int,
         begun: float | None = None,
     ) -> PipelineState:
-        board = ProgressTracker(manifest, clock, begun)
+        tracker = ProgressTracker(manifest, clock, begun)
         return cls(
             manifest,
             ending,
-            board,
-            records=Records(manifest, output, board, ending, clock),
+            tracker,
+            records=Records(manifest, output, tracker, ending, clock),
             sessions=queue_sessions(manifest.chunks),
             pipes=Pipes(ending.is_due),
             budget=ByteBudget(FETCHED_BYTES),
@@ -159,7 +159,7 @@ class Fetcher:
         """Returns the chunk's bytes; None if there is nothing to transcribe, which is recorded."""
         try:
             if self._state.records.has_transcript(chunk):
-                self._state.board.record_skipped()
+                self._state.tracker.record_skipped()
                 return None
             return self._read_bytes(chunk, self._state.manifest.limits)
         except MisconfiguredError as error:
@@ -220,7 +220,7 @@ class Preparer:
     def _process_chunk(self, decoder: AudioDecoder, place: int) -> None:
         chunk, pipe = self._state.manifest.chunks[place], self._state.pipes.get(place)
         try:
-            with self._state.board.note_waiting("fetch"):
+            with self._state.tracker.note_waiting("fetch"):
                 fetched = pipe.wait_for_bytes()
             self._state.fetched.give(1)
             if fetched:
@@ -231,7 +231,7 @@ class Preparer:
 
     def _decode_named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
         """Decodes a chunk; the progress names it meanwhile, in case its decoder kills the worker."""
-        self._state.board.add_in_flight(chunk.key)
+        self._state.tracker.add_in_flight(chunk.key)
         try:
             self._decode_chunk(decoder, chunk.key, pipe)
         except (AudioError, TransientError, ObjectArchivedError) as error:
@@ -245,7 +245,7 @@ class Preparer:
             # The decoder is missing on this machine: a failure of the worker, not of a chunk.
             self._state.ending.fail(error)
         finally:
-            self._state.board.remove_in_flight(chunk.key)
+            self._state.tracker.remove_in_flight(chunk.key)
 
     def _decode_chunk(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> None:
         sound = self._recordings.repair(key, pipe.take_bytes())

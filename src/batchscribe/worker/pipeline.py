@@ -96,10 +96,10 @@ def fail_worker(
     manifest: Manifest, output: Store, clock: Clock, reason: str, *, gpu_broken: bool = False
 ) -> ExitRecord:
     """Writes the exit record of a worker that could not start."""
-    board = ProgressTracker(manifest, clock)
-    record = board.make_exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
+    tracker = ProgressTracker(manifest, clock)
+    record = tracker.make_exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
     Records(
-        manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock
+        manifest, output, tracker, Ending(clock, manifest.deadline, lambda: False), clock
     ).write_exit_record(record)
     return record
 
@@ -119,7 +119,7 @@ class _Worker:
     ) -> None:
         self._state = state
         self._manifest = state.manifest
-        self._board = state.board
+        self._tracker = state.tracker
         self._records = state.records
         self._ending = state.ending
         self._source = source
@@ -143,7 +143,7 @@ class _Worker:
         new_decoder: Callable[[], AudioDecoder],
     ) -> ExitRecord:
         reporter = Reporter(self._records, self._concurrency.progress_seconds, self._check_engine)
-        self._board.set_phase(Phase.LOADING)
+        self._tracker.set_phase(Phase.LOADING)
         reporter.start()
         self._publishers = self._start_threads(
             "publish", self._concurrency.publishers, self._run_publisher, self._finished.close
@@ -157,7 +157,7 @@ class _Worker:
             self._ending.fail_unexpectedly("the engine's thread", error)
         finally:
             self._close_stages(feeders)
-            self._board.record_end()
+            self._tracker.record_end()
             reporter.close()
         try:
             return self._write_exit_record()
@@ -234,7 +234,7 @@ class _Worker:
     def _run_engine(self, load: Callable[[], Engine], reporter: Reporter) -> None:
         engine = load()
         self._model, self._device = engine.model or self._model, engine.device
-        self._board.record_loaded()
+        self._tracker.record_loaded()
         reporter.request_report()
         self._engine_loop.run(engine)
 
@@ -249,12 +249,12 @@ class _Worker:
         self._queue_for_publishers(partial(self._records.publish, chunk, text))
 
     def _queue_for_publishers(self, act: Callable[[], None]) -> None:
-        with self._board.count_blocked():
+        with self._tracker.count_blocked():
             self._finished.put(act)
 
     def _check_engine(self) -> None:
         """Ends the worker if the engine hangs: its thread can neither be stopped nor joined."""
-        silent, longest = self._board.measure_silence()
+        silent, longest = self._tracker.measure_silence()
         if silent < max(HUNG_SECONDS, HUNG_TIMES * longest) or self._ending.error:
             return
         self._ending.fail(
@@ -272,7 +272,7 @@ class _Worker:
             self._records.record_failure(
                 self._manifest.chunks[chunk], FailureKind.CRASH, "it was in the engine when the engine hung"
             )
-        self._board.record_end()
+        self._tracker.record_end()
         self._records.write_progress()
         self._write_exit_record()
 
@@ -286,7 +286,7 @@ class _Worker:
             return self._exit_record
 
     def _make_exit_record(self) -> ExitRecord:
-        left = len(self._manifest.chunks) - self._board.tally.seen
+        left = len(self._manifest.chunks) - self._tracker.tally.seen
         if self._ending.error:
             end, message = WorkerEnd.FAILED, self._ending.reason
         elif left:
@@ -294,8 +294,8 @@ class _Worker:
             chunks = "1 chunk" if left == 1 else f"{left} chunks"
             message = f"{self._ending.reason}: {chunks} left; finished transcripts are kept"
         else:
-            tally = self._board.tally
+            tally = self._tracker.tally
             end = WorkerEnd.FINISHED
             message = f"{tally.done} transcribed, {tally.skipped} were done already, {tally.failed} failed"
         broken = isinstance(self._ending.error, GpuError)
-        return self._board.make_exit_record(end, message, self._device, gpu_broken=broken)
+        return self._tracker.make_exit_record(end, message, self._device, gpu_broken=broken)

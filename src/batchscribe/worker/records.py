@@ -24,11 +24,11 @@ class Records:
     """Writes the worker's objects, create-only except for the progress; counts only what was written."""
 
     def __init__(
-        self, manifest: Manifest, output: Store, board: ProgressTracker, ending: Ending, clock: Clock
+        self, manifest: Manifest, output: Store, tracker: ProgressTracker, ending: Ending, clock: Clock
     ) -> None:
         self._manifest = manifest
         self._output = output
-        self._board = board
+        self._tracker = tracker
         self._ending = ending
         self._clock = clock
         self._progress_lock = threading.Lock()
@@ -46,9 +46,9 @@ class Records:
             self.record_failure(chunk, kind, f"its transcript could not be stored: {error}")
             return
         if created:
-            self._board.record_done(chunk, transcript.duration, transcript.flags)
+            self._tracker.record_done(chunk, transcript.duration, transcript.flags)
         else:
-            self._board.record_skipped()
+            self._tracker.record_skipped()
 
     def _replace_empty(self, chunk: ManifestChunk, data: bytes) -> bool:
         """Replaces an object of 0 bytes, and records its name aside; False if it is a transcript."""
@@ -82,7 +82,7 @@ class Records:
             # The exit record contains it, too; the controller counts from there.
             LOG.warning("attempt.not_stored", key=chunk.key, reason=str(error))
             self._fatal_if_misconfigured(error)
-        self._board.record_failed(failure)
+        self._tracker.record_failed(failure)
 
     def _fatal_if_misconfigured(self, error: BatchscribeError) -> None:
         if isinstance(error, MisconfiguredError):
@@ -104,7 +104,7 @@ class Records:
 
     def _store_progress(self) -> None:
         key = keys.progress(self._manifest.run, self._manifest.worker)
-        progress = self._board.make_progress()
+        progress = self._tracker.make_progress()
         try:
             self._output.replace(key, encode(progress))
         except BatchscribeError as error:

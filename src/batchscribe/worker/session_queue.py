@@ -62,10 +62,10 @@ class TimelineAssembler:
         if not self.out.put(item, even_closed=not isinstance(item, PendingWindow)):
             raise InterruptedRunError("the worker is ending")
         if isinstance(item, PendingWindow):
-            self.state.board.record_ready()
+            self.state.tracker.record_ready()
 
     def detect_speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
-        with self.state.board.note_waiting("cut"):
+        with self.state.tracker.note_waiting("cut"):
             return self.find_speech(audio)
 
 
@@ -91,7 +91,7 @@ class _Session:
     def _process_chunk(self, place: int) -> None:
         pipe = self._state.pipes.get(place)
         try:
-            with self._state.board.note_waiting("decode"):
+            with self._state.tracker.note_waiting("decode"):
                 sound = pipe.wait_for_sound()
             if sound is not None:
                 self._append_chunk(place, sound, pipe)

@@ -97,10 +97,10 @@ class AwsPriceList:
     ) -> Iterator[tuple[dict[str, str], str]]:
         """Yields (attributes, dollars) of each product with an on-demand price."""
         fields = {"regionCode": region, **filters}
-        terms = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in fields.items()]
+        config = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in fields.items()]
         with self._convert_errors("AWS Price List", "pricing:GetProducts", region):
             pages = self._client("pricing", PRICE_LIST_REGION).get_paginator("get_products")
-            for page in pages.paginate(ServiceCode=service, Filters=terms, FormatVersion="aws_v1"):
+            for page in pages.paginate(ServiceCode=service, Filters=config, FormatVersion="aws_v1"):
                 yield from _parse_products(page["PriceList"])
 
     def _read_spot(self, region: str, types: list[str]) -> dict[str, str]:

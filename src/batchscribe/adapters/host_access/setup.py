@@ -77,7 +77,7 @@ class HostSetup:
 
     client: HostClient
     clock: Clock
-    terms: CheckRequest
+    request: CheckRequest
     """Requirements of the workers; each check sets `now`, `boots` and `home`."""
     output: Store
     published: Callable[[str], frozenset[str]]
@@ -168,7 +168,7 @@ class HostSetup:
         if boots:
             self._enable_tags(instance)
         # The host reads the files of the last one ahead at each boot.
-        for engine in (*(spec for spec, _ in self.besides), self.terms.engine):
+        for engine in (*(spec for spec, _ in self.besides), self.request.engine):
             self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
             yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
@@ -182,7 +182,7 @@ class HostSetup:
     def _check_besides(self, instance: Instance) -> Iterator[Finding]:
         """Loads each further engine."""
         for engine, _ in self.besides:
-            there = replace(self, terms=structs.replace(self.terms, engine=engine))
+            there = replace(self, request=structs.replace(self.request, engine=engine))
             found = there._request_check(instance, boots=False)  # noqa: SLF001  another of this class
             yield from (finding for finding in found if finding.what.startswith(("engine", "self-test")))
 
@@ -207,11 +207,11 @@ class HostSetup:
         return not isinstance(failure, LaunchError)
 
     def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
-        request = structs.replace(self.terms, now=self.clock.now(), boots=boots, home=self.terms.output)
+        sent = structs.replace(self.request, now=self.clock.now(), boots=boots, home=self.request.output)
         # This machine has no environment file, and its clock cannot differ.
         word = "check" if self.ssh else "inspect"
         try:
-            yield from self._send_request(instance, word, request, CHECK_SECONDS)
+            yield from self._send_request(instance, word, sent, CHECK_SECONDS)
         except BatchscribeError as error:
             yield failed("self-test", str(error), "batchscribe gpu setup")
 
@@ -233,14 +233,14 @@ class HostSetup:
         """Installs the units. True if the host now processes its claim at boot and powers itself off."""
         if self.ssh is None:
             return False
-        terms = self.terms
+        request = self.request
         place = HostPlace(
             instance=instance.id,
-            home=terms.output,
-            source=terms.source,
-            control=terms.control,
-            region=terms.region,
-            endpoint=terms.endpoint,
+            home=request.output,
+            source=request.source,
+            control=request.control,
+            region=request.region,
+            endpoint=request.endpoint,
         )
         self._send_request(instance, "place", place, ASK_SECONDS)
         if not self._check_shutdown(instance).ok:
@@ -251,7 +251,7 @@ class HostSetup:
 
     def _check_shutdown(self, instance: Instance) -> Finding:
         """Checks that an instance that powers itself off is not terminated."""
-        remedy = keep_at_shutdown(instance.id, self.terms.region)
+        remedy = keep_at_shutdown(instance.id, self.request.region)
         try:
             behaviour = self.shutdown(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:
@@ -289,8 +289,8 @@ class HostSetup:
             boots=boots,
             shows_tags=boots and self._check_tags(instance)[0],
             credentials=credentials,
-            engine=self.terms.engine.engine,
-            model=self.terms.engine.model,
+            engine=self.request.engine.engine,
+            model=self.request.engine.model,
             engines=tuple(PreparedEngine(engine=spec.engine, model=spec.model) for spec, _ in self.besides),
             claim=recorded.claim if recorded else None,
             parked=parked or (recorded.parked if recorded else None),

@@ -60,19 +60,19 @@ class Overview:
     error: str = ""
 
 
-def overview(world: World, terms: RunConfig) -> Overview:
+def overview(world: World, config: RunConfig) -> Overview:
     """Observes everything once; writes nothing. Raises what the ledger raises."""
     now, ledger = world.clock.now(), world.ledger
     observed, error = None, ""
     try:
-        observed = observe(world, terms)
+        observed = observe(world, config)
     except BatchscribeError as failure:
         error = str(failure)
-    decision = decide(observed, terms.policy) if observed else None
+    decision = decide(observed, config.policy) if observed else None
     paused = paused_until(world)
     return Overview(
         at=now,
-        runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
+        runs=tuple(_run_now(world, config, run) for run in ledger.open_runs()),
         last_runs=tuple(run for run in ledger.runs(now - RECENT) if not run.open)[-LAST_RUNS:],
         last_tick=ledger.last_tick(),
         paused_until=paused if paused and paused > now else None,
@@ -85,7 +85,7 @@ def overview(world: World, terms: RunConfig) -> Overview:
     )
 
 
-def _run_now(world: World, terms: RunConfig, run: Run) -> RunNow:
+def _run_now(world: World, config: RunConfig, run: Run) -> RunNow:
     now = RunNow(
         id=run.id,
         state=run.state.value,
@@ -95,7 +95,7 @@ def _run_now(world: World, terms: RunConfig, run: Run) -> RunNow:
         cost=run.bill() if run.started else Usd(0),
     )
     try:
-        here = world_of(world, terms, run)
+        here = world_of(world, config, run)
         found = [read_progress(here, run.name_of(number)) for number in run.last_workers]
     except BatchscribeError:
         return now

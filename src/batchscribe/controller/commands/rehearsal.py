@@ -76,37 +76,37 @@ class Victim(Protocol):
         """Its output if it has ended; None while it runs."""
 
 
-def check(world: World, terms: RunConfig, act: Act, *, guarded: bool) -> Instance:
+def check(world: World, config: RunConfig, act: Act, *, guarded: bool) -> Instance:
     """Returns the stopped instance. Raises if this act cannot be rehearsed now."""
-    if terms.shared_machine:
+    if config.shared_machine:
         raise MisconfiguredError("the GPU is in this machine: no instance could be left running")
-    refuse_unsupported(terms.unsupported)
+    refuse_unsupported(config.unsupported)
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started; rehearse once it is settled")
-    record = read_instance_record(world, terms.instances[0])
+    record = read_instance_record(world, config.instances[0])
     if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:
         raise MisconfiguredError(
-            f"{terms.instances[0]} does not start its work at boot, so its power-off cannot be rehearsed: "
+            f"{config.instances[0]} does not start its work at boot, so its power-off cannot be rehearsed: "
             "`batchscribe gpu setup --start` installs the units, if the host has systemd and its user sudo"
         )
     if act is Act.GUARD and not guarded:
         raise MisconfiguredError(f"no guard to rehearse: {world.guard.description}")
-    seen = poll_one(world, terms.instances[0])
+    seen = poll_one(world, config.instances[0])
     if seen.state is not InstanceState.STOPPED:
         raise RefusedError(f"{seen.id} is {seen.state}: a rehearsal needs a stopped instance")
     return seen
 
 
-def make_terms(terms: RunConfig, act: Act) -> RunConfig:
+def make_config(config: RunConfig, act: Act) -> RunConfig:
     """Settings of a rehearsed run: starts at once, with a short deadline."""
     policy = Policy(
         name=PolicyName.NOW,
         manual=True,
         max_runtime=RUNTIME[act],
-        check_interval=terms.policy.check_interval,
-        daily_budget=terms.policy.daily_budget,
+        check_interval=config.policy.check_interval,
+        daily_budget=config.policy.daily_budget,
     )
-    return replace(terms, launch=LAUNCH[act].value, policy=policy, first_offer_only=True)
+    return replace(config, launch=LAUNCH[act].value, policy=policy, first_offer_only=True)
 
 
 def put_speech(world: World, name: str, speech: Mapping[str, bytes]) -> None:
@@ -115,23 +115,23 @@ def put_speech(world: World, name: str, speech: Mapping[str, bytes]) -> None:
         world.home.create(f"{FOLDER}{name}/{key}", data)
 
 
-def rehearse(world: World, terms: RunConfig, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
+def rehearse(world: World, config: RunConfig, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
     """Rehearses one act and records its proof. The caller holds the tick's lock.
 
     `begin` starts a tick in the rehearsal `name`. Raises LaunchError if no worker started, and
     NotStoppedError if the instance was not observed stopped at the end.
     """
-    there, terms = place_of(world, name), make_terms(terms, act)
+    there, config = place_of(world, name), make_config(config, act)
     victim = begin()
     try:
-        run = _await_dispatch(there, terms, victim)
+        run = _await_dispatch(there, config, victim)
         victim.kill()
         log.info("controller.killed", run=run.id, act=act.value)
-        proof = _await_stop(there, terms, act, run)
+        proof = _await_stop(there, config, act, run)
     finally:
         victim.kill()
         with world.shield.shielded():
-            _finish_run(there, terms)
+            _finish_run(there, config)
             for info in list(world.home.list(f"{FOLDER}{name}/")):
                 world.home.delete(info.key)
     world.ledger.put(f"{PROVED}{act}", msgspec.json.encode(proof).decode())
@@ -151,7 +151,7 @@ def describe_proof(proof: Proof) -> str:
     return f"{proof.detail}, and it was observed stopped {proof.seconds:.0f} s after {since}"
 
 
-def _await_dispatch(world: World, terms: RunConfig, victim: Victim) -> Run:
+def _await_dispatch(world: World, config: RunConfig, victim: Victim) -> Run:
     """Waits until the victim's run has dispatched its manifest, and returns it."""
     while True:
         output = victim.ended()
@@ -161,10 +161,10 @@ def _await_dispatch(world: World, terms: RunConfig, victim: Victim) -> Run:
         if run is not None and run.dispatched is not None:
             return run
         world.keep_alive()
-        world.clock.sleep(terms.waits.poll)
+        world.clock.sleep(config.waits.poll)
 
 
-def _await_stop(world: World, terms: RunConfig, act: Act, run: Run) -> Proof:
+def _await_stop(world: World, config: RunConfig, act: Act, run: Run) -> Proof:
     """Only polls, until the instance is stopped or the time is over."""
     end = run.created + LONGEST[act]
     while world.clock.now() < end:
@@ -175,7 +175,7 @@ def _await_stop(world: World, terms: RunConfig, act: Act, run: Run) -> Proof:
         except BatchscribeError as error:
             log.warning("instance.poll_failed", run=run.id, error=str(error))
         world.keep_alive()
-        world.clock.sleep(terms.waits.poll)
+        world.clock.sleep(config.waits.poll)
     minutes = LONGEST[act].total_seconds() / 60
     detail = f"{run.instance} was not stopped {minutes:.0f} min after the intent: it was stopped from here"
     return _make_proof(world, act, run, detail=detail)
@@ -211,10 +211,10 @@ def _find_run(world: World) -> Run | None:
     return next((run for run in world.ledger.open_runs() if run.output == world.output.url), None)
 
 
-def _finish_run(world: World, terms: RunConfig) -> None:
+def _finish_run(world: World, config: RunConfig) -> None:
     """Tears down and settles the killed controller's run, like a tick."""
     run = _find_run(world)
     if run is not None:
         over = run.with_work_ended(world.clock.now())
         ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
-        finish_teardown(world, terms, ending)
+        finish_teardown(world, config, ending)
