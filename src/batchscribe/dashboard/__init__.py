@@ -1,0 +1,1 @@
+"""Pages for a browser: read-only views, as a server and as single files."""

@@ -1,0 +1,16 @@
+// Every page: times in the reader's own zone. The text in the page is UTC, for readers without scripts.
+"use strict";
+
+const SHOWN = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+function showTimes(root) {
+  for (const each of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(each.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    each.title = each.dateTime;
+    each.textContent = SHOWN.format(at);
+  }
+}
+
+showTimes(document);
+document.body.addEventListener("htmx:afterSettle", (event) => showTimes(event.target));

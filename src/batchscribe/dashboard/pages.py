@@ -1,0 +1,113 @@
+"""HTML from templates: pages of the server, and single files that need neither server nor network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from batchscribe.core.figures import format_clock, format_count, format_hours, format_minutes
+from batchscribe.core.messages import describe_install
+from batchscribe.core.redaction import printable
+from batchscribe.errors import MisconfiguredError
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ImportError as error:
+    raise MisconfiguredError(f"HTML pages need their extra: {describe_install('dashboard')}") from error
+
+ASSETS: Mapping[str, str] = {
+    "style.css": "text/css",
+    "page.js": "text/javascript",
+    "plots.js": "text/javascript",
+    "vendor/uPlot.min.css": "text/css",
+    "vendor/uPlot.iife.min.js": "text/javascript",
+    "vendor/htmx.min.js": "text/javascript",
+    "vendor/idiomorph-ext.min.js": "text/javascript",
+}
+"""Every file that a page may name, with its media type."""
+Kind = Literal["server", "file"]
+
+
+def render_page(template: str, kind: Kind = "file", **values: Any) -> str:
+    """Renders a template of `templates/`. A page of kind `file` holds its assets; others refer to `/assets/`.
+
+    Every value is escaped, and characters that manipulate the display are shown as escapes.
+    """
+    return _open_environment(kind).get_template(template).render(**values)
+
+
+@cache
+def read_asset(name: str) -> bytes:
+    """Content of one of ASSETS."""
+    return (files(__package__) / "assets" / name).read_bytes()
+
+
+@cache
+def name_version(name: str) -> str:
+    """Part of an asset's URL that changes with its content, so that browsers may keep it for ever."""
+    return hashlib.sha256(read_asset(name)).hexdigest()[:12]
+
+
+@cache
+def _open_environment(kind: Kind) -> Environment:
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_show_escapes,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": True, "separators": (",", ":")}
+    environment.filters |= {
+        "clock": format_clock,
+        "count": format_count,
+        "hours": format_hours,
+        "minutes": format_minutes,
+        "time": _format_time,
+    }
+    environment.globals |= {
+        "kind": kind,
+        "asset": _embed if kind == "file" else _refer,
+        "file_policy": file_policy,
+    }
+    return environment
+
+
+def _show_escapes(value: Any) -> Any:
+    """Escapes control and bidirectional characters: keys and transcripts are untrusted."""
+    return printable(value, keep="\n\t") if type(value) is str else value
+
+
+def _format_time(at: datetime) -> Markup:
+    """A `<time>` in UTC, which the page's script shows as the reader's local time."""
+    return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), f"{at:%Y-%m-%d %H:%M}")
+
+
+def _refer(name: str) -> Markup:
+    """Element that refers to an asset of the server."""
+    if name.endswith(".css"):
+        return Markup('<link rel="stylesheet" href="/assets/{}?v={}">').format(name, name_version(name))
+    return Markup('<script src="/assets/{}?v={}" defer></script>').format(name, name_version(name))
+
+
+def _embed(name: str) -> Markup:
+    """Element that holds an asset; our own text, which does not end its element (a test)."""
+    element = "style" if name.endswith(".css") else "script"
+    return Markup(f"<{element}>{read_asset(name).decode()}</{element}>")  # noqa: S704
+
+
+@cache
+def file_policy() -> str:
+    """Content-Security-Policy of a single file: our scripts, by their hashes, and nothing from a network."""
+    scripts = [name for name, media in ASSETS.items() if media == "text/javascript"]
+    hashes = (base64.b64encode(hashlib.sha256(read_asset(name)).digest()).decode() for name in scripts)
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
+    others = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: blob:"
+    return f"{others}; script-src {allowed}"
