@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pysubs2
 import pytest
 import regex
+from hypothesis import given
+from hypothesis import strategies as st
 
-from batchscribe.core.text.cues import LINE, READABLE, make_cues
+from batchscribe.core.text.caption_style import (
+    DEFAULT_STYLE,
+    CaptionPreset,
+    CaptionStyle,
+    Highlight,
+    make_style,
+)
+from batchscribe.core.text.cues import make_cues
 from batchscribe.core.text.stitching import stitch
 from batchscribe.core.text.subtitles import render
 from batchscribe.core.text.transcripts import Segment, SessionTranscript, Word
+from batchscribe.errors import MisconfiguredError
 
+TIMES = st.floats(0, 60, allow_nan=False)
+SPEECH = st.lists(
+    st.builds(
+        lambda text, start, length, channel: Segment(
+            text=text, start=start, end=start + length, channel=channel
+        ),
+        st.text("ab.今 \n", min_size=1, max_size=150).filter(str.strip),
+        TIMES,
+        st.floats(0, 20),
+        st.sampled_from([1, 2]),
+    ),
+    max_size=8,
+)
+"""Segments of two channels, at any times: overlapping, dense, and longer than a cue."""
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
 
 
@@ -32,6 +58,10 @@ def timed(*words: tuple[str, float, float]) -> Segment:
     spoken = tuple(Word(word=word, start=start, end=end) for word, start, end in words)
     text = " ".join(word.word for word in spoken)
     return Segment(text=text, start=spoken[0].start, end=spoken[-1].end, words=spoken)
+
+
+def letters(text: str) -> str:
+    return "".join(text.split())
 
 
 def texts_of(file: bytes) -> list[str]:
@@ -70,7 +100,10 @@ def test_no_line_begins_or_ends_inside_a_grapheme_cluster(text: str, before: str
 def test_wide_letters_take_two_columns_of_a_line(text: str) -> None:
     for cue in make_cues(session(Segment(text=text, start=0, end=20))):
         for line in cue.text.split("\n"):
-            assert sum(1 if cluster == " " else 2 for cluster in regex.findall(r"\X", line)) <= LINE
+            assert (
+                sum(1 if cluster == " " else 2 for cluster in regex.findall(r"\X", line))
+                <= DEFAULT_STYLE.columns
+            )
 
 
 def test_a_short_cue_stays_until_it_can_be_read() -> None:
@@ -81,12 +114,18 @@ def test_a_short_cue_stays_until_it_can_be_read() -> None:
     )
     shown = make_cues(session(*segments))
     assert [cue.start for cue in shown] == [10.0, 12.02, 14, 17, 22.9]
-    assert [cue.end - cue.start for cue in shown] == pytest.approx([READABLE] * 5)
+    assert [cue.end - cue.start for cue in shown] == pytest.approx([DEFAULT_STYLE.shortest] * 5)
 
 
-def test_a_short_cue_ends_where_the_next_one_of_its_channel_begins() -> None:
+def test_a_short_cue_joins_the_next_one_of_its_channel() -> None:
     shown = make_cues(session(said("a", 1, 1.1), said("b", 1.2, 1.3, channel=2), said("c", 1.5, 4)))
-    assert [(cue.text, cue.end) for cue in shown] == [("a", 1.5), ("b", 2.2), ("c", 4)]
+    assert [(cue.text, cue.start, cue.end) for cue in shown] == [("a c", 1, 4), ("b", 1.2, 2.2)]
+
+
+def test_a_short_cue_that_fits_nowhere_delays_the_next_one() -> None:
+    full = f"{'x' * 42} {'y' * 42}"
+    shown = make_cues(session(Segment(text="a.", start=1, end=1.1), Segment(text=full, start=1.5, end=4.5)))
+    assert [(cue.start, cue.end) for cue in shown] == [(1, 2), (2, 4.5)]
 
 
 @pytest.mark.parametrize("times", [(3.0, 2.0), (3.0, 3.0), (-5.0, -4.0), (0.0004999, 0.0004999)])
@@ -109,3 +148,51 @@ def test_a_session_may_be_longer_than_a_hundred_hours() -> None:
     late = session(Segment(text="late", start=400_000.25, end=400_002))
     assert b"111:06:40,250 --> 111:06:42,000" in render(late, "srt")
     assert b"111:06:40.250 --> 111:06:42.000" in render(late, "vtt")
+
+
+@pytest.mark.parametrize("preset", CaptionPreset)
+@given(data=st.data())
+def test_cues_keep_the_limits_and_all_text(preset: CaptionPreset, data: st.DataObject) -> None:
+    style = make_style(preset)
+    segments = data.draw(SPEECH)
+    shown = make_cues(session(*segments), style)
+    assert Counter(letters("".join(cue.text for cue in shown))) == Counter(
+        letters("".join(segment.text for segment in segments))
+    )
+    for cue in shown:
+        assert style.shortest - 0.001 <= cue.end - cue.start <= style.longest + 0.001
+        assert len(cue.text.split("\n")) <= style.lines
+    for speaker in {cue.speaker for cue in shown}:
+        own = [cue for cue in shown if cue.speaker == speaker]
+        assert all(two.start - one.end >= style.gap - 0.001 for one, two in pairwise(own))
+
+
+def test_a_long_text_stays_until_it_is_read_if_there_is_room() -> None:
+    text = "forty columns of text spoken too quickly"
+    (shown,) = make_cues(session(Segment(text=text, start=0, end=1)), make_style(CaptionPreset.NETFLIX))
+    assert shown.end == pytest.approx(len(text) / 20)
+
+
+def test_settings_change_a_preset_and_contradictions_are_refused() -> None:
+    assert make_style(CaptionPreset.BBC, lines=1, gap=None) == replace(make_style(CaptionPreset.BBC), lines=1)
+    with pytest.raises(MisconfiguredError, match="CAPTION_SHORTEST_SECONDS"):
+        make_style(CaptionPreset.BBC, shortest=9.0)
+
+
+def test_webvtt_marks_the_word_that_is_spoken() -> None:
+    whole = session(timed(("a<b", 0.0, 0.4), ("two", 0.5, 0.9), ("three", 0.5, 1.2)))
+    file = render(whole, "vtt", CaptionStyle(highlight=Highlight.WORDS)).decode()
+    assert "a&lt;b <00:00:00.500>two three" in file
+    assert len(pysubs2.SSAFile.from_string(file, format_="vtt")) == 1
+
+
+def test_speakers_are_named_unless_they_are_off() -> None:
+    whole = session(said("hello", 1, 3), said("yes", 4, 5, channel=2))
+    assert texts_of(render(whole, "srt")) == ["[Channel 1] hello", "[Channel 2] yes"]
+    assert texts_of(render(whole, "vtt")) == ["<v Channel 1>hello", "<v Channel 2>yes"]
+    assert texts_of(render(whole, "srt", CaptionStyle(speakers=False))) == ["hello", "yes"]
+
+
+def test_tab_separated_values_are_whispers() -> None:
+    whole = session(Segment(text=" one\ttwo ", start=0.5, end=1.2345))
+    assert render(whole, "tsv") == b"start\tend\ttext\n500\t1234\tone two\n"

@@ -10,21 +10,18 @@ from dataclasses import dataclass, replace
 import regex
 
 from batchscribe.core.scan.chunks import split_key
+from batchscribe.core.text.caption_style import DEFAULT_STYLE, CaptionStyle
 from batchscribe.core.text.spelling import join_segments, spell_words
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.timing import PLACES
 from batchscribe.core.text.transcripts import Segment, SessionPart, SessionTranscript
 
-LINE = 42
-"""Columns per line; with two lines and at most seven seconds per cue, the broadcasters' convention."""
-LINES = 2
-SECONDS = 7.0
-READABLE = 1.0
-"""Seconds that a cue stays on the screen, unless the next one of its channel begins sooner."""
-SHORTEST = 0.001
-"""Seconds; a cue without a duration is invalid WebVTT and never shown."""
 PAUSE = 0.8
 """Seconds of silence that end a cue."""
+SHORTEST = 0.001
+"""Seconds; a cue without a duration is invalid WebVTT and never shown."""
+NARROWEST = 16
+"""Columns of a line beside the longest name of a speaker."""
 LONG = 20
 """Characters; a longer piece without blanks may be several words of a language that uses none."""
 PARAGRAPH_PAUSE = 2.0
@@ -33,17 +30,20 @@ _WORD = regex.compile(r"[^\t-\r ]+")
 """Text between blanks; a line may break at a blank, but not at a no-break space."""
 _CLUSTER = regex.compile(r"\X")
 _EMOJI_STYLE = "\ufe0f"
+_BLANKS = "\t\n\v\f\r "
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Text of at most two lines; times in seconds of the session."""
+    """Text of a few lines; times in seconds of the session."""
 
     start: float
     end: float
     text: str
-    channel: int | None = None
-    """The speaker's channel, if channels were transcribed separately."""
+    speaker: str | None = None
+    """Who speaks, if several do: a name, or the number of a separately transcribed channel."""
+    words: tuple[tuple[int, float], ...] = ()
+    """Of each word: its offset in the text, and its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +55,116 @@ class _Spoken:
     end: float
 
 
-def make_cues(transcript: SessionTranscript) -> list[Cue]:
-    """The session's subtitles in order of start; each stays long enough to be read if there is room."""
-    shown: list[Cue] = []
-    following: dict[int | None, float] = {}
-    by_start = sorted(_cut_cues(transcript), key=lambda cue: cue.start)
-    for cue in reversed(by_start):
-        room = following.get(cue.channel, math.inf)
-        end = max(cue.end, min(cue.start + READABLE, room), cue.start + SHORTEST)
-        following[cue.channel] = cue.start
-        shown.append(replace(cue, end=round(end, PLACES)))
-    return shown[::-1]
+_Group = list[_Spoken]
+"""The words of one cue."""
 
 
-def _cut_cues(transcript: SessionTranscript) -> Iterator[Cue]:
-    """Yields cues with their words' times, starts in whole milliseconds."""
+def make_cues(transcript: SessionTranscript, style: CaptionStyle = DEFAULT_STYLE) -> list[Cue]:
+    """The session's subtitles in order of start, within the limits of `style`.
+
+    The cues of one speaker do not overlap. If speech is so dense that they do not fit, they come later than
+    their words, and no text is left out.
+    """
+    by_speaker: dict[str | None, list[Segment]] = {}
     for segment in transcript.segments:
-        for group in _group_words(
-            [piece for item in _timed_words(segment) for piece in _split_long_word(item)]
-        ):
-            text = "".join(word.text for word in group).strip()
-            if text:
-                start = round(max(0.0, group[0].start), PLACES)
-                yield Cue(start, group[-1].end, _balance_lines(text), segment.channel or None)
+        by_speaker.setdefault(_name_speaker(segment), []).append(segment)
+    shown = [
+        cue
+        for speaker, segments in by_speaker.items()
+        for cue in _make_speaker_cues(segments, speaker, _leave_room(style, speaker))
+    ]
+    return sorted(shown, key=lambda cue: cue.start)
+
+
+def format_prefix(speaker: str) -> str:
+    """A speaker's name before the text of a cue."""
+    return f"[{speaker}] "
+
+
+def _leave_room(style: CaptionStyle, speaker: str | None) -> CaptionStyle:
+    """The style with lines that have room for the speaker's name."""
+    if speaker is None or not style.speakers:
+        return style
+    return replace(style, columns=max(NARROWEST, style.columns - _count_columns(format_prefix(speaker))))
+
+
+def _make_speaker_cues(
+    segments: Iterable[Segment], speaker: str | None, style: CaptionStyle
+) -> Iterator[Cue]:
+    groups: list[_Group] = []
+    for segment in segments:
+        words = [piece for item in _timed_words(segment) for piece in _split_long_word(item, style)]
+        groups += _group_words(words, style)
+    yield from _time_cues(groups, speaker, style)
+
+
+def _name_speaker(segment: Segment) -> str | None:
+    return f"Channel {segment.channel}" if segment.channel else None
+
+
+def _time_cues(groups: Sequence[_Group], speaker: str | None, style: CaptionStyle) -> Iterator[Cue]:
+    """Yields the cues of one speaker; starts are in whole milliseconds."""
+    spoken = sorted(
+        (group for group in groups if _join_words(group).strip()), key=lambda group: group[0].start
+    )
+    merged = _merge_short(spoken, style)
+    earliest = 0.0
+    for group, after in zip(merged, [*merged[1:], None], strict=True):
+        text = _balance_lines(_join_words(group), style)
+        start = round(max(group[0].start, earliest), PLACES)
+        room = after[0].start - style.gap if after else math.inf
+        end = _choose_end(start, group[-1].end, room, _count_columns(text), style)
+        yield Cue(start, end, text, speaker, _locate_words(group, text))
+        earliest = end + style.gap
+
+
+def _choose_end(start: float, spoken: float, room: float, columns: int, style: CaptionStyle) -> float:
+    """End of a cue: as long as it takes to read, if there is `room`, within the limits."""
+    reading = columns / style.reading_speed if style.reading_speed else 0.0
+    wanted = min(max(spoken, start + reading, start + style.shortest), room)
+    end = min(max(wanted, start + style.shortest), start + style.longest)
+    return max(round(end, PLACES), round(start + SHORTEST, PLACES))
+
+
+def _merge_short(groups: Sequence[_Group], style: CaptionStyle) -> list[_Group]:
+    """Joins a group with the next one if that begins before the group was shown for long enough."""
+    merged: list[_Group] = []
+    for group in groups:
+        if merged and _is_crowded(merged[-1], group, style):
+            merged[-1] = [*merged[-1][:-1], _end_with_blank(merged[-1][-1]), *group]
+        else:
+            merged.append(group)
+    return merged
+
+
+def _is_crowded(before: _Group, group: _Group, style: CaptionStyle) -> bool:
+    """True if `before` has no time of its own, and both fit into one cue."""
+    short = group[0].start - style.gap - before[0].start < style.shortest
+    within = group[-1].end - before[0].start <= style.longest
+    return short and within and _fits_cue(f"{_join_words(before)} {_join_words(group)}", style)
+
+
+def _end_with_blank(word: _Spoken) -> _Spoken:
+    return replace(word, text=word.text.rstrip(_BLANKS) + " ")
+
+
+def _join_words(group: _Group) -> str:
+    return "".join(word.text for word in group).strip(_BLANKS)
+
+
+def _locate_words(group: _Group, text: str) -> tuple[tuple[int, float], ...]:
+    """Offset in the wrapped text of each word that has letters, and its start.
+
+    Wrapping only changes blanks, so the letters are counted.
+    """
+    letters = [at for at, letter in enumerate(text) if letter not in _BLANKS]
+    located, count = [], 0
+    for word in group:
+        own = sum(letter not in _BLANKS for letter in word.text)
+        if own:
+            located.append((letters[count], word.start))
+        count += own
+    return tuple(located)
 
 
 def _timed_words(segment: Segment) -> list[_Spoken]:
@@ -100,10 +187,10 @@ def _interpolate_words(segment: Segment) -> list[_Spoken]:
     return out
 
 
-def _split_long_word(item: _Spoken) -> Iterator[_Spoken]:
+def _split_long_word(item: _Spoken, style: CaptionStyle) -> Iterator[_Spoken]:
     """Yields the item, or its grapheme clusters if it is too long."""
-    late = item.end - item.start > SECONDS and len(item.text.strip()) > LONG
-    if not late and _fits_cue(item.text.strip()):
+    late = item.end - item.start > style.longest and len(item.text.strip()) > LONG
+    if not late and _fits_cue(item.text.strip(), style):
         yield item
         return
     step = (item.end - item.start) / len(item.text)
@@ -111,11 +198,11 @@ def _split_long_word(item: _Spoken) -> Iterator[_Spoken]:
         yield _Spoken(found[0], item.start + step * found.start(), item.start + step * found.end())
 
 
-def _group_words(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
+def _group_words(words: Sequence[_Spoken], style: CaptionStyle) -> Iterator[_Group]:
     """Groups words into cues."""
-    group: list[_Spoken] = []
+    group: _Group = []
     for word in words:
-        if group and _begins_cue(group, word):
+        if group and _begins_cue(group, word, style):
             yield group
             group = []
         group.append(word)
@@ -123,26 +210,26 @@ def _group_words(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
         yield group
 
 
-def _begins_cue(group: Sequence[_Spoken], word: _Spoken) -> bool:
+def _begins_cue(group: _Group, word: _Spoken, style: CaptionStyle) -> bool:
     """True if the word begins a new cue."""
     shown = "".join(part.text for part in group)
-    full = not _fits_cue((shown + word.text).strip())
-    late = word.end - group[0].start > SECONDS
+    full = not _fits_cue((shown + word.text).strip(), style)
+    late = word.end - group[0].start > style.longest
     pause = word.start - group[-1].end >= PAUSE
-    sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= LINE
+    sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= style.columns
     return full or late or pause or sentence
 
 
-def _fits_cue(text: str) -> bool:
-    return len(_wrap_text(text, LINE)) <= LINES
+def _fits_cue(text: str, style: CaptionStyle) -> bool:
+    return len(_wrap_text(text, style.columns)) <= style.lines
 
 
-def _balance_lines(text: str) -> str:
+def _balance_lines(text: str, style: CaptionStyle) -> str:
     """Breaks the text into as few lines as possible, of similar length."""
-    wanted = len(_wrap_text(text, LINE))
-    narrowest = -(-_count_columns(text) // wanted)
-    wrapped = (_wrap_text(text, width) for width in range(narrowest, LINE))
-    return "\n".join(next((lines for lines in wrapped if len(lines) <= wanted), _wrap_text(text, LINE)))
+    widest = _wrap_text(text, style.columns)
+    narrowest = -(-_count_columns(text) // len(widest))
+    wrapped = (_wrap_text(text, width) for width in range(narrowest, style.columns))
+    return "\n".join(next((lines for lines in wrapped if len(lines) <= len(widest)), widest))
 
 
 def _wrap_text(text: str, width: int) -> list[str]:
@@ -179,9 +266,9 @@ def _cluster_columns(cluster: Iterable[str]) -> int:
 
 
 def make_paragraphs(transcript: SessionTranscript) -> list[str]:
-    """The text in paragraphs, split at long pauses and changes of channel.
+    """The text in paragraphs, split at long pauses and changes of speaker.
 
-    A change names the new channel; a missing chunk becomes a paragraph of its own.
+    A change names the new speaker; a missing chunk becomes a paragraph of its own.
     """
     items: list[tuple[float, Segment | SessionPart]] = [
         *((part.offset, part) for part in transcript.parts if MISSING in part.flags),
@@ -201,9 +288,9 @@ def make_paragraphs(transcript: SessionTranscript) -> list[str]:
 
 
 def _begins_paragraph(before: Segment, segment: Segment, start: float) -> bool:
-    return segment.channel != before.channel or start - before.end >= PARAGRAPH_PAUSE
+    return _name_speaker(segment) != _name_speaker(before) or start - before.end >= PARAGRAPH_PAUSE
 
 
 def _join_paragraph(segments: Sequence[Segment]) -> str:
-    channel = segments[0].channel
-    return f"Channel {channel}: {join_segments(segments)}" if channel else join_segments(segments)
+    speaker = _name_speaker(segments[0])
+    return f"{speaker}: {join_segments(segments)}" if speaker else join_segments(segments)

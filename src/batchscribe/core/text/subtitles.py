@@ -1,4 +1,4 @@
-"""Renders a session's transcript as SubRip, WebVTT, plain text or JSON."""
+"""Renders a session's transcript as SubRip, WebVTT, plain text, tab-separated values or JSON."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from batchscribe.core.redaction import printable, printable_json
-from batchscribe.core.text.cues import Cue, make_cues, make_paragraphs
-from batchscribe.core.text.transcripts import SessionTranscript, encode
+from batchscribe.core.text.caption_style import DEFAULT_STYLE, CaptionStyle, Highlight
+from batchscribe.core.text.cues import Cue, format_prefix, make_cues, make_paragraphs
+from batchscribe.core.text.transcripts import Segment, SessionTranscript, encode
 from batchscribe.errors import MisconfiguredError
 
-Format = Literal["srt", "vtt", "txt", "json"]
+Format = Literal["srt", "vtt", "txt", "tsv", "json"]
 KEPT = "\n\t\u061c\u200e\u200f"
 """Control characters that texts keep: line ends, tabs, and direction marks of right-to-left scripts."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def render(transcript: SessionTranscript, format_: str) -> bytes:
+def render(transcript: SessionTranscript, format_: str, style: CaptionStyle = DEFAULT_STYLE) -> bytes:
     """Renders a transcript in UTF-8. Raises MisconfiguredError for an unknown format.
 
     Control characters are escaped, so that the file cannot control a terminal.
     """
     match format_:
         case "srt":
-            return _escape_text(_render_srt(make_cues(transcript)))
+            return _escape_text(_render_srt(make_cues(transcript, style), style))
         case "vtt":
-            return _escape_text(_render_vtt(make_cues(transcript)))
+            return _escape_text(_render_vtt(make_cues(transcript, style), style))
         case "txt":
             return _escape_text("".join(f"{text}\n\n" for text in make_paragraphs(transcript)))
+        case "tsv":
+            return _escape_text(_render_tsv(transcript.segments))
         case "json":
             return printable_json(encode(transcript).decode()).encode()
     raise MisconfiguredError(f"no transcript format {format_!r}: {', '.join(FORMATS)}")
@@ -38,22 +41,49 @@ def _escape_text(text: str) -> bytes:
     return printable(text.replace("\r\n", "\n"), keep=KEPT).encode()
 
 
-def _render_srt(shown: Iterable[Cue]) -> str:
-    """SubRip has no markup: the text follows the channel in brackets."""
+def _render_srt(shown: Iterable[Cue], style: CaptionStyle) -> str:
+    """SubRip has no markup: the text follows the speaker in brackets."""
     return "".join(
-        _format_cue(number, cue, ",", cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}")
-        for number, cue in enumerate(shown, 1)
+        _format_cue(number, cue, ",", _prefix_speaker(cue, style)) for number, cue in enumerate(shown, 1)
     )
 
 
-def _render_vtt(shown: Iterable[Cue]) -> str:
-    """WebVTT is markup: texts are escaped, and a channel becomes a voice tag."""
+def _render_vtt(shown: Iterable[Cue], style: CaptionStyle) -> str:
+    """WebVTT is markup: texts are escaped, a speaker becomes a voice tag, a word's start a time tag."""
     blocks = []
     for number, cue in enumerate(shown, 1):
-        text = html.escape(cue.text, quote=False)
-        voice = "" if cue.channel is None else f"<v Channel {cue.channel}>"
+        voice = f"<v {_escape_markup(cue.speaker)}>" if cue.speaker and style.speakers else ""
+        text = _mark_words(cue) if style.highlight is Highlight.WORDS else _escape_markup(cue.text)
         blocks.append(_format_cue(number, cue, ".", voice + text))
-    return "WEBVTT\n\n" + "".join(blocks)
+    dimmed = "STYLE\n::cue(:future) { opacity: 0.5; }\n\n" if style.highlight is Highlight.WORDS else ""
+    return f"WEBVTT\n\n{dimmed}{''.join(blocks)}"
+
+
+def _render_tsv(segments: Iterable[Segment]) -> str:
+    """Whisper's columns: start and end in milliseconds, text."""
+    rows = (
+        f"{round(each.start * 1000)}\t{round(each.end * 1000)}\t{' '.join(each.text.split())}\n"
+        for each in segments
+    )
+    return f"start\tend\ttext\n{''.join(rows)}"
+
+
+def _prefix_speaker(cue: Cue, style: CaptionStyle) -> str:
+    return format_prefix(cue.speaker) + cue.text if cue.speaker and style.speakers else cue.text
+
+
+def _escape_markup(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _mark_words(cue: Cue) -> str:
+    """The text with a time tag before each word; times must rise, and lie within the cue."""
+    parts, done, before = [], 0, cue.start
+    for at, start in cue.words:
+        if round(before, 3) < round(start, 3) < cue.end:
+            parts += [_escape_markup(cue.text[done:at]), f"<{_format_time(start, '.')}>"]
+            done, before = at, start
+    return "".join([*parts, _escape_markup(cue.text[done:])])
 
 
 def _format_cue(number: int, cue: Cue, point: str, text: str) -> str:
