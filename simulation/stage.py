@@ -25,7 +25,7 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
-from batchscribe.core.text.transcripts import SessionTranscript
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
@@ -369,7 +369,7 @@ class Stage:
             preflight=lambda: gate.point("preflight"),
             secret=owner,
             new_run_id=lambda _now: self._new_id(),
-            render=_render,
+            open_rendering=Rendering,
             run_log=lambda _run: nullcontext(),
             report=partial(self._report, gate, ledger),
         )
@@ -401,7 +401,3 @@ def _policy(rng: random.Random, weather: Weather) -> Policy:
         return policy
     name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED, PolicyName.NOW))
     return replace(policy, name=name, choice=pick(rng, tuple(InstanceChoice)))
-
-
-def _render(whole: SessionTranscript, kind: str) -> bytes:
-    return msgspec.json.encode(whole) if kind == "json" else whole.text.encode()

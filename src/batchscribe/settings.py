@@ -26,15 +26,12 @@ from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
+from batchscribe.text_settings import TextSettings, as_path
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
 MASK = "(hidden)"
 LOCAL = "local"
 """The GPU_PROVIDER of a GPU in this machine."""
-
-
-def _as_path(text: str) -> Path:
-    return Path(parse.matching()(text))
 
 
 _VARIABLE = re.compile(r"\$[A-Za-z_]\w*|\$\{[^}]*\}?|%[A-Za-z_]\w*%", re.ASCII)
@@ -53,7 +50,7 @@ class Effective(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(TextSettings):
     """All settings, typed. `folder` contains `.env`; relative paths start there."""
 
     source: Annotated[str, Name("BATCH_SOURCE", parse.store_url, _STORE, placed=True)] = ""
@@ -127,11 +124,11 @@ class Settings:
         str, Name("AWS_ENDPOINT_URL", parse.matching(r"https?://\S+"), "http://… or https://…")
     ] = ""
     hourly_cost: Annotated[Usd | None, Name("GPU_HOURLY_COST", parse.dollars, "dollars, e.g. 0.526")] = None
-    price_file: Annotated[Path | None, Name("BATCH_PRICE_FILE", _as_path, "a file", placed=True)] = None
+    price_file: Annotated[Path | None, Name("BATCH_PRICE_FILE", as_path, "a file", placed=True)] = None
     host_hourly_cost: Annotated[
         Usd | None, Name("BATCH_HOST_HOURLY_COST", parse.dollars, "dollars, e.g. 0.0042")
     ] = None
-    ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _as_path, "a file", placed=True)] = None
+    ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", as_path, "a file", placed=True)] = None
     ssh_user: Annotated[
         str, Name("GPU_SSH_USER", parse.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user name")
     ] = "ubuntu"
@@ -168,11 +165,11 @@ class Settings:
     webhook_url: Annotated[
         str, Name("BATCH_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
     ] = field(default="", repr=False)
-    state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _as_path, _FOLDER, placed=True)] = Path(".batchscribe")
-    reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _as_path, _FOLDER, placed=True)] = Path(
+    state_dir: Annotated[Path, Name("BATCH_STATE_DIR", as_path, _FOLDER, placed=True)] = Path(".batchscribe")
+    reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", as_path, _FOLDER, placed=True)] = Path(
         "batch-reports"
     )
-    log_dir: Annotated[Path, Name("BATCH_LOG_DIR", _as_path, _FOLDER, placed=True)] = Path("logs")
+    log_dir: Annotated[Path, Name("BATCH_LOG_DIR", as_path, _FOLDER, placed=True)] = Path("logs")
 
     folder: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict)

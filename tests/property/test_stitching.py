@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core.text.cues import LINE, LINES, make_cues
+from batchscribe.core.text.caption_style import DEFAULT_STYLE
+from batchscribe.core.text.cues import make_cues
 from batchscribe.core.text.stitching import MISSING, POSITION_SLACK, PartInput, stitch
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
@@ -141,5 +142,7 @@ def test_every_word_is_shown_once_and_fits(given_parts: list[PartInput]) -> None
     for cue in shown:
         assert cue.start <= cue.end
         lines = cue.text.split("\n")
-        assert len(lines) <= LINES or any(len(word) > LINE for word in letters.split())
-        assert max(map(len, lines)) <= LINE
+        assert len(lines) <= DEFAULT_STYLE.lines or any(
+            len(word) > DEFAULT_STYLE.columns for word in letters.split()
+        )
+        assert max(map(len, lines)) <= DEFAULT_STYLE.columns

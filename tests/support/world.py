@@ -32,7 +32,7 @@ from batchscribe.core.run.manifest import (
 )
 from batchscribe.core.run.runs import Run, next_step
 from batchscribe.core.run.waiting import Wait, wait_text
-from batchscribe.core.text.transcripts import encode
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Store
 from batchscribe.testing.clock import FakeClock
@@ -187,7 +187,7 @@ def stage(
         preflight=lambda: None,
         secret=SECRET,
         new_run_id=lambda now: f"{now:%Y%m%d-%H%M%S}-{next(ids):06x}",
-        render=lambda whole, kind: encode(whole) if kind == "json" else whole.text.encode(),
+        open_rendering=Rendering,
         run_log=lambda _run: nullcontext(),
         report=notes.reports.append,
     )

@@ -150,11 +150,9 @@ def test_a_session_may_be_longer_than_a_hundred_hours() -> None:
     assert b"111:06:40.250 --> 111:06:42.000" in render(late, "vtt")
 
 
-@pytest.mark.parametrize("preset", CaptionPreset)
-@given(data=st.data())
-def test_cues_keep_the_limits_and_all_text(preset: CaptionPreset, data: st.DataObject) -> None:
+@given(SPEECH, st.sampled_from(CaptionPreset))
+def test_cues_keep_the_limits_and_all_text(segments: list[Segment], preset: CaptionPreset) -> None:
     style = make_style(preset)
-    segments = data.draw(SPEECH)
     shown = make_cues(session(*segments), style)
     assert Counter(letters("".join(cue.text for cue in shown))) == Counter(
         letters("".join(segment.text for segment in segments))

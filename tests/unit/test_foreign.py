@@ -9,6 +9,7 @@ from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord, decode_reply
 from batchscribe.core.run.manifest import Manifest, decode
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.transcripts import ForeignTranscript
 from batchscribe.core.text.transcripts import decode as decode_transcript
 from batchscribe.core.text.transcripts import encode as encode_transcript
@@ -63,7 +64,7 @@ def test_a_strange_file_in_the_place_of_a_session_s_is_not_ours(data: bytes) -> 
     store.place("s/transcription-chunk-001.json", encode_transcript(ForeignTranscript(text="hello")))
     store.place("s/transcript.json", data)
     scanner = Scanner(store, store, clock=FakeClock())
-    stem = publish_session(scanner, "s/", lambda whole, _kind: whole.text.encode())
+    stem = publish_session(scanner, "s/", Rendering())
     assert stem not in {None, "s/transcript"}
     assert store.get("s/transcript.json").data == data
     assert store.keys(keys.CONTROL) == ()

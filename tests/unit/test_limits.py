@@ -21,7 +21,7 @@ from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, SESSION_BYT
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk
-from batchscribe.core.text.subtitles import render
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.transcripts import ForeignTranscript, Segment, SessionTranscript, encode
 from batchscribe.errors import ObjectTooLargeError, UnreadableError
 from batchscribe.reading import is_stored, limit_of, read_record
@@ -58,7 +58,7 @@ def scanner(store: MemoryStore) -> Scanner:
 
 def test_a_session_is_written_without_a_transcript_that_is_too_large_and_names_it() -> None:
     store = session(None, 60_000_000, None)
-    assert publish_session(scanner(store), "s/", render)
+    assert publish_session(scanner(store), "s/", Rendering())
     assert not [key for key in store.asked if "002" in key]
     text = store.get("s/transcript.txt").data.decode()
     assert text.split("\n\n")[:3] == ["text 1", "[missing: chunk-002.mp3]", "text 3"]
@@ -68,10 +68,10 @@ def test_a_session_is_written_without_a_transcript_that_is_too_large_and_names_i
 
 def test_it_is_written_again_once_the_transcript_can_be_read() -> None:
     store = session(None, 60_000_000)
-    publish_session(scanner(store), "s/", render)
-    assert publish_session(scanner(store), "s/", render) is None
+    publish_session(scanner(store), "s/", Rendering())
+    assert publish_session(scanner(store), "s/", Rendering()) is None
     store.place("s/transcription-chunk-002.json", spoken("at last"))
-    assert publish_session(scanner(store), "s/", render)
+    assert publish_session(scanner(store), "s/", Rendering())
     assert "at last" in store.get("s/transcript.txt").data.decode()
 
 
@@ -84,7 +84,7 @@ def test_an_object_that_grew_since_the_listing_is_not_read_either() -> None:
 
 def test_a_session_reads_no_more_than_it_may_in_all() -> None:
     store = session(TRANSCRIPT_BYTES, TRANSCRIPT_BYTES, TRANSCRIPT_BYTES, 1000)
-    publish_session(scanner(store), "s/", render)
+    publish_session(scanner(store), "s/", Rendering())
     read = [key for key in store.asked if "transcription" in key]
     assert [key[-6] for key in read] == ["1", "2"]
     assert SESSION_BYTES == 2 * TRANSCRIPT_BYTES
@@ -93,7 +93,7 @@ def test_a_session_reads_no_more_than_it_may_in_all() -> None:
 def test_a_huge_file_in_the_place_of_a_session_s_is_not_ours() -> None:
     store = session(None)
     store.place("s/transcript.json", b"{}", size=2**40)
-    stem = publish_session(scanner(store), "s/", render)
+    stem = publish_session(scanner(store), "s/", Rendering())
     assert stem not in {None, "s/transcript"}
 
 

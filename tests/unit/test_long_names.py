@@ -12,6 +12,7 @@ from batchscribe.controller.commands.why import read_history
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core.scan.backlog import ChunkState
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 
@@ -33,8 +34,8 @@ def test_a_long_name_goes_all_the_way(store: DirectoryStore, name: str) -> None:
     assert life.planned is not None
     assert store.create(life.planned, TEXT)
     assert read_history(scanner, key).state is ChunkState.DONE
-    stem = publish_session(scanner, key, lambda whole, _kind: whole.text.encode())
-    assert store.get(f"{stem}.txt").data == b"hello"
+    stem = publish_session(scanner, key, Rendering())
+    assert store.get(f"{stem}.txt").data == b"hello\n\n"
     (redone,) = redo(scanner, find_by_key(scanner, key), stamp="now")
     assert [store.get(kept).data for kept in redone.kept] == [TEXT]
     assert read_history(scanner, key).planned == life.planned

@@ -9,7 +9,8 @@ import msgspec
 import pysubs2
 import pytest
 
-from batchscribe.core.text.cues import LINE, LINES, SECONDS, make_cues, make_paragraphs
+from batchscribe.core.text.caption_style import DEFAULT_STYLE
+from batchscribe.core.text.cues import make_cues, make_paragraphs
 from batchscribe.core.text.stitching import MISSING, PartInput, compute_digest, stitch
 from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.core.text.timing import within
@@ -203,9 +204,9 @@ def test_cues_can_be_read() -> None:
     assert len(shown) >= 3
     for cue in shown:
         lines = cue.text.split("\n")
-        assert len(lines) <= LINES
-        assert max(map(len, lines)) <= LINE
-        assert 0 < cue.end - cue.start <= SECONDS
+        assert len(lines) <= DEFAULT_STYLE.lines
+        assert max(map(len, lines)) <= DEFAULT_STYLE.columns
+        assert 0 < cue.end - cue.start <= DEFAULT_STYLE.longest
     assert " ".join(cue.text.replace("\n", " ") for cue in shown).split() == text.split()
 
 
@@ -245,9 +246,9 @@ def test_a_text_without_blanks_is_cut_into_cues_that_can_be_read(letter: str) ->
     segment = Segment(text=text, start=0.0, end=200.0)
     shown = list(make_cues(stitch("s/", [part(1, transcript(segment, duration=200))])))
     assert "".join(cue.text for cue in shown).replace("\n", "") == text
-    assert max(len(cue.text.splitlines()) for cue in shown) <= LINES
-    assert max(len(line) for cue in shown for line in cue.text.splitlines()) <= LINE
-    assert max(cue.end - cue.start for cue in shown) <= SECONDS + 0.01
+    assert max(len(cue.text.splitlines()) for cue in shown) <= DEFAULT_STYLE.lines
+    assert max(len(line) for cue in shown for line in cue.text.splitlines()) <= DEFAULT_STYLE.columns
+    assert max(cue.end - cue.start for cue in shown) <= DEFAULT_STYLE.longest + 0.01
     assert all(line.startswith(letter[0]) for cue in shown for line in cue.text.splitlines()), (
         "a mark stays with its letter"
     )
@@ -287,8 +288,8 @@ def test_two_parties_are_told_apart_in_every_format() -> None:
     segments = tuple(Segment(text=text, start=start, end=end, channel=who) for text, start, end, who in said)
     session = msgspec.structs.replace(stitch("s/", []), segments=segments)
     assert make_paragraphs(session) == ["Channel 1: one", "Channel 2: two three", "Channel 1: four"]
-    assert [cue.channel for cue in make_cues(session)] == [1, 2, 2, 1]
-    assert b"\n[1] one\n" in render(session, "srt")
+    assert [cue.speaker for cue in make_cues(session)] == [f"Channel {who}" for who in (1, 2, 2, 1)]
+    assert b"\n[Channel 1] one\n" in render(session, "srt")
     assert b"\n<v Channel 2>two\n" in render(session, "vtt")
 
 
@@ -306,7 +307,7 @@ def test_a_session_without_a_word_is_a_file_all_the_same(kind: str) -> None:
 
 
 def test_an_unknown_format_is_named() -> None:
-    with pytest.raises(MisconfiguredError, match="srt, vtt, txt, json"):
+    with pytest.raises(MisconfiguredError, match="srt, vtt, txt, tsv, json"):
         render(stitch("s/", []), "docx")
 
 

@@ -30,10 +30,10 @@ from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import TOP, session_id
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
-from batchscribe.core.text.subtitles import render
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.wiring.estimates import estimate_audio
 from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.rendering import open_rendering
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
 
@@ -158,7 +158,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["srt", "vtt", "txt", "json"]),
+    type=click.Choice(["srt", "vtt", "txt", "tsv", "json"]),
     default="txt",
     show_default=True,
     help="Format of the transcript.",
@@ -182,7 +182,8 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
             print_warning(_unreadable(part.transcript, part.key))
     if found.missing:
         print_warning(_describe_missing(shown(wanted), found))
-    data = render(found.transcript, kind)
+    rendering = open_rendering(app.settings)
+    data = rendering.render(rendering.finish(found.transcript), kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

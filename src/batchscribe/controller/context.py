@@ -18,7 +18,7 @@ from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Prog
 from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import Wait
-from batchscribe.core.text.transcripts import SessionTranscript
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -160,8 +160,8 @@ class World:
     secret: str
     """Key that seals this scheduler's control objects; empty if the state directory cannot keep one."""
     new_run_id: Callable[[datetime], str]
-    render: Callable[[SessionTranscript, str], bytes]
-    """Renders a session's transcript in a file format."""
+    open_rendering: Callable[[], Rendering]
+    """Reads how session files are rendered. Raises MisconfiguredError for a file with errors."""
     run_log: Callable[[Run], AbstractContextManager[None]]
     """Inside the block, log lines also go to the run's own file."""
     report: Callable[[Run], None]

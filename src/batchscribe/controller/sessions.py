@@ -19,6 +19,7 @@ from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_key
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
 from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
 from batchscribe.core.text.transcripts import SessionTranscript
@@ -29,7 +30,6 @@ from batchscribe.protocols import Store
 
 FORMATS = ("srt", "vtt", "txt", "json")
 """The JSON last: if it exists, so do the others."""
-Render = Callable[[SessionTranscript, str], bytes]
 Content = transcripts.Transcript | transcripts.ForeignTranscript
 UNSUPPORTED = "in an unsupported format"
 UNREADABLE_FACTS = "unreadable/"
@@ -41,11 +41,11 @@ TOO_MUCH = f"the transcripts of its session exceed {SESSION_BYTES // MIB} MiB to
 def publish_session(
     scanner: Scanner,
     session: str,
-    render: Render,
+    rendering: Rendering,
     *,
     record: Callable[[Sequence[PartInput]], object] = lambda _parts: None,
 ) -> str | None:
-    """Writes a session's files if they are missing or outdated.
+    """Writes a session's files if they are missing, outdated, or rendered otherwise.
 
     Returns their stem, or None if nothing was written. `record` is called with the parts as read.
     """
@@ -54,11 +54,11 @@ def publish_session(
     if not any(part.content for part in parts):
         return None
     stem, there = _find_place(scanner.output, session)
-    if there is not None and there.digest == compute_digest(parts):
+    if there is not None and there.digest == rendering.sign(compute_digest(parts)):
         return None
-    whole = stitch(session, parts)
+    whole = rendering.finish(stitch(session, parts))
     for kind in FORMATS:
-        scanner.output.replace(f"{stem}.{kind}", render(whole, kind))
+        scanner.output.replace(f"{stem}.{kind}", rendering.render(whole, kind))
     return stem
 
 

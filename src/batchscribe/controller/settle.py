@@ -161,12 +161,15 @@ def _verify_chunks(
     if (reasons := _attribute_failures(result, world, run, work)) and quarantine():
         result = _check_chunks(scanner, manifests)
     result.reasons = reasons
-    record = partial(record_unreadable, world.ledger)
     for session in sorted(result.complete):
         world.keep_alive()
-        publish = partial(publish_session, scanner, session, world.render, record=record)
-        try_action(errors, run, "a session was not written", publish)
+        try_action(errors, run, "a session was not written", partial(_publish, world, scanner, session))
     return result
+
+
+def _publish(world: World, scanner: Scanner, session: str) -> None:
+    record = partial(record_unreadable, world.ledger)
+    publish_session(scanner, session, world.open_rendering(), record=record)
 
 
 def _send_message(world: World, run: Run, result: Verified) -> None:

@@ -43,6 +43,7 @@ from batchscribe.wiring.preflight import (
     read_instance_record,
 )
 from batchscribe.wiring.prices import load_prices
+from batchscribe.wiring.rendering import check_rendering
 from batchscribe.wiring.seams import (
     describe_missing,
     open_ledger,
@@ -107,6 +108,7 @@ class Preconditions:
             yield passed("settings", f"{count} set; `batchscribe config` shows them")
         yield check_settings_file(settings.folder / DOTENV)
         yield check_state_folder(settings.state_dir)
+        yield check_rendering(settings)
 
     def _check_required(self, name: str) -> Finding:
         return passed(name, self.settings.require(name))

@@ -30,6 +30,7 @@ from batchscribe.wiring.engines import (
     engine_names,
     list_limits,
 )
+from batchscribe.wiring.rendering import check_rendering
 
 BOOT = "boot"
 SET_UP = "run `batchscribe gpu setup`"
@@ -147,6 +148,7 @@ def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
     engine = check_engine(spec)
     yield engine
     yield check_state_folder(settings.state_dir)
+    yield check_rendering(settings)
     if record is None:
         if engine.ok:
             yield check_local_engine(spec)

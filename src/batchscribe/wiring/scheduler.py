@@ -33,7 +33,6 @@ from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Run
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.scan.backlog import Backlog
-from batchscribe.core.text.subtitles import render
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
@@ -44,6 +43,7 @@ from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import preflight, unsupported
+from batchscribe.wiring.rendering import open_rendering
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     open_capacity,
@@ -228,7 +228,7 @@ def _build_world(
         preflight=partial(preflight, settings, output),
         secret=secret,
         new_run_id=new_run_id,
-        render=render,
+        open_rendering=partial(open_rendering, settings),
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
         report=lambda run: _write_run_report(settings, ledger, output, run, lock.holder() or ""),
         lag=_max_poll_age(settings),

@@ -1,0 +1,41 @@
+"""The form of session files: replacements in their text, limits of their subtitles."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from batchscribe.core.text.caption_style import DEFAULT_STYLE, CaptionStyle
+from batchscribe.core.text.replacements import Replacement, hash_rules, replace_words
+from batchscribe.core.text.spelling import join_segments
+from batchscribe.core.text.subtitles import render
+from batchscribe.core.text.transcripts import SessionTranscript
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """Makes a session's files from its stitched transcript. Chunk transcripts stay as they are."""
+
+    style: CaptionStyle = DEFAULT_STYLE
+    replacements: tuple[Replacement, ...] = ()
+
+    def sign(self, digest: str) -> str:
+        """The digest of a session's inputs, changed by every setting that is not the default."""
+        if self == Rendering():
+            return digest
+        return hashlib.sha256(f"{digest} {self.style} {hash_rules(self.replacements)}".encode()).hexdigest()
+
+    def finish(self, transcript: SessionTranscript) -> SessionTranscript:
+        """The transcript as it is written. Raises PermanentError if a replacement takes too long."""
+        digest = self.sign(transcript.digest)
+        if not self.replacements:
+            return msgspec.structs.replace(transcript, digest=digest)
+        segments = tuple(replace_words(segment, self.replacements) for segment in transcript.segments)
+        text = join_segments(segments)
+        return msgspec.structs.replace(transcript, segments=segments, text=text, digest=digest)
+
+    def render(self, transcript: SessionTranscript, format_: str) -> bytes:
+        """Renders a finished transcript. Raises MisconfiguredError for an unknown format."""
+        return render(transcript, format_, self.style)

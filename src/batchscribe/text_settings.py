@@ -1,0 +1,64 @@
+"""Settings of the text: vocabulary, replacements, subtitles. Part of `settings.Settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from batchscribe.core import setting_parsers as parse
+from batchscribe.core.setting_parsers import Name
+from batchscribe.core.text.caption_style import CaptionPreset, CaptionStyle, Highlight, make_style
+
+
+def as_path(text: str) -> Path:
+    return Path(parse.matching()(text))
+
+
+_ON_OFF = parse.one_of("on", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSettings:
+    """Each field declares its setting's name and parser."""
+
+    replacements: Annotated[Path | None, Name("BATCH_REPLACEMENTS", as_path, "a file", placed=True)] = None
+    caption_preset: Annotated[
+        CaptionPreset, Name("CAPTION_PRESET", parse.member(CaptionPreset), ", ".join(CaptionPreset))
+    ] = CaptionPreset.DEFAULT
+    caption_line_length: Annotated[
+        int | None, Name("CAPTION_LINE_LENGTH", parse.whole(16, 200), "columns, 16 to 200")
+    ] = None
+    caption_lines: Annotated[int | None, Name("CAPTION_LINES", parse.whole(1, 4), "1 to 4")] = None
+    caption_reading_speed: Annotated[
+        float | None,
+        Name("CAPTION_READING_SPEED", parse.number(1, 100), "columns a second, up to 100"),
+    ] = None
+    caption_shortest: Annotated[
+        float | None, Name("CAPTION_SHORTEST_SECONDS", parse.number(0, 60), "seconds above 0, up to 60")
+    ] = None
+    caption_longest: Annotated[
+        float | None, Name("CAPTION_LONGEST_SECONDS", parse.number(0, 60), "seconds above 0, up to 60")
+    ] = None
+    caption_gap: Annotated[
+        float | None, Name("CAPTION_GAP_SECONDS", parse.number(-1, 5), "seconds, 0 to 5")
+    ] = None
+    caption_speakers: Annotated[str, Name("CAPTION_SPEAKERS", _ON_OFF, "on or off")] = "on"
+    caption_highlight: Annotated[
+        Highlight, Name("CAPTION_HIGHLIGHT", parse.member(Highlight), " or ".join(Highlight))
+    ] = Highlight.OFF
+
+    @property
+    def caption_style(self) -> CaptionStyle:
+        """The preset with the settings that change it. Raises MisconfiguredError if they contradict."""
+        return make_style(
+            self.caption_preset,
+            columns=self.caption_line_length,
+            lines=self.caption_lines,
+            reading_speed=self.caption_reading_speed,
+            shortest=self.caption_shortest,
+            longest=self.caption_longest,
+            gap=self.caption_gap,
+            speakers=self.caption_speakers == "on",
+            highlight=self.caption_highlight,
+        )
