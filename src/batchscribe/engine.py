@@ -59,6 +59,9 @@ class EngineFactory(ABC):
     needs_gpu: bool = True
     """True if a run on a GPU host must use the GPU, and fail without one."""
 
+    takes_vocabulary: bool = False
+    """True if the engine uses `spec.vocabulary`; others are refused with one."""
+
     @abstractmethod
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """Reasons why this engine cannot run `spec` here, each with the fix. Empty if it can.

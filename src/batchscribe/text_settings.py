@@ -22,6 +22,7 @@ _ON_OFF = parse.one_of("on", "off")
 class TextSettings:
     """Each field declares its setting's name and parser."""
 
+    vocabulary: Annotated[Path | None, Name("BATCH_VOCABULARY", as_path, "a file", placed=True)] = None
     replacements: Annotated[Path | None, Name("BATCH_REPLACEMENTS", as_path, "a file", placed=True)] = None
     caption_preset: Annotated[
         CaptionPreset, Name("CAPTION_PRESET", parse.member(CaptionPreset), ", ".join(CaptionPreset))

@@ -8,6 +8,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
+from msgspec import structs
 
 from batchscribe.adapters.engines.whisper.engine import FACTORY
 from batchscribe.audio.audio_decoder import AudioDecoder
@@ -58,6 +59,9 @@ def test_the_words_are_right_whole_and_cut(
     assert set(record.flags) <= {RERUN}
 
 
+SYLLABLES = ("Bra", "Clo", "Dri", "Fen", "Gar", "Hul", "Jor", "Kel", "Lom", "Nad")
+
+
 def quiet() -> dict[str, Samples]:
     random = np.random.default_rng(5)
     hiss = random.standard_normal(20 * RATE)
@@ -69,7 +73,13 @@ def quiet() -> dict[str, Samples]:
     }
 
 
-def test_silence_and_noise_have_no_word(whisper: Engine, tmp_path: Path) -> None:
+NAMES = tuple(f"{first}{last}" for first in SYLLABLES for last in SYLLABLES)
+"""A vocabulary of 100 names."""
+
+
+@pytest.mark.parametrize("vocabulary", [(), NAMES], ids=["plain", "100 names"])
+def test_silence_and_noise_have_no_word(tmp_path: Path, vocabulary: tuple[str, ...]) -> None:
+    whisper = FACTORY.load(structs.replace(SPEC, vocabulary=vocabulary))
     bucket = Bucket(tmp_path)
     for name, sound in quiet().items():
         bucket.put(f"{name}.wav", wav(sound))

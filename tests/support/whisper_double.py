@@ -20,7 +20,7 @@ def numbered(number: int, session: str = "", *, seconds: float = 2.0, language: 
     return Window(number, 0.0, audio, language=language, session=session)
 
 
-def utterance(text: str, seconds: float = 2.0, **changes: float) -> Recognized:
+def utterance(text: str, seconds: float = 2.0, **changes: Any) -> Recognized:
     """One segment with its words spread evenly; no words in an empty text."""
     said = text.split()
     words = tuple(

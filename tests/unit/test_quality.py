@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from batchscribe.core.text.flags import LOW_CONFIDENCE
@@ -17,7 +19,7 @@ from batchscribe.core.text.quality import (
 from batchscribe.core.text.transcripts import Segment, Word
 
 
-def heard(text: str, seconds: float = 10.0, **changes: float | None) -> Recognized:
+def heard(text: str, seconds: float = 10.0, **changes: Any) -> Recognized:
     """The words spread evenly over the window, in one segment."""
     said = text.split()
     step = seconds / max(len(said), 1)

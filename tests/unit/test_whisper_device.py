@@ -171,9 +171,9 @@ def test_a_cpu_takes_one_window_at_a_time_and_a_gpu_what_was_measured(
     sizes: list[int] = []
     generate = decoder._generate_tokens
 
-    def noted(encoded: Any, count: int, *more: Any) -> Any:
-        found = generate(encoded, count, *more)
-        sizes.append(count)
+    def noted(encoded: Any, prompts: list[list[int]], *more: Any) -> Any:
+        found = generate(encoded, prompts, *more)
+        sizes.append(len(prompts))
         # Each window is filled up to its limit: what it costs at most is what is measured.
         assert all(len(each.sequences_ids[0]) >= whisper_decoder.MAX_TOKENS // 2 for each in found)
         return found

@@ -33,9 +33,9 @@ from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.wiring.estimates import estimate_audio
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.rendering import open_rendering
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
+from batchscribe.wiring.text_files import open_rendering
 
 NAMED = 10
 """Maximum number of sessions in an error."""

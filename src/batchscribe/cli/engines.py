@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import replace
@@ -63,7 +63,7 @@ def engines(
     reference: Path | None,
     plot: Path | None,
     as_json: bool,
-    **options: str,
+    **options: Any,
 ) -> None:
     """Speech engines of this machine: availability, models, published and measured figures.
 

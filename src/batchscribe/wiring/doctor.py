@@ -43,7 +43,6 @@ from batchscribe.wiring.preflight import (
     read_instance_record,
 )
 from batchscribe.wiring.prices import load_prices
-from batchscribe.wiring.rendering import check_rendering
 from batchscribe.wiring.seams import (
     describe_missing,
     open_ledger,
@@ -51,6 +50,7 @@ from batchscribe.wiring.seams import (
     rate_of,
     with_control,
 )
+from batchscribe.wiring.text_files import check_rendering
 
 TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
 """Of calls to EC2: each check ends within some seconds."""

@@ -85,7 +85,10 @@ def list_limits(spec: EngineSpec) -> tuple[str, ...]:
     Never raises, since commands that only observe or stop a GPU call it, too.
     """
     try:
-        return tuple(known_factory(spec.engine).unable(spec))
+        factory = known_factory(spec.engine)
+        deaf = spec.vocabulary and not factory.takes_vocabulary
+        limit = f"{spec.engine} cannot use a vocabulary: unset BATCH_VOCABULARY, or use faster-whisper"
+        return (*factory.unable(spec), *([limit] if deaf else ()))
     except Exception as error:  # noqa: BLE001 - third-party code
         broken = type(error).__name__
         return (f"the speech engine {spec.engine} fails to report its limits ({broken}): fix its package",)

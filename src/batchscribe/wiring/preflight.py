@@ -30,7 +30,7 @@ from batchscribe.wiring.engines import (
     engine_names,
     list_limits,
 )
-from batchscribe.wiring.rendering import check_rendering
+from batchscribe.wiring.text_files import check_rendering
 
 BOOT = "boot"
 SET_UP = "run `batchscribe gpu setup`"

@@ -43,7 +43,6 @@ from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import preflight, unsupported
-from batchscribe.wiring.rendering import open_rendering
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     open_capacity,
@@ -56,6 +55,7 @@ from batchscribe.wiring.seams import (
     tick_lock,
     with_control,
 )
+from batchscribe.wiring.text_files import open_rendering
 
 LAG_POLLS = 6
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)

@@ -67,6 +67,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     task: str = "transcribe"
     """`transcribe`, or `translate` into English."""
+    vocabulary: tuple[Word, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Names and terms that the engine is to expect; only engines with `takes_vocabulary` get any."""
 
 
 class AudioOptions(msgspec.Struct, frozen=True, kw_only=True):

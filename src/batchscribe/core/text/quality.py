@@ -57,6 +57,8 @@ class Doubt(StrEnum):
     HURRIED = "hurried"
     UNFINISHED = "unfinished"
     """The model stopped before the end of the audio."""
+    RECITED = "recited"
+    """Only words of the vocabulary, in its own order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Recognized:
     avg_logprob: float | None = None
     no_speech_prob: float | None = None
     read_until: float | None = None
+    recited: bool = False
+    """True if the text is the vocabulary, recited."""
 
     @property
     def text(self) -> str:
@@ -106,6 +110,7 @@ def find_doubts(result: Recognized) -> frozenset[Doubt]:
             Doubt.OUTSIDE: any(time > result.seconds + SLACK for span in spans for time in span),
             Doubt.DISORDERED: backwards or any(end < start for start, end in spans),
             Doubt.HURRIED: any(map(_is_too_fast, result.segments)),
+            Doubt.RECITED: result.recited,
         }
     return frozenset(doubt for doubt, holds in found.items() if holds)
 
@@ -140,10 +145,10 @@ def choose_better(first: Recognized, second: Recognized) -> Recognized:
     """The more plausible of two results for the same window.
 
     Fewer doubts win, then the model's own confidence. An empty text replaces words only if the model rates
-    silence as likely.
+    silence as likely, or if the words are recited.
     """
     if not second.text:
-        is_silence = not first.text or (first.no_speech_prob or 0.0) > MIN_SILENCE
+        is_silence = not first.text or first.recited or (first.no_speech_prob or 0.0) > MIN_SILENCE
         return second if is_silence else first
     return second if _rank_result(second) > _rank_result(first) else first
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.core.text.quality import Doubt, Recognized
+from batchscribe.core.text.quality import MIN_SILENCE, Doubt, Recognized
 from batchscribe.core.text.transcripts import Segment, Word
+from batchscribe.core.text.vocabulary import is_recited
 from batchscribe.errors import EngineError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ VENDOR_VERSION = "1.2.1"
 BEAM_SIZE = 5
 MAX_TOKENS = 448
 """Positions in Whisper's decoder. CTranslate2 uses at most half of them for a window's text."""
+MAX_PROMPT = MAX_TOKENS // 2 - 1
+"""Tokens of the text before a window, as in Whisper's own code."""
 SECONDS_PER_STAMP = 0.02
 FRAMES_PER_SECOND = 100
 MIN_FRAMES, MAX_FRAMES = 20, 3000
@@ -80,9 +83,11 @@ def check_vendor() -> None:
 class WhisperDecoder:
     """A loaded model. Stateless, except for a cache of tokenizers."""
 
-    def __init__(self, whisper: Any, task: str = "transcribe") -> None:
+    def __init__(self, whisper: Any, task: str = "transcribe", vocabulary: Sequence[str] = ()) -> None:
         self._whisper = whisper
         self._task = task
+        self.vocabulary = tuple(_fit_prompt(whisper.hf_tokenizer, vocabulary)) if vocabulary else ()
+        """The terms that fit into the prompt."""
         self.multilingual = bool(whisper.model.is_multilingual)
         self._tokenizer = cache(self._make_tokenizer)
 
@@ -122,7 +127,10 @@ class WhisperDecoder:
         """
         tokenizer = self._tokenizer(language)
         unwanted = [-1, tokenizer.eot] if fill else [-1]
-        results = self._generate_tokens(encoded, len(seconds), tokenizer, limit, unwanted)
+        prompt = self._make_prompt(tokenizer)
+        # With fewer positions than its prompt has, CTranslate2 crashes.
+        limit = min(MAX_TOKENS, max(limit, len(prompt) + limit // 2))
+        results = self._generate_tokens(encoded, [prompt] * len(seconds), tokenizer, limit, unwanted)
         outputs = [result.sequences_ids[0] for result in results]
         lines = [
             list(_split_lines(tokens, tokenizer.timestamp_begin, end))
@@ -131,7 +139,7 @@ class WhisperDecoder:
         texts = [[token for line in one for token in line.text(tokenizer)] for one in lines]
         frames = [min(max(int(end * FRAMES_PER_SECOND), MIN_FRAMES), MAX_FRAMES) for end in seconds]
         aligned = self._whisper.find_alignment(tokenizer, texts, encoded, frames)
-        room = min(limit // 2, limit - len(tokenizer.sot_sequence))
+        room = min(limit // 2, limit - len(prompt))
         return [
             Recognized(
                 segments=tuple(self._to_segments(line, words, tokenizer)),
@@ -140,18 +148,29 @@ class WhisperDecoder:
                 avg_logprob=float(result.scores[0] * len(tokens) / (len(tokens) + 1)),
                 no_speech_prob=float(result.no_speech_prob),
                 read_until=_find_early_end(tokens, tokenizer.timestamp_begin, room),
+                recited=self._is_recited(tokenizer.decode(text), result.no_speech_prob),
             )
-            for result, tokens, line, words, end in zip(
-                results, outputs, lines, aligned, seconds, strict=True
+            for result, tokens, line, text, words, end in zip(
+                results, outputs, lines, texts, aligned, seconds, strict=True
             )
         ]
 
+    def _make_prompt(self, tokenizer: Any) -> list[int]:
+        """The tokens before a window's text: the vocabulary as text that came before, then the task."""
+        prompt: list[int] = list(tokenizer.sot_sequence)
+        if self.vocabulary:
+            prompt = [tokenizer.sot_prev, *tokenizer.encode(_join_terms(self.vocabulary)), *prompt]
+        return prompt
+
+    def _is_recited(self, text: str, no_speech: float) -> bool:
+        return is_recited(text, self.vocabulary, silent=no_speech > MIN_SILENCE)
+
     def _generate_tokens(
-        self, encoded: Any, count: int, tokenizer: Any, limit: int, unwanted: list[int]
+        self, encoded: Any, prompts: list[list[int]], tokenizer: Any, limit: int, unwanted: list[int]
     ) -> Sequence[Any]:
         found: Sequence[Any] = self._whisper.model.generate(
             encoded,
-            [tokenizer.sot_sequence] * count,
+            prompts,
             beam_size=BEAM_SIZE,
             max_length=limit,
             return_scores=True,
@@ -188,6 +207,8 @@ class WhisperDecoder:
     def transcribe_again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
         """Transcribes one window again, at rising temperatures until the result is plausible.
 
+        A recited vocabulary is left out of the prompt.
+
         If the model only stopped early, it starts at temperature 0: `transcribe` continues after the stop.
         """
         found, _ = self._whisper.transcribe(
@@ -195,7 +216,8 @@ class WhisperDecoder:
             language=language,
             task=self._task,
             beam_size=BEAM_SIZE,
-            temperature=FROM_COLD if why <= {Doubt.UNFINISHED} else WARMER,
+            temperature=FROM_COLD if why <= {Doubt.UNFINISHED, Doubt.RECITED} else WARMER,
+            hotwords=None if Doubt.RECITED in why else _join_terms(self.vocabulary).strip() or None,
             word_timestamps=True,
             condition_on_previous_text=False,
             vad_filter=False,
@@ -210,6 +232,20 @@ class WhisperDecoder:
             else None,
             no_speech_prob=min((part.no_speech_prob for part in parts), default=None),
         )
+
+
+def _join_terms(terms: Sequence[str]) -> str:
+    return f" {', '.join(terms)}" if terms else ""
+
+
+def _fit_prompt(tokenizer: Any, terms: Sequence[str]) -> Iterator[str]:
+    """Yields the first terms that Whisper's prompt has room for."""
+    left = MAX_PROMPT
+    for term in terms:
+        left -= len(tokenizer.encode(f" {term},", add_special_tokens=False).ids)
+        if left < 0:
+            return
+        yield term
 
 
 @dataclass(frozen=True, slots=True)

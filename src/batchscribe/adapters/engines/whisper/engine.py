@@ -10,6 +10,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from batchscribe.adapters.engines.problems import engine_errors, list_failures, not_installed, warn_if_missing
 from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
@@ -35,6 +37,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import EngineFactory
 from batchscribe.errors import MisconfiguredError
 
+LOG = structlog.get_logger()
 PACKAGES = ("faster_whisper", "ctranslate2")
 
 
@@ -42,6 +45,7 @@ class WhisperFactory(EngineFactory):
     """Chooses device, number format and model folder, and loads the model."""
 
     name = NAME
+    takes_vocabulary = True
     unable = staticmethod(unable)
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
@@ -84,7 +88,9 @@ class WhisperFactory(EngineFactory):
             model = whisper.WhisperModel(
                 str(model_folder(spec)), device=device, compute_type=kind, local_files_only=True
             )
-            decoder = WhisperDecoder(model, spec.task)
+            decoder = WhisperDecoder(model, spec.task, spec.vocabulary or ())
+            if left := len(spec.vocabulary or ()) - len(decoder.vocabulary):
+                LOG.warning("vocabulary.shortened", terms=len(decoder.vocabulary), left_out=left)
             check_languages(spec, multilingual=decoder.multilingual)
         return decoder, device, kind
 
