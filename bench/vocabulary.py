@@ -22,7 +22,12 @@ from bench.flite import Flite
 
 PARTS = ("bran", "clo", "dri", "fen", "gar", "hul", "jor", "kel", "lom", "nad", "ost", "quin", "rav", "tesk")
 WITH = ("please send the report to {0}", "{0} and {1} meet at noon", "the {0} project is late", "ask {0} now")
-WITHOUT = ("please send the report today", "we will meet at noon", "the new project is late", "ask them about it")
+WITHOUT = (
+    "please send the report today",
+    "we will meet at noon",
+    "the new project is late",
+    "ask them about it",
+)
 
 
 def make_names(count: int, rng: random.Random) -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings of the text: vocabulary, replacements, subtitles. Part of `settings.Settings`."""
+"""Settings of the text, and the files that they name. Part of `settings.Settings`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 from batchscribe.core import setting_parsers as parse
+from batchscribe.core.objects import MIB
 from batchscribe.core.setting_parsers import Name
-from batchscribe.core.text.caption_style import CaptionPreset, CaptionStyle, Highlight, make_style
+from batchscribe.core.text.caption_style import CaptionPreset, Highlight, make_style
+from batchscribe.core.text.rendering import Rendering
+from batchscribe.core.text.replacements import parse_replacements
+from batchscribe.core.text.vocabulary import parse_vocabulary
+from batchscribe.errors import MisconfiguredError
 
 
 def as_path(text: str) -> Path:
@@ -49,10 +54,16 @@ class TextSettings:
         Highlight, Name("CAPTION_HIGHLIGHT", parse.member(Highlight), " or ".join(Highlight))
     ] = Highlight.OFF
 
-    @property
-    def caption_style(self) -> CaptionStyle:
-        """The preset with the settings that change it. Raises MisconfiguredError if they contradict."""
-        return make_style(
+    def read_vocabulary(self) -> tuple[str, ...]:
+        """Terms that the engine is to expect. Raises MisconfiguredError if the file has errors."""
+        return parse_vocabulary(_read_text("BATCH_VOCABULARY", self.vocabulary))
+
+    def open_rendering(self) -> Rendering:
+        """How session files are rendered.
+
+        Raises MisconfiguredError if the file of replacements has errors, or limits contradict each other.
+        """
+        style = make_style(
             self.caption_preset,
             columns=self.caption_line_length,
             lines=self.caption_lines,
@@ -63,3 +74,21 @@ class TextSettings:
             speakers=self.caption_speakers == "on",
             highlight=self.caption_highlight,
         )
+        rules = parse_replacements(_read_text("BATCH_REPLACEMENTS", self.replacements))
+        return Rendering(style=style, replacements=rules)
+
+
+def _read_text(setting: str, file: Path | None) -> str:
+    """Text of a file of at most 1 MiB; empty without one."""
+    if file is None:
+        return ""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MIB + 1)
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise MisconfiguredError(f"{setting} names {file}, which cannot be read: {reason}") from error
+    if len(data) > MIB:
+        raise MisconfiguredError(f"{setting} names {file}, which is larger than 1 MiB")
+    return text

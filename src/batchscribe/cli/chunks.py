@@ -35,7 +35,6 @@ from batchscribe.wiring.estimates import estimate_audio
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
-from batchscribe.wiring.text_files import open_rendering
 
 NAMED = 10
 """Maximum number of sessions in an error."""
@@ -182,7 +181,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
             print_warning(_unreadable(part.transcript, part.key))
     if found.missing:
         print_warning(_describe_missing(shown(wanted), found))
-    rendering = open_rendering(app.settings)
+    rendering = app.settings.open_rendering()
     data = rendering.render(rendering.finish(found.transcript), kind)
     if output is None:
         sys.stdout.buffer.write(data)

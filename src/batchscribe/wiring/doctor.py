@@ -39,6 +39,7 @@ from batchscribe.wiring.preflight import (
     check_guard_role,
     check_local_engine,
     check_record,
+    check_rendering,
     needs_ssh,
     read_instance_record,
 )
@@ -50,7 +51,6 @@ from batchscribe.wiring.seams import (
     rate_of,
     with_control,
 )
-from batchscribe.wiring.text_files import check_rendering
 
 TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
 """Of calls to EC2: each check ends within some seconds."""

@@ -24,7 +24,6 @@ from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
 from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engines import known_factory, list_limits
-from batchscribe.wiring.text_files import read_vocabulary
 
 BEFORE_RECORDS = (WHISPER, "small.en")
 """Engine and model of set-ups that did not record them: the defaults of that time."""
@@ -172,5 +171,5 @@ def _make_spec(settings: Settings, engine: str, model: str) -> EngineSpec:
         device="cuda" if paid_gpu else "auto",
         language=settings.language,
         task=settings.task,
-        vocabulary=read_vocabulary(settings) or UNSET,
+        vocabulary=settings.read_vocabulary() or UNSET,
     )

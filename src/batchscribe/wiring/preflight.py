@@ -8,6 +8,7 @@ from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
 from batchscribe.core.decide.published_models import AUTO
+from batchscribe.core.figures import format_count
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.host import (
     CREDENTIALS,
@@ -30,7 +31,6 @@ from batchscribe.wiring.engines import (
     engine_names,
     list_limits,
 )
-from batchscribe.wiring.text_files import check_rendering
 
 BOOT = "boot"
 SET_UP = "run `batchscribe gpu setup`"
@@ -74,6 +74,15 @@ def check_local_engine(spec: EngineSpec) -> Finding:
     if problems:
         return failed("model", f"{spec.engine} cannot run here: {'; '.join(problems)}")
     return passed("model", f"{spec.model or 'its own model'} is on this machine")
+
+
+def check_rendering(settings: Settings) -> Finding:
+    """Checks that session files can be rendered."""
+    try:
+        rendering = settings.open_rendering()
+    except MisconfiguredError as error:
+        return failed("session files", str(error))
+    return passed("session files", f"{format_count(len(rendering.replacements), 'replacement')}")
 
 
 def check_guard_role(settings: Settings) -> Finding:

@@ -55,7 +55,6 @@ from batchscribe.wiring.seams import (
     tick_lock,
     with_control,
 )
-from batchscribe.wiring.text_files import open_rendering
 
 LAG_POLLS = 6
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
@@ -228,7 +227,7 @@ def _build_world(
         preflight=partial(preflight, settings, output),
         secret=secret,
         new_run_id=new_run_id,
-        open_rendering=partial(open_rendering, settings),
+        open_rendering=settings.open_rendering,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
         report=lambda run: _write_run_report(settings, ledger, output, run, lock.holder() or ""),
         lag=_max_poll_age(settings),

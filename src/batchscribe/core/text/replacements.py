@@ -117,7 +117,7 @@ def _substitute(text: str, offset: int, found: Sequence[tuple[int, int, str]]) -
 
 
 def _replace_in_words(segment: Segment, found: Sequence[tuple[int, int, str]]) -> Iterator[Word]:
-    """Yields the words; those that a match touches are joined, and divided anew."""
+    """Yields the words; those that a match touches are joined, then divided."""
     for begin, pieces, words in _group_touched(segment, found):
         end = begin + sum(map(len, pieces))
         inside = [match for match in found if begin <= match[0] and match[1] <= end and match[0] < end]
