@@ -203,7 +203,7 @@ def test_a_start_that_lands_after_we_gave_up_is_still_stopped(at: Stage) -> None
 
 def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
     ready(at)
-    at.compute.break_boot(INSTANCE)
+    at.compute.break_boots()
     (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.STAYED_STOPPED
     most = LONGEST_LAG.total_seconds() + 2 * at.config.waits.poll
