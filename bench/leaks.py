@@ -166,7 +166,9 @@ class Original(Host):
         elif state is InstanceState.PENDING:
             yield from self._wait_for(InstanceState.RUNNING)
         if self.week.machine.state is not InstanceState.RUNNING:
-            yield from self._call("compute.start", lambda: self.week.cloud.start(INSTANCE, "the original"))
+            yield from self._call(
+                "compute.start", lambda: self.week.cloud.begin_start(INSTANCE, "the original")
+            )
             started.append(True)
             yield from self._wait_for(InstanceState.RUNNING)
         for _ in range(30):
@@ -211,7 +213,7 @@ class Original(Host):
         )
 
     def _stop(self) -> Call:
-        yield from self._call("compute.stop", lambda: self.week.cloud.stop(INSTANCE))
+        yield from self._call("compute.stop", lambda: self.week.cloud.begin_stop(INSTANCE))
         yield from self._wait_for(InstanceState.STOPPED)
 
     def _wait_for(self, state: InstanceState) -> Call:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd
 from batchscribe.core.run.meter import LONGEST_PENDING
 from batchscribe.core.run.runs import Run
-from simulation.cloud import Cloud, Machine, Span
+from batchscribe.testing.compute import Cloud, Machine, Span
 from simulation.gate import Gate
 from simulation.timeline import Timeline
 

@@ -22,9 +22,9 @@ from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import Manifest, WorkerName
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.reading import read_record
+from batchscribe.testing.compute import Cloud, Machine
 from batchscribe.testing.worker import PlayedWorker, WorkerScript
 from batchscribe.worker.trust import refuse_foreign_work
-from simulation.cloud import Cloud, Machine
 from simulation.seams import Bucket
 from simulation.timeline import START, Timeline
 
@@ -288,6 +288,6 @@ class Box:
             return
         if marks.over(self._line.seconds):
             self.powered_off += 1
-            self._cloud.stop(self._machine.id)
+            self._cloud.begin_stop(self._machine.id)
         elif marks.limit is not None or self._line.seconds - self._since() < 2 * SILENCE_SECONDS:
             self._line.at(DEADMAN_SECONDS, lambda: self._deadman(marks, number))

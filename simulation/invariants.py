@@ -35,10 +35,11 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import GUARD_LAST, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Run, RunState
+from batchscribe.testing.compute import Cloud, Machine, Span
 from batchscribe.testing.guard import FakeGuard
 from simulation.bills import Bills, Kept, Look
 from simulation.chunk_rules import ChunkRules
-from simulation.cloud import UP, Act, Cloud, Machine, Span
+from simulation.cloud import UP, Act
 from simulation.gate import Gate
 from simulation.seams import Bucket, LedgerSeam
 from simulation.timeline import Timeline

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 from batchscribe.core.run.instances import DEADLINE_TAG, RELEASED_TAGS, RUN_TAG, InstanceState
 from batchscribe.errors import BatchscribeError
+from batchscribe.testing.compute import Cloud
 from batchscribe.testing.worker import ChunkFate
-from simulation.cloud import Cloud
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE, Weather, between
@@ -94,7 +94,7 @@ class Hands:
         """Forces a hung stop of their instance."""
         machine = self._cloud.machine(self._id)
         if machine.stuck and machine.holder.startswith(("other-", PERSON)):
-            self._cloud.stop(self._id, force=True)
+            self._cloud.begin_stop(self._id, force=True)
 
     def _visit(self) -> None:
         """Uses the GPU for a while if it is free, and stops it."""
@@ -120,7 +120,7 @@ class Hands:
         if not holder or machine.holder != holder:
             return
         with suppress(BatchscribeError):
-            self._cloud.stop(self._id)
+            self._cloud.begin_stop(self._id)
         if machine.state is InstanceState.PENDING:
             self._line.at(0.5 * MINUTE, lambda: self._stop(holder))
 
@@ -140,7 +140,7 @@ class Hands:
             if machine.state is not InstanceState.STOPPED or machine.tags.get(RUN_TAG) != name:
                 release()
                 return
-            self._cloud.start(self._id, name)
+            self._cloud.begin_start(self._id, name)
             self._line.at(between(self._rng, 10 * MINUTE, 100 * MINUTE), end)
 
         def end() -> None:

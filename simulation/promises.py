@@ -18,8 +18,8 @@ from batchscribe.controller.context import Waits
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.promises import AFTER_WORK, BY_HOST, STALLED
 from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.testing.compute import Machine
 from simulation.box import Box
-from simulation.cloud import Machine
 from simulation.gate import Gate
 from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE

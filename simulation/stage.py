@@ -26,10 +26,11 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.rendering import Rendering
+from batchscribe.testing.compute import Cloud, Machine, Start
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
-from simulation.cloud import Cloud, CloudApi, Machine, Start
+from simulation.cloud import CloudApi
 from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
 from simulation.gate import Gate
 from simulation.hosts import FIRST, SECOND
@@ -84,7 +85,7 @@ class Stage:
         self.cloud = Cloud(self.line)
         self.machine = self.cloud.add(INSTANCE, instance_type=TYPE)
         self.cloud.add(FOREIGN, instance_type=TYPE)
-        self.guard = FakeGuard(self.line, self.cloud.stop, plan=self.line.at)
+        self.guard = FakeGuard(self.line, self.cloud.begin_stop, plan=self.line.at)
         self.trouble = Trouble(rng, self.line, weather)
         self.uploads = Uploads(rng, self.line, self.bucket, weather)
         self.people = People(rng, self.line, self.cloud, INSTANCE)

@@ -17,8 +17,8 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
 from batchscribe.testing.clock import FakeClock
-from batchscribe.testing.compute import FakeCompute
-from simulation.cloud import Cloud, CloudApi
+from batchscribe.testing.compute import Cloud, FakeCompute
+from simulation.cloud import CloudApi
 from simulation.gate import Gate
 from simulation.timeline import Timeline
 from simulation.trace import Trace

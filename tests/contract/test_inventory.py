@@ -45,7 +45,7 @@ def cloud() -> Iterator[Cloud]:
 
     with moto_server() as endpoint, aws_environment(endpoint):
         create_bucket(endpoint, "recordings")
-        complete_moto(endpoint)
+        complete_moto()
         yield Cloud(endpoint, aws_client(endpoint, "ec2"))
 
 

@@ -198,18 +198,18 @@ def test_a_corrupt_chunk_among_good_ones(cloud: Cloud) -> None:
 
 
 def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
-    cloud.speech(120)
+    cloud.speech(50)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="40")
     wait_for(cloud.transcribed())
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = cloud.objects("transcription-chunk-")
-    assert len(finished) < 120
+    assert len(finished) < 50
     assert cloud.state == "running"
     report = cloud.desk.json("tick")["runs"][0]
     assert report["status"] == "completed"
     done = cloud.objects("transcription-chunk-")
-    assert len(done) == 120
+    assert len(done) == 50
     assert finished.items() <= done.items(), "what was published stays as it is"
     assert cloud.state == "stopped"
     assert len(cloud.objects("manifest.json")) == 1, "the worker lived on: nothing was dispatched twice"

@@ -38,6 +38,7 @@ from batchscribe.core.run.instances import MANIFEST_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd, decode
 from batchscribe.errors import LaunchError, ObjectNotFoundError
 from support.cli import put_speech, wait_for
+from support.forked import ENGINES
 from support.metadata import Metadata, metadata_service
 from support.nspawn import UNITS, Container, container
 from support.sshd import SSHD, Sshd, configure, make_home
@@ -99,7 +100,9 @@ class SetUp:
         place = HostPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits)
         self.machine.write(f"{HOME}/box.json", msgspec.json.encode(place).decode())
         self.machine.write(
-            f"{HOME}/env", f"AWS_EC2_METADATA_SERVICE_ENDPOINT={self.metadata.url}\n", mode=0o600
+            f"{HOME}/env",
+            f"PYTHONPATH={ENGINES}\nAWS_EC2_METADATA_SERVICE_ENDPOINT={self.metadata.url}\n",
+            mode=0o600,
         )
 
     def claim(self, launch: ClaimLaunch | None, *, minutes: float = 60.0) -> None:
@@ -144,7 +147,7 @@ class SetUp:
             source=self.bucket.as_uri(),
             output=self.bucket.as_uri(),
             deadline=self.clock.now() + timedelta(hours=1),
-            engine=EngineSpec(engine="pocketsphinx"),
+            engine=EngineSpec(engine="scripted"),
             settings_hash="",
             chunks=chunks,
         )
@@ -351,7 +354,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
         clock=SystemClock(),
         request=CheckRequest(
             now=SystemClock().now(),
-            engine=EngineSpec(engine="pocketsphinx"),
+            engine=EngineSpec(engine="scripted"),
             gpu=False,
             source=bucket.url,
             output=bucket.url,

@@ -27,6 +27,7 @@ from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Outcome
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.wiring.stores import open_store
 from support.box_python import box_python
@@ -108,7 +109,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
     store = open_store(bucket.as_uri())
     interrupts = Interrupts()
     clock = SystemClock(interrupts)
-    compute = FakeCompute(clock, pending=timedelta(0), stopping=timedelta(0))
+    compute = FakeCompute(FakeClock(clock.now()), pending=timedelta(0), stopping=timedelta(0))
     compute.add(INSTANCE, instance_type="g4dn.xlarge")
     options = replace(
         server.options(folder / "known_hosts", trusted=INSTANCE), host="127.0.0.1", alive_count=1

@@ -25,6 +25,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.testing.guard import ROLE
 from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import Desk, local_desk, put_speech, spoken
+from support.forked import ENGINES
 from support.nspawn import UNITS as UNIT_DIR
 from support.nspawn import Container, container
 from support.s3 import CREDENTIALS, aws_client, aws_environment, create_bucket, moto_server, s3_client
@@ -58,7 +59,9 @@ class Host:
         self.machine.run("systemctl", "daemon-reload")
 
     def batchscribe(self, *words: str) -> str:
-        return self.machine.run(PROGRAM, *words, cwd=self.desk.home).stdout
+        return self.machine.run(
+            PROGRAM, *words, cwd=self.desk.home, environment={"PYTHONPATH": ENGINES}
+        ).stdout
 
     def tick(self) -> None:
         """One pass of the scheduler's unit, to its end."""
@@ -106,13 +109,16 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """One machine for all: what is tested of it is where the tick's process ends, not the boot."""
     shared = tmp_path_factory.mktemp("desks")
     with container(tmp_path_factory.mktemp("machine") / "of", shared) as made:
+        made.write(
+            "/etc/systemd/system.conf.d/engines.conf", f"[Manager]\nDefaultEnvironment=PYTHONPATH={ENGINES}\n"
+        )
         made.boot()
         yield made
 
 
 @pytest.fixture
 def host(machine: Container, request: pytest.FixtureRequest) -> Iterator[Host]:
-    desk = local_desk(machine.shared[0] / request.node.name, BATCH_ENGINE="pocketsphinx", BATCH_THRESHOLD="1")
+    desk = local_desk(machine.shared[0] / request.node.name, BATCH_THRESHOLD="1")
     made = Host(machine, desk, {unit: machine.journal(unit) for unit in (SERVICE, WATCHDOG_SERVICE)})
     yield made
     for unit in (TIMER, WATCHDOG_TIMER):
@@ -149,7 +155,7 @@ def closed(host: Host) -> Run:
 
 
 def test_one_pass_begins_a_run_and_the_timer_finishes_it(host: Host) -> None:
-    put_speech(host.desk.bucket, "team-meeting", "morning-walk")
+    put_speech(host.desk.bucket, "morning-walk")
     host.install()
     host.tick()
     assert (host.service("Result"), host.service("ActiveState")) == ("success", "inactive")
@@ -177,7 +183,7 @@ def test_a_worker_outlives_the_unit_whose_pass_started_it(host: Host, unit: str)
 
 
 def test_a_pass_that_is_killed_is_followed_by_the_next_one(host: Host) -> None:
-    put_speech(host.desk.bucket, "team-meeting", "morning-walk")
+    put_speech(host.desk.bucket, "morning-walk")
     host.install()
     host.machine.run("systemctl", "start", "--no-block", SERVICE)
     until(lambda: bool(host.runs()))

@@ -31,7 +31,7 @@ def test_a_tick_works_on_what_the_template_made(aws: Aws, tmp_path: Path) -> Non
     from support.stacks import complete_moto, template  # moto's models are slow to import
 
     case = new_case(aws, tmp_path)
-    complete_moto(aws.endpoint)
+    complete_moto()
     stacks = aws_client(aws.endpoint, "cloudformation")
     given = {"Bucket": case.bucket, "GpuType": "g4dn.xlarge"}
     stacks.create_stack(

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from batchscribe.adapters.aws.schedules import GROUP
 from support.s3 import aws_client
+
+AMAZON_IMAGE = "ami-03cf127a"
+"""One that moto has; a list of all takes a second."""
 
 
 def make_stopped_instance(endpoint: str, *, instance_type: str = "g5.xlarge") -> str:
     """The id of a new instance of this type, stopped."""
     client = aws_client(endpoint, "ec2")
-    made = client.run_instances(
-        ImageId=amazon_image(endpoint), InstanceType=instance_type, MinCount=1, MaxCount=1
-    )
+    made = client.run_instances(ImageId=AMAZON_IMAGE, InstanceType=instance_type, MinCount=1, MaxCount=1)
     instance: str = made["Instances"][0]["InstanceId"]
     client.stop_instances(InstanceIds=[instance])
     return instance
-
-
-@cache
-def amazon_image(endpoint: str) -> str:
-    """An image: it takes a second to find, and every test needs one."""
-    image: str = aws_client(endpoint, "ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-    return image
 
 
 def make_schedule_group(endpoint: str) -> None:

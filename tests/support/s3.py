@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Iterator
@@ -47,9 +48,8 @@ def _make_puts_atomic() -> None:
         S3Response.put_object = put_object  # type: ignore[method-assign]
 
 
-@contextmanager
-def moto_server() -> Iterator[str]:
-    """Starts the server and gives its endpoint, http://127.0.0.1:port; stops it at the end."""
+@cache
+def _server() -> str:
     try:
         from moto.server import ThreadedMotoServer
     except ImportError:
@@ -57,11 +57,16 @@ def moto_server() -> Iterator[str]:
     _make_puts_atomic()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+    atexit.register(server.stop)
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """Gives the endpoint of this process's server, http://127.0.0.1:port: moto has one account per process,
+    and each endpoint needs clients of its own, which botocore takes long to make."""
+    yield _server()
 
 
 @contextmanager

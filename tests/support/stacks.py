@@ -12,7 +12,7 @@ from moto.ec2.models import ec2_backends
 from moto.scheduler.models import scheduler_backends
 from moto.ssm.models import ssm_backends
 
-from support.aws import amazon_image
+from support.aws import AMAZON_IMAGE
 from support.s3 import REGION
 
 IMAGES = (
@@ -75,13 +75,12 @@ class PlayedKey(_Made, CloudFormationModel):
         return cls(made.key_name, {"KeyPairId": made.id})
 
 
-def complete_moto(endpoint: str) -> None:
+def complete_moto() -> None:
     """Teaches this process's moto both resource types and the public parameters of the images."""
-    image = amazon_image(endpoint)
     backend = ssm_backends[DEFAULT_ACCOUNT_ID][REGION]
     for number, name in enumerate(IMAGES):
         own = f"/image/{number}"
-        backend.put_parameter(own, "", image, "String", "", "", True, [], "text", None, None)
+        backend.put_parameter(own, "", AMAZON_IMAGE, "String", "", "", True, [], "text", None, None)
         backend._parameters[name] = backend._parameters[own]
     for cached in (get_model_list, get_model_map, get_name_type_map):
         cached.cache_clear()

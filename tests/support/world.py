@@ -34,6 +34,7 @@ from batchscribe.core.run.runs import Run, next_step
 from batchscribe.core.run.waiting import Wait, wait_text
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import PRAGMAS
 from batchscribe.protocols import Store
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
@@ -137,7 +138,7 @@ class Stage:
     def upload(self, count: int, *, session: str = "s", size: int = 40_000, first: int = 1) -> list[str]:
         names = [f"{session}/chunk-{number:03}.webm" for number in range(first, first + count)]
         for name in names:
-            self.store.create(name, name.encode().ljust(size, b"."))
+            self.store.place(name, name.encode(), size=size)
         return names
 
 
@@ -167,7 +168,7 @@ def stage(
     launcher.is_alive = worker.is_alive
     guard = FakeGuard(clock, lambda _instance: None)
     notes = Notes()
-    ledger = Ledger(folder / "ledger.sqlite")
+    ledger = Ledger(folder / "ledger.sqlite", pragmas=PRAGMAS | {"synchronous": "OFF"})
     ids = iter(range(1000))
     world = World(
         clock=clock,

@@ -203,7 +203,7 @@ def test_a_start_that_lands_after_we_gave_up_is_still_stopped(at: Stage) -> None
 
 def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
     ready(at)
-    at.compute.break_boot(INSTANCE)
+    at.compute.break_boots()
     (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.STAYED_STOPPED
     most = LONGEST_LAG.total_seconds() + 2 * at.config.waits.poll
@@ -693,13 +693,13 @@ def test_starts_that_are_paid_for_nothing_come_further_and_further_apart(at: Sta
 
 def test_a_chunk_that_never_ends_starves_nobody_and_starts_a_gpu_once(tmp_path: Path) -> None:
     at = stage(tmp_path, policy=Policy(threshold=1, max_runtime=timedelta(minutes=20)))
-    at.store.create("long/talk.wav", b"." * 2_000_000_000)
+    at.store.place("long/talk.wav", size=2_000_000_000)
     ready(at, 20)
     at.worker.endless = frozenset({"long/talk.wav"})
     (first,) = tick(at.world, at.config).runs
     assert first.chunks_done >= 20
     starts = 0
-    for _ in range(40):
+    for _ in range(15):
         at.clock.sleep(24 * 3600)
         starts += isinstance(tick(at.world, at.config).decision, Launch)
     assert starts == 3, "at its longest wait, once for each attempt; then it is quarantined"

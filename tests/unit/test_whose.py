@@ -318,7 +318,7 @@ def test_a_stop_that_hangs_is_forced(at: Stage, monkeypatch: pytest.MonkeyPatch)
     said = forced(at, monkeypatch)
     at.clock.at(60, lambda: at.compute.hold(INSTANCE))
     tick(at.world, at.config)
-    assert said == [False, True]
+    assert said[:2] == [False, True]
     assert state(at) is InstanceState.STOPPED
 
 

@@ -1,22 +1,17 @@
-"""In-memory cloud with start and stop times and planned faults."""
+"""In-memory cloud with start and stop times, bills, planned faults and hooks for a simulator."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
-from batchscribe.protocols import Clock
+from batchscribe.testing.clock import FakeClock
 
-_NEXT = {
-    InstanceState.PENDING: InstanceState.RUNNING,
-    InstanceState.STOPPING: InstanceState.STOPPED,
-    InstanceState.SHUTTING_DOWN: InstanceState.TERMINATED,
-}
 _GONE = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
 
 
@@ -54,107 +49,250 @@ class FaultPlan:
 
 
 @dataclass(slots=True)
-class _Machine:
-    seen: Instance
-    since: datetime
+class Span:
+    """Billed period of a machine, in seconds of the clock; `end` is None while it runs."""
+
+    holder: str
+    begin: float
+    type: str
+    end: float | None = None
+
+
+@dataclass(slots=True)
+class Machine:
+    id: str
+    type: str
+    state: InstanceState = InstanceState.STOPPED
+    tags: dict[str, str] = field(default_factory=dict)
+    holder: str = ""
+    """Id of the run, or name of the foreign user, that started it; empty while it is free."""
+    since: float = 0.0
+    """Time at which the holder started it."""
     starts: int = 0
-    broken_boot: bool = False
+    launched_at: datetime | None = None
+    reason: str = ""
     stuck: bool = False
-    history: list[tuple[datetime, InstanceState]] = field(default_factory=list)
+    """Its transition does not end, unless by a forced stop."""
+    broken: bool = False
+    """Its start falls back to stopped."""
+    due: float = 0.0
+    """Time at which its transition ends."""
+    move: int = 0
+    """Number of state changes: an event planned before the last one is void."""
+    shown: list[tuple[float, Instance]] = field(default_factory=list)
+    """What polls show, with the time of each change."""
+    spans: list[Span] = field(default_factory=list)
+
+    def shown_at(self, then: float) -> tuple[float, Instance]:
+        """State shown at that moment, with the time since which it is shown."""
+        return next((shown for shown in reversed(self.shown) if shown[0] <= then), self.shown[0])
 
 
-class FakeCompute(FaultPlan):
-    """A protocols.Compute whose machines move by the injected clock, as EC2's do.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Course of a start: seconds until it runs; `broken` if it falls back to stopped."""
 
-    `pending` and `stopping` are the durations of a start and a stop. A stop is refused while a machine
-    is pending, a start while it is stopping. Addresses and the launch time are new at every start.
+    pending: float = 20.0
+    broken: bool = False
+
+
+class Cloud:
+    """Machines of an account, with their true states.
+
+    They change by events planned on the clock, as EC2's do: a stop is refused while a machine is pending,
+    a start while it is stopping. Addresses and the launch time are new at every start.
     """
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.machines: dict[str, Machine] = {}
+        self.refused_types: frozenset[str] = frozenset()
+        """Types that no machine can have."""
+        self.next_start: Callable[[], Start] = Start
+        self.next_stop: Callable[[], float] = lambda: 30.0
+        self.gets_stuck: Callable[[], bool] = lambda: False
+        self.on_running: Callable[[Machine], None] = lambda _machine: None
+        self.on_down: Callable[[Machine], None] = lambda _machine: None
+        self.on_change: Callable[[str], None] = lambda _text: None
+        self._clock = clock
+
+    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> Machine:
+        """Adds a stopped machine."""
+        machine = self.machines[instance] = Machine(instance, instance_type)
+        self._show(machine)
+        return machine
+
+    def begin_start(self, instance: str, holder: str) -> None:
+        """Starts it for `holder`; does nothing if it is up already."""
+        machine = self.machine(instance)
+        if machine.state in _GONE or machine.state is InstanceState.STOPPING:
+            raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
+        if machine.state is not InstanceState.STOPPED:
+            return
+        machine.holder, machine.since = holder, self._clock.seconds
+        machine.starts += 1
+        machine.launched_at = self._clock.now()
+        machine.reason = ""
+        self._move(machine, InstanceState.PENDING)
+        start = self.next_start()
+        machine.broken = start.broken
+        self._end_later(machine, start.pending)
+
+    def start_unclaimed(self, instance: str) -> None:
+        """Starts it as a user would."""
+        self.begin_start(instance, "a user")
+
+    def begin_stop(self, instance: str, *, force: bool = False) -> None:
+        """Requests the stop for any holder; refused while pending."""
+        machine = self.machines.get(instance)
+        if machine is None or machine.state in {InstanceState.STOPPED, *_GONE}:
+            return
+        if machine.state is InstanceState.PENDING:
+            raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
+        if machine.state is InstanceState.RUNNING:
+            # A forced stop does not wait for the operating system, so it cannot hang.
+            machine.stuck = not force and (machine.stuck or self.gets_stuck())
+            self._move(machine, InstanceState.STOPPING)
+            self._end_later(machine, self.next_stop())
+        elif force and machine.stuck:
+            machine.stuck = False
+            self._end_later(machine, self.next_stop())
+
+    def terminate(self, instance: str) -> None:
+        """Terminates the machine from outside."""
+        machine = self.machine(instance)
+        self._move(machine, InstanceState.SHUTTING_DOWN)
+        self._end_later(machine, self.next_stop())
+
+    def hold(self, instance: str, *, stuck: bool = True) -> None:
+        """Keeps the machine pending or stopping while held; a forced stop frees it."""
+        machine = self.machine(instance)
+        machine.stuck = stuck
+        self._end_transition(machine)
+
+    def tag(self, instance: str, tags: dict[str, str]) -> None:
+        machine = self.machine(instance)
+        machine.tags = {**machine.tags, **tags}
+        self._show(machine)
+
+    def untag(self, instance: str) -> None:
+        """Removes all tags."""
+        self.machine(instance).tags = {}
+        self.tag(instance, {})
+
+    def retype(self, instance: str, instance_type: str) -> None:
+        machine = self.machine(instance)
+        if machine.state is not InstanceState.STOPPED:
+            raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
+        if instance_type in self.refused_types:
+            raise MisconfiguredError(f"{instance} cannot be {instance_type}: correct GPU_INSTANCE_TYPES")
+        machine.type = instance_type
+        self._show(machine)
+
+    def machine(self, instance: str) -> Machine:
+        if instance not in self.machines:
+            raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
+        return self.machines[instance]
+
+    def billed(self, holder: str) -> float:
+        """True billed time of `holder` so far, in seconds."""
+        return self._sum_spans(
+            span for machine in self.machines.values() for span in machine.spans if span.holder == holder
+        )
+
+    def billed_seconds(self, instance: str) -> float:
+        """True billed time of the machine so far."""
+        return self._sum_spans(self.machine(instance).spans)
+
+    def _sum_spans(self, spans: Iterable[Span]) -> float:
+        now = self._clock.seconds
+        return sum((now if span.end is None else span.end) - span.begin for span in spans)
+
+    def _end_later(self, machine: Machine, seconds: float) -> None:
+        """Plans the end of the transition, void once the machine has left its state."""
+        machine.due, move = self._clock.seconds + seconds, machine.move
+        if seconds:
+            self._clock.at(seconds, lambda: self._end_transition(machine) if machine.move == move else None)
+        else:
+            self._end_transition(machine)
+
+    def _end_transition(self, machine: Machine) -> None:
+        if machine.stuck or self._clock.seconds < machine.due:
+            return
+        if machine.state is InstanceState.PENDING and not machine.broken:
+            machine.spans.append(Span(machine.holder, self._clock.seconds, machine.type))
+            self._move(machine, InstanceState.RUNNING)
+            self.on_running(machine)
+        elif machine.state is InstanceState.SHUTTING_DOWN:
+            self._move(machine, InstanceState.TERMINATED)
+        elif machine.state.moving:
+            if machine.state is InstanceState.PENDING:
+                machine.reason = "Client.InternalError: the boot is broken"
+            machine.holder = ""
+            self._move(machine, InstanceState.STOPPED)
+
+    def _move(self, machine: Machine, state: InstanceState) -> None:
+        if machine.state is InstanceState.RUNNING:
+            machine.spans[-1].end = self._clock.seconds
+            self.on_down(machine)
+        machine.state = state
+        machine.move += 1
+        self.on_change(f"{machine.id} is {state} for {machine.holder or 'no holder'}")
+        self._show(machine)
+
+    def _show(self, machine: Machine) -> None:
+        up = not machine.state.proved_stopped
+        seen = Instance(
+            id=machine.id,
+            state=machine.state,
+            type=machine.type,
+            public_address=f"203.0.113.{machine.starts % 254 + 1}" if up else None,
+            private_address="10.0.0.7",
+            launched_at=machine.launched_at,
+            tags=machine.tags,
+            state_reason=machine.reason,
+        )
+        machine.shown.append((self._clock.seconds, seen))
+
+
+class FakeCompute(FaultPlan, Cloud):
+    """A protocols.Compute; `pending` and `stopping` are the durations of a start and a stop."""
 
     def __init__(
         self,
-        clock: Clock,
+        clock: FakeClock,
         *,
         pending: timedelta = timedelta(seconds=20),
         stopping: timedelta = timedelta(seconds=30),
     ) -> None:
-        super().__init__()
+        FaultPlan.__init__(self)
+        Cloud.__init__(self, clock)
         self.lag = timedelta(0)
-        """Age of the states that `describe` shows."""
-        self._clock = clock
-        self._windows = {
-            InstanceState.PENDING: pending,
-            InstanceState.STOPPING: stopping,
-            InstanceState.SHUTTING_DOWN: stopping,
-        }
-        self._machines: dict[str, _Machine] = {}
+        """Age of what `describe` shows."""
+        self.next_start = self._begin_course
+        self.next_stop = stopping.total_seconds
+        self._pending = pending.total_seconds()
+        self._broken = 0
 
-    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> None:
-        """Adds a stopped machine."""
-        now = self._clock.now()
-        stopped = Instance(
-            id=instance, state=InstanceState.STOPPED, type=instance_type, private_address="10.0.0.7"
-        )
-        self._machines[instance] = _Machine(stopped, now, history=[(now, InstanceState.STOPPED)])
+    def break_boots(self, count: int = 1) -> None:
+        """Makes the next `count` starts fall back to stopped."""
+        self._broken = count
 
-    def break_boot(self, instance: str, *, broken: bool = True) -> None:
-        """Makes the next starts fall back to stopped."""
-        self._advance_machine(instance).broken_boot = broken
-
-    def hold(self, instance: str, *, stuck: bool = True) -> None:
-        """Keeps the machine pending or stopping while held; a forced stop frees it."""
-        self._advance_machine(instance).stuck = stuck
-
-    def terminate(self, instance: str) -> None:
-        """Terminates the machine from outside."""
-        self._change_state(self._advance_machine(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
-
-    def start_unclaimed(self, instance: str) -> None:
-        """Starts the machine as a user would."""
-        machine = self._advance_machine(instance)
-        state = machine.seen.state
-        if state is InstanceState.STOPPING or state in _GONE:
-            raise ComputeUnavailableError(f"{instance} is {state}: will retry")
-        if state is not InstanceState.STOPPED:
-            return
-        now = self._clock.now()
-        machine.starts += 1
-        address = f"203.0.113.{machine.starts % 254 + 1}"
-        machine.seen = replace(machine.seen, launched_at=now, public_address=address, state_reason="")
-        self._change_state(machine, InstanceState.PENDING, now)
-
-    def tag(self, instance: str, tags: dict[str, str]) -> None:
-        """Sets tags from outside."""
-        machine = self._advance_machine(instance)
-        machine.seen = replace(machine.seen, tags={**machine.seen.tags, **tags})
-
-    def untag(self, instance: str) -> None:
-        """Removes all tags from outside."""
-        machine = self._advance_machine(instance)
-        machine.seen = replace(machine.seen, tags={})
-
-    def billed_seconds(self, instance: str) -> float:
-        """True billed time so far, in seconds."""
-        machine = self._advance_machine(instance)
-        ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
-        return sum(
-            (end - at).total_seconds()
-            for (at, state), end in zip(machine.history, ends, strict=True)
-            if state.billable
-        )
+    def _begin_course(self) -> Start:
+        self._broken -= 1
+        return Start(self._pending, broken=self._broken >= 0)
 
     def describe(self, instance: str) -> Instance:
         with self._meet_fault("describe", instance):
-            if instance not in self._machines:
+            if instance not in self.machines:
                 return Instance(id=instance, state=InstanceState.MISSING)
-            machine = self._advance_machine(instance)
-            state = self._find_lagged_state(machine)
-            return replace(machine.seen, state=state, tags=dict(machine.seen.tags))
+            then = self._clock.seconds - self.lag.total_seconds()
+            return self.machines[instance].shown_at(then)[1]
 
     def start(self, claim: Claim) -> None:
         with self._meet_fault("start", claim.instance) as applied:
             if applied:
                 self.tag(claim.instance, claim.tags)
-                self.start_unclaimed(claim.instance)
+                self.begin_start(claim.instance, claim.run)
 
     def announce(self, instance: str, manifest: str) -> None:
         with self._meet_fault("announce", instance) as applied:
@@ -163,53 +301,15 @@ class FakeCompute(FaultPlan):
 
     def stop(self, instance: str, *, force: bool = False) -> None:
         with self._meet_fault("stop", instance) as applied:
-            if applied and instance in self._machines:
-                self._begin_stop(instance, force=force)
+            if applied:
+                self.begin_stop(instance, force=force)
 
     def release(self, instance: str) -> None:
         with self._meet_fault("release", instance) as applied:
-            if applied and instance in self._machines:
+            if applied and instance in self.machines:
                 self.tag(instance, RELEASED_TAGS)
 
     def change_type(self, instance: str, instance_type: str) -> None:
         with self._meet_fault("change_type", instance) as applied:
             if applied:
-                machine = self._advance_machine(instance)
-                if machine.seen.state is not InstanceState.STOPPED:
-                    raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
-                machine.seen = replace(machine.seen, type=instance_type)
-
-    def _find_lagged_state(self, machine: _Machine) -> InstanceState:
-        """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
-        then = self._clock.now() - self.lag
-        known = [state for at, state in machine.history if at <= then]
-        return known[-1] if known else machine.history[0][1]
-
-    def _begin_stop(self, instance: str, *, force: bool) -> None:
-        machine = self._advance_machine(instance)
-        machine.stuck = machine.stuck and not force
-        state = machine.seen.state
-        if state is InstanceState.PENDING:
-            raise ComputeUnavailableError(f"{instance} is {state}: will retry")
-        if state is InstanceState.RUNNING:
-            self._change_state(machine, InstanceState.STOPPING, self._clock.now())
-
-    def _advance_machine(self, instance: str) -> _Machine:
-        """Returns the machine, advanced to the current time."""
-        if instance not in self._machines:
-            raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
-        machine = self._machines[instance]
-        window = self._windows.get(machine.seen.state)
-        if window is not None and not machine.stuck and self._clock.now() - machine.since >= window:
-            fell = machine.broken_boot and machine.seen.state is InstanceState.PENDING
-            onward = InstanceState.STOPPED if fell else _NEXT[machine.seen.state]
-            self._change_state(machine, onward, machine.since + window)
-            if fell:
-                machine.seen = replace(machine.seen, state_reason="Client.InternalError: broken boot")
-        return machine
-
-    def _change_state(self, machine: _Machine, state: InstanceState, at: datetime) -> None:
-        address = None if state.proved_stopped else machine.seen.public_address
-        machine.seen = replace(machine.seen, state=state, public_address=address)
-        machine.since = at
-        machine.history.append((at, state))
+                self.retype(instance, instance_type)
