@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(broken(result, wanted.focus) if result.violation else sound(result))
         return int(bool(result.violation))
     summary = Summary()
-    first = wanted.seed * APART
+    first = wanted.seed * APART + wanted.skip
     for results, seconds in _shares(range(first, first + wanted.episodes), wanted.processes, wanted.focus):
         summary.seconds += seconds
         for result in results:
@@ -71,6 +71,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--episodes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--skip", type=int, default=0, help="episodes of the seed that were played before")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--replay", type=int, metavar="SEED", help="play the one episode of a printed seed")
     parser.add_argument("--focus", type=_focus, default={}, help=f"NAME=N,... or one of: {', '.join(NAMED)}")
