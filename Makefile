@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 EPISODES ?= 100000
 SEED ?= 1
+SKIP ?= 0
 WORKERS ?= $(shell echo $$((2 * $$(nproc) + 2)))
 
 .PHONY: install dev demo test test-deep soak lint format bench docs lock clean
@@ -46,7 +47,7 @@ test-deep: dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m deep
 
 soak: dev
-	$(BIN)/python -m simulation --episodes $(EPISODES) --seed $(SEED)
+	$(BIN)/python -m simulation --episodes $(EPISODES) --seed $(SEED) --skip $(SKIP)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -215,8 +215,9 @@ class Episode:
             self._next_watch = min(self._next_watch, line.seconds + MINUTE)
         else:
             self._watch(self.stage.main)
-            # While no run is open a pass is one poll: fewer passes suffice.
-            again = MINUTE if self.stage.ledger.open_runs() else 5 * MINUTE
+            # While no run is open, lost or not, a pass is one poll: fewer passes suffice.
+            up = self.stage.checker.ours(self.stage.machine.holder)
+            again = MINUTE if up or self.stage.ledger.open_runs() else 5 * MINUTE
             self._next_watch = max(self._next_watch + again, line.seconds + 1.0)
 
     def _tick(self, *, wait: bool) -> None:

@@ -54,6 +54,7 @@ class Gate:
         """Faults of calls, by kind."""
         self.crash = 0.0
         self.check: Callable[[], None] = lambda: None
+        self._checked_at = -1.0
         self.trouble: Trouble = lambda _name: None
         self.takes: Callable[[str], float] = lambda _name: 0.0
         self.violation: Violation | None = None
@@ -89,7 +90,7 @@ class Gate:
 
     def call(self, name: str, subject: str, act: Callable[[], T]) -> T:
         """Makes one call of a seam, with its two points."""
-        self.point(name, subject)
+        self.point(name, subject, unchanged=self._line.seconds == self._checked_at)
         seconds = self.takes(name)
         if seconds:
             self._pass(seconds)
@@ -117,12 +118,14 @@ class Gate:
             self.kill()
             raise Crashed
 
-    def point(self, name: str, subject: str = "") -> None:
-        """A point at which the process may die."""
+    def point(self, name: str, subject: str = "", *, unchanged: bool = False) -> None:
+        """A point at which the process may die. `unchanged`: the world is as at the last check."""
         self._alive()
         self.steps += 1
         self._trace.add(f"{name} {subject}")
-        self.check()
+        if not unchanged:
+            self._checked_at = self._line.seconds
+            self.check()
         if self.steps > LONGEST:
             self.violated("E", f"{self.steps} steps, and no end")
         if self.steps == self._crash_at:

@@ -130,8 +130,8 @@ class Checker:
         if machine.state is InstanceState.RUNNING and now > over and run not in self.unguarded:
             self._gate.violated("I2", f"{machine.id} runs for {run} past {deadline} + 20 min")
         intended = keys.intent(run)
-        known = any(run in ledger.known for ledger in self.ledgers())
-        if not known and not self._bucket.has(intended) and intended not in self._bucket.spoilt:
+        stored = self._bucket.has(intended) or intended in self._bucket.spoilt
+        if not stored and not any(run in ledger.known for ledger in self.ledgers()):
             self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which has no intent")
         unarmed = run not in self._guard.standing(machine.id) and run not in self.unguarded
         if now < deadline + GUARD_LAST and unarmed:

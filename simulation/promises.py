@@ -12,13 +12,14 @@ a process that dies. While the controller's host has no power, P2 replaces P1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from batchscribe.controller.context import Waits
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.promises import AFTER_WORK, BY_HOST, STALLED
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.testing.compute import Machine
+from batchscribe.testing.worker import PlayedWorker
 from simulation.box import Box
 from simulation.gate import Gate
 from simulation.timeline import Timeline
@@ -135,14 +136,14 @@ class Promises:
         if not self._box.online:
             self.wrong()
         driven = 0.0 if self.elsewhere(run) else self._down_until if up else None
-        self._ended(run, driven, now)
-        self._hangs(run, driven, now)
+        workers = self._box.played(run)
+        self._ended(run, workers, driven, now)
+        self._hangs(run, workers, driven, now)
         if driven is not None:
             self._unseen(run, driven, now)
 
-    def _ended(self, run: str, driven: float | None, now: float) -> None:
+    def _ended(self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float) -> None:
         """P1 and P2."""
-        workers = self._box.played(run)
         if not workers or any(worker.alive for worker in workers):
             self._idle_since = None
             return
@@ -161,9 +162,9 @@ class Promises:
         if alone is not None and now - alone > BY_BOX + late:
             self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its host is on")
 
-    def _hangs(self, run: str, driven: float | None, now: float) -> None:
+    def _hangs(self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float) -> None:
         """P3."""
-        if not any(worker.alive and worker.hung for worker in self._box.played(run)):
+        if not any(worker.alive and worker.hung for worker in workers):
             self._hung_since = None
             return
         begun = self._hung_since = now if self._hung_since is None else self._hung_since

@@ -130,6 +130,18 @@ class LedgerSeam(Ledger):
         self.gate = gate
         """Gate of the process that uses it now."""
         self._saved = saved
+        self._rows: dict[tuple[object, ...], list[Any]] = {}
+        """Results of queries since the last change: every pass repeats the same ones."""
+        self._rows_at = -1
+
+    def _fetch_rows(self, name: str, values: Mapping[str, object]) -> list[Any]:
+        if self._rows_at != self._db.total_changes:
+            self._rows_at = self._db.total_changes
+            self._rows.clear()
+        query = (name, *values.values())
+        if query not in self._rows:
+            self._rows[query] = super()._fetch_rows(name, values)
+        return self._rows[query]
 
     def copy(self) -> LedgerCopy:
         """Returns a copy of its file."""
@@ -138,6 +150,7 @@ class LedgerSeam(Ledger):
     def restore(self, older: LedgerCopy) -> None:
         """Restores a copy."""
         self._db.deserialize(older.file)
+        self._rows.clear()
         self.known = dict(older.known)
 
     def hold_unreadable(self) -> None:

@@ -16,12 +16,16 @@ class Trace:
     def __init__(self, line: Timeline) -> None:
         self._line = line
         self._hash = hashlib.blake2b(digest_size=12)
+        self._at = (-1.0, "")
+        """The present moment, and its text: most steps take no time."""
         self._last: deque[tuple[float, str]] = deque(maxlen=SHOWN)
 
     def add(self, text: str) -> None:
         at = self._line.seconds
+        if at != self._at[0]:
+            self._at = at, f"{at:.6f}"
         self._last.append((at, text))
-        self._hash.update(f"{at:.6f} {text}\n".encode())
+        self._hash.update(f"{self._at[1]} {text}\n".encode())
 
     @property
     def digest(self) -> str:

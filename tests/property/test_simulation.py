@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
-from simulation.__main__ import main, played
+from simulation.__main__ import Played, main, played
 from simulation.summary import Summary, broken
+from simulation.weather import Focus
 
 SHORT, SHARE = 40, 100
 EPISODES = (
@@ -31,6 +33,24 @@ def test_every_invariant_holds_at_every_step(episodes: range) -> None:
     assert summary.crashes > len(episodes) / 2, "the episodes have become too quiet to find anything"
     assert summary.outcomes.total() > 2 * len(episodes)
     assert len(summary.outcomes) >= 8
+
+
+def test_a_run_that_the_ledger_lost_is_polled_each_minute() -> None:
+    """The simulator skips passes while no run is open, which a rolled back ledger does not show."""
+    assert not played([7102000700])[0][0].violation
+
+
+def test_a_soak_continues_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def record(share: Sequence[int], focus: Focus) -> Played:
+        seeds.extend(share)
+        return [], 0.0
+
+    monkeypatch.setattr("simulation.__main__.played", record)
+    main(["--seed", "5", "--episodes", "150", "--processes", "1"])
+    main(["--seed", "5", "--episodes", "50", "--skip", "150", "--processes", "1"])
+    assert seeds == list(range(5_000_000, 5_000_200))
 
 
 def test_an_episode_is_the_same_bit_for_bit() -> None:

@@ -165,7 +165,7 @@ def test_a_holding_tick_compacts_single_attempts(at: Stage) -> None:
 
 def test_a_few_single_attempts_are_left_as_they_are(at: Stage) -> None:
     upload(at, "a.mp3")
-    fail(at.store, "a.mp3", *(f"r{number}" for number in range(LOOSE)))
+    fail(at.store, "a.mp3", *(f"r{number}" for number in range(LOOSE)), kind=FailureKind.MACHINE)
     before = at.store.keys()
     hold(at)
     assert at.store.keys() == before
@@ -173,7 +173,7 @@ def test_a_few_single_attempts_are_left_as_they_are(at: Stage) -> None:
 
 def test_a_tick_goes_on_if_attempts_cannot_be_compacted(at: Stage) -> None:
     upload(at, "a.mp3")
-    fail(at.store, "a.mp3", *(f"r{number}" for number in range(9)))
+    fail(at.store, "a.mp3", *(f"r{number}" for number in range(9)), kind=FailureKind.MACHINE)
 
     def broken(method: str, _key: str) -> None:
         if method == "create":
@@ -193,7 +193,7 @@ def test_quarantined_chunks_are_not_read_again_once_marked(at: Stage) -> None:
     for name in names:
         fail(at.store, name)
     asked = [chunk(at, name) for name in names]
-    quarantine_failed(at.store, [manifest(asked)], max_attempts=1, now=at.clock.now())
+    quarantine_failed(at.store, manifest(asked).chunks, max_attempts=1, now=at.clock.now())
     compact(at)
     assert hold(at) - none <= 10
     backlog = at.world.scanner(False).backlog()
@@ -371,7 +371,7 @@ def test_compacted_and_single_attempts_together_lead_to_quarantine(at: Stage) ->
     compacted(at, failure("a.mp3", "r1"), failure("a.mp3", "r2"), failure("b.mp3", "r1"))
     fail(at.store, "a.mp3", "r2", "r3")
     asked = manifest([chunk(at, "a.mp3"), chunk(at, "b.mp3")])
-    (held,) = quarantine_failed(at.store, [asked], max_attempts=3, now=at.clock.now())
+    (held,) = quarantine_failed(at.store, asked.chunks, max_attempts=3, now=at.clock.now())
     assert (held.key, held.attempts) == ("a.mp3", 3)
 
 
@@ -389,7 +389,7 @@ def test_redo_and_release_forget_compacted_attempts(at: Stage, compacted_again: 
     upload(at, "a.mp3", "b.mp3", "c.mp3")
     compacted(at, *(failure(f"{name}.mp3") for name in "abc"))
     asked = manifest([chunk(at, "b.mp3")])
-    quarantine_failed(at.store, [asked], max_attempts=1, now=at.clock.now())
+    quarantine_failed(at.store, asked.chunks, max_attempts=1, now=at.clock.now())
     scanner = at.world.scanner(False)
     assert len(list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="1"))) == 1
     assert release_quarantined(at.store) == ["b.mp3"]

@@ -233,7 +233,7 @@ def test_a_second_redo_of_one_moment_overwrites_nothing(store: MemoryStore, scan
 def test_redo_releases_a_quarantined_chunk(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")
-    quarantine_failed(store, [manifest(store, "a.mp3")], max_attempts=1, now=NOW)
+    quarantine_failed(store, manifest(store, "a.mp3").chunks, max_attempts=1, now=NOW)
     assert pending(scanner) == []
     assert list(redo(scanner, find_by_key(scanner, "a.mp3"), stamp="1")) == [Redone("a.mp3", "a.mp3", ())]
     assert pending(scanner) == ["a.mp3"]
@@ -251,11 +251,11 @@ def test_only_a_chunks_own_failures_lead_there(store: MemoryStore, scanner: Scan
         fail(store, "d.mp3", run, decoder=run)
         fail(store, "other.mp3", run)
     asked = manifest(store, "a.mp3", "b.mp3", "c.mp3", "d.mp3")
-    (record,) = quarantine_failed(store, [asked], max_attempts=3, now=NOW)
+    (record,) = quarantine_failed(store, asked.chunks, max_attempts=3, now=NOW)
     assert (record.key, record.attempts, record.decoder, record.message) == ("a.mp3", 3, "av-1", "bad in r3")
     assert list_quarantined(store) == [record]
     assert scanner.backlog().quarantined == 1
-    assert [each.key for each in quarantine_failed(store, [asked], max_attempts=2, now=NOW)] == [
+    assert [each.key for each in quarantine_failed(store, asked.chunks, max_attempts=2, now=NOW)] == [
         "a.mp3",
         "b.mp3",
     ]
@@ -268,7 +268,7 @@ def test_verifying_reads_no_attempt_that_cannot_matter(store: MemoryStore) -> No
     store.calls.clear()
     asked = manifest(store, *(f"{number}.mp3" for number in range(50)))
     store.calls.clear()
-    assert quarantine_failed(store, [asked], max_attempts=3, now=NOW) == []
+    assert quarantine_failed(store, asked.chunks, max_attempts=3, now=NOW) == []
     assert store.calls == {"list": 2}
 
 
@@ -279,7 +279,7 @@ def test_a_crash_is_blamed_once_on_what_was_in_flight(store: MemoryStore, scanne
         assert record_crash(store, asked, ["a.mp3", "not-ours.mp3"], now=NOW) == ["a.mp3"]
     assert {chunk.key: chunk.failures for chunk in scanner.backlog().candidates} == {"a.mp3": 1, "b.mp3": 0}
     record_crash(store, manifest(store, "a.mp3", run="r2"), ["a.mp3"], now=NOW)
-    assert [each.attempts for each in quarantine_failed(store, [asked], max_attempts=2, now=NOW)] == [2]
+    assert [each.attempts for each in quarantine_failed(store, asked.chunks, max_attempts=2, now=NOW)] == [2]
 
 
 def record(**changes: Any) -> QuarantineRecord:
@@ -309,7 +309,7 @@ def test_release_forgets_the_failures_too(store: MemoryStore, scanner: Scanner) 
     put(store, "a.mp3", "b.mp3", "c.mp3")
     for name in ("a.mp3", "b.mp3"):
         fail(store, name, "r1")
-    quarantine_failed(store, [manifest(store, "a.mp3", "b.mp3")], max_attempts=1, now=NOW)
+    quarantine_failed(store, manifest(store, "a.mp3", "b.mp3").chunks, max_attempts=1, now=NOW)
     with pytest.raises(ObjectNotFoundError, match="not quarantined"):
         release_quarantined(store, ["a.mp3", "c.mp3"])
     assert len(list_quarantined(store)) == 2
@@ -336,7 +336,7 @@ def test_a_quarantine_that_cannot_be_read_is_listed_and_released(
 def test_a_release_that_breaks_off_leaves_the_chunk_quarantined(store: MemoryStore) -> None:
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")
-    quarantine_failed(store, [manifest(store, "a.mp3")], max_attempts=1, now=NOW)
+    quarantine_failed(store, manifest(store, "a.mp3").chunks, max_attempts=1, now=NOW)
 
     def breaking(method: str, key: str) -> None:
         if method == "delete" and key.startswith(keys.QUARANTINE):
@@ -451,9 +451,9 @@ def test_a_final_failure_is_enough(store: MemoryStore, scanner: Scanner) -> None
         for chunk, kind in zip(asked.chunks, (FailureKind.REFUSED, FailureKind.CHUNK), strict=True)
     ]
     store.calls.clear()
-    (held,) = quarantine_failed(store, [asked], max_attempts=3, now=NOW, reported=reported)
+    (held,) = quarantine_failed(store, asked.chunks, max_attempts=3, now=NOW, reported=reported)
     assert (held.key, held.attempts, held.decoder, held.message) == ("a.mp3", 1, "av-1", "never")
     assert store.calls.get("get", 0) == 0
     assert pending(scanner) == ["b.mp3"]
     other = [msgspec.structs.replace(reported[0], etag="of-older-bytes")]
-    assert quarantine_failed(store, [asked], max_attempts=3, now=NOW, reported=other) == []
+    assert quarantine_failed(store, asked.chunks, max_attempts=3, now=NOW, reported=other) == []

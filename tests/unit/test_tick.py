@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from batchscribe.controller.scan import Scanner
+from batchscribe.controller.teardown import begin_teardown
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import IfRunning, Policy
 from batchscribe.core.decide.policy import Hold, Launch, Reclaim, Resume
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
-from batchscribe.core.run.manifest import Manifest, WorkerEnd
+from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, WorkerEnd
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.records import decode_run, decode_settlement
 from batchscribe.core.run.runs import Outcome, Run, RunState
@@ -311,6 +312,35 @@ def test_a_poisoned_chunk_is_quarantined_and_never_starts_a_gpu(tmp_path: Path) 
     assert isinstance(tick(at.world, at.config).decision, Hold)
     assert len([i for i in at.store.list(keys.ATTEMPTS) if keys.digest(names[1]) in i.key]) == 3
     at.ledger.close()
+
+
+def test_a_chunk_that_reached_the_limit_outside_a_run_is_quarantined(at: Stage) -> None:
+    """Attempts of another scheduler, a lower limit, a deleted record: no run would settle it."""
+    (name,) = ready(at, 1)
+    etag = next(info.etag for info in at.store.list(name))
+    for run in ("run-1", "run-2", "run-3"):
+        failure = Failure(key=name, etag=etag, run=run, kind=FailureKind.CHUNK, message="", at=at.clock.now())
+        at.store.create(keys.attempt(name, etag, run), wire.encode(failure))
+    tick(at.world, at.config)
+    assert at.store.keys(keys.QUARANTINE) == (keys.quarantine(name),)
+    assert "quarantined now: 1" in at.notes.messages[-1].body
+    again = tick(at.world, at.config)
+    assert again.seen is not None
+    assert again.seen.backlog.exhausted == 0
+
+
+def test_what_the_poll_before_a_stop_showed_is_billed(at: Stage) -> None:
+    """It may be the last poll that is answered for a long time."""
+    ready(at)
+    run = once(at).runs[0]
+    while run.state is not RunState.TRANSCRIBING:
+        at.clock.sleep(30)
+        (run,) = once(at).runs
+    at.compute.stop(INSTANCE)
+    begin_teardown(at.world, run.releasing(Outcome.INTERRUPTED))
+    recorded = at.ledger.run(run.id)
+    assert recorded is not None
+    assert recorded.machines[0].meter.stopped is not None
 
 
 def test_a_stop_that_is_never_seen_is_an_alarm_and_is_tried_again(at: Stage) -> None:

@@ -46,8 +46,7 @@ def recover(world: World, config: RunConfig) -> None:
             save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
     foreign = _list_foreign(world, config)
     for place, run_id, name in stored:
-        known = run_id in foreign or world.ledger.run(run_id) is not None
-        if name == "intent.json" and not known:
+        if name == "intent.json" and run_id not in foreign and world.ledger.run(run_id) is None:
             _recover_run(place, config, run_id)
     adopt_overdue(world, config)
 

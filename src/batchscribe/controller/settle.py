@@ -150,7 +150,7 @@ def _verify_chunks(
     quarantine = partial(
         quarantine_failed,
         world.output,
-        manifests,
+        [chunk for manifest in manifests for chunk in manifest.chunks],
         max_attempts=config.max_attempts,
         now=world.clock.now(),
         reported=[failure for each in work if each.record for failure in each.record.failures],

@@ -44,11 +44,25 @@ def begin_teardown(world: World, run: Run) -> Run:
     now = read_moment(world)
     run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
-        for instance in run.instances:
-            _ask_to_end(world, run, instance, force=False)
+        run = _ask_all_to_end(world, run)
         if not _is_recorded(world, run):
             # The next pass would restart the workers' grace period, and never stop: they get none.
             run = run.with_work_ended(now.at)
+    return run
+
+
+def _ask_all_to_end(world: World, run: Run) -> Run:
+    """Asks the workers of all machines to end. Returns the run with what the poll for that showed."""
+    try:
+        polls = poll_machines(world, run, run.machines)
+    except Exception as error:  # noqa: BLE001  the stop must follow any error
+        log.warning("worker.cancel_failed", run=run.id, error=str(error))
+        return run
+    for machine in run.machines:
+        poll = polls[machine.id]
+        if _is_ours(run, machine.meter, poll):
+            run = _record_meter(world, run, machine, poll)
+        _ask_to_end(world, run, poll.instance, force=False)
     return run
 
 
@@ -221,10 +235,10 @@ def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool
     alive = world.launcher.alive(seen, run.name_of(number))
     if alive is None:
         ensure_agent(world, run, seen)
-        _ask_to_end(world, run, seen.id, force=False)
+        _ask_to_end(world, run, seen, force=False)
         return is_late(run.stop_requested, poll.answered, SILENT_HOST)
     if alive and is_late(run.stop_requested, poll.answered, config.waits.grace):
-        _ask_to_end(world, run, seen.id, force=True)
+        _ask_to_end(world, run, seen, force=True)
     return not alive
 
 
@@ -242,15 +256,13 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
         return True
 
 
-def _ask_to_end(world: World, run: Run, instance: str, *, force: bool) -> None:
+def _ask_to_end(world: World, run: Run, seen: Instance, *, force: bool) -> None:
     """Asks the machine's worker to finish its current windows, or kills it. Never raises."""
-    number = run.worker_on(instance)
-    if number is None or run.workers[number].ended is not None:
+    number = run.worker_on(seen.id)
+    if number is None or run.workers[number].ended is not None or not seen.state.billable:
         return
     try:
-        seen = poll_one(world, instance)
-        if seen.state.billable:
-            world.launcher.cancel(seen, run.name_of(number), force=force)
+        world.launcher.cancel(seen, run.name_of(number), force=force)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
         log.warning("worker.cancel_failed", run=run.id, error=str(error))
 

@@ -38,7 +38,6 @@ class Dated(msgspec.Struct, frozen=True, kw_only=True):
     """A control object with times between EARLIEST and LATEST."""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
+        for name, value in zip(self.__struct_fields__, msgspec.structs.astuple(self), strict=True):
             if isinstance(value, datetime) and not EARLIEST <= value <= LATEST:
                 raise ValueError(f"`{name}` is before {EARLIEST:%Y} or after {LATEST:%Y}")

@@ -100,7 +100,9 @@ class Ledger:
 
         Raises RefusedError if another process settled the run meanwhile.
         """
-        run = replace(run, detail=_escape_bytes(run.detail), reason=_escape_bytes(run.reason))
+        detail, reason = _escape_bytes(run.detail), _escape_bytes(run.reason)
+        if (detail, reason) != (run.detail, run.reason):
+            run = replace(run, detail=detail, reason=reason)
         row = {
             "id": run.id,
             "state": run.state.value,

@@ -15,7 +15,7 @@ from batchscribe.core import keys
 from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, ManifestChunk, QuarantineRecord
-from batchscribe.core.scan.chunks import TOP, split_key
+from batchscribe.core.scan.chunks import TOP, Chunk, split_key
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import Transcript
@@ -139,19 +139,17 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
 
 def quarantine_failed(
     output: Store,
-    manifests: Iterable[Manifest],
+    chunks: Iterable[ManifestChunk | Chunk],
     *,
     max_attempts: int,
     now: datetime,
     reported: Iterable[Failure] = (),
 ) -> Sequence[QuarantineRecord]:
-    """Quarantines each chunk of these manifests with `max_attempts` own failures.
+    """Quarantines each of these chunks with `max_attempts` own failures.
 
     One failure is enough if its worker `reported` it as final.
     """
-    asked = {
-        (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
-    }
+    asked = {(keys.digest(chunk.key), chunk.etag): chunk for chunk in chunks}
     failures = read_failures(output, lambda listed: _list_retried(listed, asked, max_attempts))
     records = [
         _build_record(asked[place], own, now)
@@ -241,7 +239,9 @@ def _list_own(failures: Iterable[Failure]) -> Sequence[Failure]:
     return [failure for failure in own if failure.decoder in {"", last}]
 
 
-def _build_record(chunk: ManifestChunk, failures: Sequence[Failure], now: datetime) -> QuarantineRecord:
+def _build_record(
+    chunk: ManifestChunk | Chunk, failures: Sequence[Failure], now: datetime
+) -> QuarantineRecord:
     return QuarantineRecord(
         key=chunk.key,
         etag=chunk.etag,

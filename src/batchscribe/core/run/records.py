@@ -75,6 +75,8 @@ def decode_run(data: bytes | str) -> Run:
 def _check_bounds(value: object) -> None:
     """Raises ValueError for a number or a time out of bounds: a store is untrusted input."""
     match value:
+        case str() | None:  # most values
+            return
         case dict():
             for item in value.values():
                 _check_bounds(item)

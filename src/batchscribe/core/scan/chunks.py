@@ -130,11 +130,11 @@ def shorten_name(folder: str, text: str, affixes: str) -> str:
 
     A shortened text ends in a hash of the whole text, so that different texts get different names.
     """
-    mark = f"~{digest(text)[:HASH_DIGITS]}"
     room = min(NAME_BYTES, KEY_BYTES - len(folder.encode())) - len(affixes.encode())
     whole = text.encode()
-    if len(whole) <= max(room, len(mark)):
+    if len(whole) <= max(room, HASH_DIGITS + 1):
         return text
+    mark = f"~{digest(text)[:HASH_DIGITS]}"
     return whole[: max(0, room - len(mark))].decode(errors="ignore") + mark
 
 

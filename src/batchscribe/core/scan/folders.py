@@ -171,9 +171,10 @@ def _match_stem(
     """Assigns transcripts to files with one stem; `transcription-<stem>.json` belongs to one of them."""
     # If a stem is itself an audio file's name: `transcription-a.mp3.json` belongs to a.mp3, never to
     # a.mp3.wav, even if a.mp3 does not exist.
-    plain = [] if audio_name(stem) else _find_transcripts(folder, folder.transcripts, stem)
+    is_name = audio_name(stem) is not None
+    plain = [] if is_name else _find_transcripts(folder, folder.transcripts, stem)
     owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
-    designated = owners[0] if owners else None if audio_name(stem) else _first_filled(group)
+    designated = owners[0] if owners else None if is_name else _first_filled(group)
     for name, info in group:
         own = [tagged for tagged, file in zip(plain, owners, strict=True) if file == name.name]
         yield AudioObject(
