@@ -51,11 +51,11 @@ def print_table(console: Console, columns: Sequence[Column]) -> None:
         table.add_column(column.name, justify=justify, overflow="fold", no_wrap=fixed)
     for row in zip(*(column.cells for column in kept), strict=True):
         table.add_row(*(escape(printable(cell)) for cell in row))
-    for line in console.render_lines(table, pad=False):
-        console.print(Segments(_strip_end(line)))
+    lines = console.render_lines(table, pad=False)
+    console.print(Segments(part for line in lines for part in (*_strip_end(line), Segment.line())), end="")
 
 
-def _strip_end(line: list[Segment]) -> list[Segment]:
+def _strip_end(line: Sequence[Segment]) -> Sequence[Segment]:
     """Removes blanks at the end of a line."""
     while line and not line[-1].text.strip():
         line = line[:-1]
