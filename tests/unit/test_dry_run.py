@@ -90,3 +90,10 @@ def test_a_launch_shows_the_audio_once_and_explains_the_minimum(source: Path) ->
     assert "Batch: 2 chunks, 0 left for later\n" in shown
     assert shown.count("about 1 s") == 1
     assert "billed as 60 s: the minimum of a start\n  Estimated Cost:  $0.0088\n" in shown
+
+
+def test_a_hold_is_no_reason_to_hide_what_a_later_start_would_refuse(source: Path) -> None:
+    app = app_of(source, BATCH_ENGINE="poketsphinx")
+    first, second, *_ = output(app, "tick --dry-run").splitlines()
+    assert first.startswith("Would not start: no speech engine 'poketsphinx' is installed here: did you mean")
+    assert second == "Would otherwise hold: 2 chunks pending, below the threshold of 100"

@@ -105,7 +105,7 @@ def test_the_block_has_a_line_for_each_cost() -> None:
         "$3.07 a month, $0.0307 per audio hour: $0.0042 an hour (BATCH_HOST_HOURLY_COST)"
     )
     assert shown["$/Audio Hour"] == (
-        "at most $0.26, 1.00 h of audio; fixed costs: $0.0467 per audio hour at the last 30 days' 100.0 h"
+        "at most $0.26, 1.00 h of audio; fixed costs: $0.0467 per audio hour at the last 30 days' 100.00 h"
     )
 
 
@@ -128,7 +128,7 @@ def test_an_estimate_has_the_same_lines() -> None:
     shown, ran = dict(estimate_block(planned, "g4dn.xlarge", NOW, BASIS)), lines()
     for label in ("Root Disk", "Public Address", "Requests", "Scheduler Host"):
         assert shown[label] == ran[label]
-    assert shown["$/Audio Hour"].endswith("$0.0467 per audio hour at the last 30 days' 100.0 h")
+    assert shown["$/Audio Hour"].endswith("$0.0467 per audio hour at the last 30 days' 100.00 h")
 
 
 def test_a_fixed_address_is_a_cost_of_the_month_and_not_of_the_run() -> None:
@@ -307,7 +307,7 @@ def test_the_report_begins_with_the_fixed_costs(tmp_path: Path, monkeypatch: pyt
     assert (
         "Fixed costs: $4.67 a month (root disk $1.60: 20 GB of gp3 (AWS list, us-east-2, as of 2026-10-16); "
         "scheduler host $3.07: $0.0042 an hour (BATCH_HOST_HOURLY_COST)), $4.67 per audio hour at the last "
-        "30 days' 1.0 h.\n"
+        "30 days' 1.00 h.\n"
     ) in shown
     document: Any = json.loads(
         CliRunner().invoke(command.report, ["--json"], obj=app, catch_exceptions=False).stdout

@@ -6,7 +6,9 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -18,7 +20,7 @@ from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
-from batchscribe.core.decide.money import FREE
+from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.run.host import CREDENTIALS, CheckRequest, Finding, HostReply, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
@@ -748,3 +750,34 @@ def test_a_host_with_another_failure_keeps_its_record(desk: Desk) -> None:
     desk.box.findings = tuple(Finding(what=what, ok=False, detail="broken") for what in broken)
     assert desk("setup", "--start").exit_code == 1
     assert set_up_record(desk) == before
+
+
+def test_a_remote_command_has_its_own_options(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[object] = []
+    ssh = SimpleNamespace(argv=lambda _instance, command: commands.append(command) or ["ssh"])
+    tools = desk.tools()
+    monkeypatch.setattr(desk, "tools", lambda: replace(tools, ssh=ssh))
+    monkeypatch.setattr("os.execvp", lambda *_argv: None)
+    assert desk("ssh", "uname", "-s", "--all").exit_code == 0
+    assert commands == [("uname", "-s", "--all")]
+
+
+def test_a_manual_session_has_its_price(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    priced = replace(desk.tools(), find_rate=lambda _type: Rate(per_hour=Usd.parse("0.526"), source="test"))
+    monkeypatch.setattr(desk, "tools", lambda: priced)
+    assert json.loads(desk("status", "--json").output)["dollars_so_far"] is None, "it is stopped"
+    assert "it costs $0.526/h until `batchscribe gpu stop`" in desk("start").output
+    desk.clock.sleep(3600)
+    document = json.loads(desk("status", "--json").output)
+    assert document["hourly_dollars"] == 0.526
+    assert 0.526 <= document["dollars_so_far"] < 0.54
+    assert re.search(r"^dollars so far +\$0\.5\d", desk("status").output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [("start",), ("setup", "--start")])
+def test_a_start_of_an_instance_that_is_not_there_names_its_region(
+    desk: Desk, words: tuple[str, ...]
+) -> None:
+    desk.instance = "i-0fedcba9876543210"
+    message = desk.refused(MisconfiguredError, *words)
+    assert message == "i-0fedcba9876543210 was not found in us-east-2"

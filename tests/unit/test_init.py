@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from batchscribe.adapters.aws.inventory import FoundInstance, VcpuQuota
 from batchscribe.adapters.aws.stacks import MadeStack
 from batchscribe.cli import init as command
+from batchscribe.cli import init_ec2
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.env_file import read_env_file
 from batchscribe.errors import CredentialsError, MisconfiguredError
@@ -116,7 +117,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         )
 
     monkeypatch.setattr(wiring, "open_account", open_account)
-    monkeypatch.setattr(wiring, "find_default_region", lambda: "us-east-2")
+    monkeypatch.setattr(init_ec2, "find_default_region", lambda: "us-east-2")
     monkeypatch.setattr(wiring, "list_key_files", lambda: tuple(sorted(ssh.iterdir())))
     monkeypatch.setattr(wiring, "find_first_object", lambda _values: cast(ObjectInfo, object()))
     before = dict(os.environ)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchscribe.cli.app import App
-from batchscribe.cli.main import COMMANDS, cli
+from batchscribe.cli.main import COMMANDS, cli, main
 from batchscribe.cli.status import config
 from batchscribe.core.figures import encode_json
 from batchscribe.settings import MASK, load
@@ -85,3 +85,15 @@ def test_a_source_replaces_the_settings(
     result = CliRunner().invoke(cli, [*command.split(), "--source", "./rec", "--json"], standalone_mode=False)
     assert result.exception is None, result.output
     assert isinstance(json.loads(result.stdout), dict)
+
+
+@pytest.mark.parametrize("words", [["scan", "--jsn"], ["sacn"], ["why"]])
+def test_wrong_usage_is_a_document_too(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["batchscribe", *words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    document = json.loads(capsys.readouterr().out)
+    assert (ended.value.code, document["exit_code"], document["kind"]) == (2, 2, "MisconfiguredError")
+    assert document["error"]

@@ -14,12 +14,13 @@ from batchscribe.core import keys
 from batchscribe.core.decide.observation import Reason, ReasonCode
 from batchscribe.core.decide.policy import Hold
 from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.engine_choice import engine_spec
-from batchscribe.wiring.preflight import preflight, refuse_manual_start
+from batchscribe.wiring.preflight import preflight, refuse_manual_start, unsupported
 from support.stores import NOW
 
 INSTANCE = "i-0123456789abcdef0"
@@ -141,3 +142,10 @@ def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:
     assert model(BATCH_ENGINE="parakeet", WHISPER_MODEL="/models/mine") == "/models/mine"
     assert model(BATCH_ENGINE="pocketsphinx") == ""
     assert model(BATCH_ENGINE="only-on-the-box", WHISPER_MODEL="its-own") == "its-own"
+
+
+def test_an_unknown_engine_is_unsupported_everywhere() -> None:
+    assert unsupported(EngineSpec(engine="wisper")).startswith(
+        "no speech engine 'wisper' is installed here: "
+    )
+    assert unsupported(EngineSpec(engine="pocketsphinx")) == ""

@@ -33,6 +33,7 @@ from batchscribe.core.decide.prices import (
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.testing.prices import FakePriceSource
+from batchscribe.wiring import prices as wiring
 from batchscribe.wiring.prices import load_prices, refresh_prices
 from batchscribe.wiring.seams import rate_of
 
@@ -321,3 +322,32 @@ def test_the_command_refreshes_each_region(tmp_path: Path, monkeypatch: pytest.M
     assert [row["region"] for row in document["regions"]] == ["eu-west-1", "ap-south-1"]
     assert [row["prices"][0]["price"] for row in document["regions"]] == [0.7, 0.7]
     assert (tmp_path / ".batchscribe" / "prices.json").is_file()
+
+
+def test_a_narrow_terminal_breaks_no_word_and_no_line_ends_in_blanks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = call(tmp_path, monkeypatch).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[1].split() == ["Kind", "Name", "Dollars"]
+    assert {"Universal-3.5", "large-v3-turbo", "g6f.2xlarge"} <= {
+        word for line in lines for word in line.split()
+    }
+    for columns in ("40", "80", "150", ""):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown = call(tmp_path, monkeypatch, "--all").splitlines()
+        assert [line for line in shown if line != line.rstrip()] == []
+
+
+def test_the_region_of_an_aws_profile_has_its_own_prices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "find_default_region", lambda: "us-west-2")
+    ec2 = load({"GPU_INSTANCE_ID": "i-0123456789abcdef0"}, folder=tmp_path)
+    assert wiring.price_region(ec2) == "us-west-2"
+    assert wiring.price_region(load({"AWS_REGION": "us-east-2"}, folder=tmp_path)) == "us-east-2"
+    assert wiring.price_region(load({"GPU_PROVIDER": "local"}, folder=tmp_path)) == "us-east-1"
+    monkeypatch.setattr(wiring, "find_default_region", lambda: "eu-nowhere-1")
+    with pytest.raises(MisconfiguredError, match=r"g4dn\.xlarge in eu-nowhere-1 is unknown"):
+        rate_of(ec2)("g4dn.xlarge")

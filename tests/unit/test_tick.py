@@ -12,7 +12,7 @@ import pytest
 
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.teardown import begin_teardown
-from batchscribe.controller.tick import forget_run, reconcile, tick, watch
+from batchscribe.controller.tick import ENGINE, Ticked, forget_run, reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import IfRunning, Policy
 from batchscribe.core.decide.policy import Hold, Launch, Reclaim, Resume
@@ -902,3 +902,24 @@ def test_a_manifest_that_is_not_ours_is_not_worked_on(at: Stage) -> None:
     assert ticked.runs[0].outcome is Outcome.START_FAILED
     assert [call for call, _ in at.compute.calls if call == "start"] == []
     assert "was not written by this scheduler" in str(ticked.errors[0])
+
+
+def test_the_decision_is_reported_before_its_run_is_followed(at: Stage) -> None:
+    ready(at)
+    shown: list[tuple[str, bool]] = []
+
+    def show(ticked: Ticked) -> None:
+        shown.append((ticked.decision.reason.sentence, at.ledger.open_runs()[0].open))
+
+    ticked = tick(at.world, at.config, on_decision=show)
+    assert shown == [(ticked.decision.reason.sentence, True)]
+    assert not ticked.runs[0].open
+
+
+def test_an_engine_that_cannot_run_is_not_recorded_as_the_last_one(at: Stage) -> None:
+    at.upload(1)
+    at.clock.sleep(600)
+    config = replace(at.config, find_limits=lambda spec: f"no engine {spec.engine}")
+    with pytest.raises(MisconfiguredError, match="no engine"):
+        tick(at.world, config)
+    assert at.ledger.get(ENGINE) is None

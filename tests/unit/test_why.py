@@ -124,3 +124,12 @@ def test_a_failure_from_a_clock_ahead_does_not_delay_the_retry(store: MemoryStor
     store.create(keys.attempt("a.mp3", "e", "r1"), wire.encode(failure))
     ((trouble,),) = read_past_attempts(store, None).values()
     assert trouble.last == NOW
+
+
+def test_a_key_of_the_bucket_is_found_although_it_begins_with_the_source(
+    store: MemoryStore, clock: FakeClock
+) -> None:
+    store.place("alice/a.mp3", b"1")
+    store.place("bob/a.mp3", b"1")
+    found = read_history(Scanner(store, store, clock=clock), "audio-sessions/alice/a.mp3")
+    assert found.key == "alice/a.mp3"

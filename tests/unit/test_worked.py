@@ -198,3 +198,12 @@ def test_what_was_written_before_reads_as_before(at: Stage) -> None:
     report = build(replace(DONE, worked=EngineTimeSummary()))
     assert msgspec.json.decode(without(report, "work"), type=RunReport) == report
     assert decode_run(without(DONE, "worked")) == replace(DONE, worked=EngineTimeSummary())
+
+
+def test_a_result_has_at_most_ten_lines(tmp_path: Path) -> None:
+    failures = {f"s/chunk-{number:03}.wav": "not audio" for number in range(3)}
+    worst = replace(DONE, chunks_done=90, chunks_failed=7, failures=failures, audio_seconds=600.0)
+    shown = list(render_run(worst, load({}, folder=tmp_path), left=3))
+    assert shown[0] == ""
+    assert len("\n".join(shown[1:]).splitlines()) <= 10
+    assert [line for line in shown if line.startswith(("Cost: at most $", "Savings: "))] == shown[-4:-2]

@@ -27,6 +27,7 @@ from batchscribe.cli.terminal.layout import describe_finding
 from batchscribe.cli.terminal.times import describe_holder
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.core import keys
+from batchscribe.core.decide.money import Rate, Usd, cost
 from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
@@ -76,17 +77,19 @@ def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
     _check_guarded(at, length, wait=wait)
     control = at.control
     at.preflight()
+    _poll_existing(at)
     with at.lock.held():
         refuse_open_run(at)
         end = at.clock.now() + length if length else None
         # An order takes effect GUARD_FIRST after its deadline.
         session = prepare_session(at, control, end - GUARD_FIRST if end and not wait else end)
         seen = start_instance(at, control, session)
-    click.echo(
-        f"{seen.id} {'is running' if control.asked else 'was running already'}{_describe_address(seen)}."
-    )
+    say = partial(ctx.ensure_object(App).console.print, markup=False)
+    say(f"{seen.id} {'is running' if control.asked else 'was running already'}{_describe_address(seen)}.")
     stops = f", at the latest {end:%Y-%m-%d %H:%M} UTC: the guard stops it then" if end and not wait else ""
-    click.echo(f"The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`{stops}.")
+    rate = at.find_rate(seen.type)
+    price = f"${rate.per_hour.text(3)}/h" if rate else "money"
+    say(f"The scheduler leaves it alone, and it costs {price} until `batchscribe gpu stop`{stops}.")
     if length and wait:
         stop_after(at, control, seen, length.total_seconds(), session)
 
@@ -192,7 +195,7 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
     if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
         return
     at.preflight()
-    with running_instance(at, at.control.poll(), start_it=start_it, alone=True) as running:
+    with running_instance(at, _poll_existing(at), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
@@ -204,13 +207,13 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
         ctx.exit(1)
 
 
-@gpu.command()
+@gpu.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1)
 @click.pass_context
 def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
     """Log in on the GPU host, or run a command there.
 
-    Example: `gpu ssh -- nvidia-smi`
+    Example: `gpu ssh nvidia-smi -L`
     """
     at = tools(ctx)
     if at.ssh is None:
@@ -232,6 +235,8 @@ def _show_value(value: object) -> str:
             return "-"
         case bool():
             return "yes" if value else "no"
+        case float():
+            return str(Usd.parse(value))
         case datetime():
             return f"{value:%Y-%m-%d %H:%M} UTC"
         case _:
@@ -242,6 +247,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
     """Rows of `gpu status`: state, claim, lock and worker version."""
     seen = _poll_existing(at)
     run = at.open_run(at.instance)
+    rate = at.find_rate(seen.type)
     return {
         "provider": at.provider,
         "instance": seen.id,
@@ -250,6 +256,8 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
         "billable": seen.state.billable,
         "address": at.ssh.address(seen) if at.ssh else None,
         "launched_at": seen.launched_at,
+        "hourly_dollars": rate.per_hour.dollars if rate else None,
+        "dollars_so_far": _count_dollars(at, seen, rate),
         "claimed_by": seen.run,
         "deadline": seen.deadline,
         "open_run": run.id if run else None,
@@ -257,6 +265,13 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
         "worker": _read_worker_version(at, seen.state),
         "scheduler": __version__,
     }
+
+
+def _count_dollars(at: GpuTools, seen: Instance, rate: Rate | None) -> float | None:
+    """Cost of an instance in use since it was launched; None if it costs nothing, or the price is unknown."""
+    if rate is None or seen.launched_at is None or not seen.state.billable:
+        return None
+    return cost(rate, (at.clock.now() - seen.launched_at).total_seconds()).dollars
 
 
 def _poll_existing(at: GpuTools) -> Instance:

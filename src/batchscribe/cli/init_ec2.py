@@ -8,10 +8,12 @@ from pathlib import Path
 from batchscribe.cli.terminal.interview import Interview, print_line
 from batchscribe.wiring import init as wiring
 from batchscribe.wiring.init import Account, StackPlan
+from batchscribe.wiring.prices import find_default_region
 
 NEXT = [
     "batchscribe scan                 # what is there, by session",
     "batchscribe gpu setup --start    # starts the instance, installs the worker, stops it",
+    "batchscribe doctor               # every precondition with its fix; starts nothing",
     "batchscribe tick --dry-run       # what a tick would do, and its price",
     "batchscribe tick                 # the real thing; then: sudo batchscribe install systemd",
 ]
@@ -43,7 +45,7 @@ class Ec2Setup:
 
     def _ask_for_region(self) -> None:
         """Asks for the region of the instance; switches the account to it."""
-        default = wiring.find_default_region() or self._find_bucket_region()
+        default = find_default_region() or self._find_bucket_region()
         question = "AWS region of the GPU instance"
         region = self.interview.ask("AWS_REGION", question, default, check=wiring.describe_region_problem)
         if self.account and region:

@@ -16,7 +16,7 @@ import click
 from batchscribe import __version__
 from batchscribe.cli.terminal.examples import add_example
 from batchscribe.core.redaction import printable
-from batchscribe.errors import BatchscribeError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Start here": {
@@ -125,6 +125,7 @@ def main() -> NoReturn:
         code = cli.main(prog_name="batchscribe", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        _print_document(error.format_message(), MisconfiguredError.__name__, 2)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt) as stopped:
         if isinstance(stopped, click.Abort) and not isinstance(stopped.__context__, KeyboardInterrupt):
@@ -143,7 +144,11 @@ def main() -> NoReturn:
 def _print_error(error: BatchscribeError) -> int:
     """Prints the error, with --json as a document too; returns the exit code."""
     click.echo(printable(f"batchscribe: {error}"), err=True)
-    if "--json" in sys.argv[1:]:
-        document = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
-        click.echo(json.dumps(document))
+    _print_document(str(error), type(error).__name__, error.exit_code)
     return error.exit_code
+
+
+def _print_document(text: str, kind: str, code: int) -> None:
+    """Prints an error as a JSON document, if one was requested."""
+    if "--json" in sys.argv[1:]:
+        click.echo(json.dumps({"error": text, "kind": kind, "exit_code": code}))

@@ -117,12 +117,12 @@ def _print_list(app: App, found: PriceList, *, every: bool) -> None:
         app.console,
         [
             Column("Kind", [row.kind for row in rows]),
-            Column("Name", [row.name for row in rows]),
+            Column("Name", [row.name for row in rows], folded=14),
             Column("Dollars", [_format_amount(row) for row in rows], right=True),
-            Column("Per", [row.unit for row in rows]),
-            Column("As of", [row.as_of or "-" for row in rows]),
-            Column("Age", [_format_age(row) for row in rows], right=True),
-            Column("Source", [row.source for row in rows], optional=1),
+            Column("Per", [row.unit for row in rows], optional=1),
+            Column("As of", [row.as_of or "-" for row in rows], optional=3),
+            Column("Age", [_format_age(row) for row in rows], optional=2, right=True),
+            Column("Source", [row.source for row in rows], optional=4),
         ],
     )
     app.console.print("\n".join(_list_notes(found, rows)), markup=False)

@@ -110,9 +110,18 @@ def _run_tick(
 ) -> int:
     with opened(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
-        ticked = one_tick(made.world, made.config, locked=locked, wait=wait)
+        show = partial(_print_decision, app, made, as_json=as_json)
+        ticked = one_tick(made.world, made.config, locked=locked, wait=wait, on_decision=show)
         made.world.view.clear()
         return _print_result(app, made, ticked, as_json=as_json)
+
+
+def _print_decision(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> None:
+    """Prints the decision before its run is followed, for minutes or hours."""
+    made.world.view.clear()
+    if not as_json:
+        app.console.print("\n".join(render_decision(ticked)), markup=False)
+        sys.stdout.flush()
 
 
 @click.command()
@@ -184,7 +193,7 @@ def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.config.policy)
-        refused = _find_refusal(made, start=isinstance(decision, Launch))
+        refused = _find_refusal(made)
         total = sum_up_start(seen, made.config.policy) if seen.backlog.pending else None
         costs = made.cost_basis()
     if as_json:
@@ -204,11 +213,10 @@ def _print_empty(app: App, seen: Observation | None) -> None:
         app.console.print(empty, markup=False)
 
 
-def _find_refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
-    """Error that would refuse the start; None if it can start."""
+def _find_refusal(made: Scheduler) -> BatchscribeError | None:
+    """Error that would refuse a start, now or later; None if it can start."""
     try:
-        if start:
-            made.world.preflight()
+        made.world.preflight()
         refuse_unsupported(made.config.unsupported)
     except MisconfiguredError as error:
         return error
@@ -222,15 +230,14 @@ def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -
     """
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
     code = choose_worst((exit_code(ticked.errors), int(failed)))
-    costs = made.cost_basis() if ticked.runs else None
     if as_json:
+        costs = made.cost_basis() if ticked.runs else None
         print_json(tick_document(ticked, exit_code=code, costs=costs))
         return code
-    app.console.print("\n".join(render_decision(ticked)), markup=False)
     if made.config.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
-        lines = render_run(each, made.settings, left=_count_left(ticked), costs=costs)
+        lines = render_run(each, made.settings, left=_count_left(ticked))
         app.console.print("\n".join(lines), markup=False)
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)

@@ -78,11 +78,19 @@ class Watched:
     runs: tuple[Run, ...] = ()
 
 
-def tick(world: World, config: RunConfig, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
+def tick(
+    world: World,
+    config: RunConfig,
+    *,
+    locked: Locked = nullcontext,
+    wait: bool = True,
+    on_decision: Callable[[Ticked], object] = lambda _: None,
+) -> Ticked:
     """Advances open runs, decides, and starts a run if that is worthwhile.
 
-    With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them. A signal
-    ends the runs that this tick opened. Raises any error that prevents a decision, and NotStoppedError if an
+    With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them.
+    `on_decision` gets each pass's decision before its run is followed. A signal ends the runs that this tick
+    opened. Raises any error that prevents a decision, and NotStoppedError if an
     instance could not be proved stopped; both send an alert.
     """
     passed = PassResult()
@@ -92,6 +100,7 @@ def tick(world: World, config: RunConfig, *, locked: Locked = nullcontext, wait:
         for _ in range(MAX_CHECKS):
             with locked():
                 ticked = _run_pass(world, config, passed)
+            on_decision(ticked)
             closed = wait and _follow_runs(world, config, passed, locked)
             if not (closed and isinstance(ticked.decision, Resume)):
                 break
@@ -199,7 +208,7 @@ def _note_engine(world: World, config: RunConfig) -> str:
     """Records the engine of the next runs. Logs and returns a sentence if the last one was another."""
     engine = f"{config.engine.engine} {config.engine.model}".strip()
     before = world.ledger.get(ENGINE) or world.ledger.last_engine()
-    if config.policy.manual or before == engine:
+    if config.policy.manual or config.unsupported or before == engine:
         return ""
     if before:
         log.info("engine.changed", before=before, now=engine)

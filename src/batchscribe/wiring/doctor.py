@@ -43,7 +43,7 @@ from batchscribe.wiring.preflight import (
     needs_ssh,
     read_instance_record,
 )
-from batchscribe.wiring.prices import load_prices
+from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.seams import (
     describe_missing,
     open_ledger,
@@ -123,7 +123,7 @@ class Preconditions:
         except BatchscribeError as error:
             yield to_failure("identity", error)
         else:
-            region = self.settings.region or "boto3's default region"
+            region = self.settings.region or f"{price_region(self.settings)} (boto3's default)"
             yield passed("identity", f"account {caller.account}, {caller.arn}, {region}")
             yield checks.check_clock(caller, self.clock.now())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,10 +23,12 @@ from batchscribe.controller.commands.manual_control import (
     ManualOrders,
 )
 from batchscribe.controller.context import Shield, View, Waits
+from batchscribe.core.decide.money import Rate
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
+from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
@@ -39,6 +41,7 @@ from batchscribe.wiring.seams import (
     open_guard,
     open_ledger,
     open_stores,
+    rate_of,
     tick_lock,
 )
 
@@ -72,6 +75,8 @@ class GpuTools:
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     find_prepared: Callable[[], EngineSpec | None] = lambda: None
     """The engine that the host was set up for; None: the one that a set-up would prepare."""
+    find_rate: Callable[[str], Rate | None] = lambda _type: None
+    """The rate of an instance type; None if it is unknown."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
@@ -130,6 +135,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
+            find_rate=partial(_find_rate, settings),
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
@@ -138,3 +144,9 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
 def _read_open_run(settings: Settings, instance: str) -> Run | None:
     with open_ledger(settings, remember=False) as ledger:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)
+
+
+def _find_rate(settings: Settings, instance_type: str) -> Rate | None:
+    with suppress(MisconfiguredError):
+        return rate_of(settings)(instance_type)
+    return None

@@ -143,15 +143,6 @@ def open_account(region: str) -> Account:
     return Account(region=where, inventory=Inventory(where), stacks=Stacks(where), clock=SystemClock())
 
 
-def find_default_region() -> str:
-    """The region of AWS's own settings; empty if none is set or boto3 is not installed."""
-    try:
-        from batchscribe.adapters.aws.regions import default_region
-    except ImportError:
-        return ""
-    return default_region()
-
-
 def describe_region_problem(region: str) -> str:
     """Why the region is refused; empty if boto3 knows it, or is not installed."""
     try:

@@ -38,7 +38,8 @@ SET_UP = "run `batchscribe gpu setup`"
 
 def unsupported(spec: EngineSpec) -> str:
     """Why no machine can run this engine configuration; empty if one can."""
-    return "; ".join(list_limits(spec))
+    found = check_engine(spec)
+    return "" if found.ok else _describe(found)
 
 
 def preflight(settings: Settings, output: Store) -> None:
@@ -60,8 +61,8 @@ def check_engine(spec: EngineSpec) -> Finding:
         detail = f"no speech engine {spec.engine!r} is installed here"
         fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
         return failed("engine", detail, fix)
-    if why := unsupported(spec):
-        return failed("engine", why)
+    if limits := list_limits(spec):
+        return failed("engine", "; ".join(limits))
     return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")
 
 
@@ -175,5 +176,8 @@ def _refuse_failures(findings: Iterable[Finding]) -> None:
     """Raises MisconfiguredError with all failures, each with its fix."""
     failures = [finding for finding in findings if not finding.ok]
     if failures:
-        obstacles = "; ".join(": ".join(filter(None, (each.detail, each.fix))) for each in failures)
-        raise MisconfiguredError(f"{obstacles} (nothing was started)")
+        raise MisconfiguredError(f"{'; '.join(map(_describe, failures))} (nothing was started)")
+
+
+def _describe(failure: Finding) -> str:
+    return ": ".join(filter(None, (failure.detail, failure.fix)))

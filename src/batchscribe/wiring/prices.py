@@ -21,7 +21,7 @@ from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Clock, PriceSource
-from batchscribe.settings import Settings
+from batchscribe.settings import LOCAL, Settings
 
 _NUMBER = re.compile(r"Expected `str`, got `(int|float)` .*\.prices")
 FILE_NAME = "prices.json"
@@ -64,7 +64,18 @@ def open_price_source(settings: Settings, clock: Clock) -> PriceSource:
 
 
 def price_region(settings: Settings) -> str:
-    return settings.region or DEFAULT_REGION
+    """The region of EC2: as set, else of AWS's own settings; for a local GPU the default one."""
+    found = settings.region or ("" if settings.provider == LOCAL else find_default_region())
+    return found or DEFAULT_REGION
+
+
+def find_default_region() -> str:
+    """The region of AWS's own settings; empty if none is set or boto3 is not installed."""
+    try:
+        from batchscribe.adapters.aws.regions import default_region
+    except ImportError:
+        return ""
+    return default_region()
 
 
 def _read_refreshed(settings: Settings) -> tuple[PriceSheet, ...]:

@@ -337,5 +337,5 @@ def _write_run_report(settings: Settings, ledger: Ledger, output: Store, run: Ru
     log.info(BLOCK_TITLE, **dict(cost_block(report)))
     timeline = format_timeline(report.performance.timeline)
     for line in [*format_engine_time(report.work), *([f"Timeline: {timeline}"] if timeline else [])]:
-        log.info("run.reported", run=run.id, line=line)
+        log.info("run.reported", run=run.id, note=line)
     write_report(settings.reports_dir, report)

@@ -102,7 +102,7 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
         # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
         if settings.hourly_cost is not None and instance_type not in settings.instance_types:
             return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
-        if found := table().find_rate(instance_type, settings.region):
+        if found := table().find_rate(instance_type, price_region(settings)):
             return found
         if settings.provider == LOCAL and not instance_type:
             return FREE
@@ -119,7 +119,11 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
 def describe_missing(settings: Settings) -> str:
     """Reports an instance that does not exist, with the region and its origin."""
     region, origin = settings.region, settings.origins.get("AWS_REGION", DEFAULT)
-    place = f"{region} (AWS_REGION from {WHERE[origin]})" if region else "boto3's default region"
+    place = (
+        f"{region} (AWS_REGION from {WHERE[origin]})"
+        if region
+        else f"{price_region(settings)} (boto3's default)"
+    )
     return f"{settings.instance_id} was not found in {place}: correct GPU_INSTANCE_ID or AWS_REGION"
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segment, Segments
 from rich.table import Table
 
 from batchscribe.core.redaction import printable
@@ -40,7 +41,7 @@ class Column:
 
 
 def print_table(console: Console, columns: Sequence[Column]) -> None:
-    """Prints the columns that fit the width."""
+    """Prints the columns that fit the width; no line ends in blanks."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     kept = choose_columns(columns, console.width)
     narrowest = min((column.folded for column in kept), default=0)
@@ -50,7 +51,15 @@ def print_table(console: Console, columns: Sequence[Column]) -> None:
         table.add_column(column.name, justify=justify, overflow="fold", no_wrap=fixed)
     for row in zip(*(column.cells for column in kept), strict=True):
         table.add_row(*(escape(printable(cell)) for cell in row))
-    console.print(table)
+    lines = console.render_lines(table, pad=False)
+    console.print(Segments(part for line in lines for part in (*_strip_end(line), Segment.line())), end="")
+
+
+def _strip_end(line: Sequence[Segment]) -> Sequence[Segment]:
+    """Removes blanks at the end of a line."""
+    while line and not line[-1].text.strip():
+        line = line[:-1]
+    return [*line[:-1], *(Segment(last.text.rstrip(), last.style) for last in line[-1:])]
 
 
 def fold(text: str, width: int, *, hang: int | None = None, end: str = "") -> str:

@@ -15,7 +15,7 @@ from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch
 from batchscribe.core.decide.start_sum import StartSum
 from batchscribe.core.figures import format_count, format_minutes, render_block
-from batchscribe.core.run.cost_block import cost_block, estimate_block
+from batchscribe.core.run.cost_block import estimate_block, summarize_cost
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run
@@ -99,10 +99,8 @@ def _describe_expected(total: StartSum) -> str:
     return f"at the first check from {at} on, if nothing else arrives{way}"
 
 
-def render_run(
-    run: Run, settings: Settings, *, left: int | None, costs: CostBasis | None = None
-) -> Iterator[str]:
-    """Lines with a run's outcome, maximum cost and file locations."""
+def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
+    """At most ten lines with a run's outcome, maximum cost and file locations; the log has the details."""
     outcome = run.outcome or Outcome.INCOMPLETE
     detail = f" ({run.detail})" if run.detail else ""
     yield ""
@@ -114,7 +112,7 @@ def render_run(
     yield from failure_lines(run, run.chunks_failed)
     if flags := flag_text(run.worked.flags):
         yield f"Flags: {flags}"
-    yield render_block(cost_block(build(run, costs=costs)))
+    yield from summarize_cost(build(run))
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"

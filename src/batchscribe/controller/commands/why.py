@@ -118,15 +118,17 @@ def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(
 def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
     """Audio objects whose key contains `part`, without regard to case and Unicode form.
 
-    A Unicode variant of the whole key takes precedence.
+    Also one whose key is the end of `part`: keys of the bucket begin with the source's prefix. A Unicode
+    variant of the whole key takes precedence.
     """
     wanted = normalize("NFC", part)
+    folded = wanted.casefold()
     same, found = [], []
     for audio in scanner.audio():
         key = normalize("NFC", audio.info.key)
         if key == wanted:
             same.append(audio)
-        elif wanted.casefold() in key.casefold():
+        elif folded in key.casefold() or folded.endswith(f"/{key.casefold()}"):
             found.append(audio)
     return same or found
 

@@ -24,7 +24,7 @@ from batchscribe.core.decide.prices import (
     PriceTable,
     describe_origin,
 )
-from batchscribe.core.figures import format_count
+from batchscribe.core.figures import format_count, format_hours
 
 MONTH_HOURS = 730
 VOLUME_PERIOD = timedelta(days=30)
@@ -216,7 +216,7 @@ def describe_volume(fixed: FixedCosts) -> str:
     each = Usd(fixed.per_month_micros).per(fixed.audio_hours)
     if each is None:
         return "no audio in the last 30 days"
-    return f"{each} per audio hour at the last 30 days' {fixed.audio_hours:.1f} h"
+    return f"{each} per audio hour at the last 30 days' {format_hours(fixed.audio_hours * 3600)}"
 
 
 def _describe_part(part: FixedCost, audio_hours: float) -> str:

@@ -44,6 +44,18 @@ def cost_block(report: RunReport) -> list[Line]:
     return _add_other_costs(gpu_lines, yields, report.other_costs, report.fixed_costs)
 
 
+def summarize_cost(report: RunReport) -> list[str]:
+    """Two lines of the same: cost and savings."""
+    gpu, audio = report.gpu, report.transcription.audio_seconds
+    cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
+    billed = "" if gpu.was_running else _explain_minimum(rate, gpu.seconds)
+    each = cost.per(audio / _HOUR)
+    yielded = "" if each is None else f"; {each} per audio hour, {format_hours(audio)} of audio"
+    used = f"{gpu.seconds:.0f} s of {gpu.type or gpu.provider} at ${rate.text(3)}/h{billed}"
+    savings = format_savings(report.savings, report.timestamps.created)
+    return [f"Cost: at most {cost}: {used}{yielded}", f"Savings: {savings}"]
+
+
 def estimate_block(
     estimate: Estimate, instance_type: str, now: datetime, costs: CostBasis | None = None
 ) -> list[Line]:
