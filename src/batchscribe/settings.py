@@ -62,6 +62,7 @@ class Settings:
     policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), ", ".join(PolicyName))] = (
         PolicyName.THRESHOLD
     )
+    cpu_lane: Annotated[str, Name("BATCH_CPU_LANE", parse.one_of("auto", "off"), "auto or off")] = "off"
     threshold: Annotated[int, Name("BATCH_THRESHOLD", parse.whole(1, 10**9), _POSITIVE)] = 100
     max_wait_hours: Annotated[float, Name("BATCH_MAX_WAIT_HOURS", parse.number(0, 8760), _HOURS)] = 24.0
     hours: Annotated[

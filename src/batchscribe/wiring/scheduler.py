@@ -43,6 +43,7 @@ from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
+from batchscribe.wiring.lane import Lane, open_lane_capacity, open_lane_launcher
 from batchscribe.wiring.preflight import preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
@@ -125,14 +126,16 @@ def open_scheduler(
                 only=only,
             )
             choice = EngineChoice(settings, world.output)
+            lane = Lane(settings, choice, clock)
             world = replace(
                 world,
+                prepare_lane=lane.prepare,
                 preflight=partial(_check_start, trouble, settings, world.output),
                 open_identifier=choice.open_identifier,
             )
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            config = _build_config(settings, choice, identity, manual=manual)
+            config = lane.configure(_build_config(settings, choice, identity, manual=manual))
             yield Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
             trouble.refuse_start()
 
@@ -262,8 +265,8 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
         source=source,
         output=output,
         home=output,
-        capacity=open_capacity(then, world.clock),
-        launcher=open_launcher(then, output),
+        capacity=(open_lane_capacity if run.lane else open_capacity)(then, world.clock),
+        launcher=(open_lane_launcher if run.lane else open_launcher)(then, output),
         guard=open_guard(then),
         lag=_max_poll_age(then),
         scanner=lambda manual: new_scanner(
