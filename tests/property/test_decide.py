@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core.decide.hours import parse_hours
-from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.money import FREE, Usd
 from batchscribe.core.decide.observation import InstanceChoice, Policy, PolicyName
+from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.packing import Priors, foresee
 from batchscribe.core.decide.policy import Hold, Launch, decide
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.scan.chunks import Chunk
-from support.values import NOW, OFFER, chunk, observation
+from support.values import NOW, OFFER, chunk, observation, run
 
 MINUTE = timedelta(minutes=1)
 BYTES = 1_000
@@ -64,12 +65,28 @@ def backlog_of(found: list[Chunk], waiting: int = 0) -> Backlog:
     )
 
 
-@given(found=chunks, policy=policies, waiting=st.integers(0, 1), last=st.one_of(st.none(), times))
+LANE = Offer(
+    provider="local",
+    instance_type=CPU,
+    market=Market.LANE,
+    rate=FREE,
+    priors=Priors(speed=4.0, setup_seconds=5.0, setup_p95_seconds=10.0, bytes_per_second={"wav": BYTES}),
+)
+AT_WORK = run(id="on-this-machine", provider="local", lane=True, created=NOW, deadline=NOW + 60 * MINUTE)
+
+
+@given(
+    found=chunks,
+    policy=policies,
+    waiting=st.integers(0, 1),
+    last=st.one_of(st.none(), times),
+    beside=st.sampled_from([{}, {"lane": LANE}, {"lane_run": AT_WORK}]),
+)
 def test_every_observation_has_one_decision(
-    found: list[Chunk], policy: Policy, waiting: int, last: datetime | None
+    found: list[Chunk], policy: Policy, waiting: int, last: datetime | None, beside: dict[str, object]
 ) -> None:
     slower = replace(OFFER, instance_type="g9.slower", priors=Priors(speed=2.0))
-    seen = observation(backlog_of(found, waiting), last_start=last, offers=(OFFER, slower))
+    seen = observation(backlog_of(found, waiting), last_start=last, offers=(OFFER, slower), **beside)
     decision = decide(seen, policy)
     assert decision == decide(seen, policy)
     assert decision.reason.sentence
@@ -150,4 +167,73 @@ def replay(arrivals: list[tuple[int, int]], policy: Policy, setups: list[float])
             later.append(decision.expected)
         # Nothing changes before the earliest of these times.
         now += max(1, -((now - min(later, default=now)) // policy.check_interval)) * policy.check_interval
+    return list(waits.values())
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    arrivals,
+    limited.map(lambda policy: replace(policy, check_interval=60 * MINUTE)),
+    st.lists(st.sampled_from([0.0, 0.02, 0.5, 1.0, 2.0]), min_size=1, max_size=4),
+    st.lists(st.sampled_from([0.1, 0.7, 1.0]), min_size=1, max_size=4),
+)
+def test_a_slow_or_dead_lane_delays_no_chunk_beyond_its_limit(
+    arrivals: list[tuple[int, int]], policy: Policy, lanes: list[float], gaps: list[float]
+) -> None:
+    assert max(replay_with_lane(arrivals, policy, lanes, gaps)) <= policy.max_wait
+
+
+def replay_with_lane(
+    arrivals: list[tuple[int, int]], policy: Policy, lanes: list[float], gaps: list[float]
+) -> list[timedelta]:
+    """Waits of all chunks. Each run on the lane is as fast as a part of its estimate; 0 does nothing.
+
+    The next check comes after a part of the longest interval.
+    """
+    priors = Priors(setup_seconds=SETUP, setup_p95_seconds=SLOW_SETUP, bytes_per_second={"wav": BYTES})
+    offer = replace(OFFER, priors=priors)
+    coming = [
+        chunk(
+            number, key=f"{number}.wav", session=f"{number}", modified=NOW + at * MINUTE, size=audio * BYTES
+        )
+        for number, (at, audio) in enumerate(arrivals)
+    ]
+    done: dict[str, datetime] = {}
+    now, checks, used = NOW, 0, 0
+    lane_run, gpu_until, waits = None, NOW, dict[str, timedelta]()
+    ends: dict[str, datetime] = {}
+    """Times at which the open run on the lane finishes its chunks."""
+    while len(waits) < len(coming):
+        assert now < NOW + timedelta(days=10), "a chunk waits for ever"
+        for key in [key for key, end in ends.items() if lane_run and end <= min(now, lane_run.deadline)]:
+            done[key] = ends.pop(key)
+        if lane_run and (now >= lane_run.deadline or not ends):
+            lane_run, ends = None, {}
+        waits = {each.key: done[each.key] - each.modified for each in coming if each.key in done}
+        pending = [each for each in coming if each.modified <= now and each.key not in done]
+        if now >= gpu_until:
+            lane = None if lane_run else LANE
+            seen = observation(
+                backlog_of(pending), now=now, offers=(offer,), lane=lane, lane_run=lane_run, last_start=None
+            )
+            decision = decide(seen, policy)
+            if isinstance(decision, Launch) and decision.lane:
+                lane_run = replace(AT_WORK, created=now, deadline=now + policy.check_interval)
+                speed, used = lanes[used % len(lanes)] * LANE.priors.speed, used + 1
+                end = now
+                for each in decision.batch.chunks if speed else ():
+                    end += timedelta(seconds=each.size / BYTES / speed)
+                    ends[each.key] = end
+                if not speed:
+                    ends["nothing"] = lane_run.deadline + MINUTE
+            elif isinstance(decision, Launch):
+                lane_run, ends, end = None, {}, now + timedelta(seconds=SLOW_SETUP)
+                for each in decision.batch.chunks:
+                    end += timedelta(seconds=each.size / BYTES / priors.speed)
+                    done[each.key] = end
+                gpu_until = end + timedelta(seconds=priors.release_seconds)
+        now += gaps[checks % len(gaps)] * policy.check_interval
+        checks += 1
+        if not lane_run:
+            now = max(now, min((each.modified for each in coming if each.key not in done), default=now))
     return list(waits.values())
