@@ -25,7 +25,7 @@ from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.launcher import FakeLauncher
-from support.values import NOW, OFFER, backlog, instance, observation, run
+from support.values import NOW, backlog, instance, observation, run
 from support.world import INSTANCE, PlayedWorkers, Stage, stage
 
 LANE = Offer(

@@ -8,7 +8,7 @@ started as detached processes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from batchscribe.adapters.local.launcher import LocalLauncher, worker_name
+from batchscribe.adapters.local.launcher import WORKER_COMMAND, LocalLauncher, worker_name
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Manifest, WorkerRef, digest
@@ -117,9 +117,10 @@ class LaneLauncher(LocalLauncher):
         *,
         environment: Mapping[str, str],
         has_unit: bool,
+        command: Sequence[str] = WORKER_COMMAND,
         control: str = "",
     ) -> None:
-        super().__init__(state_dir, log_dir, environment=environment, control=control)
+        super().__init__(state_dir, log_dir, environment=environment, command=command, control=control)
         self._control = control
         self.files = LaneFiles(state_dir)
         self._has_unit = has_unit
