@@ -200,6 +200,11 @@ class Settings:
         return timedelta(hours=self.check_hours)
 
     @property
+    def has_lane(self) -> bool:
+        """True if this machine's processor works beside a GPU elsewhere."""
+        return self.cpu_lane != "off" and self.provider != LOCAL
+
+    @property
     def min_age(self) -> timedelta:
         return timedelta(minutes=self.min_age_minutes)
 

@@ -68,7 +68,7 @@ def test_the_lane_takes_a_backlog_that_it_can_finish_before_the_next_check() -> 
     ],
 )
 def test_the_lane_takes_nothing_that_it_could_delay(policy: Policy, changes: dict[str, object]) -> None:
-    decision = decide(seen(**changes), policy)
+    decision = decide(observation(backlog(7), **({"lane": LANE} | changes)), policy)
     assert isinstance(decision, Hold) or not getattr(decision, "lane", False)
 
 
@@ -176,7 +176,7 @@ def test_a_lane_is_a_run_like_any_other(lane: LaneStage) -> None:
     assert (done.cost, done.billed_seconds, done.abandoned_gpu) == (ZERO, 0.0, False)
     assert lane.workers.published == names
     assert not lane.at.compute.calls or {call for call, _ in lane.at.compute.calls} == {"describe"}
-    assert lane.at.store.get(keys.settlement(done.id))
+    assert lane.at.store.get(keys.settlement(done.id)).data
     assert lane.at.guard.armed(INSTANCE) == frozenset()
 
 

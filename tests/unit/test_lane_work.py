@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_without_the_setting_nothing_is_tested(tmp_path: Path, started: list[obj
 
 def test_sessions_with_engines_of_their_own_have_no_lane(tmp_path: Path, started: list[object]) -> None:
     lane = lane_of(tmp_path)
-    lane.choice.choose = lambda language: EngineSpec(engine=language or "usual")
+    lane.choice.choose = cache(lambda language: EngineSpec(engine=language or "usual"))
     lane.prepare()
     assert started == []
     assert "sessions of different languages" in lane.find_problem()

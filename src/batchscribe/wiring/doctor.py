@@ -211,15 +211,16 @@ class Preconditions:
             yield check_local_engine(self._engine_spec)
             yield attempt("decoder", check_decoder)
             yield check_model_space(Path.home() / ".cache")
-        if self.settings.cpu_lane != "off" and self.account:
-            yield attempt("CPU lane", self._check_lane)
-
-    def _check_lane(self) -> Finding:
         lane = Lane(self.settings, EngineChoice(self.settings, self.output), self.clock)
+        if self.settings.has_lane:
+            yield attempt("CPU lane", partial(self._check_lane, lane))
+
+    def _check_lane(self, lane: Lane) -> Finding:
         if problem := lane.find_problem():
             detail, _, fix = problem.rpartition(": ")
             return warned("CPU lane", detail or fix, fix if detail else "")
-        if has_lane_unit(self.settings.folder) or "systemd" not in describe_schedule(self.settings.folder):
+        folder = self.settings.folder
+        if has_lane_unit(folder) or not describe_schedule(folder).startswith("systemd"):
             return passed("CPU lane", lane.describe())
         detail = f"{lane.describe()}, but it has no unit, so the limits of the scheduler's hold for it"
         return warned("CPU lane", detail, "run `batchscribe install systemd` again")

@@ -41,14 +41,9 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None, calendar
         # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
         overrides_env=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
         local_gpu=settings.provider == LOCAL,
-        lane_requests=find_requests(settings.state_dir) if has_lane(settings) else None,
+        lane_requests=find_requests(settings.state_dir) if settings.has_lane else None,
         log_dir=settings.log_dir,
     )
-
-
-def has_lane(settings: Settings) -> bool:
-    """True if this machine's processor works beside the GPU."""
-    return settings.cpu_lane != "off" and settings.provider != LOCAL
 
 
 def units_of(plan: Plan, unit_dir: Path) -> tuple[Names, dict[str, str]]:

@@ -61,7 +61,7 @@ class Lane:
             priors=test.priors if test else config.priors,
             waits=LANE_WAITS,
         )
-        if self.settings.cpu_lane == "off":
+        if not self.settings.has_lane:
             return replace(config, lane=own)  # a run of before is still finished
         return replace(config, lane=own, find_lane_problem=self.find_problem)
 
@@ -81,7 +81,7 @@ class Lane:
 
     def prepare(self) -> None:
         """Starts a self-test if the present engine and release have none, or one that failed a day ago."""
-        if self.settings.cpu_lane == "off" or self.settings.provider == LOCAL:
+        if not self.settings.has_lane:
             return
         try:
             test = self._find_current_test()

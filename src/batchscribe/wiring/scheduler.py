@@ -19,6 +19,7 @@ from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
+from batchscribe.controller.observe import find_lane_problem
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
@@ -35,7 +36,7 @@ from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.text.subtitles import render
 from batchscribe.detached import write_atomically
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Lock, Store
@@ -74,6 +75,16 @@ class Scheduler:
     config: RunConfig
     lock: Lock
     trouble: Fallbacks
+    lane: Lane
+
+    def describe_lane(self) -> str | None:
+        """The last self-test of the CPU lane, or why the lane takes no work; None if it is off."""
+        if not self.settings.has_lane:
+            return None
+        try:
+            return find_lane_problem(self.world, self.config) or self.lane.describe()
+        except BatchscribeError as error:
+            return str(error)
 
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
@@ -136,7 +147,9 @@ def open_scheduler(
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
             config = lane.configure(_build_config(settings, choice, identity, manual=manual))
-            yield Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
+            yield Scheduler(
+                settings=settings, world=world, config=config, lock=lock, trouble=trouble, lane=lane
+            )
             trouble.refuse_start()
 
 
