@@ -59,6 +59,7 @@ class Settings(TextSettings):
     policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), ", ".join(PolicyName))] = (
         PolicyName.THRESHOLD
     )
+    cpu_lane: Annotated[str, Name("BATCH_CPU_LANE", parse.one_of("auto", "off"), "auto or off")] = "off"
     threshold: Annotated[int, Name("BATCH_THRESHOLD", parse.whole(1, 10**9), _POSITIVE)] = 100
     max_wait_hours: Annotated[float, Name("BATCH_MAX_WAIT_HOURS", parse.number(0, 8760), _HOURS)] = 24.0
     hours: Annotated[
@@ -194,6 +195,11 @@ class Settings(TextSettings):
     @property
     def check_interval(self) -> timedelta:
         return timedelta(hours=self.check_hours)
+
+    @property
+    def has_lane(self) -> bool:
+        """True if this machine's processor works beside a GPU elsewhere."""
+        return self.cpu_lane != "off" and self.provider != LOCAL
 
     @property
     def min_age(self) -> timedelta:

@@ -180,6 +180,27 @@ def test_the_main_job(cloud: Cloud) -> None:
     assert listed["run"] == report["run"]
 
 
+def test_the_cpu_lane_clears_a_backlog_while_the_gpu_stays_off(cloud: Cloud) -> None:
+    cloud.speech(3)
+    assert cloud.desk.json("tick", BATCH_CPU_LANE="auto")["decision"] == "hold", "its self-test comes first"
+    wait_for(passed_self_test(cloud.desk))
+    assert "CPU lane" in cloud.desk.run("status", BATCH_CPU_LANE="auto").stdout
+    document = cloud.desk.json("tick", BATCH_CPU_LANE="auto")
+    (report,) = document["runs"]
+    assert document["reason"]["code"] == "done-on-this-machine"
+    assert (report["status"], report["transcription"]["done"]) == ("completed", 3)
+    gpu = report["gpu"]
+    assert (gpu["provider"], gpu["type"], gpu["cost"], gpu["seconds"]) == ("local", "cpu", 0, 0)
+    assert (cloud.state, cloud.tags, cloud.orders()) == ("stopped", {}, [])
+    assert len(cloud.objects("transcription-chunk-")) == 3
+
+
+def passed_self_test(desk: Desk) -> Iterator[bool]:
+    result = desk.home / ".batchscribe" / "lane" / "test.json"
+    while True:
+        yield result.exists() and json.loads(result.read_text())["error"] == ""
+
+
 def test_below_the_threshold_nothing_is_started(cloud: Cloud) -> None:
     cloud.speech(99)
     document = cloud.desk.json("tick")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate, cycle
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core.decide.hours import parse_hours
-from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.money import FREE, Usd
 from batchscribe.core.decide.observation import InstanceChoice, Policy, PolicyName
+from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.packing import Priors, foresee
 from batchscribe.core.decide.policy import Hold, Launch, decide
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.scan.chunks import Chunk
-from support.values import NOW, OFFER, chunk, observation
+from support.values import NOW, OFFER, chunk, observation, run
 
 MINUTE = timedelta(minutes=1)
 BYTES = 1_000
@@ -64,12 +68,32 @@ def backlog_of(found: list[Chunk], waiting: int = 0) -> Backlog:
     )
 
 
-@given(found=chunks, policy=policies, waiting=st.integers(0, 1), last=st.one_of(st.none(), times))
+LANE = Offer(
+    provider="local",
+    instance_type=CPU,
+    market=Market.LANE,
+    rate=FREE,
+    priors=Priors(speed=4.0, setup_seconds=5.0, setup_p95_seconds=10.0, bytes_per_second={"wav": BYTES}),
+)
+GPU = replace(
+    OFFER,
+    priors=Priors(setup_seconds=SETUP, setup_p95_seconds=SLOW_SETUP, bytes_per_second={"wav": BYTES}),
+)
+AT_WORK = run(id="on-this-machine", provider="local", lane=True, created=NOW, deadline=NOW + 60 * MINUTE)
+
+
+@given(
+    found=chunks,
+    policy=policies,
+    waiting=st.integers(0, 1),
+    last=st.one_of(st.none(), times),
+    beside=st.sampled_from([{}, {"lane": LANE}, {"lane_run": AT_WORK}]),
+)
 def test_every_observation_has_one_decision(
-    found: list[Chunk], policy: Policy, waiting: int, last: datetime | None
+    found: list[Chunk], policy: Policy, waiting: int, last: datetime | None, beside: dict[str, object]
 ) -> None:
     slower = replace(OFFER, instance_type="g9.slower", priors=Priors(speed=2.0))
-    seen = observation(backlog_of(found, waiting), last_start=last, offers=(OFFER, slower))
+    seen = observation(backlog_of(found, waiting), last_start=last, offers=(OFFER, slower), **beside)
     decision = decide(seen, policy)
     assert decision == decide(seen, policy)
     assert decision.reason.sentence
@@ -124,14 +148,7 @@ def test_no_chunk_waits_too_long_if_the_starts_succeed(
 
 def replay(arrivals: list[tuple[int, int]], policy: Policy, setups: list[float]) -> list[timedelta]:
     """Waits of all chunks. There is a check at each interval, unless a run is open."""
-    priors = Priors(setup_seconds=SETUP, setup_p95_seconds=SLOW_SETUP, bytes_per_second={"wav": BYTES})
-    offer = replace(OFFER, priors=priors)
-    coming = [
-        chunk(
-            number, key=f"{number}.wav", session=f"{number}", modified=NOW + at * MINUTE, size=audio * BYTES
-        )
-        for number, (at, audio) in enumerate(arrivals)
-    ]
+    offer, priors, coming = GPU, GPU.priors, make_coming(arrivals)
     waits: dict[str, timedelta] = {}
     now, last_start, starts = NOW, None, 0
     while len(waits) < len(coming):
@@ -151,3 +168,98 @@ def replay(arrivals: list[tuple[int, int]], policy: Policy, setups: list[float])
         # Nothing changes before the earliest of these times.
         now += max(1, -((now - min(later, default=now)) // policy.check_interval)) * policy.check_interval
     return list(waits.values())
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    arrivals,
+    limited.map(lambda policy: replace(policy, check_interval=60 * MINUTE)),
+    st.one_of(st.just([0.0]), st.lists(st.sampled_from([0.0, 0.02, 0.5, 1.0, 2.0]), min_size=1, max_size=4)),
+    st.one_of(st.just([0.7, 1.0]), st.lists(st.sampled_from([0.1, 0.7, 1.0]), min_size=1, max_size=4)),
+)
+def test_a_slow_or_dead_lane_delays_no_chunk_beyond_its_limit(
+    arrivals: list[tuple[int, int]], policy: Policy, lanes: list[float], gaps: list[float]
+) -> None:
+    assert max(replay_with_lane(arrivals, policy, lanes, gaps)) <= policy.max_wait
+
+
+def replay_with_lane(
+    arrivals: list[tuple[int, int]], policy: Policy, lanes: list[float], gaps: list[float]
+) -> list[timedelta]:
+    """Waits of all chunks. Each run on the lane is as fast as a part of its estimate; 0 does nothing.
+
+    The next check comes after a part of the longest interval.
+    """
+    player = LanePlayer(policy, cycle(lanes), make_coming(arrivals))
+    now = NOW
+    for gap in cycle(gaps):
+        assert now < NOW + timedelta(days=10), "a chunk waits for ever"
+        player.check(now)
+        missing = [each.modified for each in player.coming if each.key not in player.done]
+        if not missing:
+            break
+        now += gap * policy.check_interval
+        now = now if player.lane_run else max(now, min(missing))
+    return [player.done[each.key] - each.modified for each in player.coming]
+
+
+def make_coming(arrivals: list[tuple[int, int]]) -> list[Chunk]:
+    return [
+        chunk(
+            number, key=f"{number}.wav", session=f"{number}", modified=NOW + at * MINUTE, size=audio * BYTES
+        )
+        for number, (at, audio) in enumerate(arrivals)
+    ]
+
+
+@dataclass
+class LanePlayer:
+    """A scheduler with a lane, at its checks."""
+
+    policy: Policy
+    speeds: Iterator[float]
+    """Of each run on the lane, as a part of its estimate."""
+    coming: list[Chunk]
+    done: dict[str, datetime] = field(default_factory=dict)
+    lane_run: Run | None = None
+    planned: dict[str, datetime] = field(default_factory=dict)
+    """Times at which the open run on the lane finishes its chunks."""
+    gpu_until: datetime = NOW
+
+    def check(self, now: datetime) -> None:
+        self._follow_lane(now)
+        if now < self.gpu_until:
+            return
+        pending = [each for each in self.coming if each.modified <= now and each.key not in self.done]
+        lane = None if self.lane_run else LANE
+        seen = observation(
+            backlog_of(pending), now=now, offers=(GPU,), lane=lane, lane_run=self.lane_run, last_start=None
+        )
+        decision = decide(seen, self.policy)
+        if isinstance(decision, Launch):
+            (self._start_lane if decision.lane else self._start_gpu)(now, decision.batch.chunks)
+
+    def _follow_lane(self, now: datetime) -> None:
+        if self.lane_run:
+            until = min(now, self.lane_run.deadline)
+            self.done |= {key: end for key, end in self.planned.items() if end <= until}
+            self.planned = {key: end for key, end in self.planned.items() if end > until}
+            if not self.planned or now >= self.lane_run.deadline:
+                self.lane_run = None
+
+    def _start_lane(self, now: datetime, chunks: Sequence[Chunk]) -> None:
+        self.lane_run = replace(AT_WORK, created=now, deadline=now + self.policy.check_interval)
+        speed = next(self.speeds) * LANE.priors.speed
+        self.planned = finish(chunks, now, speed) if speed else {"nothing": self.lane_run.deadline + MINUTE}
+
+    def _start_gpu(self, now: datetime, chunks: Sequence[Chunk]) -> None:
+        self.lane_run = None
+        ends = finish(chunks, now + timedelta(seconds=SLOW_SETUP), GPU.priors.speed)
+        self.done |= ends
+        self.gpu_until = max(ends.values()) + timedelta(seconds=GPU.priors.release_seconds)
+
+
+def finish(chunks: Sequence[Chunk], begin: datetime, speed: float) -> dict[str, datetime]:
+    """Ends of the chunks, one after the other, by key."""
+    ends = accumulate(each.size / BYTES / speed for each in chunks)
+    return {each.key: begin + timedelta(seconds=end) for each, end in zip(chunks, ends, strict=True)}

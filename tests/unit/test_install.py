@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe.adapters.machine import installed
-from batchscribe.adapters.machine.installed import describe_schedule
+from batchscribe.adapters.machine.installed import describe_schedule, has_lane_unit
 from batchscribe.adapters.machine.schedule import (
     BEGIN,
     END,
+    LANE_PATH,
+    LANE_SERVICE,
     MARK,
     SERVICE,
     TIMER,
@@ -316,6 +318,23 @@ def test_units_of_an_earlier_version_are_removed_too(machine: Path, project: Pat
     assert list((machine / "units").iterdir()) == []
 
 
+def test_the_lane_has_units_as_long_as_it_is_on(machine: Path, project: Path) -> None:
+    where, units = units_at(machine), machine / "units"
+    on = {"BATCH_CPU_LANE": "auto", "BATCH_SCHEDULER_CHECK_HOURS": "1"}
+    shown = run(project, "systemd", *where, environ=on)
+    assert f"The CPU lane works in {LANE_SERVICE}." in shown
+    assert calls(machine)[-1] == f"restart {TIMER} {WATCHDOG_TIMER} {LANE_PATH}"
+    assert has_lane_unit(project, units)
+    assert not has_lane_unit(project.parent, units)
+    again = run(project, "systemd", *where)
+    assert f"removed {units / LANE_PATH}" in again
+    assert f"disable --now {LANE_PATH}" in calls(machine)
+    assert not has_lane_unit(project, units)
+    run(project, "systemd", *where, environ=on)
+    run(project, "uninstall", *where)
+    assert list(units.iterdir()) == []
+
+
 def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: Path, tmp_path: Path) -> None:
     other = made(tmp_path / "another 100%")
     where, units = units_at(machine), machine / "units"
@@ -324,15 +343,15 @@ def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: P
     run(other, "systemd", *where)
     assert {name: (units / name).read_text() for name in before} == before
     names = Names.tagged(other)
-    assert set(names.units) == {path.name for path in units.iterdir()} - before.keys()
-    assert calls(machine)[-1] == f"restart {' '.join(names.timers)}"
+    assert set(names.units[:4]) == {path.name for path in units.iterdir()} - before.keys()
+    assert calls(machine)[-1] == f"restart {names.of(TIMER)} {names.of(WATCHDOG_TIMER)}"
     assert find_unit_folder((units / names.of(SERVICE)).read_text()) == other
     assert "the units are unchanged" in run(other, "systemd", *where)
     for folder in (project, other):
         assert describe_schedule(folder, units).startswith("systemd timer")
 
     run(project, "uninstall", *where)
-    assert {path.name for path in units.iterdir()} == set(names.units)
+    assert {path.name for path in units.iterdir()} == set(names.units[:4])
     assert describe_schedule(project, units) == ("none: `batchscribe install systemd` or `install cron`"), (
         "its own names are free, and the other one's schedule is no business of it"
     )

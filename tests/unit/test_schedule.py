@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.machine.schedule import (
+    LANE_PATH,
+    LANE_SERVICE,
     SERVICE,
     START_TIMEOUT,
     TIMER,
-    UNITS,
     WATCHDOG_SERVICE,
     WATCHDOG_TIMER,
     Interval,
@@ -129,6 +130,17 @@ def test_a_local_gpu_is_not_capped() -> None:
     assert "MemoryMax" not in free
 
 
+def test_the_unit_of_the_lane_has_no_limits_and_watches_the_requests() -> None:
+    assert LANE_PATH not in render_units(PLAN)
+    units = render_units(replace(PLAN, lane_requests=Path("/home/ubuntu/100% state/lane/requests")))
+    assert "DirectoryNotEmpty=/home/ubuntu/100%% state/lane/requests" in lines(units[LANE_PATH])
+    service = units[LANE_SERVICE]
+    assert 'ExecStart="/home/ubuntu/batchscribe/.venv/bin/batchscribe" lane' in lines(service)
+    assert "CPUQuota" not in service
+    assert "MemoryMax" not in service
+    assert "CPUQuota=50%" in units[SERVICE]
+
+
 def test_policy_and_timer_know_one_interval() -> None:
     half = replace(PLAN, interval=Interval(30), overrides_env=True)
     assert "Environment=BATCH_SCHEDULER_CHECK_HOURS=0.5" in lines(render_units(half)[SERVICE])
@@ -155,13 +167,14 @@ def test_systemd_finds_no_fault_with_any_path(tmp_path: Path, name: str, *, loca
         local_gpu=local,
         overrides_env=local,
         interval=Interval(30),
+        lane_requests=None if local else quoted / "lane" / "requests",
     )
     units = tmp_path / "units"
     units.mkdir()
     for unit, text in render_units(plan).items():
         (units / unit).write_text(text)
     ended = subprocess.run(
-        [analyze, "verify", "--recursive-errors=yes", "--man=no", *(str(units / name) for name in UNITS)],
+        [analyze, "verify", "--recursive-errors=yes", "--man=no", *(str(path) for path in units.iterdir())],
         capture_output=True,
         text=True,
         check=False,

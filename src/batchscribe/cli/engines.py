@@ -243,3 +243,24 @@ def _describe_languages(model: PublishedModel) -> str:
 
 def _format(figure: float | None) -> str:
     return "-" if figure is None else str(figure)
+
+
+@click.command()
+@click.option("--test", "only_test", is_flag=True, help="Test the engine on this processor now.")
+@pass_app
+def lane(app: App, *, only_test: bool) -> int:
+    """Transcribe on this machine's processor what ticks request (BATCH_CPU_LANE).
+
+    `install systemd` makes a unit that starts it; ticks start the self-test themselves. Exit code 1 if the
+    self-test fails.
+    """
+    from batchscribe.wiring.lane import describe_test, open_lane, process_requests, run_self_test
+
+    place = open_lane(app.settings)
+    if not only_test:
+        for line in process_requests(place):
+            app.console.print(line, markup=False)
+        return 0
+    test = run_self_test(place)
+    app.console.print(describe_test(test), markup=False)
+    return int(bool(test.error))

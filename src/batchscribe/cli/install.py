@@ -9,7 +9,15 @@ import click
 from batchscribe.cli.app import App, pass_app, print_warning
 from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 from batchscribe.wiring import install as schedules
-from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, is_root, plan_of, units_of
+from batchscribe.wiring.install import (
+    CHECK_HOURS,
+    LANE_SERVICE,
+    UNIT_DIR,
+    WATCH_EVERY,
+    is_root,
+    plan_of,
+    units_of,
+)
 
 every_option = click.option(
     "--every", metavar="INTERVAL", help=f"How often, such as 30m or 1h; wins over {CHECK_HOURS}."
@@ -46,7 +54,8 @@ def systemd(
         raise click.UsageError("--every and --calendar exclude each other")
     plan = plan_of(app.settings, every=every, user=user, calendar=calendar)
     names, units = units_of(plan, unit_dir)
-    timer, service, _watch_timer, watch_service = names.units
+    timer, service, _watch_timer, watch_service = names.units[:4]
+    starters = [name for name in units if not name.endswith(".service")]
     if print_only:
         for name, text in units.items():
             click.echo(f"# {unit_dir / name}\n{text}")
@@ -58,11 +67,12 @@ def systemd(
         [
             *([_interval_note(plan.interval.hours)] if plan.overrides_env else []),
             f"A tick {plan.times} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
+            *([f"The CPU lane works in {names.of(LANE_SERVICE)}."] if plan.lane_requests else []),
             *([f"Set {CHECK_HOURS} to the longest time between two ticks."] if calendar else []),
             "  show timers: systemctl list-timers 'batch-transcribe-*'",
             f"  show logs:   journalctl -u {service} -u {watch_service} -f",
             f"  stop ticks:  sudo systemctl stop {timer}",
-            f"  disable all: sudo systemctl disable --now {' '.join(names.timers)}",
+            f"  disable all: sudo systemctl disable --now {' '.join(starters)}",
             "  remove all:  batchscribe uninstall, in this folder",
             "  change:      run this again with another --every or --calendar",
         ]

@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "prices": ("prices:prices", "The price table with its age, and its refresh."),
         "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
         "engines": ("engines:engines", "Speech engines, and whether each can run here."),
+        "lane": ("engines:lane", "Transcribe on this machine's processor what ticks request."),
         "worker": ("worker:worker", "Process one manifest on the GPU host."),
     },
     "Set-up": {

@@ -25,8 +25,8 @@ from batchscribe.core.run.period import DayRow, Period, ReportRow, period_of
 from batchscribe.core.run.report import Totals
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
-from batchscribe.wiring.arrivals import read_history
 from batchscribe.wiring.costs import read_cost_basis
+from batchscribe.wiring.estimates import read_history
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
 

@@ -29,8 +29,7 @@ from batchscribe.core.decide.simulation import HOUR, PolicyResult, Simulation
 from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.figures import format_count
 from batchscribe.settings import LOCAL, Settings
-from batchscribe.wiring.arrivals import read_arrivals
-from batchscribe.wiring.estimates import read_expected
+from batchscribe.wiring.estimates import read_arrivals, read_expected
 from batchscribe.wiring.scheduler import make_policy
 from batchscribe.wiring.seams import rate_of
 

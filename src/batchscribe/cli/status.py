@@ -119,6 +119,7 @@ def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "last_runs": [_settled_run(run) for run in now.last_runs],
         "month_cost": now.month.dollars,
         "next_start": now.next_start,
+        "cpu_lane": made.describe_lane(),
     }
     if now.observed is None or now.decision is None:
         return document | {"error": now.error}
@@ -234,6 +235,8 @@ def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[s
         yield "Quarantine", f"{format_count(backlog.quarantined, 'chunk')}: `batchscribe quarantine list`"
     kind = f" ({instance.type})" if instance.type else ""
     yield "GPU", f"{instance.id}{kind} is {instance.state}"
+    if lane := document["cpu_lane"]:
+        yield "CPU lane", lane
     yield "Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"
     if now.next_start:
         yield "Next start", f"{now.next_start:%Y-%m-%d %H:%M} UTC at the latest, earlier if more arrives"

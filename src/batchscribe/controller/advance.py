@@ -84,7 +84,7 @@ def advance(world: World, config: RunConfig, run: Run, passed: PassResult) -> No
     try:
         here = world_of(world, config, run)
         with here.run_log(run):
-            _take_steps(here, config, run, passed)
+            _take_steps(here, config.of(run), run, passed)
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
@@ -128,6 +128,8 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
         return Outcome.ABANDONED, "no start was requested in time: its decision is out of date"
     if now < run.deadline:
         return None
+    if run.lane:
+        return Outcome.TIMED_OUT, "its time on this machine is over; the next check decides about the rest"
     hours = (run.deadline - run.created).total_seconds() / 3600
     outcome = Outcome.TIMED_OUT if run.started else Outcome.ABANDONED
     return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
@@ -258,6 +260,14 @@ def end_interrupted(
         here, read_latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted"
     )
     advance(world, config, out, passed)
+
+
+def end_lanes(world: World, config: RunConfig, passed: PassResult) -> None:
+    """Ends the runs on this machine's processor: the GPU takes over. Does not wait for their teardown."""
+    for run in world.ledger.open_runs():
+        if run.lane:
+            out = run.releasing(Outcome.INTERRUPTED, "the GPU takes over")
+            advance(world, config, save_best_effort(world, out, "the GPU takes over"), passed)
 
 
 def finish_teardown(world: World, config: RunConfig, run: Run) -> None:

@@ -117,6 +117,14 @@ class RunConfig:
     priors: Priors
     """Defaults until earlier runs provide measurements."""
     waits: Waits = Waits()
+    lane: RunConfig | None = None
+    """Configuration of runs on this machine's processor; None if the GPU is in this machine."""
+    find_lane_problem: Callable[[], str] = lambda: "BATCH_CPU_LANE is off"
+    """Returns why this machine's processor can take no work, with the fix; empty if it can."""
+
+    def of(self, run: Run) -> RunConfig:
+        """The configuration of an open run."""
+        return self.lane if run.lane and self.lane else self
 
     @property
     def engine(self) -> EngineSpec:
@@ -168,6 +176,8 @@ class World:
     """Writes the report of a settled run."""
     lag: timedelta = LONGEST_LAG
     """Maximum age of the answer to a poll."""
+    prepare_lane: Callable[[], None] = lambda: None
+    """Starts the self-test of this machine's processor, if it needs one; does not wait for it."""
     open_identifier: Callable[[], Callable[[bytes], str] | None] = lambda: None
     """Returns a function from an audio file to its language, empty if unsure.
 

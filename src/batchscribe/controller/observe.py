@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from batchscribe.controller.capacity import list_offers
+from batchscribe.controller.capacity import list_offers, read_priors
 from batchscribe.controller.context import RunConfig, World
-from batchscribe.controller.external_state import read_instance_record
+from batchscribe.controller.external_state import LOCAL, read_instance_record
 from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import HostFault, Observation
+from batchscribe.core.decide.offers import CPU, Market, Offer
+from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run
 
@@ -20,7 +23,8 @@ FAILED_WITHIN = timedelta(days=7)
 def observe(world: World, config: RunConfig) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
-    recent = [run for run in world.ledger.runs(now - FAILED_WITHIN) if not is_rehearsal(run)]
+    found = world.ledger.runs(now - FAILED_WITHIN)
+    recent = [run for run in found if not run.lane and not is_rehearsal(run)]
     unproductive = _list_unproductive_runs([run for run in recent if not run.open])
     fault = _find_host_fault(unproductive)
     record = read_instance_record(world, config.instances[0]) if fault else None
@@ -30,7 +34,9 @@ def observe(world: World, config: RunConfig) -> Observation:
         backlog=world.scanner(config.policy.manual).backlog(),
         instances=instances,
         offers=list_offers(world, config, instances[0]),
-        open_run=oldest_open_run(world),
+        open_run=next((run for run in found if run.open and not run.lane), None),
+        lane=None if find_lane_problem(world, config) else _make_lane_offer(world, config),
+        lane_run=next((run for run in found if run.lane and run.open and not run.ending), None),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         unproductive=len(unproductive),
@@ -56,8 +62,25 @@ def _find_host_fault(unproductive: list[Run]) -> HostFault | None:
     return HostFault(at=last.settled, cause=last.detail, access=last.blocked)
 
 
-def oldest_open_run(world: World) -> Run | None:
-    return next(iter(world.ledger.open_runs()), None)
+def find_lane_problem(world: World, config: RunConfig) -> str:
+    """Reason why this machine's processor takes no work now, with the fix; empty if it does."""
+    if config.lane is None or (problem := config.find_lane_problem()):
+        return problem if config.lane else "the GPU is in this machine"
+    now = world.clock.now()
+    used = [run for run in world.ledger.runs(now - LONGEST_PAUSE) if run.lane]
+    if any(run.open for run in used):
+        return "it is at work"
+    last = used[-1].outcome if used else None
+    if last in {None, Outcome.COMPLETED, Outcome.INTERRUPTED}:
+        return ""
+    return f"its last run, {used[-1].id}, was {last}: it is used again a day later; `batchscribe report`"
+
+
+def _make_lane_offer(world: World, config: RunConfig) -> Offer | None:
+    if config.lane is None:
+        return None
+    priors = read_priors(world, config.lane, CPU)
+    return Offer(provider=LOCAL, instance_type=CPU, market=Market.LANE, rate=FREE, priors=priors)
 
 
 def paused_until(world: World) -> datetime | None:

@@ -140,6 +140,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         log.warning("run.unreadable", run=run_id, error=str(error))
         world.ledger.put(f"{FOREIGN}{run_id}", UNREADABLE)
         return
+    config = config.of(record)
     if not _is_ours(record, config, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
         _note_other_scheduler(world, config, record)
@@ -148,6 +149,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
+    world = world.elsewhere(world, record) if record.lane else world
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)

@@ -224,8 +224,11 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
     for each in work:
         for failure in each.record.failures if each.record else ():
             world.output.create(keys.attempt(failure.key, failure.etag, failure.run), wire.encode(failure))
-        if _find_outcome(run, each.manifest) is Outcome.WORKER_LOST and (
-            each.record is None or each.record.end is WorkerEnd.STOPPED
+        # A processor that is too slow or short of memory is no fault of a chunk.
+        if (
+            not run.lane
+            and _find_outcome(run, each.manifest) is Outcome.WORKER_LOST
+            and (each.record is None or each.record.end is WorkerEnd.STOPPED)
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
@@ -266,7 +269,7 @@ def _list_endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterab
     """
     chunks, half = work.manifest.chunks, (run.deadline - run.created) / 2
     brief = work.manifest.worker and timedelta(seconds=work.timings.elapsed) < half
-    if run.outcome is not Outcome.TIMED_OUT:
+    if run.outcome is not Outcome.TIMED_OUT or run.lane:
         return ()
     if len(chunks) == 1 and not work.tally.seen and not brief:
         return chunks

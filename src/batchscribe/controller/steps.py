@@ -60,6 +60,7 @@ def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[I
         output=world.output.url,
         guard=config.guard,
         control=find_control_url(world.home),
+        lane=decision.lane,
         borrowed=decision.borrowed,
         policy="by hand" if config.policy.manual else config.policy.name.value,
         reason=decision.reason.sentence,

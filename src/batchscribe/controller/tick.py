@@ -15,17 +15,18 @@ from typing import assert_never
 import msgspec
 
 from batchscribe.control_place import find_control_url
-from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted
+from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted, end_lanes
 from batchscribe.controller.alerts import alert, send_alert
 from batchscribe.controller.commands.redo import quarantine_failed
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
-from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
+from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe, paused_until
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.decide.observation import Observation, Reason, ReasonCode
+from batchscribe.core.decide.offers import CPU
 from batchscribe.core.decide.planned_start import plan_start
 from batchscribe.core.decide.policy import (
     Decision,
@@ -37,7 +38,7 @@ from batchscribe.core.decide.policy import (
     decide,
     wait_in_reach,
 )
-from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.scan.backlog import Backlog
@@ -189,9 +190,11 @@ def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
         if run.id not in passed.stuck:
             advance(world, config, run, passed)
     retry_clean_up(world, config)
-    if still_open := world.ledger.open_runs():
-        _refuse_moved_control(world, still_open)
-        return Ticked(None, continue_run(world.clock.now(), still_open[0]))
+    still_open = world.ledger.open_runs()
+    _refuse_moved_control(world, still_open)
+    if blocking := next((run for run in still_open if not run.lane), None):
+        return Ticked(None, continue_run(world.clock.now(), blocking))
+    world.prepare_lane()
     world.keep_alive()
     seen = observe(world, config)
     identify_sessions(world, seen.backlog.candidates)
@@ -241,7 +244,8 @@ def _carry_out(
         case Launch():
             world.preflight()
             refuse_unsupported(config.unsupported)
-            run = open_run(world, config, decision, seen.instances)
+            end_lanes(world, config, passed)
+            run = _open_run(world, config, seen, decision)
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
             )
@@ -252,6 +256,13 @@ def _carry_out(
             advance(world, config, decision.run, passed)
         case _:
             assert_never(decision)
+
+
+def _open_run(world: World, config: RunConfig, seen: Observation, decision: Launch) -> Run:
+    if decision.lane and config.lane:
+        here = Instance(id=LOCAL, state=InstanceState.STOPPED, type=CPU)
+        return open_run(world, config.lane, decision, (here,))
+    return open_run(world, config, decision, seen.instances)
 
 
 def _follow_runs(

@@ -49,6 +49,12 @@ class EngineChoice:
             return None
         return read_if_valid(self._output, keys.instance(settings.instance_id), InstanceRecord)
 
+    @property
+    def depends_on_language(self) -> bool:
+        """True if sessions of different languages may have different engines."""
+        usual = self.choose("")
+        return any(self.choose(language) != usual for language in sorted(EUROPEAN))
+
     def _choose(self, language: str) -> EngineSpec:
         by_language = language and is_by_session(self._settings)
         specs = list_by_language(self._settings, language) if by_language else []
@@ -67,8 +73,7 @@ class EngineChoice:
 
         None, too, if no engine depends on the language. Raises EngineError, and what the store raises.
         """
-        usual = self.choose("")
-        if not has_identifier() or all(self.choose(language) == usual for language in sorted(EUROPEAN)):
+        if not has_identifier() or not self.depends_on_language:
             return None
         # Imports numpy, which commands that only list the backlog do not load.
         from batchscribe.adapters.engines.whisper.language import load_identifier

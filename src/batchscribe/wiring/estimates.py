@@ -1,21 +1,26 @@
-"""Estimated work and cost of audio objects under the present settings."""
+"""Work and cost of audio objects under the present settings, and arrivals of audio in the past."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from batchscribe.core.decide.arrivals import Arrival, make_arrivals, make_recorded_arrivals
 from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.usage import History, make_history
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
+from batchscribe.ledger import Ledger
 from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scheduler import LOCAL_PRIORS
+from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scheduler import LOCAL_PRIORS, make_policy
 from batchscribe.wiring.seams import open_ledger, open_stores, rate_of
 
 RECENT = timedelta(days=30)
+EVER = datetime.min.replace(tzinfo=UTC)
 
 
 def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate:
@@ -35,7 +40,7 @@ def read_expected(settings: Settings, instance_type: str = "", *, priced: bool =
     """
     spec, now = _find_engine(settings), open_clock().now()
     with open_ledger(settings, remember=False) as ledger:
-        runs = ledger.runs(now - RECENT)
+        runs = [run for run in ledger.runs(now - RECENT) if not run.lane]
         kind = instance_type or settings.instance_type or (runs[-1].instance_type if runs else "")
         priors = ledger.priors(
             engine=spec.engine,
@@ -51,3 +56,19 @@ def _find_engine(settings: Settings) -> EngineSpec:
     if not settings.output:
         return engine_spec(settings)
     return EngineChoice(settings, open_stores(settings)[1]).choose("")
+
+
+def read_arrivals(settings: Settings, priors: Priors) -> tuple[tuple[Arrival, ...], str]:
+    """(arrivals, their origin): the source's audio or, if it has none, the backlog that ticks recorded."""
+    listed = make_arrivals((audio.info for audio in open_scanner(settings).audio()), priors)
+    if listed:
+        return listed, f"the time stamps in {settings.source}"
+    with open_ledger(settings, remember=False) as ledger:
+        recorded = make_recorded_arrivals(ledger.samples(EVER), ledger.runs(EVER))
+    return recorded, "the ledger" if recorded else f"{settings.source}, and none in the ledger"
+
+
+def read_history(settings: Settings, ledger: Ledger, since: datetime) -> History:
+    """Records of a period, and of 30 days before it."""
+    begin = since - RECENT
+    return make_history(ledger.samples(begin), ledger.runs(begin), make_policy(settings))

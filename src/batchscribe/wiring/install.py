@@ -6,12 +6,14 @@ import os
 import sysconfig
 from pathlib import Path
 
+from batchscribe.adapters.local.lane import find_requests
 from batchscribe.adapters.machine import installed, schedule
 from batchscribe.adapters.machine.schedule import Interval, Names, Plan
 from batchscribe.errors import MisconfiguredError
-from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
+from batchscribe.settings import DOTENV, ENVIRONMENT, LOCAL, Settings
 
 CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
+LANE_SERVICE = schedule.LANE_SERVICE
 UNIT_DIR = installed.UNIT_DIR
 install_units, render_cron = installed.install_units, schedule.render_cron
 describe_schedule = installed.describe_schedule
@@ -38,7 +40,8 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None, calendar
         calendar=calendar,
         # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
         overrides_env=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
-        local_gpu=settings.provider == "local",
+        local_gpu=settings.provider == LOCAL,
+        lane_requests=find_requests(settings.state_dir) if settings.has_lane else None,
         log_dir=settings.log_dir,
     )
 

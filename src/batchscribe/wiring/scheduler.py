@@ -19,6 +19,7 @@ from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
+from batchscribe.controller.observe import find_lane_problem
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
@@ -34,7 +35,7 @@ from batchscribe.core.run.runs import Run
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.detached import write_atomically
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Lock, Store
@@ -42,6 +43,7 @@ from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
+from batchscribe.wiring.lane import Lane, open_lane_capacity, open_lane_launcher
 from batchscribe.wiring.preflight import preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
@@ -72,6 +74,16 @@ class Scheduler:
     config: RunConfig
     lock: Lock
     trouble: Fallbacks
+    lane: Lane
+
+    def describe_lane(self) -> str | None:
+        """The last self-test of the CPU lane, or why the lane takes no work; None if it is off."""
+        if not self.settings.has_lane:
+            return None
+        try:
+            return find_lane_problem(self.world, self.config) or self.lane.describe()
+        except BatchscribeError as error:
+            return str(error)
 
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
@@ -124,15 +136,19 @@ def open_scheduler(
                 only=only,
             )
             choice = EngineChoice(settings, world.output)
+            lane = Lane(settings, choice, clock)
             world = replace(
                 world,
+                prepare_lane=lane.prepare,
                 preflight=partial(_check_start, trouble, settings, world.output),
                 open_identifier=choice.open_identifier,
             )
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            config = _build_config(settings, choice, identity, manual=manual)
-            yield Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
+            config = lane.configure(_build_config(settings, choice, identity, manual=manual))
+            yield Scheduler(
+                settings=settings, world=world, config=config, lock=lock, trouble=trouble, lane=lane
+            )
             trouble.refuse_start()
 
 
@@ -261,8 +277,8 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
         source=source,
         output=output,
         home=output,
-        capacity=open_capacity(then, world.clock),
-        launcher=open_launcher(then, output),
+        capacity=(open_lane_capacity if run.lane else open_capacity)(then, world.clock),
+        launcher=(open_lane_launcher if run.lane else open_launcher)(then, output),
         guard=open_guard(then),
         lag=_max_poll_age(then),
         scanner=lambda manual: new_scanner(

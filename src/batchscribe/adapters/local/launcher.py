@@ -75,20 +75,23 @@ class LocalLauncher:
         return __version__
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
-        name = _worker_name(manifest)
+        self.start(worker_name(manifest), url, digest(manifest))
+
+    def start(self, name: str, url: str, sha256: str) -> None:
+        """Starts the worker of this name, once. Raises LaunchError."""
         self._forget_old_workers()
         start_once(
             self._record_path(name),
-            [*self._command, url, "--sha256", digest(manifest)],
+            [*self._command, url, "--sha256", sha256],
             environment=self._environment,
             log=self._logs / f"worker-{name}.log",
         )
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
-        return is_running(self._record_path(_worker_name(worker)))
+        return is_running(self._record_path(worker_name(worker)))
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
-        ask_to_end(self._record_path(_worker_name(worker)), force=force)
+        ask_to_end(self._record_path(worker_name(worker)), force=force)
 
     def _forget_old_workers(self) -> None:
         """Deletes records and locks of old workers; errors are logged and do not prevent a start."""
@@ -105,6 +108,7 @@ class LocalLauncher:
         return self._records / f"{name}.json"
 
 
-def _worker_name(which: WorkerRef) -> str:
+def worker_name(which: WorkerRef) -> str:
+    """Name of a worker's files. Raises MisconfiguredError if it could name another folder."""
     worker = WorkerName(run=which.run, worker=which.worker).checked()
     return f"{worker.run}-{worker.worker}"

@@ -11,11 +11,12 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from batchscribe.adapters.machine.schedule import (
+    LANE_PATH,
     MARK,
     PLAIN,
     SERVICE,
@@ -33,8 +34,8 @@ from batchscribe.private_files import FILE, make_folder
 UNIT_DIR = Path("/etc/systemd/system")
 BOOTED = Path("/run/systemd/system")
 """A folder that exists if systemd manages this machine (sd_booted(3))."""
-_ENABLED = "timers.target.wants"
-"""The folder, beside the units, of links to enabled timers."""
+_ENABLED = {".timer": "timers.target.wants", ".path": "paths.target.wants"}
+"""The folders, beside the units, of links to enabled units that start services."""
 _TIMEOUT_SECONDS = 60
 _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
@@ -55,7 +56,7 @@ def _find_project_folders(names: Names, unit_dir: Path) -> set[Path]:
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
-    """Writes the units and starts the timers.
+    """Writes the units and starts the timers; removes the CPU lane's units if they are not among `units`.
 
     Raises MisconfiguredError if that fails, and before any change on a machine without systemd.
     """
@@ -64,12 +65,14 @@ def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> lis
             "systemd does not run on this machine, so nothing was changed: use `batchscribe install "
             "cron`, or a machine that systemd has booted"
         )
-    done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
+    done = _remove_units([unit_dir / name for name in names.units if name not in units])
+    done += [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
+    starters = [name for name in units if _is_starter(name)]
     _run_checked("systemctl", "daemon-reload")
-    _run_checked("systemctl", "enable", "--now", *names.timers)
+    _run_checked("systemctl", "enable", "--now", *starters)
     if done:
-        _run_checked("systemctl", "restart", *names.timers)
-    active = [f"{timer} is enabled and active" for timer in names.timers]
+        _run_checked("systemctl", "restart", *starters)
+    active = [f"{starter} is enabled and active" for starter in starters]
     return [*(done or ["the units are unchanged"]), *active]
 
 
@@ -81,18 +84,37 @@ def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
     names = find_names(folder, unit_dir)
     if folder not in _find_project_folders(names, unit_dir):
         return []
-    ours = [path for path in (unit_dir / name for name in names.units) if _is_ours(path)]
-    timers = [path.name for path in ours if path.name in names.timers]
-    links = [link for name in timers if (link := unit_dir / _ENABLED / name).is_symlink()]
-    running = _has_systemd()
-    if timers and running:
-        _run_checked("systemctl", "disable", "--now", *timers)
+    removed = _remove_units([unit_dir / name for name in names.units])
+    if _has_systemd():
+        _run_checked("systemctl", "daemon-reload")
+    return removed
+
+
+def _remove_units(paths: Iterable[Path]) -> list[str]:
+    """Stops and removes those of the units that are ours; returns a line about each."""
+    ours = [path for path in paths if _is_ours(path)]
+    starters = [path for path in ours if _is_starter(path.name)]
+    if starters and _has_systemd():
+        _run_checked("systemctl", "disable", "--now", *(path.name for path in starters))
+    links = [path.parent / _ENABLED[path.suffix] / path.name for path in starters]
     for path in (*ours, *links):
         with _convert_write_errors(path):
             path.unlink(missing_ok=True)
-    if running:
-        _run_checked("systemctl", "daemon-reload")
     return [f"removed {path}" for path in ours]
+
+
+def _is_starter(unit: str) -> bool:
+    """True if the unit is enabled, and starts the service of its name."""
+    return Path(unit).suffix in _ENABLED
+
+
+def has_lane_unit(folder: Path, unit_dir: Path = UNIT_DIR) -> bool:
+    """True if systemd starts the CPU lane's work of the project in that folder."""
+    try:
+        names = find_names(folder, unit_dir)
+        return _has_systemd() and _is_ours(unit_dir / names.of(LANE_PATH))
+    except MisconfiguredError:
+        return False
 
 
 def check_calendar(text: str) -> None:

@@ -18,8 +18,10 @@ UNIT = "batch-transcribe-scheduler"
 TIMER, SERVICE = f"{UNIT}.timer", f"{UNIT}.service"
 WATCHDOG = "batch-transcribe-watchdog"
 WATCHDOG_TIMER, WATCHDOG_SERVICE = f"{WATCHDOG}.timer", f"{WATCHDOG}.service"
-TIMERS = (TIMER, WATCHDOG_TIMER)
-UNITS = (TIMER, SERVICE, WATCHDOG_TIMER, WATCHDOG_SERVICE)
+LANE = "batch-transcribe-lane"
+LANE_PATH, LANE_SERVICE = f"{LANE}.path", f"{LANE}.service"
+LANE_UNITS = (LANE_PATH, LANE_SERVICE)
+UNITS = (TIMER, SERVICE, WATCHDOG_TIMER, WATCHDOG_SERVICE, *LANE_UNITS)
 MARK = "# Written by `batchscribe install systemd`"
 BEGIN, END = "# >>> batchscribe >>>", "# <<< batchscribe <<<"
 CRON_LOG = "scheduler-cron.log"
@@ -111,6 +113,8 @@ class Plan:
     overrides_env: bool = False
     """The interval differs from `.env`, so the schedule passes it to the policy."""
     local_gpu: bool
+    lane_requests: Path | None = None
+    """Folder that the CPU lane's unit watches; None without a lane (BATCH_CPU_LANE)."""
     log_dir: Path
 
     @property
@@ -136,10 +140,6 @@ class Names:
         return f"{stem}{self.tag}.{kind}"
 
     @property
-    def timers(self) -> tuple[str, ...]:
-        return tuple(map(self.of, TIMERS))
-
-    @property
     def units(self) -> tuple[str, ...]:
         return tuple(map(self.of, UNITS))
 
@@ -148,7 +148,7 @@ PLAIN = Names()
 
 
 def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
-    """Texts of timers and services by file name."""
+    """Texts of the units by file name; those of the CPU lane only if there is one."""
     environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.overrides_env else ""
     values = {
         "calendar": plan.calendar or plan.interval.calendar,
@@ -160,9 +160,10 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
         "start_timeout": _format_span(START_TIMEOUT),
         "watch_calendar": WATCH_EVERY.calendar,
         "limits": _NO_LIMITS if plan.local_gpu else _LIMITS,
+        "requests": _escape_unit_path(plan.lane_requests) if plan.lane_requests else "",
     }
-    folder = resources.files("batchscribe.deploy")
-    return {names.of(name): Template((folder / name).read_text("utf-8")).substitute(values) for name in UNITS}
+    folder, units = resources.files("batchscribe.deploy"), UNITS if plan.lane_requests else UNITS[:4]
+    return {names.of(name): Template((folder / name).read_text("utf-8")).substitute(values) for name in units}
 
 
 def find_unit_folder(text: str) -> Path | None:

@@ -35,6 +35,7 @@ EXAMPLES = {
     "prices": "prices --refresh",
     "rehearse": "rehearse --act box",
     "engines": "engines --fetch small.en",
+    "lane": "lane --test",
     "worker": "worker s3://recordings/_batchscribe/runs/RUN/workers/0/manifest.json",
     "config": "config --json",
     "iam-policy": "iam-policy --role scheduler",

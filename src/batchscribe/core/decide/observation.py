@@ -94,6 +94,10 @@ class Observation:
     offers: tuple[Offer, ...]
     """In order of preference; the first one is of the instance's present type."""
     open_run: Run | None = None
+    lane: Offer | None = None
+    """This machine's processor; None if it takes no work now."""
+    lane_run: Run | None = None
+    """A run on it that is not ending; the other fields do not depend on it."""
     paused_until: datetime | None = None
     spent_today: Usd = ZERO
     """By settled runs since midnight UTC, at most."""
@@ -133,6 +137,7 @@ class ReasonCode(StrEnum):
     QUIET = "quiet-backlog"
     NOT_YET = "start-does-not-pay-yet"
     NOW = "asked-for-now"
+    CPU_LANE = "done-on-this-machine"
     BUDGET = "budget-spent"
     OUTSIDE_HOURS = "outside-hours"
     BACKING_OFF = "backing-off"

@@ -13,6 +13,12 @@ class Market(StrEnum):
     ON_DEMAND = "on-demand"
     LOCAL = "local"
     """The machine of the scheduler itself."""
+    LANE = "lane"
+    """Its processor, beside a GPU elsewhere."""
+
+
+CPU = "cpu"
+"""Instance type of this machine's processor, for reports and measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from batchscribe.core.decide.money import ZERO, Usd, cost
 from batchscribe.core.decide.observation import InstanceChoice, Observation, Policy
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Batch, Outlook, foresee, pack
+from batchscribe.core.figures import format_minutes
 from batchscribe.core.run.instances import InstanceState
 
 ALREADY_UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
@@ -63,6 +64,26 @@ def plan_start(seen: Observation, policy: Policy) -> PlannedStart:
     ordered = policy.choice is InstanceChoice.ORDERED or up
     first, *others = [_plan_with(offer, seen, policy) for offer in seen.offers[: 1 if ordered else None]]
     return _choose_cheapest([first, *others], seen, policy) if others else first
+
+
+def plan_lane(seen: Observation, policy: Policy, start: PlannedStart) -> PlannedStart | None:
+    """Plans the whole backlog on this machine's processor, instead of `start`.
+
+    None if it could not be done before the next check, or takes no work now. A user's run is for the GPU.
+    """
+    if seen.lane is None or policy.manual or not seen.backlog.triggering:
+        return None
+    runtime = min(policy.max_runtime, policy.check_interval)
+    plan = _plan_with(seen.lane, seen, replace(policy, max_runtime=runtime))
+    if plan.batch.left or plan.outlook.seconds > runtime.total_seconds():
+        return None
+    return replace(
+        plan,
+        note=f"{format_minutes(plan.outlook.audio_seconds)} of audio on this machine at {plan.outlook.cost}, "
+        f"done in about {format_minutes(plan.outlook.seconds)}; the GPU would cost {start.outlook.cost}",
+        runner_up=start.offer.instance_type,
+        difference=start.outlook.cost - plan.outlook.cost,
+    )
 
 
 def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Policy) -> PlannedStart:

@@ -19,9 +19,9 @@ from batchscribe.core.decide.observation import (
     Reason,
     ReasonCode,
 )
-from batchscribe.core.decide.offers import Offer
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Batch
-from batchscribe.core.decide.planned_start import ALREADY_UP, PlannedStart, plan_start
+from batchscribe.core.decide.planned_start import ALREADY_UP, PlannedStart, plan_lane, plan_start
 from batchscribe.core.decide.triggers import find_expected, find_latest_start, find_triggers, longest_wait
 from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -53,6 +53,11 @@ class Launch:
     outside_hours: bool = False
     """BATCH_HOURS begin too late for the longest wait."""
 
+    @property
+    def lane(self) -> bool:
+        """True if this machine's processor does the work, not the GPU."""
+        return self.offer.market is Market.LANE
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:
@@ -72,14 +77,17 @@ Decision = Hold | Launch | Resume | Reclaim
 def decide(seen: Observation, policy: Policy) -> Decision:
     """Decides for an observation; total and pure.
 
-    In order of precedence: an open run, a pause by the user, the policy's triggers, and obstacles to a start.
+    In order of precedence: an open run, a pause by the user, this machine's processor, the policy's triggers,
+    and obstacles to a start.
     """
-    if seen.open_run is not None:
-        return continue_run(seen.now, seen.open_run)
+    if (run := seen.open_run or seen.lane_run) is not None:
+        return _continue_lane(seen, run, policy) if run.lane else continue_run(seen.now, run)
     start = plan_start(seen, policy)
     obstacles = tuple(find_obstacles(seen, policy, start))
     if obstacles and obstacles[0].code is ReasonCode.PAUSED:
         return Hold(obstacles[0])
+    if lane := _use_lane(seen, policy, start, obstructed=bool(obstacles)):
+        return lane
     numbers = _collect_numbers(seen, policy, start)
     triggers = tuple(find_triggers(seen, policy, start))
     held = next((trigger for trigger in triggers if trigger.at <= seen.now), None)
@@ -94,6 +102,29 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     overdue = wait_in_reach(seen, policy, start) or obstacle.code is ReasonCode.BACKING_OFF
     held_back = Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", numbers)
     return Hold(held_back, overdue, expected if obstacle.code is ReasonCode.OUTSIDE_HOURS else None)
+
+
+def _use_lane(seen: Observation, policy: Policy, start: PlannedStart, *, obstructed: bool) -> Launch | None:
+    """The start on this machine's processor; None if a start at the next check could be too late.
+
+    If it fails, the next check still starts the GPU in time. `obstructed`: the GPU cannot be started now.
+    """
+    plan = plan_lane(seen, policy, start)
+    if plan is None or (wait_in_reach(seen, policy, start) and not obstructed):
+        return None
+    sentence = f"{format_count(seen.backlog.pending, 'chunk')} pending, {plan.note}"
+    reason = Reason(ReasonCode.CPU_LANE, sentence, _collect_numbers(seen, policy, plan))
+    return Launch(reason, plan.batch, plan.offer)
+
+
+def _continue_lane(seen: Observation, run: Run, policy: Policy) -> Decision:
+    """Decides for an open run on this machine's processor: the GPU takes over before it is too late."""
+    instead = decide(replace(seen, lane=None, lane_run=None), policy)
+    urgent = policy.manual or wait_in_reach(seen, policy, plan_start(seen, policy))
+    if not urgent or not isinstance(instead, Launch):
+        return continue_run(seen.now, run)
+    sentence = f"{instead.reason.sentence}; run {run.id} on this machine is ended"
+    return replace(instead, reason=replace(instead.reason, sentence=sentence))
 
 
 def _launch(seen: Observation, policy: Policy, start: PlannedStart, reason: Reason) -> Launch:

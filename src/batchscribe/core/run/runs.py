@@ -185,6 +185,8 @@ class Run:
     """Kind of guard that was configured for it (BATCH_CLOUD_GUARD); empty in records without it."""
     control: str = ""
     """URL of the scheduler's control objects when it was opened; empty if they are below the output."""
+    lane: bool = False
+    """On this machine's processor, beside the GPU (BATCH_CPU_LANE): it has no bill."""
     borrowed: bool = False
     """The instance ran before the run and stays running after it (GPU_IF_RUNNING=use)."""
     policy: str
@@ -340,6 +342,8 @@ class Run:
 
         If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
         """
+        if self.lane:
+            return 0.0
         seconds = machine.meter.billed_seconds
         if seconds is None:
             return (self.deadline - self.created).total_seconds()
