@@ -13,7 +13,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.seams import open_ledger, open_stores
+from batchscribe.wiring.seams import open_ledger_to_read, open_stores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,8 @@ class Context:
     output: Store
 
     def open_ledger(self) -> Ledger:
-        """Opens the ledger, which is empty if there is none; a context manager for one thread."""
-        return open_ledger(self.settings, remember=False)
+        """Opens the ledger for reading; it is empty if there is none; a context manager for one thread."""
+        return open_ledger_to_read(self.settings)
 
 
 def open_context(settings: Settings) -> Context:

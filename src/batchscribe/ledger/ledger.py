@@ -37,6 +37,8 @@ from batchscribe.private_files import make_folder, restrict_to_owner
 FILE_NAME = "ledger.sqlite"
 """File name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
+READING = {"busy_timeout": "2000", "query_only": "ON"}
+"""Pragmas of a ledger that is only read: the file keeps its mode."""
 CHECKED_BYTES = 256 * 1024 * 1024
 """Maximum size of a ledger that is checked at each start: a larger one would take seconds."""
 LESSONS = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
+from batchscribe.adapters.machine.clock import Interrupts, Shielded, SystemClock, TimeLimit
 from batchscribe.adapters.machine.logs import run_log
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
@@ -50,6 +50,7 @@ from batchscribe.wiring.seams import (
     open_guard,
     open_launcher,
     open_ledger,
+    open_ledger_to_read,
     open_notifier,
     open_store_if_possible,
     open_stores,
@@ -106,35 +107,82 @@ def open_scheduler(
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
-        lock = tick_lock(settings, clock)
-        identity, secret = scheduler_identity(settings, remember=remember)
         path = settings.state_dir / FILE_NAME
         ledger = (
             usable_ledger(path, clock.now(), trouble) if remember else open_ledger(settings, remember=False)
         )
         with ledger:
-            world = _build_world(
+            yield _make_scheduler(
                 settings,
                 clock,
                 ledger,
-                lock,
+                trouble,
                 view=view,
                 shield=interrupts,
-                limit=limit,
-                secret=secret,
+                keep_alive=limit.restart,
+                remember=remember,
+                manual=manual,
                 only=only,
             )
-            choice = EngineChoice(settings, world.output)
-            world = replace(
-                world,
-                preflight=partial(_check_start, trouble, settings, world.output),
-                open_identifier=choice.open_identifier,
-            )
-            if found := (*trouble.notices, *map(str, trouble.errors)):
-                alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            config = _build_config(settings, choice, identity, manual=manual)
-            yield Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
             trouble.refuse_start()
+
+
+@contextmanager
+def open_observer(settings: Settings, *, manual: bool = False) -> Iterator[Scheduler]:
+    """Builds the scheduler of a view, in any thread: it handles no signals and writes nothing to disk."""
+    settings.require("BATCH_SOURCE")
+    trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
+    clock = SystemClock()
+    with open_ledger_to_read(settings) as ledger:
+        yield _make_scheduler(
+            settings,
+            clock,
+            ledger,
+            trouble,
+            view=ProgressView(clock),
+            shield=Shielded(),
+            keep_alive=lambda: None,
+            remember=False,
+            manual=manual,
+        )
+
+
+def _make_scheduler(
+    settings: Settings,
+    clock: SystemClock,
+    ledger: Ledger,
+    trouble: Fallbacks,
+    *,
+    view: View,
+    shield: Shield,
+    keep_alive: Callable[[], None],
+    remember: bool,
+    manual: bool = False,
+    only: frozenset[str] = frozenset(),
+) -> Scheduler:
+    lock = tick_lock(settings, clock)
+    identity, secret = scheduler_identity(settings, remember=remember)
+    world = _build_world(
+        settings,
+        clock,
+        ledger,
+        lock,
+        view=view,
+        shield=shield,
+        keep_alive=keep_alive,
+        secret=secret,
+        only=only,
+    )
+    choice = EngineChoice(settings, world.output)
+    world = replace(
+        world,
+        preflight=partial(_check_start, trouble, settings, world.output),
+        open_identifier=choice.open_identifier,
+    )
+    if remember and (found := (*trouble.notices, *map(str, trouble.errors))):
+        alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
+    config = _build_config(settings, choice, identity, manual=manual)
+    return Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
 
 
 def _collect_missing(settings: Settings) -> Settings:
@@ -203,7 +251,7 @@ def _build_world(
     *,
     view: View,
     shield: Shield,
-    limit: TimeLimit,
+    keep_alive: Callable[[], None],
     secret: str,
     only: frozenset[str],
 ) -> World:
@@ -219,11 +267,11 @@ def _build_world(
         notifier=open_notifier(settings),
         ledger=ledger,
         shield=shield,
-        keep_alive=limit.restart,
+        keep_alive=keep_alive,
         elsewhere=partial(_build_world_of_run, settings),
         view=view,
         scanner=lambda manual: new_scanner(
-            settings, source, output, clock, manual=manual, keep_alive=limit.restart, only=only
+            settings, source, output, clock, manual=manual, keep_alive=keep_alive, only=only
         ),
         preflight=partial(preflight, settings, output),
         secret=secret,
