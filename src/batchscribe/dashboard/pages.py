@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from batchscribe.core.figures import format_clock, format_count, format_hours, format_minutes
+from batchscribe.core.figures import format_clock, format_count, format_hours, format_minutes, format_size
 from batchscribe.core.messages import describe_install
 from batchscribe.core.redaction import printable
 from batchscribe.errors import MisconfiguredError
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 except ImportError as error:
     raise MisconfiguredError(f"HTML pages need their extra: {describe_install('dashboard')}") from error
 
@@ -25,12 +26,14 @@ ASSETS: Mapping[str, str] = {
     "style.css": "text/css",
     "page.js": "text/javascript",
     "plots.js": "text/javascript",
+    "live.js": "text/javascript",
     "vendor/uPlot.min.css": "text/css",
     "vendor/uPlot.iife.min.js": "text/javascript",
     "vendor/htmx.min.js": "text/javascript",
     "vendor/idiomorph-ext.min.js": "text/javascript",
 }
 """Every file that a page may name, with its media type."""
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC")
 Kind = Literal["server", "file"]
 
 
@@ -70,6 +73,8 @@ def _open_environment(kind: Kind) -> Environment:
         "count": format_count,
         "hours": format_hours,
         "minutes": format_minutes,
+        "sentence": _mark_times,
+        "size": format_size,
         "time": _format_time,
     }
     environment.globals |= {
@@ -88,6 +93,18 @@ def _show_escapes(value: Any) -> Any:
 def _format_time(at: datetime) -> Markup:
     """A `<time>` in UTC, which the page's script shows as the reader's local time."""
     return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), f"{at:%Y-%m-%d %H:%M}")
+
+
+def _mark_times(text: str) -> Markup:
+    """Marks the times of a sentence, such as "2026-11-23 12:00 UTC", like `_format_time`."""
+    parts = _TIME.split(printable(text, keep="\n\t"))
+    marked = [
+        Markup('<time datetime="{}T{}Z">{} {} UTC</time>').format(day, hour, day, hour)
+        for day, hour in zip(parts[1::3], parts[2::3], strict=True)
+    ]
+    return Markup().join(
+        each for pair in zip(map(escape, parts[::3]), [*marked, Markup()], strict=True) for each in pair
+    )
 
 
 def _refer(name: str) -> Markup:

@@ -146,6 +146,15 @@ class Ledger:
         """Runs that are open or were settled at `since` or later, newest last."""
         return tuple(self._read_runs("runs", {"since": _format_time(since)}))
 
+    def run_page(self, outcome: str, *, skip: int, count: int) -> tuple[Run, ...]:
+        """`count` runs from number `skip` on, newest first: all, of an outcome, or without one (`open`)."""
+        page = {"outcome": outcome, "skip": skip, "count": count}
+        return tuple(self._read_runs("run_page", page))
+
+    def outcomes(self) -> dict[str, int]:
+        """Number of runs by outcome, the most frequent first; `open` are those without one."""
+        return dict(self._fetch_rows("outcomes", {}))
+
     def spent(self, since: datetime) -> Usd:
         """Upper bound of the cost of the runs settled at `since` or later."""
         return Usd(int(self._fetch_rows("spent", {"since": _format_time(since)})[0][0]))

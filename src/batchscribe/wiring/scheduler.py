@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -50,7 +51,6 @@ from batchscribe.wiring.seams import (
     open_guard,
     open_launcher,
     open_ledger,
-    open_ledger_to_read,
     open_notifier,
     open_store_if_possible,
     open_stores,
@@ -74,6 +74,10 @@ class Scheduler:
     config: RunConfig
     lock: Lock
     trouble: Fallbacks
+
+    def with_ledger(self, ledger: Ledger) -> Scheduler:
+        """The same with another ledger."""
+        return replace(self, world=replace(self.world, ledger=ledger))
 
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
@@ -127,24 +131,23 @@ def open_scheduler(
             trouble.refuse_start()
 
 
-@contextmanager
-def open_observer(settings: Settings, *, manual: bool = False) -> Iterator[Scheduler]:
-    """Builds the scheduler of a view, in any thread: it handles no signals and writes nothing to disk."""
+def make_observer(settings: Settings) -> Scheduler:
+    """Builds the scheduler of a view, for any thread: it handles no signals and writes nothing to disk.
+
+    Its ledger is empty: `with_ledger` adds the one of a thread.
+    """
     settings.require("BATCH_SOURCE")
-    trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     clock = SystemClock()
-    with open_ledger_to_read(settings) as ledger:
-        yield _make_scheduler(
-            settings,
-            clock,
-            ledger,
-            trouble,
-            view=ProgressView(clock),
-            shield=Shielded(),
-            keep_alive=lambda: None,
-            remember=False,
-            manual=manual,
-        )
+    return _make_scheduler(
+        settings,
+        clock,
+        Ledger(Path(":memory:")),
+        Fallbacks(),
+        view=ProgressView(clock),
+        shield=Shielded(),
+        keep_alive=lambda: None,
+        remember=False,
+    )
 
 
 def _make_scheduler(
