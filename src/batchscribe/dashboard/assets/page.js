@@ -3,14 +3,15 @@
 
 const SHOWN = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
+function showTime(each) {
+  const at = new Date(each.dateTime);
+  if (Number.isNaN(at.getTime())) return;
+  each.title = each.dateTime;
+  each.textContent = SHOWN.format(at);
+}
+
 function showTimes(root) {
-  for (const each of root.querySelectorAll("time[datetime]")) {
-    const at = new Date(each.dateTime);
-    if (Number.isNaN(at.getTime())) continue;
-    each.title = each.dateTime;
-    each.textContent = SHOWN.format(at);
-  }
+  for (const each of root.querySelectorAll("time[datetime]")) showTime(each);
 }
 
 showTimes(document);
-document.body.addEventListener("htmx:afterSettle", (event) => showTimes(event.target));
