@@ -33,7 +33,7 @@ ASSETS: Mapping[str, str] = {
     "vendor/idiomorph-ext.min.js": "text/javascript",
 }
 """Every file that a page may name, with its media type."""
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC")
+_MARKED = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC|`([^`]+)`")
 Kind = Literal["server", "file"]
 
 
@@ -73,7 +73,7 @@ def _open_environment(kind: Kind) -> Environment:
         "count": format_count,
         "hours": format_hours,
         "minutes": format_minutes,
-        "sentence": _mark_times,
+        "sentence": _mark_text,
         "size": format_size,
         "time": _format_time,
     }
@@ -90,21 +90,26 @@ def _show_escapes(value: Any) -> Any:
     return printable(value, keep="\n\t") if type(value) is str else value
 
 
-def _format_time(at: datetime) -> Markup:
+def _format_time(at: datetime, *, seconds: bool = False) -> Markup:
     """A `<time>` in UTC, which the page's script shows as the reader's local time."""
-    return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), f"{at:%Y-%m-%d %H:%M}")
+    shown = f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
+    exact = Markup(" data-seconds") if seconds else Markup("")
+    return Markup('<time datetime="{}"{}>{} UTC</time>').format(at.isoformat(), exact, shown)
 
 
-def _mark_times(text: str) -> Markup:
-    """Marks the times of a sentence, such as "2026-11-23 12:00 UTC", like `_format_time`."""
-    parts = _TIME.split(printable(text, keep="\n\t"))
-    marked = [
-        Markup('<time datetime="{}T{}Z">{} {} UTC</time>').format(day, hour, day, hour)
-        for day, hour in zip(parts[1::3], parts[2::3], strict=True)
-    ]
-    return Markup().join(
-        each for pair in zip(map(escape, parts[::3]), [*marked, Markup()], strict=True) for each in pair
-    )
+def _mark_text(text: str) -> Markup:
+    """Marks the parts of a message: times such as "2026-11-23 12:00 UTC", and commands between backticks."""
+    text, marked, done = printable(text, keep="\n\t"), Markup(), 0
+    for found in _MARKED.finditer(text):
+        marked += escape(text[done : found.start()])
+        day, hour, command = found.groups()
+        marked += (
+            Markup("<code>{}</code>").format(command)
+            if command
+            else Markup('<time datetime="{0}T{1}Z">{0} {1} UTC</time>').format(day, hour)
+        )
+        done = found.end()
+    return marked + escape(text[done:])
 
 
 def _refer(name: str) -> Markup:
