@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "redo": ("chunks:redo", "Transcribe again; old transcripts are kept."),
         "quarantine": ("chunks:quarantine", "Chunks that failed for good."),
         "logs": ("logs:logs", "The log of a run."),
+        "dashboard": ("dashboard:dashboard", "Serve pages for a browser until interrupted."),
     },
     "The schedule": {
         "tick": ("tick:tick", "Make one decision, and carry it out."),
@@ -60,7 +61,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "The least rights on AWS for the scheduler, the stop role and the GPU host.",
         ),
         "notify": ("notify:notify", "Send a test message to all receivers."),
-        "completion": ("completion:completion", "A script that completes commands in your shell."),
+        "completion": ("terminal.completion:completion", "A script that completes commands in your shell."),
     },
 }
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import takewhile
 
@@ -34,9 +35,9 @@ def observe(world: World, config: RunConfig) -> Observation:
         backlog=world.scanner(config.policy.manual).backlog(),
         instances=instances,
         offers=list_offers(world, config, instances[0]),
-        open_run=next((run for run in found if run.open and not run.lane), None),
+        open_run=find_open_run(found),
         lane=None if find_lane_problem(world, config) else _make_lane_offer(world, config),
-        lane_run=next((run for run in found if run.lane and run.open and not run.ending), None),
+        lane_run=find_lane_run(found),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         unproductive=len(unproductive),
@@ -60,6 +61,16 @@ def _find_host_fault(unproductive: list[Run]) -> HostFault | None:
     if last is None or last.outcome is not Outcome.LAUNCH_FAILED or not last.blocked or not last.settled:
         return None
     return HostFault(at=last.settled, cause=last.detail, access=last.blocked)
+
+
+def find_open_run(runs: Iterable[Run]) -> Run | None:
+    """The first open run on the GPU."""
+    return next((run for run in runs if run.open and not run.lane), None)
+
+
+def find_lane_run(runs: Iterable[Run]) -> Run | None:
+    """The first run at work on this machine's processor."""
+    return next((run for run in runs if run.lane and run.open and not run.ending), None)
 
 
 def find_lane_problem(world: World, config: RunConfig) -> str:
