@@ -37,6 +37,7 @@ from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
 
+HTML = "html"
 NAMED = 10
 """Maximum number of sessions in an error."""
 
@@ -158,7 +159,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["srt", "vtt", "txt", "json"]),
+    type=click.Choice(["srt", "vtt", "txt", "json", HTML]),
     default="txt",
     show_default=True,
     help="Format of the transcript.",
@@ -166,11 +167,23 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file; default stdout."
 )
+@click.option(
+    "--audio-mb",
+    type=click.IntRange(0, 1000),
+    default=20,
+    show_default=True,
+    help="Of html: most audio inside the file, in MB at 32 kbit/s; longer sessions open it from disk.",
+)
 @source_option
 @json_option
 @pass_app
-def export(app: App, session: str, *, kind: str, output: Path | None, as_json: bool) -> None:
-    """A session's transcript, assembled from its current transcripts."""
+def export(
+    app: App, session: str, *, kind: str, output: Path | None, audio_mb: int, as_json: bool
+) -> None:
+    """A session's transcript, assembled from its current transcripts.
+
+    The format html is a reader in one file, with the audio: it needs neither server nor network.
+    """
     kind = "json" if as_json else kind
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
     try:
@@ -182,13 +195,24 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
             print_warning(_unreadable(part.transcript, part.key))
     if found.missing:
         print_warning(_describe_missing(shown(wanted), found))
-    data = render(found.transcript, kind)
+    data = _render_reader(app, scanner, found, audio_mb) if kind == HTML else render(found.transcript, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
         app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+
+
+def _render_reader(app: App, scanner: Scanner, found: AssembledSession, audio_mb: int) -> bytes:
+    """Renders the reader, with its audio as far as that can be decoded here."""
+    from batchscribe.dashboard.audio import embed_audio
+    from batchscribe.dashboard.reader import render_file
+
+    audio = embed_audio(app.settings, scanner.source, found.transcript, audio_mb * 1_000_000)
+    for note in audio.notes:
+        print_warning(note)
+    return render_file(found, audio).encode()
 
 
 def _describe_missing(session: str, found: AssembledSession) -> str:

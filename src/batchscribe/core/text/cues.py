@@ -47,12 +47,14 @@ class Cue:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spoken:
+class SpokenWord:
     """A word with its blanks and punctuation from the segment's text."""
 
     text: str
     start: float
     end: float
+    probability: float | None = None
+    """0 to 1; None if unknown."""
 
 
 def make_cues(transcript: SessionTranscript) -> list[Cue]:
@@ -72,7 +74,7 @@ def _cut_cues(transcript: SessionTranscript) -> Iterator[Cue]:
     """Yields cues with their words' times, starts in whole milliseconds."""
     for segment in transcript.segments:
         for group in _group_words(
-            [piece for item in _timed_words(segment) for piece in _split_long_word(item)]
+            [piece for item in list_timed_words(segment) for piece in _split_long_word(item)]
         ):
             text = "".join(word.text for word in group).strip()
             if text:
@@ -80,27 +82,27 @@ def _cut_cues(transcript: SessionTranscript) -> Iterator[Cue]:
                 yield Cue(start, group[-1].end, _balance_lines(text), segment.channel or None)
 
 
-def _timed_words(segment: Segment) -> list[_Spoken]:
+def list_timed_words(segment: Segment) -> list[SpokenWord]:
     """The words with their times; interpolated by length if the segment has no words."""
     if not segment.words:
         return _interpolate_words(segment)
     timed = zip(spell_words(segment), segment.words, strict=True)
-    return [_Spoken(text, word.start, word.end) for text, word in timed]
+    return [SpokenWord(text, word.start, word.end, word.probability) for text, word in timed]
 
 
-def _interpolate_words(segment: Segment) -> list[_Spoken]:
+def _interpolate_words(segment: Segment) -> list[SpokenWord]:
     parts = [part + " " for part in segment.text.split()] or [""]
     seconds = max(0.0, segment.end - segment.start)
     step = seconds / sum(map(len, parts)) if segment.text.strip() else 0.0
-    out: list[_Spoken] = []
+    out: list[SpokenWord] = []
     at = segment.start
     for part in parts:
-        out.append(_Spoken(part, at, at + step * len(part)))
+        out.append(SpokenWord(part, at, at + step * len(part)))
         at += step * len(part)
     return out
 
 
-def _split_long_word(item: _Spoken) -> Iterator[_Spoken]:
+def _split_long_word(item: SpokenWord) -> Iterator[SpokenWord]:
     """Yields the item, or its grapheme clusters if it is too long."""
     late = item.end - item.start > SECONDS and len(item.text.strip()) > LONG
     if not late and _fits_cue(item.text.strip()):
@@ -108,12 +110,12 @@ def _split_long_word(item: _Spoken) -> Iterator[_Spoken]:
         return
     step = (item.end - item.start) / len(item.text)
     for found in _CLUSTER.finditer(item.text):
-        yield _Spoken(found[0], item.start + step * found.start(), item.start + step * found.end())
+        yield SpokenWord(found[0], item.start + step * found.start(), item.start + step * found.end())
 
 
-def _group_words(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
+def _group_words(words: Sequence[SpokenWord]) -> Iterator[list[SpokenWord]]:
     """Groups words into cues."""
-    group: list[_Spoken] = []
+    group: list[SpokenWord] = []
     for word in words:
         if group and _begins_cue(group, word):
             yield group
@@ -123,7 +125,7 @@ def _group_words(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
         yield group
 
 
-def _begins_cue(group: Sequence[_Spoken], word: _Spoken) -> bool:
+def _begins_cue(group: Sequence[SpokenWord], word: SpokenWord) -> bool:
     """True if the word begins a new cue."""
     shown = "".join(part.text for part in group)
     full = not _fits_cue((shown + word.text).strip())
