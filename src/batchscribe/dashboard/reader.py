@@ -14,7 +14,6 @@ from markupsafe import Markup, escape
 from batchscribe.controller.sessions import AssembledSession
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import TOP, split_key
-from batchscribe.core.text.cues import make_cues
 from batchscribe.core.text.flags import EXPLANATIONS
 from batchscribe.core.text.paragraphs import Paragraph, list_paragraphs
 from batchscribe.core.text.stitching import MISSING
@@ -102,10 +101,6 @@ def describe_session(
             "url": audio.url,
             "parts": [_describe_part(part) for part in transcript.parts],
             "words": [_pack_words(each) for each in paragraphs],
-            "cues": [
-                [round(cue.start * 1000), round(cue.end * 1000), printable(cue.text, keep=KEPT)]
-                for cue in make_cues(transcript)
-            ],
         },
     }
 
@@ -125,11 +120,18 @@ def _pack_words(paragraph: Paragraph) -> list[int]:
     before = 0
     for word in paragraph.words:
         start = round(word.start * 1000)
-        units = len(printable(word.text, keep=KEPT).encode("utf-16-le")) // 2
+        units = _count_units(word.text)
         percent = -1 if word.probability is None else round(100 * min(1.0, max(0.0, word.probability)))
         packed += (units, start - before, max(0, round(word.end * 1000) - start), percent)
         before = start
     return packed
+
+
+def _count_units(text: str) -> int:
+    """UTF-16 code units of a text as the page shows it, by which scripts count."""
+    if text.isascii() and text.isprintable():
+        return len(text)
+    return len(printable(text, keep=KEPT).encode("utf-16-le")) // 2
 
 
 def _is_doubtful(probability: float | None) -> bool:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from starlette.convertors import Convertor, register_url_convertor
@@ -34,6 +34,8 @@ from batchscribe.errors import (
 from batchscribe.wiring.estimates import read_expected
 from batchscribe.wiring.scanners import new_scanner
 
+K = TypeVar("K")
+V = TypeVar("V")
 ROWS = 50
 """Sessions of one page of the list."""
 SIMILAR = 5
@@ -86,6 +88,7 @@ class SessionLibrary:
         self._audio = ChunkAudio(context.settings, context.source)
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, object], AssembledSession] = OrderedDict()
+        self._described: OrderedDict[str, tuple[AssembledSession, dict[str, Any]]] = OrderedDict()
         self.keeper = IndexKeeper(self._make_index, context.clock)
 
     def show_list(self, request: Request) -> Response:
@@ -130,9 +133,7 @@ class SessionLibrary:
             found = self._assemble(entry)
         except (ObjectNotFoundError, TransientError, PermanentError) as error:
             return page("no_transcript.html", request, entry=entry, reason=str(error))
-        name, url = name_download(session), make_url("audio/*", session)
-        downloads = [(kind, f"{name}.{kind}", make_url(f"transcripts/{kind}", session)) for kind in FORMATS]
-        return page("session.html", request, **describe_session(found, ReaderAudio(url=url), downloads))
+        return page("session.html", request, **self._describe(found))
 
     def serve_audio(self, request: Request) -> Response:
         """The audio of one chunk, by its number in the session; an error is one line of plain text."""
@@ -188,6 +189,19 @@ class SessionLibrary:
             raise ObjectNotFoundError(f"session {session!r} has no chunk {number}")
         return key
 
+    def _describe(self, found: AssembledSession) -> dict[str, Any]:
+        """Values of the reader's template, those of the last sessions kept."""
+        session = found.transcript.session
+        with self._lock:
+            kept = self._described.get(session)
+        if kept is not None and kept[0] is found:
+            return kept[1]
+        name, url = name_download(session), make_url("audio/*", session)
+        downloads = [(kind, f"{name}.{kind}", make_url(f"transcripts/{kind}", session)) for kind in FORMATS]
+        values = describe_session(found, ReaderAudio(url=url), downloads)
+        _keep(self._lock, self._described, session, (found, values))
+        return values
+
     def _assemble(self, entry: SessionEntry) -> AssembledSession:
         """The session's transcript: from its session file if that is current, else from its chunks.
 
@@ -207,11 +221,17 @@ class SessionLibrary:
             if published and not any(MISSING in part.flags for part in published.parts)
             else assemble_session(self._scanner, entry.session)
         )
-        with self._lock:
-            self._kept[mark] = found
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        _keep(self._lock, self._kept, mark, found)
         return found
+
+
+def _keep(lock: threading.Lock, kept: OrderedDict[K, V], key: K, value: V) -> None:
+    """Keeps a value, and drops the oldest ones."""
+    with lock:
+        kept[key] = value
+        kept.move_to_end(key)
+        while len(kept) > KEPT:
+            kept.popitem(last=False)
 
 
 def search_sessions(index: SessionIndex, asked: Mapping[str, str]) -> Iterator[SessionEntry]:

@@ -124,9 +124,24 @@
     if (box.top < 40 || box.bottom > room - 20) span.scrollIntoView({ block: "center" });
   }
 
+  // Captions are the cues of the SubRip download, read when they are switched on first.
+  let cues = [];
+
+  async function readCues() {
+    const { href } = document.querySelector(".downloads [download$='.srt']");
+    const text = href.startsWith("data:")
+      ? new TextDecoder().decode(Uint8Array.from(atob(href.split(",")[1]), (letter) => letter.charCodeAt(0)))
+      : await (await fetch(href)).text();
+    const seconds = (stamp) => stamp.replace(",", ".").split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+    cues = text.trim().split("\n\n").map((block) => {
+      const [, times, ...lines] = block.split("\n"), [start, end] = (times || "0 --> 0").split(" --> ").map(seconds);
+      return { start, end, text: lines.join("\n") };
+    });
+  }
+
   function showCaption(time) {
-    const cue = data.cues[lastBefore(data.cues.length, (i) => data.cues[i][0], time * 1000)];
-    at("caption").textContent = cue && time * 1000 < cue[1] ? cue[2] : "";
+    const cue = cues[lastBefore(cues.length, (i) => cues[i].start, time)];
+    at("caption").textContent = cue && time < cue.end ? cue.text : "";
   }
 
   function show(time) {
@@ -147,6 +162,7 @@
   let active = whole || new Audio(), spare = new Audio();
   let current = -1, wanted = null, playing = false;
   if (whole) whole.removeAttribute("controls"), (whole.hidden = true);
+  player.append(active, spare);
 
   const sourceOf = (part) => part.url + (part.decoded ? "?decoded=1" : "");
   const next = (number) => parts.findIndex((part, i) => i > number && part.url);
@@ -268,8 +284,9 @@
   play.addEventListener("click", () => toggle(!playing));
   position.addEventListener("input", () => seek(Number(position.value)));
   at("speed").addEventListener("change", () => (active.playbackRate = Number(at("speed").value)));
-  at("captions").addEventListener("change", (event) => {
+  at("captions").addEventListener("change", async (event) => {
     at("caption").hidden = !event.target.checked;
+    if (!cues.length) await readCues().catch(() => report("The captions could not be read; try again."));
     showCaption(time());
   });
   reader.addEventListener("click", (event) => {
