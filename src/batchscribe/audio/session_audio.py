@@ -48,9 +48,7 @@ class ChunkDecoder:
         repaired = self._recordings.repair(key, self._source.get(key, limit=self._max_bytes).data)
         if repaired.empty:
             return
-        decoding = self._decoder.decode(
-            repaired.data, max_seconds=self._max_seconds, skip=repaired.preroll
-        )
+        decoding = self._decoder.decode(repaired.data, max_seconds=self._max_seconds, skip=repaired.preroll)
         for number, piece in enumerate(decoding):
             if not number and decoding.beginning is not None:
                 yield from make_silence(round(decoding.beginning.lead * SAMPLE_RATE))

@@ -177,9 +177,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @source_option
 @json_option
 @pass_app
-def export(
-    app: App, session: str, *, kind: str, output: Path | None, audio_mb: int, as_json: bool
-) -> None:
+def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: int, as_json: bool) -> None:
     """A session's transcript, assembled from its current transcripts.
 
     The format html is a reader in one file, with the audio: it needs neither server nor network.

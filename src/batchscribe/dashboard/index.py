@@ -77,9 +77,7 @@ def _list_entries(folder: Iterator[AudioObject], rules: ScanRules, priors: Prior
         yield _make_entry(session, own, rules, priors)
 
 
-def _make_entry(
-    session: str, own: Sequence[AudioObject], rules: ScanRules, priors: Priors
-) -> SessionEntry:
+def _make_entry(session: str, own: Sequence[AudioObject], rules: ScanRules, priors: Priors) -> SessionEntry:
     states = Counter(state_of(audio, rules) for audio in own)
     done, empty = states[ChunkState.DONE], states[ChunkState.EMPTY]
     left = states[ChunkState.PENDING] + states[ChunkState.WAITING]
@@ -149,3 +147,6 @@ class IndexKeeper:
             self.index, self.problem = self.make(), ""
         except BatchscribeError as error:
             self.problem = str(error)
+        except Exception as error:
+            self.problem = f"internal error: {type(error).__name__}"
+            raise

@@ -72,7 +72,9 @@ def show_session(session: str) -> str:
 def name_download(session: str) -> str:
     """Name of a session's file without its extension: the last segment of its id."""
     last = split_key(show_session(session))[1]
-    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in last)[:100] or "session"
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in last)[:100] or "session"
+    )
 
 
 def describe_session(
@@ -147,7 +149,11 @@ def _list_items(
         (each.start, 2, _describe_paragraph(each)) for each in paragraphs
     ]
     items += (
-        (part.offset, 1, {"kind": "missing", "name": split_key(part.key)[1], "reason": reasons.get(part.key, "")})
+        (
+            part.offset,
+            1,
+            {"kind": "missing", "name": split_key(part.key)[1], "reason": reasons.get(part.key, "")},
+        )
         for part in transcript.parts
         if MISSING in part.flags
     )

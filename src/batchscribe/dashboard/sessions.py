@@ -141,7 +141,9 @@ class SessionLibrary:
             key = self._find_chunk(request.path_params["session"], request.path_params["number"])
             return self._audio.answer(request, key, decoded="decoded" in request.query_params)
         except BatchscribeError as error:
-            status = 503 if isinstance(error, TransientError) else 415 if isinstance(error, AudioError) else 404
+            status = (
+                503 if isinstance(error, TransientError) else 415 if isinstance(error, AudioError) else 404
+            )
             text = request.app.state.redact(printable(str(error)))
             return PlainTextResponse(f"{text}\n", status_code=status)
 

@@ -179,6 +179,7 @@
     spare.pause();
     current = number;
     wanted = when;
+    player.dataset.part = number;
     if (active.dataset.source !== source) {
       active.dataset.source = source;
       if (active.src !== source) active.src = source;
