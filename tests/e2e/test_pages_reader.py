@@ -19,27 +19,29 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import AssembledSession, assemble_session
 from batchscribe.core.scan.chunks import audio_name, split_key, transcript_key
 from batchscribe.core.text.transcripts import AudioRef, Segment, SessionTranscript, Transcript, Word, encode
-from batchscribe.dashboard.context import Context
+from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.reader import ReaderAudio, render_file
 from batchscribe.dashboard.server import create_app
-from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from support.audio import DEMO
 from support.audio import encode as encode_audio
-from support.browser import browser, browser_page, find_faults, serving  # noqa: F401  fixtures
+from support.browser import browser, browser_page, find_faults, serving
+from support.dashboards import settings_of
 from support.stores import NOW
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+__all__ = ["browser", "browser_page"]
 pytestmark = pytest.mark.e2e
 CUT = DEMO / "cut" / "one-recording"
 SESSION = "user/one-recording/"
 OVERLAP = 0.5
 LENGTHS = (5.0, 5.5, 5.5, 3.28)
 SEEK = """([time]) => new Promise((done) => {
-  document.addEventListener("seeked", () => requestAnimationFrame(() => done(
-    [...document.querySelectorAll(".w.now")].map((word) => word.textContent))), { capture: true, once: true });
+  const marked = () => [...document.querySelectorAll(".w.now")].map((word) => word.textContent);
+  const finish = () => requestAnimationFrame(() => done(marked()));
+  document.addEventListener("seeked", finish, { capture: true, once: true });
   const position = document.getElementById("position");
   position.value = time;
   position.dispatchEvent(new Event("input"));
@@ -106,9 +108,7 @@ def session_of(store: DirectoryStore) -> SessionTranscript:
 
 @pytest.fixture
 def url(store: DirectoryStore, tmp_path: Path) -> Iterator[str]:
-    settings = load({"BATCH_SOURCE": store.url, "GPU_PROVIDER": "local"}, folder=tmp_path)
-    context = Context(settings=settings, clock=FakeClock(), source=store, output=store)
-    with serving(create_app(context)) as url:
+    with serving(create_app(open_context(settings_of(tmp_path, BATCH_SOURCE=store.url)))) as url:
         yield url
 
 
@@ -136,12 +136,9 @@ def test_a_file_plays_its_audio_and_marks_the_word_that_is_spoken(
     assert done.exit_code == 0, done.output
     browser_page.goto(file.as_uri())
     session = session_of(store)
-    length = browser_page.evaluate(
-        "new Promise((done) => { const a = document.getElementById('audio'); const f = () => done(a.duration);"
-        " a.readyState ? f() : a.addEventListener('loadedmetadata', f); })"
-    )
-    assert abs(length - session.duration) < 0.1
     check_five_moments(browser_page, session)
+    length = browser_page.evaluate("document.getElementById('audio').duration")
+    assert abs(length - session.duration) < 0.1
     assert find_faults(browser_page) == []
     (spoken,) = browser_page.evaluate(SEEK, [3.3])
     browser_page.locator("#captions").check()

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.redaction import printable
 from batchscribe.core.text.cues import SpokenWord
 from batchscribe.core.text.paragraphs import LONGEST, Paragraph, list_paragraphs
 from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.stitching import PartInput, stitch
-from batchscribe.core.text.subtitles import render
+from batchscribe.core.text.subtitles import KEPT, render
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word, encode
 from batchscribe.dashboard.audio import find_media_type, parse_range
-from batchscribe.dashboard.context import Context
-from batchscribe.dashboard.index import IndexKeeper, build_index
+from batchscribe.dashboard.context import open_context
+from batchscribe.dashboard.index import build_index
 from batchscribe.dashboard.reader import _pack_words
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
 from batchscribe.errors import StoreUnavailableError
-from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from support.audio import DEMO, sine
 from support.audio import encode as encode_audio
-from support.browser import serving
+from support.dashboards import OWN, settings_of
 from support.stores import NOW
 
 LISTED = 4
@@ -64,6 +63,11 @@ def transcript(key: str, *, text: str = "one two", seconds: float = 10.0) -> byt
     )
 
 
+def fetch(client: TestClient, path: str, **headers: str) -> tuple[int, bytes, Mapping[str, str]]:
+    answer = client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return answer.status_code, answer.content, answer.headers
+
+
 def put_session(store: MemoryStore, name: str, chunks: int, *, done: int) -> None:
     for number in range(1, chunks + 1):
         key = f"{name}/chunk-{number:03}.mp3"
@@ -89,21 +93,17 @@ def scanner(store: MemoryStore) -> Scanner:
 
 
 @pytest.fixture
-def url(store: MemoryStore, tmp_path: Path) -> Iterator[str]:
-    settings = load({"BATCH_SOURCE": tmp_path.as_uri(), "GPU_PROVIDER": "local"}, folder=tmp_path)
-    context = Context(settings=settings, clock=FakeClock(), source=store, output=store)
-    with serving(create_app(context)) as url:
-        yield url
+def clock() -> FakeClock:
+    return FakeClock()
 
 
-def fetch(url: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    asked = Request(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
-    try:
-        with urlopen(asked) as answer:
-            return answer.status, answer.read(), dict(answer.headers)
-    except HTTPError as error:
-        with error:
-            return error.code, error.read(), dict(error.headers)
+@pytest.fixture
+def client(store: MemoryStore, clock: FakeClock, tmp_path: Path) -> Iterator[TestClient]:
+    context = open_context(settings_of(tmp_path))
+    world = replace(context.scheduler.world, source=store, output=store, clock=clock)
+    context = replace(context, scheduler=replace(context.scheduler, world=world))
+    with TestClient(create_app(context), base_url="http://localhost") as client:
+        yield client
 
 
 def test_the_index_has_each_session_with_its_state(store: MemoryStore) -> None:
@@ -135,28 +135,28 @@ def test_a_search_matches_every_condition(store: MemoryStore, asked: dict[str, s
     assert {entry.name for entry in found} == names
 
 
-def test_a_session_of_which_all_is_done_is_read_from_its_file(store: MemoryStore, url: str) -> None:
+def test_a_session_of_which_all_is_done_is_read_from_its_file(store: MemoryStore, client: TestClient) -> None:
     publish_session(scanner(store), "done/", render)
-    fetch(f"{url}/sessions")
+    fetch(client, "/sessions")
     before = store.calls.copy()
     for _ in range(2):
-        status, page, _ = fetch(url + make_url("sessions", "done/"))
+        status, page, _ = fetch(client, make_url("sessions", "done/"))
         assert (status, b"one two" in page) == (200, True)
     assert store.calls["list"] == before["list"]
     assert store.calls["get"] == before["get"] + 1
 
 
-def test_a_session_file_that_is_not_current_is_not_shown(store: MemoryStore, url: str) -> None:
+def test_a_session_file_that_is_not_current_is_not_shown(store: MemoryStore, client: TestClient) -> None:
     publish_session(scanner(store), "done/", render)
     key = "done/chunk-002.mp3"
     store.place("done/transcription-chunk-002.json", transcript(key, text="three four"))
-    assert b"three four" in fetch(url + make_url("sessions", "done/"))[1]
+    assert b"three four" in fetch(client, make_url("sessions", "done/"))[1]
 
 
-def test_thousands_of_requests_make_one_listing(store: MemoryStore, url: str) -> None:
+def test_thousands_of_requests_make_one_listing(store: MemoryStore, client: TestClient) -> None:
     for number in range(300):
         put_session(store, f"s{number:04}", 1, done=0)
-    pages = [fetch(f"{url}/sessions?page={number % 9}&q=s")[1] for number in range(40)]
+    pages = [fetch(client, f"/sessions?page={number % 9}&q=s")[1] for number in range(40)]
     assert all(page.count(b"<tr>") <= 51 for page in pages)
     assert store.calls["list"] == LISTED
 
@@ -174,97 +174,104 @@ def test_thousands_of_requests_make_one_listing(store: MemoryStore, url: str) ->
         ("a\nb//../\x00", 404, b"no session of this name"),
     ],
 )
-def test_each_state_of_a_session_has_its_page(url: str, session: str, status: int, text: bytes) -> None:
-    found = fetch(url + make_url("sessions", session))
+def test_each_state_of_a_session_has_its_page(
+    client: TestClient, session: str, status: int, text: bytes
+) -> None:
+    found = fetch(client, make_url("sessions", session))
     assert (found[0], text in found[1]) == (status, True)
 
 
-def test_an_unreadable_transcript_is_named(store: MemoryStore, url: str) -> None:
+def test_an_unreadable_transcript_is_named(store: MemoryStore, client: TestClient) -> None:
     store.place("talk.mp3", b"audio", modified=NOW - timedelta(hours=9))
     store.place("transcription-talk.json", b"x" * 100)
-    status, page, _ = fetch(url + make_url("sessions", "talk.mp3"))
+    status, page, _ = fetch(client, make_url("sessions", "talk.mp3"))
     assert (status, b"cannot be read" in page) == (200, True)
 
 
-def test_a_store_that_is_down_has_a_page(store: MemoryStore, url: str) -> None:
-    def refuse(_method: str, _key: str) -> None:
-        raise StoreUnavailableError("no answer; nothing was lost; try again")
-
+def test_a_store_that_is_down_has_a_page(store: MemoryStore, client: TestClient) -> None:
     store.before = refuse
-    status, page, _ = fetch(f"{url}/sessions")
+    status, page, _ = fetch(client, "/sessions")
     assert (status, b"could not be listed: no answer" in page) == (200, True)
-    status, page, _ = fetch(url + make_url("sessions", "done/"))
+    status, page, _ = fetch(client, make_url("sessions", "done/"))
     assert (status, b"no answer" in page) == (503, True)
-    status, text, _ = fetch(url + make_url("audio/0", "done/"))
+    status, text, _ = fetch(client, make_url("audio/0", "done/"))
     assert (status, text) == (503, b"no answer; nothing was lost; try again\n")
 
 
-def test_the_index_before_a_failed_listing_stays(store: MemoryStore) -> None:
-    clock = FakeClock()
-    keeper = IndexKeeper(lambda: build_index(scanner(store), Priors()), clock)
-    first = keeper.read(wait=60)
-    assert first is not None
-    store.before = lambda _method, _key: (_ for _ in ()).throw(StoreUnavailableError("no answer"))  # type: ignore[assignment]
+def test_a_failed_listing_leaves_the_index_before_it(
+    store: MemoryStore, clock: FakeClock, client: TestClient
+) -> None:
+    assert b"talk.mp3" in fetch(client, "/sessions")[1]
+    store.before = refuse
     clock.sleep(3600)
-    assert keeper.read() is first
-    wait_for(keeper)
-    assert (keeper.index, keeper.problem) == (first, "no answer")
+    fetch(client, "/sessions")
+    page = wait_until(client, b"could not be listed: no answer")
+    assert b"talk.mp3" in page
 
 
-def test_users_cannot_make_listings_follow_each_other_without_a_pause(store: MemoryStore) -> None:
-    keeper = IndexKeeper(lambda: build_index(scanner(store), Priors()), FakeClock())
+def test_users_cannot_make_listings_follow_each_other_without_a_pause(
+    store: MemoryStore, clock: FakeClock, client: TestClient
+) -> None:
+    fetch(client, "/sessions")
     for _ in range(5):
-        keeper.refresh()
-        wait_for(keeper)
+        client.post("/sessions/refresh", headers=OWN)
     assert store.calls["list"] == LISTED
+    clock.sleep(60)
+    store.place("late.mp3", b"audio", modified=NOW)
+    client.post("/sessions/refresh", headers=OWN)
+    wait_until(client, b"late.mp3")
 
 
-def wait_for(keeper: IndexKeeper) -> None:
-    for thread in threading.enumerate():
-        if thread.name == "index":
-            thread.join()
-    assert not keeper.busy
+def refuse(_method: str, _key: str) -> None:
+    raise StoreUnavailableError("no answer; nothing was lost; try again")
 
 
-def test_audio_is_served_in_parts(url: str, store: MemoryStore) -> None:
+def wait_until(client: TestClient, text: bytes) -> bytes:
+    """Asks for the list until it has a text: the index is made in a thread."""
+    while text not in (page := fetch(client, "/sessions")[1]):
+        time.sleep(0.01)
+    return page
+
+
+def test_audio_is_served_in_parts(client: TestClient, store: MemoryStore) -> None:
     whole = (WALK / "chunk-004.mp3").read_bytes()
-    place = url + make_url("audio/0", "talk.mp3")
-    status, data, headers = fetch(place)
+    place = make_url("audio/0", "talk.mp3")
+    status, data, headers = fetch(client, place)
     assert (status, data, headers["content-type"]) == (200, whole, "audio/mpeg")
-    status, data, headers = fetch(place, Range="bytes=100-199")
+    status, data, headers = fetch(client, place, Range="bytes=100-199")
     assert (status, data, headers["content-range"]) == (206, whole[100:200], f"bytes 100-199/{len(whole)}")
-    assert fetch(place, Range="bytes=-5")[1] == whole[-5:]
-    assert fetch(place, Range=f"bytes={len(whole)}-")[0] == 416
-    assert fetch(place, Range="bytes=0-3", If_Range='"other"')[:2] == (200, whole)
+    assert fetch(client, place, Range="bytes=-5")[1] == whole[-5:]
+    assert fetch(client, place, Range=f"bytes={len(whole)}-")[0] == 416
+    assert fetch(client, place, Range="bytes=0-3", If_Range='"other"')[:2] == (200, whole)
     assert store.calls.get("get", 0) < 9
 
 
-def test_audio_that_browsers_do_not_play_is_decoded_once(url: str, store: MemoryStore) -> None:
+def test_audio_that_browsers_do_not_play_is_decoded_once(client: TestClient, store: MemoryStore) -> None:
     store.place("clip.avi", encode_audio(sine(2.0), "avi"), modified=NOW - timedelta(hours=9))
     store.place("transcription-clip.json", transcript("clip.avi", seconds=2.0))
-    place = url + make_url("audio/0", "clip.avi")
-    status, data, headers = fetch(place, Range="bytes=0-")
+    place = make_url("audio/0", "clip.avi")
+    status, data, headers = fetch(client, place, Range="bytes=0-")
     assert (status, headers["content-type"]) == (206, "audio/mpeg")
     assert abs(len(data) / 4000 - 2.0) < 0.3
-    assert fetch(place, Range="bytes=100-")[1] == data[100:]
-    assert fetch(url + make_url("audio/0", "done/") + "?decoded=1")[0] == 415
+    assert fetch(client, place, Range="bytes=100-")[1] == data[100:]
+    assert fetch(client, make_url("audio/0", "done/") + "?decoded=1")[0] == 415
 
 
-def test_a_forged_session_file_reaches_no_other_object(url: str, store: MemoryStore) -> None:
+def test_a_forged_session_file_reaches_no_other_object(client: TestClient, store: MemoryStore) -> None:
     publish_session(scanner(store), "done/", render)
     forged = store.get("done/transcript.json").data.replace(b'"done/chunk-001.mp3"', b'"talk.mp3"')
     store.place("done/transcript.json", forged)
-    assert b"talk.mp3" in fetch(url + make_url("sessions", "done/"))[1]
-    assert fetch(url + make_url("audio/0", "done/"))[0] == 404
-    assert fetch(url + make_url("audio/99", "done/"))[0] == 404
+    assert b"talk.mp3" in fetch(client, make_url("sessions", "done/"))[1]
+    assert fetch(client, make_url("audio/0", "done/"))[0] == 404
+    assert fetch(client, make_url("audio/99", "done/"))[0] == 404
 
 
 @pytest.mark.parametrize("kind", ["srt", "vtt", "txt", "json"])
-def test_transcripts_are_downloads(url: str, kind: str) -> None:
-    status, data, headers = fetch(url + make_url(f"transcripts/{kind}", "done/"))
+def test_transcripts_are_downloads(client: TestClient, kind: str) -> None:
+    status, data, headers = fetch(client, make_url(f"transcripts/{kind}", "done/"))
     assert (status, b"one" in data) == (200, True)
     assert headers["content-disposition"] == f"attachment; filename*=UTF-8''done.{kind}"
-    assert fetch(url + make_url("transcripts/exe", "done/"))[0] == 404
+    assert fetch(client, make_url("transcripts/exe", "done/"))[0] == 404
 
 
 def test_only_whole_files_are_played_as_they_are() -> None:
@@ -302,22 +309,16 @@ def test_paragraphs_keep_all_words_in_order(texts: list[str], words: bool) -> No
     )
     whole = stitch("s/", [PartInput(key="k", transcript="t", content=ForeignTranscript(segments=segments))])
     paragraphs = list(list_paragraphs(whole))
-    assert " ".join("".join(each.text for each in paragraphs).split()) == " ".join(
-        join_segments(segments).split()
-    )
+    shown = "".join(each.text for each in paragraphs)
+    assert "".join(shown.split()) == "".join(join_segments(segments).split())
     assert all(len(each.text) <= LONGEST + 20 for each in paragraphs)
 
 
 @given(st.text(min_size=1, max_size=40))
 def test_lengths_of_words_count_the_units_that_scripts_count(text: str) -> None:
     packed = _pack_words(Paragraph((SpokenWord(text, 1.0, 2.0, 0.5),), None))
-    from batchscribe.core.redaction import printable
-    from batchscribe.core.text.subtitles import KEPT
-
     assert packed == [len(printable(text, keep=KEPT).encode("utf-16-le")) // 2, 1000, 1000, 50]
 
 
 def test_ids_with_any_characters_stay_one_segment_of_a_url() -> None:
-    assert make_url("sessions", "a/../b//\n.mp3") == f"/sessions/{quote('a/../b//')}%0A.mp3".replace(
-        "/../b//", "%2F..%2Fb%2F%2F"
-    )
+    assert make_url("sessions", "a/../b//\n.mp3") == "/sessions/a%2F..%2Fb%2F%2F%0A.mp3"

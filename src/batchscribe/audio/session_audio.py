@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from io import BytesIO
+from typing import Self
 
 import av
 import numpy as np
@@ -34,7 +35,7 @@ class ChunkDecoder:
         self._recordings = Recordings(source, limit=max_bytes)
         self._decoder = AudioDecoder()
 
-    def __enter__(self) -> ChunkDecoder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

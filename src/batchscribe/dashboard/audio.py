@@ -64,9 +64,10 @@ def embed_audio(settings: Settings, source: Store, transcript: SessionTranscript
     """The session's audio as one MP3 of at most `limit` bytes; beyond that, the user opens the files."""
     seconds = transcript.duration
     if seconds * MP3_BYTES_PER_SECOND > limit:
+        size, most = (f"{count / 1e6:,.0f} MB" for count in (seconds * MP3_BYTES_PER_SECOND, limit))
         note = (
-            f"{format_hours(seconds)} of audio would need {seconds * MP3_BYTES_PER_SECOND / 1e6:,.0f} MB, more than "
-            f"the limit of {limit / 1e6:,.0f} MB: open the files of {source.url}/{transcript.session} below"
+            f"{format_hours(seconds)} of audio would need {size}, more than the limit of {most}: "
+            f"open the files of {source.url}/{transcript.session} below"
         )
         return ReaderAudio(chosen=True, notes=(note,))
     try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 
 from batchscribe.controller.scan import Scanner
@@ -15,13 +14,7 @@ from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import ChunkState, ScanRules, is_unreadable, state_of
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.dashboard.reader import show_session
-from batchscribe.errors import BatchscribeError
-from batchscribe.protocols import Clock
 
-MAX_AGE = timedelta(minutes=5)
-"""Age from which a page has the index made again in the background."""
-PAUSE = timedelta(seconds=15)
-"""Shortest time between two listings, however often users ask."""
 STATES = ("complete", "partly transcribed", "not transcribed", "empty")
 FLAGS = ("being recorded", "stale", "quarantined", "unreadable")
 
@@ -104,49 +97,3 @@ def _name_state(done: int, left: int) -> str:
     if not done:
         return "not transcribed"
     return "partly transcribed" if left else "complete"
-
-
-@dataclass(slots=True)
-class IndexKeeper:
-    """Makes the index in a thread of its own and keeps the last one. Thread-safe."""
-
-    make: Callable[[], SessionIndex]
-    clock: Clock
-    index: SessionIndex | None = None
-    problem: str = ""
-    """Error of the last listing; the index before it stays."""
-    _started: datetime | None = None
-    _thread: threading.Thread | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def busy(self) -> bool:
-        """True while a listing is under way."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def read(self, *, wait: float = 1.0) -> SessionIndex | None:
-        """Returns the last index, at most `wait` seconds later if there is none yet; renews an old one."""
-        if self.index is None or self.clock.now() - self.index.at > MAX_AGE:
-            self.refresh()
-        if self.index is None and self._thread is not None:
-            self._thread.join(wait)
-        return self.index
-
-    def refresh(self) -> None:
-        """Begins a listing, unless one is under way or has just begun."""
-        with self._lock:
-            now = self.clock.now()
-            if self.busy or (self._started is not None and now - self._started < PAUSE):
-                return
-            self._started = now
-            self._thread = threading.Thread(target=self._build, name="index", daemon=True)
-            self._thread.start()
-
-    def _build(self) -> None:
-        try:
-            self.index, self.problem = self.make(), ""
-        except BatchscribeError as error:
-            self.problem = str(error)
-        except Exception as error:
-            self.problem = f"internal error: {type(error).__name__}"
-            raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -21,8 +22,9 @@ from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.dashboard.audio import ChunkAudio
+from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context, page
-from batchscribe.dashboard.index import FLAGS, STATES, IndexKeeper, SessionEntry, SessionIndex, build_index
+from batchscribe.dashboard.index import FLAGS, STATES, SessionEntry, SessionIndex, build_index
 from batchscribe.dashboard.reader import MEDIA_TYPES, ReaderAudio, describe_session, name_download
 from batchscribe.errors import (
     AudioError,
@@ -38,6 +40,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 ROWS = 50
 """Sessions of one page of the list."""
+MAX_AGE = timedelta(minutes=5)
+"""Age from which a page has the index made again, in the background."""
+PAUSE = timedelta(seconds=15)
+"""Shortest time between two listings that users ask for."""
 SIMILAR = 5
 KEPT = 4
 """Sessions kept for the requests that follow their page; one of ten hours takes 50 MB."""
@@ -89,11 +95,14 @@ class SessionLibrary:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, object], AssembledSession] = OrderedDict()
         self._described: OrderedDict[str, tuple[AssembledSession, dict[str, Any]]] = OrderedDict()
-        self.keeper = IndexKeeper(self._make_index, context.clock)
+        self._index = Cached(self._make_index, context.clock)
+        self._listed: SessionIndex | None = None
+        """The last index: a failed listing does not remove it."""
 
     def show_list(self, request: Request) -> Response:
         """The list: search, one page of rows, age of the index."""
-        index = self.keeper.read()
+        problem = self._read_index(patience=1.0)
+        index = self._listed
         asked = {name: request.query_params.get(name, "")[:200] for name in SEARCH}
         found = list(search_sessions(index, asked)) if index else []
         last = max(1, -(-len(found) // ROWS))
@@ -104,8 +113,8 @@ class SessionLibrary:
             "sessions.html",
             request,
             index=index,
-            busy=self.keeper.busy,
-            problem=self.keeper.problem,
+            busy=self._index.reading,
+            problem=problem,
             source=self._context.settings.source,
             asked=asked,
             found=len(found),
@@ -118,9 +127,11 @@ class SessionLibrary:
             orders=ORDERS,
         )
 
-    def refresh(self, request: Request) -> Response:
+    def refresh(self, _request: Request) -> Response:
         """Lists the stores again, then shows the list."""
-        self.keeper.refresh()
+        last = self._index.last
+        if last is None or self._context.clock.now() - last.at >= PAUSE:
+            self._index.refresh()
         return RedirectResponse("/sessions", status_code=303)
 
     def show_reader(self, request: Request) -> Response:
@@ -163,17 +174,25 @@ class SessionLibrary:
             priors = read_expected(self._context.settings)[1]
         except BatchscribeError:  # the index requires neither a price nor a GPU host's record
             priors = Priors()
-        return build_index(self._scanner, priors)
+        self._listed = build_index(self._scanner, priors)
+        return self._listed
+
+    def _read_index(self, *, patience: float) -> str:
+        """Renews the index if it is old; returns the error of the last listing."""
+        last = self._index.last
+        lasts = PAUSE if last is not None and last.error else MAX_AGE
+        found = self._index.get(lasts, patience=patience)
+        return found.error if found else ""
 
     def _find_entry(self, session: str) -> SessionEntry | None:
         """The session of the index; raises the listing's error if there is no index."""
-        index = self.keeper.read(wait=30)
-        if index is None:
-            raise TransientError(self.keeper.problem or "the store is being listed; try again in a minute")
-        return index.by_id.get(session)
+        problem = self._read_index(patience=30.0)
+        if self._listed is None:
+            raise TransientError(problem or "the store is being listed; try again in a minute")
+        return self._listed.by_id.get(session)
 
     def _show_unknown(self, request: Request, session: str) -> Response:
-        names = [entry.session for entry in self.keeper.index.entries] if self.keeper.index else []
+        names = list(self._listed.by_id) if self._listed else []
         asked = session.rstrip("/")
         near = [name for name in names if asked == name.rstrip("/")]
         near = near or get_close_matches(session[:200], names, SIMILAR)
@@ -210,7 +229,7 @@ class SessionLibrary:
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
         raise.
         """
-        index = self.keeper.index
+        index = self._listed
         complete = entry.done == entry.chunks
         mark = (entry.session, entry.digest if complete else index and index.at)
         with self._lock:
