@@ -91,6 +91,9 @@ class FromTheBox:
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         return self._reached().get(key, limit=limit)
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        return self._reached().get_range(key, start, length)
+
     def create(self, key: str, data: bytes) -> bool:
         return self._reached().create(key, data)
 

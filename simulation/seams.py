@@ -104,6 +104,9 @@ class StoreSeam:
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         return self._gate.call("store.get", key, lambda: self._bucket.get(key, limit=limit))
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        return self._gate.call("store.get", key, lambda: self._bucket.get_range(key, start, length))
+
     def create(self, key: str, data: bytes) -> bool:
         return self._gate.call("store.create", key, lambda: self._bucket.create(key, data))
 

@@ -61,6 +61,10 @@ class SplitStore:
                 raise
             return self._output.get(key, limit=limit)
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        store, name = self._find_place(key)
+        return store.get_range(name, start, length)
+
     def create(self, key: str, data: bytes) -> bool:
         store, name = self._find_place(key)
         return store.create(name, data)

@@ -54,6 +54,12 @@ class Store(Protocol):
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         """Reads the whole object. Raises ObjectTooLargeError, without reading, above `limit` bytes."""
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        """Reads up to `length` bytes from `start` on, fewer at the end of the object; `size` is its length.
+
+        From its end on, `data` is empty. `start` is 0 or more, `length` 1 or more.
+        """
+
     def create(self, key: str, data: bytes) -> bool:
         """Writes atomically if there is no such object. True if the object now holds our `data`.
 

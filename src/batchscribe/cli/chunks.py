@@ -29,6 +29,7 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import TOP, session_id
 from batchscribe.core.scan.folders import AudioObject
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.wiring.estimates import estimate_audio
@@ -36,6 +37,7 @@ from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
 
+HTML = "html"
 NAMED = 10
 """Maximum number of sessions in an error."""
 
@@ -157,7 +159,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["srt", "vtt", "txt", "tsv", "json"]),
+    type=click.Choice(["srt", "vtt", "txt", "tsv", "json", HTML]),
     default="txt",
     show_default=True,
     help="Format of the transcript.",
@@ -165,11 +167,21 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file; default stdout."
 )
+@click.option(
+    "--audio-mb",
+    type=click.IntRange(0, 1000),
+    default=20,
+    show_default=True,
+    help="Of html: most audio inside the file, in MB at 32 kbit/s; longer sessions open it from disk.",
+)
 @source_option
 @json_option
 @pass_app
-def export(app: App, session: str, *, kind: str, output: Path | None, as_json: bool) -> None:
-    """A session's transcript, assembled from its current transcripts."""
+def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: int, as_json: bool) -> None:
+    """A session's transcript, assembled from its current transcripts.
+
+    The format html is a reader in one file, with the audio: it needs neither server nor network.
+    """
     kind = "json" if as_json else kind
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
     try:
@@ -182,13 +194,30 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
     if found.missing:
         print_warning(_describe_missing(shown(wanted), found))
     rendering = app.settings.open_rendering()
-    data = rendering.render(rendering.finish(found.transcript), kind)
+    whole = replace(found, transcript=rendering.finish(found.transcript))
+    if kind == HTML:
+        data = _render_reader(app, scanner, whole, audio_mb, rendering)
+    else:
+        data = rendering.render(whole.transcript, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
         app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+
+
+def _render_reader(
+    app: App, scanner: Scanner, found: AssembledSession, audio_mb: int, rendering: Rendering
+) -> bytes:
+    """Renders the reader, with its audio as far as that can be decoded here."""
+    from batchscribe.dashboard.audio import embed_audio
+    from batchscribe.dashboard.reader import render_file
+
+    audio = embed_audio(app.settings, scanner.source, found.transcript, audio_mb * 1_000_000)
+    for note in audio.notes:
+        print_warning(note)
+    return render_file(found, audio, rendering).encode()
 
 
 def _describe_missing(session: str, found: AssembledSession) -> str:

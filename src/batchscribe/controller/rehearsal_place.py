@@ -34,6 +34,9 @@ class Below:
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         return self._store.get(f"{self._prefix}{key}", limit=limit)
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        return self._store.get_range(f"{self._prefix}{key}", start, length)
+
     def create(self, key: str, data: bytes) -> bool:
         return self._store.create(f"{self._prefix}{key}", data)
 

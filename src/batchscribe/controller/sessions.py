@@ -106,6 +106,28 @@ def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
     )
 
 
+def read_session(output: Store, session: str, digest: str) -> SessionTranscript | None:
+    """The published session file, if it has this digest and is not too large; None otherwise."""
+    for stem in session_stems(session):
+        try:
+            found = transcripts.decode_session(output.get(f"{stem}.json", limit=SESSION_BYTES).data)
+        except PermanentError:
+            continue
+        if (found.session, found.digest) == (session, digest):
+            return found
+    return None
+
+
+def digest_listed(own: Iterable[AudioObject]) -> str:
+    """Digest of a session's files if each listed transcript can be read: see `compute_digest`."""
+    readable = transcripts.ForeignTranscript()
+    parts: list[PartInput] = []
+    for audio in sort_chunks(own):
+        key = audio.newest[1].key if audio.newest else ""
+        parts.append(_build_part(audio, {key}, {key: readable}))
+    return compute_digest(parts)
+
+
 def _list_missing(scanner: Scanner, left: Iterable[AudioObject]) -> dict[str, list[str]]:
     """Keys of chunks without a readable transcript, by state; an empty object has nothing to transcribe."""
     rules, missing = scanner.rules(), dict[str, list[str]]()
@@ -136,9 +158,14 @@ def _list_session(
     """Audio objects of a session in order."""
     folder = "" if session == TOP else split_key(session)[0]
     found = scanner.audio(folder, leave_out=leave_out)
-    own = [audio for audio in found if audio.name.session == session]
-    own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    return own
+    return sort_chunks(audio for audio in found if audio.name.session == session)
+
+
+def sort_chunks(own: Iterable[AudioObject]) -> list[AudioObject]:
+    """Audio objects of one session in its order."""
+    return sorted(
+        own, key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key)
+    )
 
 
 def _read_parts(scanner: Scanner, own: Sequence[AudioObject]) -> list[PartInput]:

@@ -37,7 +37,9 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """The bytes of an object, and the ETag of exactly these bytes."""
+    """The bytes of an object or of a part of it, and the ETag of exactly that object."""
 
     data: bytes
     etag: str
+    size: int | None = None
+    """Bytes of the whole object, if `data` is a part of it."""

@@ -27,6 +27,8 @@ ASSETS: Mapping[str, str] = {
     "page.js": "text/javascript",
     "plots.js": "text/javascript",
     "live.js": "text/javascript",
+    "reader.css": "text/css",
+    "reader.js": "text/javascript",
     "vendor/uPlot.min.css": "text/css",
     "vendor/uPlot.iife.min.js": "text/javascript",
     "vendor/htmx.min.js": "text/javascript",

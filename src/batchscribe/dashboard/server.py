@@ -30,6 +30,7 @@ PARTS = (
     "runs",
     "actions",
     "lookup",
+    "sessions",
 )
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64

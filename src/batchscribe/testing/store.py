@@ -54,15 +54,24 @@ class MemoryStore:
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         self._count_call("get", key)
+        stored = self._find_object(key)
+        if limit is not None and stored.info.size > limit:
+            raise ObjectTooLargeError(f"{key!r} exceeds the limit of {limit:,} bytes")
+        return Blob(stored.data, stored.info.etag)
+
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        self._count_call("get_range", key)
+        stored = self._find_object(key)
+        return Blob(stored.data[start : start + length], stored.info.etag, len(stored.data))
+
+    def _find_object(self, key: str) -> _Stored:
         with self._lock:
             stored = self._objects.get(key)
             if stored is None:
                 raise ObjectNotFoundError(f"no object {key!r} in {self.url}")
             if key in self.archived:
                 raise ObjectArchivedError(f"{key!r} in {self.url} is archived: restore it first")
-            if limit is not None and stored.info.size > limit:
-                raise ObjectTooLargeError(f"{key!r} exceeds the limit of {limit:,} bytes")
-            return Blob(stored.data, stored.info.etag)
+            return stored
 
     def create(self, key: str, data: bytes) -> bool:
         self._count_call("create", key)

@@ -165,6 +165,22 @@ class StoreSuite:
         assert list_keys(store) == keys
         assert list_keys(store, "s/", after="s/01199.mp3") == keys[1200:]
 
+    def test_a_part_of_an_object_is_read(self, store: Store) -> None:
+        store.create("a/b.mp3", b"0123456789")
+        whole = store.get("a/b.mp3")
+        for start, length, part in ((0, 1, b"0"), (3, 4, b"3456"), (8, 100, b"89"), (0, 10, b"0123456789")):
+            found = store.get_range("a/b.mp3", start, length)
+            assert (found.data, found.etag, found.size) == (part, whole.etag, 10)
+
+    def test_no_part_lies_behind_the_end_of_an_object(self, store: Store) -> None:
+        store.create("a.mp3", b"0123456789")
+        store.create("empty.mp3", b"")
+        assert [store.get_range("a.mp3", start, 5).data for start in (10, 1000)] == [b"", b""]
+        assert store.get_range("a.mp3", 1000, 5).size == 10
+        assert store.get_range("empty.mp3", 0, 5).data == b""
+        with expect_error(ObjectNotFoundError):
+            store.get_range("nothing.mp3", 0, 5)
+
     def test_create_never_overwrites(self, store: Store) -> None:
         assert store.create("k", b"first")
         assert not store.create("k", b"second")

@@ -57,6 +57,20 @@ class Boto3Store:
                 check_size(key, answer["ContentLength"], limit)
                 return Blob(body.read(), answer["ETag"].strip('"'))
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        asked = f"bytes={start}-{start + length - 1}"
+        with self._convert_errors(Action.GET, key):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=asked)
+            except ClientError as error:
+                if _error_code(error) != "InvalidRange":
+                    raise
+                head = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+                return Blob(b"", head["ETag"].strip('"'), head["ContentLength"])
+            with answer["Body"] as body:
+                size = int(answer["ContentRange"].rpartition("/")[2])
+                return Blob(body.read(), answer["ETag"].strip('"'), size)
+
     def create(self, key: str, data: bytes) -> bool:
         return create_verified(lambda: self._put_new(key, data), lambda: self.get(key, limit=len(data)), data)
 

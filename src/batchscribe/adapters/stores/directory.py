@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from batchscribe.adapters.stores.rules import check_size
 from batchscribe.core.objects import Blob, ObjectInfo
@@ -87,6 +88,15 @@ class DirectoryStore:
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         with self._convert_errors(key), self._open_parent(key) as (folder, name):
             return _read_file(folder, name, key, limit)
+
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        with (
+            self._convert_errors(key),
+            self._open_parent(key) as (folder, name),
+            _open_file(folder, name, key) as file,
+        ):
+            status = os.fstat(file.fileno())
+            return Blob(os.pread(file.fileno(), length, start), _make_etag(status), status.st_size)
 
     def create(self, key: str, data: bytes) -> bool:
         with self._convert_errors(key, make=True), self._open_parent(key, make=True) as (folder, name):
@@ -234,6 +244,19 @@ def _has_content(folder: int, name: str, key: str, data: bytes) -> bool:
 
 
 def _read_file(folder: int, name: str, key: str, limit: int | None) -> Blob:
+    with _open_file(folder, name, key) as file:
+        before = os.fstat(file.fileno())
+        check_size(key, before.st_size, limit)
+        data = file.read(before.st_size + 1)  # a file that grows during the read is refused below
+        after = os.fstat(file.fileno())
+    if _make_etag(before) != _make_etag(after) or len(data) != after.st_size:
+        raise StoreUnavailableError(f"{key!r} was written to while it was read; try again")
+    return Blob(data, _make_etag(after))
+
+
+@contextmanager
+def _open_file(folder: int, name: str, key: str) -> Iterator[BinaryIO]:
+    """Opens a plain file to read. Raises RefusedError for a link."""
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
@@ -243,15 +266,9 @@ def _read_file(folder: int, name: str, key: str, limit: int | None) -> Blob:
             ) from error
         raise
     with os.fdopen(descriptor, "rb") as file:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ObjectNotFoundError(f"no object {key!r}: what is there is not a plain file")
-        check_size(key, before.st_size, limit)
-        data = file.read(before.st_size + 1)  # a file that grows during the read is refused below
-        after = os.fstat(descriptor)
-    if _make_etag(before) != _make_etag(after) or len(data) != after.st_size:
-        raise StoreUnavailableError(f"{key!r} was written to while it was read; try again")
-    return Blob(data, _make_etag(after))
+        yield file
 
 
 def _open_subfolder(folder: int, segment: str, *, make: bool) -> int:

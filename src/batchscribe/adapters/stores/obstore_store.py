@@ -124,6 +124,11 @@ class ObstoreStore:
             return self._require_fallback().get(key, limit=limit)
         return self._call_in_pool(Action.GET, key, lambda path: self._read_object(path, key, limit))
 
+    def get_range(self, key: str, start: int, length: int) -> Blob:
+        if is_odd(self._base + key):
+            return self._require_fallback().get_range(key, start, length)
+        return self._call_in_pool(Action.GET, key, lambda path: self._read_part(path, start, length))
+
     def create(self, key: str, data: bytes) -> bool:
         if is_odd(self._base + key):
             return self._require_fallback().create(key, data)
@@ -151,6 +156,17 @@ class ObstoreStore:
         result = obstore.get(self._vendor, path)  # the body is fetched on request only
         check_size(key, result.meta["size"], limit)
         return Blob(bytes(result.bytes()), _clean_etag(result.meta))
+
+    def _read_part(self, path: str, start: int, length: int) -> Blob:
+        try:
+            part = obstore.get(self._vendor, path, options={"range": (start, start + length)})
+        except BaseError:
+            # Stores differ in their errors for a range behind the end.
+            meta = obstore.head(self._vendor, path)
+            if start < meta["size"]:
+                raise
+            return Blob(b"", _clean_etag(meta), meta["size"])
+        return Blob(bytes(part.bytes()), _clean_etag(part.meta), part.meta["size"])
 
     def _list_with_fallback(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:
         """The fallback's listing: at least `quota` objects, then up to a key that obstore supports."""

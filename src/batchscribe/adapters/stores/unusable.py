@@ -18,4 +18,4 @@ class UnusableStore:
         """Raises the reason, as all other calls do."""
         raise MisconfiguredError(str(self._error))
 
-    list = create = replace = delete = get
+    get_range = list = create = replace = delete = get

@@ -47,15 +47,17 @@ class Cue:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spoken:
+class SpokenWord:
     """A word with its blanks and punctuation from the segment's text."""
 
     text: str
     start: float
     end: float
+    probability: float | None = None
+    """0 to 1; None if unknown."""
 
 
-_Group = list[_Spoken]
+_Group = list[SpokenWord]
 """The words of one cue."""
 
 
@@ -93,7 +95,7 @@ def _make_speaker_cues(
 ) -> Iterator[Cue]:
     groups: list[_Group] = []
     for segment in segments:
-        words = [piece for item in _timed_words(segment) for piece in _split_long_word(item, style)]
+        words = [piece for item in list_timed_words(segment) for piece in _split_long_word(item, style)]
         groups += _group_words(words, style)
     yield from _time_cues(groups, speaker, style)
 
@@ -144,7 +146,7 @@ def _is_crowded(before: _Group, group: _Group, style: CaptionStyle) -> bool:
     return short and within and _fits_cue(f"{_join_words(before)} {_join_words(group)}", style)
 
 
-def _end_with_blank(word: _Spoken) -> _Spoken:
+def _end_with_blank(word: SpokenWord) -> SpokenWord:
     return replace(word, text=word.text.rstrip(_BLANKS) + " ")
 
 
@@ -167,27 +169,27 @@ def _locate_words(group: _Group, text: str) -> tuple[tuple[int, float], ...]:
     return tuple(located)
 
 
-def _timed_words(segment: Segment) -> list[_Spoken]:
+def list_timed_words(segment: Segment) -> list[SpokenWord]:
     """The words with their times; interpolated by length if the segment has no words."""
     if not segment.words:
         return _interpolate_words(segment)
     timed = zip(spell_words(segment), segment.words, strict=True)
-    return [_Spoken(text, word.start, word.end) for text, word in timed]
+    return [SpokenWord(text, word.start, word.end, word.probability) for text, word in timed]
 
 
-def _interpolate_words(segment: Segment) -> list[_Spoken]:
+def _interpolate_words(segment: Segment) -> list[SpokenWord]:
     parts = [part + " " for part in segment.text.split()] or [""]
     seconds = max(0.0, segment.end - segment.start)
     step = seconds / sum(map(len, parts)) if segment.text.strip() else 0.0
-    out: list[_Spoken] = []
+    out: list[SpokenWord] = []
     at = segment.start
     for part in parts:
-        out.append(_Spoken(part, at, at + step * len(part)))
+        out.append(SpokenWord(part, at, at + step * len(part)))
         at += step * len(part)
     return out
 
 
-def _split_long_word(item: _Spoken, style: CaptionStyle) -> Iterator[_Spoken]:
+def _split_long_word(item: SpokenWord, style: CaptionStyle) -> Iterator[SpokenWord]:
     """Yields the item, or its grapheme clusters if it is too long."""
     late = item.end - item.start > style.longest and len(item.text.strip()) > LONG
     if not late and _fits_cue(item.text.strip(), style):
@@ -195,10 +197,10 @@ def _split_long_word(item: _Spoken, style: CaptionStyle) -> Iterator[_Spoken]:
         return
     step = (item.end - item.start) / len(item.text)
     for found in _CLUSTER.finditer(item.text):
-        yield _Spoken(found[0], item.start + step * found.start(), item.start + step * found.end())
+        yield SpokenWord(found[0], item.start + step * found.start(), item.start + step * found.end())
 
 
-def _group_words(words: Sequence[_Spoken], style: CaptionStyle) -> Iterator[_Group]:
+def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[_Group]:
     """Groups words into cues."""
     group: _Group = []
     for word in words:
@@ -210,7 +212,7 @@ def _group_words(words: Sequence[_Spoken], style: CaptionStyle) -> Iterator[_Gro
         yield group
 
 
-def _begins_cue(group: _Group, word: _Spoken, style: CaptionStyle) -> bool:
+def _begins_cue(group: _Group, word: SpokenWord, style: CaptionStyle) -> bool:
     """True if the word begins a new cue."""
     shown = "".join(part.text for part in group)
     full = not _fits_cue((shown + word.text).strip(), style)

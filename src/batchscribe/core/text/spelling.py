@@ -31,13 +31,14 @@ def join_segments(segments: Iterable[Segment]) -> str:
     parts: list[str] = []
     before: Segment | None = None
     for segment in segments:
-        gap = "" if before is None or _continues_word(before, segment) else " "
+        gap = "" if before is None or continues_word(before, segment) else " "
         parts += (gap, segment.text.strip())
         before = segment
     return "".join(parts)
 
 
-def _continues_word(before: Segment, segment: Segment) -> bool:
+def continues_word(before: Segment, segment: Segment) -> bool:
+    """True if a cut split a word between the two segments."""
     # The chunk with the beginning of the word may be missing.
     near = segment.start - before.end < TOUCHING
     return bool(segment.attached) and near and segment.channel == before.channel

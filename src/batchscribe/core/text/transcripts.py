@@ -146,6 +146,18 @@ def decode(data: bytes) -> Transcript | ForeignTranscript:
     return found
 
 
+def decode_session(data: bytes) -> SessionTranscript:
+    """Decodes a session's transcript. Raises PermanentError."""
+    try:
+        found = msgspec.json.decode(data, type=SessionTranscript)
+    except UNREADABLE as error:
+        raise PermanentError(f"not a session's transcript: {error}") from error
+    placed = (second for part in found.parts for second in (part.offset, part.duration))
+    if not all(abs(seconds) <= LONGEST for seconds in (*_list_times(found), *placed)):
+        raise PermanentError(f"not a session's transcript: it has a time above {LONGEST:g} s")
+    return found
+
+
 def _parse_transcript(data: bytes) -> Transcript | ForeignTranscript:
     try:
         return msgspec.json.decode(data, type=Transcript)
@@ -157,7 +169,7 @@ def _parse_transcript(data: bytes) -> Transcript | ForeignTranscript:
         raise PermanentError(f"not a transcript: {error}") from error
 
 
-def _list_times(found: Transcript | ForeignTranscript) -> Iterator[float]:
+def _list_times(found: Transcript | ForeignTranscript | SessionTranscript) -> Iterator[float]:
     yield found.duration or 0.0
     if isinstance(found, Transcript):
         yield from (found.overlap, found.position or 0.0)

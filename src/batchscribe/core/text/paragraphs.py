@@ -1,0 +1,77 @@
+"""A session's text for reading along: paragraphs of timed words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchscribe.core.text.cues import PARAGRAPH_PAUSE, SENTENCE_ENDS, SpokenWord, list_timed_words
+from batchscribe.core.text.spelling import continues_word
+from batchscribe.core.text.transcripts import Segment, SessionTranscript
+
+LONG = 400
+"""Characters from which on the end of a sentence ends a paragraph."""
+LONGEST = 1200
+"""Characters after which a paragraph ends in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Words of one channel without a long pause; joined, they are its text."""
+
+    words: tuple[SpokenWord, ...]
+    channel: int | None
+    """Its channel, counted from 1, if channels were transcribed separately."""
+
+    @property
+    def start(self) -> float:
+        """Seconds of the session."""
+        return self.words[0].start
+
+    @property
+    def end(self) -> float:
+        return max(word.end for word in self.words)
+
+    @property
+    def text(self) -> str:
+        return "".join(word.text for word in self.words)
+
+
+def list_paragraphs(transcript: SessionTranscript) -> Iterator[Paragraph]:
+    """Yields the session's paragraphs in order of their segments' starts."""
+    words: list[SpokenWord] = []
+    length = 0
+    before: Segment | None = None
+    for segment in sorted(transcript.segments, key=lambda one: one.start):
+        if before is not None and words and _is_apart(before, segment):
+            yield Paragraph(tuple(words), before.channel or None)
+            words, length = [], 0
+        for word in _join_words(words, before, segment):
+            if words and (length >= LONGEST or (length >= LONG and _ends_sentence(words[-1]))):
+                yield Paragraph(tuple(words), segment.channel or None)
+                words, length = [], 0
+            words.append(word)
+            length += len(word.text)
+        before = segment
+    if before is not None and words:
+        yield Paragraph(tuple(words), before.channel or None)
+
+
+def _is_apart(before: Segment, segment: Segment) -> bool:
+    return segment.channel != before.channel or segment.start - before.end >= PARAGRAPH_PAUSE
+
+
+def _join_words(words: list[SpokenWord], before: Segment | None, segment: Segment) -> list[SpokenWord]:
+    """The segment's words; a blank separates them from the words before, except inside a split word."""
+    own = [word for word in list_timed_words(segment) if word.text.strip()]
+    if words and own and before is not None:
+        gap = "" if continues_word(before, segment) else " "
+        last = words[-1]
+        words[-1] = SpokenWord(last.text.rstrip() + gap, last.start, last.end, last.probability)
+        first = own[0]
+        own[0] = SpokenWord(first.text.lstrip(), first.start, first.end, first.probability)
+    return own
+
+
+def _ends_sentence(word: SpokenWord) -> bool:
+    return word.text.rstrip().endswith(SENTENCE_ENDS)
