@@ -21,12 +21,11 @@ from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
-from batchscribe.core.run.period import DayRow, Period, ReportRow, period_of
+from batchscribe.core.run.period import NESTED, DayRow, Period, ReportRow
 from batchscribe.core.run.report import Totals
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
-from batchscribe.wiring.arrivals import read_history
-from batchscribe.wiring.costs import read_cost_basis
+from batchscribe.wiring.arrivals import read_period
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
 
@@ -50,9 +49,7 @@ def report(app: App, last: timedelta, shape: str, by: str, *, as_json: bool) -> 
     """The runs of a period, and their cost."""
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
-        costs = read_cost_basis(app.settings, ledger, now)
-        history = read_history(app.settings, ledger, now - last)
-        period = period_of(ledger.runs(now - last), now - last, now, costs, history)
+        period = read_period(app.settings, ledger, now, last)
     if as_json or shape == "json":
         print_json(period)
     elif shape == "csv":
@@ -65,7 +62,7 @@ def render_csv(period: Period, by: str = "run") -> str:
     """CSV with a header and one line for each run or day; usage is in the last columns."""
     kind, rows = (DayRow, period.days) if by == "day" else (ReportRow, period.runs)
     text = io.StringIO()
-    names = [name for name in kind.__struct_fields__ if name != "usage"]
+    names = [name for name in kind.__struct_fields__ if name not in NESTED]
     writer = csv.DictWriter(text, [*names, *Usage.__struct_fields__], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_to_cells(row) for row in rows)
@@ -74,8 +71,8 @@ def render_csv(period: Period, by: str = "run") -> str:
 
 def _to_cells(row: ReportRow | DayRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
-    cells: dict[str, object] = msgspec.to_builtins(row)
-    del cells["usage"]
+    found: dict[str, object] = msgspec.to_builtins(row)
+    cells = {name: value for name, value in found.items() if name not in NESTED}
     cells |= msgspec.to_builtins(row.usage)
     if isinstance(row, ReportRow):
         cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}

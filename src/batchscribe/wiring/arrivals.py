@@ -1,14 +1,16 @@
-"""Arrivals of audio in the past, from the source's time stamps or from the ledger."""
+"""Records of the past: arrivals of audio, and the report of a period."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from batchscribe.core.decide.arrivals import Arrival, make_arrivals, make_recorded_arrivals
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.period import Period, period_of
 from batchscribe.core.run.usage import History, make_history
 from batchscribe.ledger import Ledger
 from batchscribe.settings import Settings
+from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.estimates import RECENT
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.scheduler import make_policy
@@ -31,3 +33,10 @@ def read_history(settings: Settings, ledger: Ledger, since: datetime) -> History
     """Records of a period, and of 30 days before it."""
     begin = since - RECENT
     return make_history(ledger.samples(begin), ledger.runs(begin), make_policy(settings))
+
+
+def read_period(settings: Settings, ledger: Ledger, now: datetime, last: timedelta) -> Period:
+    """The report of the time from `last` before `now` on, from the ledger alone."""
+    since = now - last
+    costs = read_cost_basis(settings, ledger, now)
+    return period_of(ledger.runs(since), since, now, costs, read_history(settings, ledger, since))
