@@ -168,6 +168,15 @@ class Settings:
     webhook_url: Annotated[
         str, Name("BATCH_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
     ] = field(default="", repr=False)
+    dashboard_token: Annotated[
+        str,
+        Name(
+            "BATCH_DASHBOARD_TOKEN",
+            parse.matching(r"[A-Za-z0-9._~-]{16,}"),
+            "16 or more letters and digits",
+            secret=True,
+        ),
+    ] = field(default="", repr=False)
     state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _as_path, _FOLDER, placed=True)] = Path(".batchscribe")
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _as_path, _FOLDER, placed=True)] = Path(
         "batch-reports"
@@ -227,6 +236,7 @@ class Settings:
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, self.webhook_url, *self.notify_urls))
         found = {
             *self.hidden,
+            self.dashboard_token,
             *(part for url in urls for part in parse.secret_parts(url)),
         }
         return tuple(sorted(filter(None, found), key=len, reverse=True))

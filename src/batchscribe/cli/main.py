@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "redo": ("chunks:redo", "Transcribe again; old transcripts are kept."),
         "quarantine": ("chunks:quarantine", "Chunks that failed for good."),
         "logs": ("logs:logs", "The log of a run."),
+        "dashboard": ("dashboard:dashboard", "Serve pages for a browser until interrupted."),
     },
     "The schedule": {
         "tick": ("tick:tick", "Make one decision, and carry it out."),

@@ -18,6 +18,7 @@ EXAMPLES = {
     "quarantine list": "quarantine list --json",
     "quarantine release": "quarantine release morning-walk/chunk-001.webm",
     "logs": "logs -f",
+    "dashboard": "dashboard --port 8765",
     "tick": "tick --dry-run",
     "install systemd": "install systemd --every 30m --print",
     "install cron": "install cron --every 30m",
