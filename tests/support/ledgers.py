@@ -52,7 +52,11 @@ def settled_run(name: str, begin: datetime, chunks: int, **changes: object) -> R
         "chunks_done": chunks,
         "audio_seconds": audio,
         "worked": EngineTimeSummary(
-            workers=1, load=20.0, after_load=audio / SPEED * 1.1, busy=audio / SPEED, starved=audio / SPEED * 0.1
+            workers=1,
+            load=20.0,
+            after_load=audio / SPEED * 1.1,
+            busy=audio / SPEED,
+            starved=audio / SPEED * 0.1,
         ),
         "timeline": {"start": 60.0, "worker": 35.0, "load": 20.0, "work": audio / SPEED, "teardown": 40.0},
     }
@@ -94,5 +98,7 @@ def fill_ledger(ledger: Ledger, begin: datetime, days: int, *, seed: int = 1) ->
             ledger.save_run(each, at=each.settled or each.created)
         else:
             ledger.save_sample(each)
-    proof = Proof(act="box", at=begin, run="r", proved=True, seconds=95.0, detail="the GPU host powered itself off")
+    proof = Proof(
+        act="box", at=begin, run="r", proved=True, seconds=95.0, detail="the GPU host powered itself off"
+    )
     ledger.put(f"{PROVED}box", msgspec.json.encode(proof).decode())

@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import click
 import msgspec
 
-from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.app import App, Duration, json_option, pass_app
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.decide.baselines import format_baseline
@@ -18,13 +19,14 @@ from batchscribe.core.decide.fixed import describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.prices import mark_age
-from batchscribe.core.figures import format_clock, format_count, format_hours
-from batchscribe.core.redaction import printable
+from batchscribe.core.figures import encode_json, format_clock, format_count, format_hours, format_size
+from batchscribe.core.redaction import printable, printable_json
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
 from batchscribe.core.run.period import NESTED, DayRow, Period, ReportRow
 from batchscribe.core.run.report import Totals
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
+from batchscribe.errors import MisconfiguredError
 from batchscribe.wiring.arrivals import read_period
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
@@ -35,7 +37,7 @@ HOUR = 3600.0
 
 @click.command()
 @click.option("--last", type=PERIOD, default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
-@click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@click.option("--format", "shape", type=click.Choice(["table", "json", "csv", "html"]), default="table")
 @click.option(
     "--by",
     type=click.Choice(["run", "day"]),
@@ -43,19 +45,44 @@ HOUR = 3600.0
     show_default=True,
     help="Lines of the table and of the CSV; JSON has both.",
 )
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file for JSON, CSV or HTML; default stdout.",
+)
 @json_option
 @pass_app
-def report(app: App, last: timedelta, shape: str, by: str, *, as_json: bool) -> None:
+def report(app: App, last: timedelta, shape: str, by: str, output: Path | None, *, as_json: bool) -> None:
     """The runs of a period, and their cost."""
+    shape = "json" if as_json else shape
+    if output and shape == "table":
+        raise click.UsageError("a file needs --format html, csv or json: the table is for a terminal.")
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
-        period = read_period(app.settings, ledger, now, last)
-    if as_json or shape == "json":
-        print_json(period)
-    elif shape == "csv":
-        click.echo(render_csv(period, by), nl=False)
-    else:
-        show_table(app, period, by)
+        if shape == "html":
+            from batchscribe.dashboard.report import render_report
+
+            text = render_report(app.settings, ledger, now, last)
+        else:
+            period = read_period(app.settings, ledger, now, last)
+            if shape == "table":
+                show_table(app, period, by)
+                return
+            text = render_csv(period, by) if shape == "csv" else render_json(period)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    data = text.encode()
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise MisconfiguredError(f"the report was not written: {error}; choose another file") from error
+    app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+
+
+def render_json(period: Period) -> str:
+    return f"{printable_json(encode_json(period).decode())}\n"
 
 
 def render_csv(period: Period, by: str = "run") -> str:

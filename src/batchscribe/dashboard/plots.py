@@ -45,6 +45,8 @@ class Plot(TypedDict):
     unit: str
     kind: str
     stacked: bool
+    numeric: bool
+    """Numbers in `x` are no times."""
     across: str
     x: list[float] | list[str]
     labels: list[str]
@@ -60,7 +62,10 @@ class Bar(TypedDict):
 
 
 def make_plots(period: Period, samples: Sequence[QueueSample], limit: timedelta) -> list[Plot]:
-    """The plots of a report; those without any number are left out. `limit`: the longest wait."""
+    """The plots of a report. `limit`: the longest wait.
+
+    Left out are plots without a number, and lines of one point: the tables have it.
+    """
     plots = (
         plot_costs(period),
         plot_backlog(period, samples),
@@ -68,17 +73,28 @@ def make_plots(period: Period, samples: Sequence[QueueSample], limit: timedelta)
         plot_unit_costs(period),
         plot_alternatives(period),
         plot_runs(period, "Speed by run", "x", "Audio for each second of work", "audio_per_second"),
-        plot_runs(period, "Set-up by run", "s", "From the start request to the first window", "setup_seconds"),
+        plot_runs(
+            period, "Set-up by run", "s", "From the start request to the first window", "setup_seconds"
+        ),
     )
-    return [plot for plot in plots if any(value for each in plot["series"] for value in each["values"])]
+    return [plot for plot in plots if _is_worth_drawing(plot)]
+
+
+def _is_worth_drawing(plot: Plot) -> bool:
+    least = 1 if plot["kind"] == "bars" else 2
+    return len(plot["x"]) >= least and any(value for each in plot["series"] for value in each["values"])
 
 
 def plot_costs(period: Period) -> Plot:
     """Dollars of each day by component, fixed costs included."""
     bars = _make_bars(period)
-    series = [make_series(name, [_sum_part(bar["days"], part) for bar in bars]) for part, name in _PARTS.items()]
+    series = [
+        make_series(name, [_sum_part(bar["days"], part) for bar in bars]) for part, name in _PARTS.items()
+    ]
     for fixed in period.fixed_costs.parts if period.fixed_costs else ():
-        series.append(make_series(f"Fixed: {fixed.name.lower()}", [fixed.per_month * bar["months"] for bar in bars]))
+        series.append(
+            make_series(f"Fixed: {fixed.name.lower()}", [fixed.per_month * bar["months"] for bar in bars])
+        )
     used = [each for each in series if any(each["values"])]
     span = math.ceil(_count_days(period) / len(bars)) if bars else 1
     title = "Dollars per day, by component" if span == 1 else f"Dollars per {span} days, by component"
@@ -105,9 +121,11 @@ def plot_unit_costs(period: Period) -> Plot:
 
 
 def plot_backlog(period: Period, samples: Sequence[QueueSample]) -> Plot:
-    """Chunks at each check, and at the starts between them."""
-    found = {each.at: (each.pending, each.waiting) for each in samples}
-    found |= {run.created: (run.planned_chunks, None) for run in period.runs}
+    """Chunks at each check, and those of the starts between them."""
+    found: dict[datetime, tuple[int, int | None]] = {
+        run.created: (taken, None) for run in period.runs if (taken := run.chunks_done + run.chunks_failed)
+    }
+    found |= {each.at: (each.pending, each.waiting) for each in samples}
     rows = sorted((at, pending, waiting) for at, (pending, waiting) in found.items() if at >= period.since)
     kept = list(_thin_out(rows))
     return _make_time_plot(
@@ -142,7 +160,9 @@ def plot_runs(period: Period, title: str, unit: str, name: str, field: str) -> P
     """One number of each run."""
     runs = [run for run in period.runs if getattr(run, field) is not None]
     values = [getattr(run, field) for run in runs]
-    return _make_time_plot(title, unit, [run.created for run in runs], [make_series(name, values)], kind="points")
+    return _make_time_plot(
+        title, unit, [run.created for run in runs], [make_series(name, values)], kind="points"
+    )
 
 
 def plot_alternatives(period: Period) -> Plot:
@@ -158,6 +178,7 @@ def plot_alternatives(period: Period) -> Plot:
         unit="$",
         kind="bars",
         stacked=False,
+        numeric=False,
         across="Rule",
         x=[name for name, _ in rows],
         labels=[name for name, _ in rows],
@@ -173,11 +194,13 @@ def plot_policies(results: Sequence[PolicyResult]) -> Plot:
         unit="$",
         kind="points",
         stacked=False,
-        across="p95 of the waits",
-        x=[f"{each.wait_hours.p95:.2f} h" for each in rows],
+        numeric=True,
+        across="p95 of the waits, h",
+        x=[each.wait_hours.p95 for each in rows],
         labels=[f"{each.name}, {each.wait_hours.p95:.2f} h" for each in rows],
         series=[
-            make_series(each.name, [each.dollars if other is each else None for other in rows]) for each in rows
+            make_series(each.name, [each.dollars if other is each else None for other in rows])
+            for each in rows
         ],
     )
 
@@ -194,6 +217,7 @@ def _make_time_plot(
         unit=unit,
         kind=kind,
         stacked=False,
+        numeric=False,
         across="Time (UTC)",
         x=[at.timestamp() for at in times],
         labels=[f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" for at in times],
@@ -210,6 +234,7 @@ def _make_plot(
         unit=unit,
         kind=kind,
         stacked=stacked,
+        numeric=False,
         across="Day (UTC)",
         x=[label[5:] for label in labels],
         labels=labels,
