@@ -11,7 +11,7 @@ from batchscribe.core.decide.fixed import MONTH_HOURS
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.simulation import PolicyResult
-from batchscribe.core.run.period import UNDIVIDED, DayRow, Period, ReportRow
+from batchscribe.core.run.period import UNDIVIDED, DayRow, Period
 from batchscribe.core.run.report import QueueSample
 
 MOST_POINTS = 400
@@ -88,14 +88,14 @@ def _is_worth_drawing(plot: Plot) -> bool:
 def plot_costs(period: Period) -> Plot:
     """Dollars of each day by component, fixed costs included."""
     bars = _make_bars(period)
-    series = [
+    parts = [
         make_series(name, [_sum_part(bar["days"], part) for bar in bars]) for part, name in _PARTS.items()
     ]
-    for fixed in period.fixed_costs.parts if period.fixed_costs else ():
-        series.append(
-            make_series(f"Fixed: {fixed.name.lower()}", [fixed.per_month * bar["months"] for bar in bars])
-        )
-    used = [each for each in series if any(each["values"])]
+    fixed = [
+        make_series(f"Fixed: {each.name.lower()}", [each.per_month * bar["months"] for bar in bars])
+        for each in (period.fixed_costs.parts if period.fixed_costs else ())
+    ]
+    used = [each for each in (*parts, *fixed) if any(each["values"])]
     span = math.ceil(_count_days(period) / len(bars)) if bars else 1
     title = "Dollars per day, by component" if span == 1 else f"Dollars per {span} days, by component"
     return _make_plot(title, "$", "bars", bars, used, stacked=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
@@ -16,6 +19,8 @@ from batchscribe.wiring.scheduler import LOCAL_PRIORS
 from batchscribe.wiring.seams import open_ledger, open_stores, rate_of
 
 RECENT = timedelta(days=30)
+OPTION = "--rate"
+"""Source of a price that a user gives."""
 
 
 def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate:
@@ -44,6 +49,42 @@ def read_expected(settings: Settings, instance_type: str = "", *, priced: bool =
             default=LOCAL_PRIORS if settings.provider == LOCAL and not priced else Priors(),
         )
     return kind, priors
+
+
+def describe_assumed(offers: Sequence[Offer], setup: float | None = None, speed: float | None = None) -> str:
+    """Describes what no run measured and no argument replaces; empty if there is no such value."""
+    names = [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
+    kinds = [_name_machine(offer) for offer in offers if not offer.priors.learned]
+    if not names or not kinds:
+        return ""
+    return f"{' and '.join(names).capitalize()} of {', '.join(kinds)}: assumed, not measured"
+
+
+def _name_machine(offer: Offer) -> str:
+    local = offer.provider == LOCAL and offer.rate.source != OPTION
+    return offer.instance_type or ("this machine" if local else "a GPU in the cloud")
+
+
+def make_offer(
+    settings: Settings,
+    kind: str = "",
+    *,
+    rate: float | None = None,
+    setup: float | None = None,
+    speed: float | None = None,
+) -> Offer:
+    """An instance type by the settings and earlier runs, with what `rate`, `setup` and `speed` replace."""
+    priced = rate is not None or bool(kind or settings.instance_type)
+    kind, priors = read_expected(settings, kind, priced=priced)
+    if setup is not None:
+        # A slow start is assumed to take twice as long, as before the first runs.
+        priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
+    if speed is not None:
+        priors = replace(priors, speed=speed)
+    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source=OPTION)
+    return Offer(
+        provider=settings.provider, instance_type=kind, market=Market.ON_DEMAND, rate=price, priors=priors
+    )
 
 
 def _find_engine(settings: Settings) -> EngineSpec:

@@ -41,12 +41,12 @@
     const grid = { stroke: color("--line"), width: 1 };
     const axis = { stroke: color("--muted"), grid, ticks: grid, font: `12px ${color("--font")}` };
     const step = xs.length > 1 ? (xs[xs.length - 1] - xs[0]) / (xs.length - 1) : named || spec.numeric ? 1 : 86400;
-    const edge = named || spec.kind === "bars" || xs.length < 2 ? step / 2 : 0;
+    const edge = named || spec.kind === "bars" || spec.numeric || xs.length < 2 ? step / 2 : 0;
     const options = {
       width: Math.max(260, place.clientWidth),
       height: HEIGHT,
       scales: {
-        x: { time: !named && !spec.numeric, range: (_u, low, high) => [low - edge, high + edge] },
+        x: { time: !named && !spec.numeric, range: (_u, low, high) => (xs.length > 1 ? [low - edge, high + edge] : [xs[0] - edge, xs[0] + edge]) },
         y: { range: (_u, low, high) => [Math.min(0, low), (high > 0 ? high : 1) * 1.08] },
       },
       axes: [
