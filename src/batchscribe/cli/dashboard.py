@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from batchscribe.cli.app import App, pass_app, source_option
+from batchscribe.cli.app import App, pass_app
 
 
 @click.command()
-@source_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="Port.")
 @click.option("--token", help="Token that every request needs, instead of BATCH_DASHBOARD_TOKEN.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO
 
 import click
@@ -13,8 +12,7 @@ from batchscribe.cli.app import App, json_option, pass_app
 from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import printable
-from batchscribe.errors import ObjectNotFoundError
-from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.process import find_log, open_clock
 
 FOLLOW_SECONDS = 0.5
 _HEAD = ("timestamp", "level", "event")
@@ -31,14 +29,6 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
     with path.open(encoding="utf-8") as file:
         for line in _read_lines(file, follow=follow):
             click.echo(_as_json(line) if as_json else describe(line))
-
-
-def find_log(folder: Path, run: str) -> Path:
-    """Returns the newest log whose name contains `run`. Raises ObjectNotFoundError."""
-    found = sorted(path for path in folder.glob("batchscribe-*.log") if run in path.name)
-    if not found:
-        raise ObjectNotFoundError(f"no log of {run!r} in {folder}" if run else f"no log of a run in {folder}")
-    return found[-1]
 
 
 def describe(line: str) -> str:

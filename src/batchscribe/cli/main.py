@@ -60,7 +60,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "The least rights on AWS for the scheduler, the stop role and the GPU host.",
         ),
         "notify": ("notify:notify", "Send a test message to all receivers."),
-        "completion": ("completion:completion", "A script that completes commands in your shell."),
+        "completion": ("terminal.completion:completion", "A script that completes commands in your shell."),
     },
 }
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}

@@ -14,15 +14,12 @@ from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import describe_holder
 from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
-from batchscribe.controller.commands.rehearsal import PROVED, decode_proofs, describe_proof
-from batchscribe.controller.external_state import read_instance_record
+from batchscribe.controller.commands.rehearsal import describe_proof
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.other_scheduler import FIX
-from batchscribe.core.run.promises import Promise, list_promises
 from batchscribe.core.run.runs import Run
-from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler, derived_values
@@ -109,12 +106,9 @@ def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "paused_until": now.paused_until,
         "other_scheduler": now.other_scheduler,
         "cloud_guard": made.settings.cloud_guard,
-        "guard": _describe_guard(made),
-        "promises": _list_promises(made),
-        "proofs": [
-            {"told": describe_proof(proof), "proof": proof}
-            for proof in decode_proofs(made.world.ledger.facts(PROVED))
-        ],
+        "guard": {"says": now.around.guard, "armed": now.around.armed},
+        "promises": now.around.promises,
+        "proofs": [{"told": describe_proof(proof), "proof": proof} for proof in now.proofs],
         "run": _open_run(now.runs[0]) if now.runs else None,
         "last_runs": [_settled_run(run) for run in now.last_runs],
         "month_cost": now.month.dollars,
@@ -128,29 +122,6 @@ def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "backlog": {name: getattr(backlog, name) for name in (*COUNTS, "oldest")},
         "next": {"decision": type(now.decision).__name__.lower(), "reason": now.decision.reason.sentence},
     }
-
-
-def _describe_guard(made: Scheduler) -> dict[str, Any]:
-    """Describes the guard, and lists runs with active stop orders."""
-    guard = made.world.guard
-    try:
-        armed = sorted({run for each in made.config.instances for run in guard.armed(each)})
-    except BatchscribeError as error:
-        return {"says": f"{guard.description}; its stop orders could not be listed: {error}", "armed": None}
-    orders = f"; active stop orders: {', '.join(armed)}" if armed else ""
-    return {"says": f"{guard.description}{orders}", "armed": armed}
-
-
-def _list_promises(made: Scheduler) -> tuple[Promise, ...]:
-    """Time bounds of settings and GPU host; empty if local."""
-    if made.config.shared_machine:
-        return ()
-    try:
-        record = read_instance_record(made.world, made.config.instances[0])
-    except BatchscribeError:
-        record = None
-    boots = record is not None and record.boots
-    return list_promises(guarded=made.settings.cloud_guard != "off", boots=boots)
 
 
 def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from batchscribe.controller.commands.overview import Surroundings, observe_surroundings
+from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.pages import render_page
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
-from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.seams import open_ledger, open_stores
+from batchscribe.wiring.scheduler import Scheduler, make_observer
+from batchscribe.wiring.seams import open_ledger_to_read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """What the pages read from. Handlers run in threads, several at a time."""
 
     settings: Settings
-    clock: Clock
-    source: Store
-    output: Store
+    scheduler: Scheduler
+    """Without a ledger, which belongs to one thread: see `open_scheduler`."""
+
+    @property
+    def clock(self) -> Clock:
+        return self.scheduler.world.clock
+
+    @property
+    def source(self) -> Store:
+        return self.scheduler.world.source
+
+    @property
+    def output(self) -> Store:
+        return self.scheduler.world.output
 
     def open_ledger(self) -> Ledger:
-        """Opens the ledger, which is empty if there is none; a context manager for one thread."""
-        return open_ledger(self.settings, remember=False)
+        """Opens the ledger for reading; it is empty if there is none. A context manager for one thread."""
+        return open_ledger_to_read(self.settings)
+
+    @contextmanager
+    def open_scheduler(self) -> Iterator[Scheduler]:
+        """The scheduler with a ledger for this thread."""
+        with self.open_ledger() as ledger:
+            yield self.scheduler.with_ledger(ledger)
+
+    @cached_property
+    def around(self) -> Cached[Surroundings]:
+        """Store, cloud and guard, as they were polled last."""
+        return Cached(self._observe, self.clock)
+
+    def _observe(self) -> Surroundings:
+        with self.open_scheduler() as made:
+            return observe_surroundings(made.world, made.config)
 
 
 def open_context(settings: Settings) -> Context:
     """Opens the stores of the settings; makes no request."""
-    source, output = open_stores(settings)
-    return Context(settings=settings, clock=open_clock(), source=source, output=output)
+    return Context(settings=settings, scheduler=make_observer(settings))
 
 
 def page(template: str, request: Request, *, status: int = 200, **values: Any) -> HTMLResponse:

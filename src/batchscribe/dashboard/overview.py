@@ -1,23 +1,95 @@
-"""The first page: the decision now, the GPU, the run in progress, the money."""
+"""The first page: the decision now, the GPU, the run in progress, the money; and /healthz."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from batchscribe.controller.commands.attention import check_health, list_attention
+from batchscribe.controller.commands.overview import Overview, Surroundings, overview
+from batchscribe.controller.commands.rehearsal import describe_proof
+from batchscribe.core.decide.start_sum import describe_sum
+from batchscribe.dashboard.cached import Reading
 from batchscribe.dashboard.context import Context, page
+from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.install import describe_schedule
+
+OBSERVED = timedelta(seconds=60)
+"""Store and cloud are polled again after this time, by the next request."""
+CHANGED = timedelta(seconds=5)
+"""The same, if a tick or a step of a run was recorded since."""
+FIRST_PATIENCE = 2.0
+"""Seconds that the first page waits for the first poll of store and cloud."""
 
 
 def routes(context: Context) -> list[Route]:
-    """The overview."""
-    return [Route("/", partial(show_overview, context))]
+    """The overview, its live part, and the health check."""
+    return [
+        Route("/", partial(show_overview, context)),
+        Route("/live", partial(show_live, context)),
+        Route("/healthz", partial(report_health, context)),
+    ]
 
 
 def show_overview(context: Context, request: Request) -> Response:
-    """The overview."""
+    """The overview; the browser then polls its live part."""
+    return page("overview.html", request, **read_values(context, patience=FIRST_PATIENCE))
+
+
+def show_live(context: Context, request: Request) -> Response:
+    """The part of the overview that changes."""
+    return page("live.html", request, **read_values(context))
+
+
+def report_health(context: Context, _request: Request) -> Response:
+    """200 if the ledger is readable, no run is past its deadline, and the last tick is recent; else 503."""
+    try:
+        with context.open_scheduler() as made:
+            findings = check_health(made.world, made.config)
+    except BatchscribeError as error:
+        return JSONResponse({"ok": False, "reasons": [str(error)]}, status_code=503)
+    reasons = [each.detail for each in findings if not each.ok]
+    return JSONResponse({"ok": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+
+
+def read_values(context: Context, *, patience: float = 0.0) -> dict[str, Any]:
+    """Values of the template: the overview, and what needs attention."""
+    around = find_surroundings(context, patience=patience)
+    with context.open_scheduler() as made:
+        now = overview(made.world, made.config, around.value) if around and around.value else None
+        found = (
+            list_attention(now, made.world, made.config, describe_schedule(context.settings.folder))
+            if now
+            else ()
+        )
+    return {
+        "now": now,
+        "error": around.error if around else "",
+        "attention": found,
+        "policy": context.scheduler.config.policy,
+        "source": context.settings.source,
+        "total": tuple(describe_sum(now.total)) if now and now.total else (),
+        "decided": type(now.decision).__name__.lower() if now and now.decision else "",
+        "waited": _measure_wait(now),
+        "proofs": [(proof, describe_proof(proof)) for proof in now.proofs] if now else [],
+    }
+
+
+def find_surroundings(context: Context, *, patience: float = 0.0) -> Reading[Surroundings] | None:
+    """Store and cloud as polled last; starts a poll if that is old, or if something happened since."""
+    last = context.around.last
     with context.open_ledger() as ledger:
-        last = ledger.last_tick()
-    return page("overview.html", request, last=last)
+        latest = ledger.last_tick()
+    changed = last is not None and latest is not None and latest > last.at
+    return context.around.get(CHANGED if changed else OBSERVED, patience=patience)
+
+
+def _measure_wait(now: Overview | None) -> timedelta | None:
+    """Wait of the oldest chunk; None if nothing waits."""
+    oldest = now.observed.backlog.oldest if now and now.observed else None
+    return now.at - oldest if now and oldest else None

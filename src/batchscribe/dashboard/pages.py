@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from batchscribe.core.figures import format_clock, format_count, format_hours, format_minutes
+from batchscribe.core.figures import format_clock, format_count, format_hours, format_minutes, format_size
 from batchscribe.core.messages import describe_install
 from batchscribe.core.redaction import printable
 from batchscribe.errors import MisconfiguredError
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 except ImportError as error:
     raise MisconfiguredError(f"HTML pages need their extra: {describe_install('dashboard')}") from error
 
 ASSETS: Mapping[str, str] = {
     "style.css": "text/css",
+    "report.css": "text/css",
     "page.js": "text/javascript",
     "plots.js": "text/javascript",
+    "live.js": "text/javascript",
     "vendor/uPlot.min.css": "text/css",
     "vendor/uPlot.iife.min.js": "text/javascript",
     "vendor/htmx.min.js": "text/javascript",
     "vendor/idiomorph-ext.min.js": "text/javascript",
 }
 """Every file that a page may name, with its media type."""
+_MARKED = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC|`([^`]+)`")
 Kind = Literal["server", "file"]
 
 
@@ -70,6 +74,8 @@ def _open_environment(kind: Kind) -> Environment:
         "count": format_count,
         "hours": format_hours,
         "minutes": format_minutes,
+        "sentence": _mark_text,
+        "size": format_size,
         "time": _format_time,
     }
     environment.globals |= {
@@ -85,9 +91,26 @@ def _show_escapes(value: Any) -> Any:
     return printable(value, keep="\n\t") if type(value) is str else value
 
 
-def _format_time(at: datetime) -> Markup:
+def _format_time(at: datetime, *, seconds: bool = False) -> Markup:
     """A `<time>` in UTC, which the page's script shows as the reader's local time."""
-    return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), f"{at:%Y-%m-%d %H:%M}")
+    shown = f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
+    exact = Markup(" data-seconds") if seconds else Markup("")
+    return Markup('<time datetime="{}"{}>{} UTC</time>').format(at.isoformat(), exact, shown)
+
+
+def _mark_text(text: str) -> Markup:
+    """Marks the parts of a message: times such as "2026-11-23 12:00 UTC", and commands between backticks."""
+    text, marked, done = printable(text, keep="\n\t"), Markup(), 0
+    for found in _MARKED.finditer(text):
+        marked += escape(text[done : found.start()])
+        day, hour, command = found.groups()
+        marked += (
+            Markup("<code>{}</code>").format(command)
+            if command
+            else Markup('<time datetime="{0}T{1}Z">{0} {1} UTC</time>').format(day, hour)
+        )
+        done = found.end()
+    return marked + escape(text[done:])
 
 
 def _refer(name: str) -> Markup:

@@ -23,11 +23,11 @@ from batchscribe.dashboard.security import LOOPBACK, Gate, list_hosts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings
 
-PARTS = ("overview", "money")
+PARTS = ("overview", "runs", "actions", "lookup", "money")
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
-HEAD_BYTES = 16 * 1024
+HEAD_BYTES = 32 * 1024
 """Maximum size of a request's head."""
 
 

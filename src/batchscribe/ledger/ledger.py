@@ -37,6 +37,8 @@ from batchscribe.private_files import make_folder, restrict_to_owner
 FILE_NAME = "ledger.sqlite"
 """File name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
+READING = {"busy_timeout": "2000", "query_only": "ON"}
+"""Pragmas of a ledger that is only read: the file keeps its mode."""
 CHECKED_BYTES = 256 * 1024 * 1024
 """Maximum size of a ledger that is checked at each start: a larger one would take seconds."""
 LESSONS = 10
@@ -143,6 +145,15 @@ class Ledger:
     def runs(self, since: datetime) -> tuple[Run, ...]:
         """Runs that are open or were settled at `since` or later, newest last."""
         return tuple(self._read_runs("runs", {"since": _format_time(since)}))
+
+    def run_page(self, outcome: str, *, skip: int, count: int) -> tuple[Run, ...]:
+        """`count` runs from number `skip` on, newest first: all, of an outcome, or without one (`open`)."""
+        page = {"outcome": outcome, "skip": skip, "count": count}
+        return tuple(self._read_runs("run_page", page))
+
+    def outcomes(self) -> dict[str, int]:
+        """Number of runs by outcome, the most frequent first; `open` are those without one."""
+        return dict(self._fetch_rows("outcomes", {}))
 
     def spent(self, since: datetime) -> Usd:
         """Upper bound of the cost of the runs settled at `since` or later."""

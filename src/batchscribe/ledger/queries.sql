@@ -23,6 +23,14 @@ SELECT document FROM runs
 WHERE settled IS NULL OR settled >= :since
 ORDER BY created, id;
 
+-- name: run_page
+SELECT document FROM runs
+WHERE :outcome IN ('', coalesce(outcome, 'open'))
+ORDER BY created DESC, id DESC LIMIT :count OFFSET :skip;
+
+-- name: outcomes
+SELECT coalesce(outcome, 'open'), count(*) FROM runs GROUP BY 1 ORDER BY 2 DESC, 1;
+
 -- name: spent
 SELECT coalesce(sum(cost_micros), 0) FROM runs WHERE settled >= :since;
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from batchscribe import settings as configuration
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Clock
 from batchscribe.settings import Settings
 
@@ -20,3 +24,21 @@ def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
 def open_clock() -> Clock:
     """This machine's clock, for commands that never wait."""
     return SystemClock()
+
+
+def find_log(folder: Path, run: str) -> Path:
+    """Returns the newest log whose name contains `run`. Raises ObjectNotFoundError."""
+    found = sorted(path for path in folder.glob("batchscribe-*.log") if run in path.name)
+    if not found:
+        raise ObjectNotFoundError(f"no log of {run!r} in {folder}" if run else f"no log of a run in {folder}")
+    return found[-1]
+
+
+def read_log_end(path: Path, limit: int) -> tuple[list[str], bool]:
+    """(last lines of a log, at most `limit` bytes; True if there are earlier ones)."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - limit))
+        lines = file.read(limit).decode(errors="replace").splitlines()
+    cut = size > limit
+    return lines[1:] if cut else lines, cut

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
+from batchscribe.adapters.machine.clock import Interrupts, Shielded, SystemClock, TimeLimit
 from batchscribe.adapters.machine.logs import run_log
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
@@ -74,6 +75,10 @@ class Scheduler:
     lock: Lock
     trouble: Fallbacks
 
+    def with_ledger(self, ledger: Ledger) -> Scheduler:
+        """The same with another ledger."""
+        return replace(self, world=replace(self.world, ledger=ledger))
+
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
         return self.trouble.locked(self.lock, patience)
@@ -106,35 +111,81 @@ def open_scheduler(
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
-        lock = tick_lock(settings, clock)
-        identity, secret = scheduler_identity(settings, remember=remember)
         path = settings.state_dir / FILE_NAME
         ledger = (
             usable_ledger(path, clock.now(), trouble) if remember else open_ledger(settings, remember=False)
         )
         with ledger:
-            world = _build_world(
+            yield _make_scheduler(
                 settings,
                 clock,
                 ledger,
-                lock,
+                trouble,
                 view=view,
                 shield=interrupts,
-                limit=limit,
-                secret=secret,
+                keep_alive=limit.restart,
+                remember=remember,
+                manual=manual,
                 only=only,
             )
-            choice = EngineChoice(settings, world.output)
-            world = replace(
-                world,
-                preflight=partial(_check_start, trouble, settings, world.output),
-                open_identifier=choice.open_identifier,
-            )
-            if found := (*trouble.notices, *map(str, trouble.errors)):
-                alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            config = _build_config(settings, choice, identity, manual=manual)
-            yield Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
             trouble.refuse_start()
+
+
+def make_observer(settings: Settings) -> Scheduler:
+    """Builds the scheduler of a view, for any thread: it handles no signals and writes nothing to disk.
+
+    Its ledger is empty: `with_ledger` adds the one of a thread.
+    """
+    settings.require("BATCH_SOURCE")
+    clock = SystemClock()
+    return _make_scheduler(
+        settings,
+        clock,
+        Ledger(Path(":memory:")),
+        Fallbacks(),
+        view=ProgressView(clock),
+        shield=Shielded(),
+        keep_alive=lambda: None,
+        remember=False,
+    )
+
+
+def _make_scheduler(
+    settings: Settings,
+    clock: SystemClock,
+    ledger: Ledger,
+    trouble: Fallbacks,
+    *,
+    view: View,
+    shield: Shield,
+    keep_alive: Callable[[], None],
+    remember: bool,
+    manual: bool = False,
+    only: frozenset[str] = frozenset(),
+) -> Scheduler:
+    lock = tick_lock(settings, clock)
+    identity, secret = scheduler_identity(settings, remember=remember)
+    world = _build_world(
+        settings,
+        clock,
+        ledger,
+        lock,
+        view=view,
+        shield=shield,
+        keep_alive=keep_alive,
+        secret=secret,
+        only=only,
+    )
+    choice = EngineChoice(settings, world.output)
+    world = replace(
+        world,
+        preflight=partial(_check_start, trouble, settings, world.output),
+        open_identifier=choice.open_identifier,
+    )
+    if remember and (found := (*trouble.notices, *map(str, trouble.errors))):
+        alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
+    config = _build_config(settings, choice, identity, manual=manual)
+    return Scheduler(settings=settings, world=world, config=config, lock=lock, trouble=trouble)
 
 
 def _collect_missing(settings: Settings) -> Settings:
@@ -203,7 +254,7 @@ def _build_world(
     *,
     view: View,
     shield: Shield,
-    limit: TimeLimit,
+    keep_alive: Callable[[], None],
     secret: str,
     only: frozenset[str],
 ) -> World:
@@ -219,11 +270,11 @@ def _build_world(
         notifier=open_notifier(settings),
         ledger=ledger,
         shield=shield,
-        keep_alive=limit.restart,
+        keep_alive=keep_alive,
         elsewhere=partial(_build_world_of_run, settings),
         view=view,
         scanner=lambda manual: new_scanner(
-            settings, source, output, clock, manual=manual, keep_alive=limit.restart, only=only
+            settings, source, output, clock, manual=manual, keep_alive=keep_alive, only=only
         ),
         preflight=partial(preflight, settings, output),
         secret=secret,

@@ -18,7 +18,7 @@ from batchscribe.core.decide.offers import Market
 from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
-from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.ledger.ledger import FILE_NAME, READING
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, LOCAL, WHERE, Settings
 from batchscribe.wiring.prices import load_prices, price_region
@@ -29,6 +29,17 @@ def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
     """The ledger in the state directory. With `remember=False` none is created: a missing one is empty."""
     path = settings.state_dir / FILE_NAME
     return Ledger(path if remember or path.exists() else Path(":memory:"))
+
+
+def open_ledger_to_read(settings: Settings) -> Ledger:
+    """The ledger for reading beside a tick; a missing one is empty.
+
+    Raises TransientError sooner than a command would, if another process holds it.
+    """
+    path = settings.state_dir / FILE_NAME
+    if not path.exists():
+        return Ledger(Path(":memory:"))
+    return Ledger(path, pragmas=READING)
 
 
 def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:

@@ -9,12 +9,10 @@ from typing import Any
 from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.fixed import CostBasis, describe_fixed_costs
-from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.observation import ReasonCode
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch
-from batchscribe.core.decide.start_sum import StartSum
-from batchscribe.core.figures import format_count, format_minutes, render_block
+from batchscribe.core.decide.start_sum import StartSum, describe_sum
+from batchscribe.core.figures import format_count, render_block
 from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.report import build
@@ -48,7 +46,7 @@ def render_dry_run(
     ]
     otherwise = " otherwise" if refused else ""
     lines.append(f"Would{otherwise} {type(decision).__name__.lower()}: {decision.reason.sentence}")
-    lines += _render_sum(total) if total else ()
+    lines += [f"{label}: {text}" for label, text in (describe_sum(total) if total else ())]
     if isinstance(decision, Launch):
         batch = decision.batch
         lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
@@ -61,42 +59,6 @@ def render_dry_run(
         lines += filter(None, [describe_fixed_costs(costs.fixed_costs())])
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines
-
-
-def _render_sum(total: StartSum) -> Iterator[str]:
-    """Lines with the backlog, the cost of a start, the hosted price and the expected start."""
-    waits = total.oldest_wait_hours
-    oldest = "" if waits is None else f", the oldest waits for {format_minutes(waits * 3600)}"
-    runs = f", {total.runs} runs" if total.runs > 1 else ""
-    yield (
-        f"Backlog: {format_count(total.chunks, 'chunk')}, {format_minutes(total.audio_minutes * 60)} of audio"
-        f"{oldest}{runs}"
-    )
-    yield f"A start now: {_describe_cost(total)}"
-    if hosted := total.hosted:
-        verdict = (
-            f"{Usd(-hosted.saved_micros)} cheaper than a start now"
-            if total.hosted_is_cheaper
-            else f"a start now saves about {Usd(hosted.saved_micros)}"
-        )
-        yield f"{hosted.against} for the same audio: {Usd.parse(hosted.hosted)}, {verdict}"
-    yield f"Expected start: {_describe_expected(total)}"
-
-
-def _describe_cost(total: StartSum) -> str:
-    cost, each = f"about {Usd.parse(total.dollars)}", total.dollars_per_audio_hour
-    if each is None or total.setup_share is None:
-        return cost
-    return f"{cost}, {Usd.parse(each)} an audio hour, {total.setup_share:.0%} of it for set-up and stop"
-
-
-def _describe_expected(total: StartSum) -> str:
-    if total.expected_start is None:
-        return "none: no pending chunk starts a GPU, or a pause has no end"
-    ends = {ReasonCode.PAUSED, ReasonCode.OUTSIDE_HOURS}
-    way = ", once nothing stands in the way" if any(each.code not in ends for each in total.obstacles) else ""
-    at = f"{total.expected_start:%Y-%m-%d %H:%M} UTC"
-    return f"at the first check from {at} on, if nothing else arrives{way}"
 
 
 def render_run(

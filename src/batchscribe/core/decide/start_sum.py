@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
 
 from batchscribe.core.decide.hosted import Savings, make_savings
-from batchscribe.core.decide.observation import Observation, Policy
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.observation import Observation, Policy, ReasonCode
 from batchscribe.core.decide.planned_start import find_waiting_since, plan_start
 from batchscribe.core.decide.policy import FOREVER, continue_run, find_obstacles
 from batchscribe.core.decide.triggers import find_expected, find_triggers
+from batchscribe.core.figures import Line, format_count, format_minutes
 
 _HOUR = 3600.0
 
@@ -80,3 +83,37 @@ def _expect_start(seen: Observation, policy: Policy) -> datetime | None:
     expected = find_expected(seen, policy, find_triggers(seen, policy, plan_start(seen, policy)))
     earliest = max(seen.now, seen.paused_until or seen.now)
     return max(expected, earliest) if expected and earliest < FOREVER else None
+
+
+def describe_sum(total: StartSum) -> Iterator[Line]:
+    """(label, text) of the backlog, the cost of a start, the hosted price and the expected start."""
+    waits = total.oldest_wait_hours
+    oldest = "" if waits is None else f", the oldest waits for {format_minutes(waits * _HOUR)}"
+    runs = f", {total.runs} runs" if total.runs > 1 else ""
+    audio = format_minutes(total.audio_minutes * 60)
+    yield "Backlog", f"{format_count(total.chunks, 'chunk')}, {audio} of audio{oldest}{runs}"
+    yield "A start now", _describe_cost(total)
+    if hosted := total.hosted:
+        verdict = (
+            f"{Usd(-hosted.saved_micros)} cheaper than a start now"
+            if total.hosted_is_cheaper
+            else f"a start now saves about {Usd(hosted.saved_micros)}"
+        )
+        yield f"{hosted.against} for the same audio", f"{Usd.parse(hosted.hosted)}, {verdict}"
+    yield "Expected start", _describe_expected(total)
+
+
+def _describe_cost(total: StartSum) -> str:
+    cost, each = f"about {Usd.parse(total.dollars)}", total.dollars_per_audio_hour
+    if each is None or total.setup_share is None:
+        return cost
+    return f"{cost}, {Usd.parse(each)} an audio hour, {total.setup_share:.0%} of it for set-up and stop"
+
+
+def _describe_expected(total: StartSum) -> str:
+    if total.expected_start is None:
+        return "none: no pending chunk starts a GPU, or a pause has no end"
+    ends = {ReasonCode.PAUSED, ReasonCode.OUTSIDE_HOURS}
+    way = ", once nothing stands in the way" if any(each.code not in ends for each in total.obstacles) else ""
+    at = f"{total.expected_start:%Y-%m-%d %H:%M} UTC"
+    return f"at the first check from {at} on, if nothing else arrives{way}"

@@ -1,0 +1,154 @@
+"""The guarded buttons: a run now, pause and resume, release from quarantine. Everything else only reads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from batchscribe.controller.commands.redo import list_quarantined, release_quarantined
+from batchscribe.controller.context import refuse_unsupported
+from batchscribe.controller.observe import PAUSED, observe
+from batchscribe.core.decide.policy import FOREVER, Launch, decide
+from batchscribe.core.run.cost_block import estimate_block
+from batchscribe.core.run.manifest import QuarantineRecord
+from batchscribe.dashboard.cached import Cached
+from batchscribe.dashboard.context import Context, page
+from batchscribe.detached import is_running, start_once
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.settings import Settings
+from batchscribe.wiring.process import read_log_end
+from batchscribe.wiring.seams import open_ledger
+
+LONGEST_PAUSE_HOURS = 24 * 30
+SHOWN = 1000
+"""Quarantined chunks on the page."""
+QUARANTINE_AGE = timedelta(seconds=60)
+"""The list of quarantined chunks is read again after this time, by the next request."""
+PATIENCE = 5.0
+"""Seconds that a page waits for a list or a decision that was never read."""
+OUTPUT_BYTES = 16 * 1024
+_STARTS = threading.Lock()
+
+
+def routes(context: Context) -> list[Route]:
+    """The pages before the buttons, and what the buttons do."""
+    quarantined = Cached(partial(list_quarantined, context.output), context.clock)
+    return [
+        Route("/run", partial(ask_run, context)),
+        Route("/run", partial(start_run, context), methods=["POST"]),
+        Route("/pause", partial(pause, context), methods=["POST"]),
+        Route("/resume", partial(resume, context), methods=["POST"]),
+        Route("/quarantine", partial(show_quarantine, quarantined)),
+        Route("/quarantine/release", partial(ask_release, quarantined)),
+        Route("/quarantine/release", partial(release, context, quarantined), methods=["POST"]),
+    ]
+
+
+def ask_run(context: Context, request: Request) -> Response:
+    """What a manual run would do now, with its price; the button; and the output of the last one."""
+    with context.open_scheduler() as made:
+        config = replace(made.config, policy=replace(made.config.policy, manual=True))
+        seen = observe(made.world, config)
+        decision = decide(seen, config.policy)
+        refused = ""
+        try:
+            if isinstance(decision, Launch):
+                made.world.preflight()
+            refuse_unsupported(config.unsupported)
+        except MisconfiguredError as error:
+            refused = str(error)
+        costs = made.cost_basis()
+    launch = decision if isinstance(decision, Launch) else None
+    batch = launch.batch if launch else None
+    kind = launch.offer.instance_type or "local" if launch else ""
+    record, output = find_places(context.settings)
+    return page(
+        "ask_run.html",
+        request,
+        decision=decision,
+        refused=refused,
+        batch=batch,
+        lines=estimate_block(batch.estimate, kind, seen.now, costs) if batch else [],
+        running=is_running(record),
+        output=read_output(output),
+    )
+
+
+def start_run(context: Context, _request: Request) -> Response:
+    """Starts `batchscribe run` as a process that outlives this server, unless the last one still runs."""
+    record, output = find_places(context.settings)
+    with _STARTS:
+        if not is_running(record):
+            record.unlink(missing_ok=True)
+            output.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "batchscribe", "run"]
+            start_once(record, command, environment=context.settings.child_environment(), log=output)
+    return RedirectResponse("/run", status_code=303)
+
+
+def find_places(settings: Settings) -> tuple[Path, Path]:
+    """(identity of the process of the last manual run, its output)."""
+    return settings.state_dir / "dashboard-run.json", settings.log_dir / "dashboard-run.log"
+
+
+def read_output(path: Path) -> str:
+    """End of the output of the last manual run; empty without one."""
+    try:
+        return "\n".join(read_log_end(path, OUTPUT_BYTES)[0])
+    except OSError:
+        return ""
+
+
+def pause(context: Context, request: Request) -> Response:
+    """Suspends scheduling, with `?for=8h` for these hours, else until it is resumed."""
+    length = request.query_params.get("for", "").removesuffix("h")
+    hours = int(length) if length.isascii() and length.isdigit() and len(length) < 4 else 0
+    now = context.clock.now()
+    until = now + timedelta(hours=min(hours, LONGEST_PAUSE_HOURS)) if hours else FOREVER
+    return put_pause(context, until.isoformat())
+
+
+def resume(context: Context, _request: Request) -> Response:
+    """Resumes scheduling."""
+    return put_pause(context, None)
+
+
+def put_pause(context: Context, until: str | None) -> Response:
+    """Writes the end of the pause into the ledger, as `pause` and `resume` do."""
+    with open_ledger(context.settings) as ledger:
+        ledger.put(PAUSED, until)
+    return RedirectResponse("/", status_code=303)
+
+
+def show_quarantine(quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+    """Chunks that failed for good, with their last error, as of the last listing."""
+    reading = quarantined.get(QUARANTINE_AGE, patience=PATIENCE)
+    records = (reading.value or ()) if reading else ()
+    return page("quarantine.html", request, reading=reading, records=records[:SHOWN], total=len(records))
+
+
+def ask_release(quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+    """Asks before `?key=` is released, or all chunks without a key."""
+    reading = quarantined.get(QUARANTINE_AGE, patience=PATIENCE)
+    key = request.query_params.get("key", "")
+    records = [each for each in (reading.value or ()) if key in {"", each.key}] if reading else []
+    if not records:
+        raise ObjectNotFoundError(f"{key!r} is not in quarantine" if key else "nothing is in quarantine")
+    return page("ask_release.html", request, key=key, count=len(records), record=records[0])
+
+
+def release(context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+    """Forgets the failures of `?key=`, or of all chunks, so that the next runs retry them."""
+    key = request.query_params.get("key", "")
+    release_quarantined(context.output, [key] if key else None)
+    quarantined.refresh(patience=PATIENCE)
+    return RedirectResponse("/quarantine", status_code=303)

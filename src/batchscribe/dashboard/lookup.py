@@ -1,0 +1,125 @@
+"""Answers on request: why a chunk is in its state, the settings and their origins, the doctor's checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from batchscribe.controller.commands.why import ChunkHistory, read_history
+from batchscribe.core.decide.policy import decide
+from batchscribe.core.run.host import Finding
+from batchscribe.core.scan.backlog import ChunkState
+from batchscribe.dashboard.cached import Cached
+from batchscribe.dashboard.context import Context, page
+from batchscribe.errors import PermanentError
+from batchscribe.settings import Settings
+from batchscribe.wiring.doctor import open_preconditions
+from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scheduler import derived_values
+
+Checks = tuple[tuple[str, Finding], ...]
+
+
+def routes(context: Context) -> list[Route]:
+    """The pages /why, /settings and /doctor."""
+    checks = Cached(partial(run_checks, context.settings), context.clock)
+    return [
+        Route("/why", partial(explain_chunk, context)),
+        Route("/settings", partial(show_settings, context.settings)),
+        Route("/doctor", partial(show_checks, checks)),
+        Route("/doctor/live", partial(show_checks_live, checks)),
+        Route("/doctor", partial(start_checks, checks), methods=["POST"]),
+    ]
+
+
+def explain_chunk(context: Context, request: Request) -> Response:
+    """The history of the chunk `?key=`, a whole key or a part that only one has; a form without it."""
+    asked = request.query_params.get("key", "")
+    key = asked.removeprefix(context.settings.source.rstrip("/") + "/")
+    life, error = None, ""
+    if key:
+        try:
+            life = read_history(open_scanner(context.settings), key, max_wait=context.settings.max_wait)
+        except PermanentError as failure:
+            error = str(failure)
+    return page(
+        "why.html",
+        request,
+        asked=asked,
+        life=life,
+        error=error,
+        next_tick=find_next_tick(context) if life and life.state is ChunkState.PENDING else "",
+        events=sorted(list_events(life)) if life else [],
+    )
+
+
+def find_next_tick(context: Context) -> str:
+    """The decision on the last poll of store and cloud; empty without one."""
+    around = context.around.last
+    observed = around.value.observed if around and around.value else None
+    if observed is None:
+        return ""
+    decision = decide(observed, context.scheduler.config.policy)
+    return f"would {type(decision).__name__.lower()}: {decision.reason.sentence}"
+
+
+def list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str, str]]:
+    """Yields (time, event, id of its run) of transcripts, runs and failed attempts."""
+    for transcript in life.transcripts:
+        by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
+        flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
+        line = f"unreadable ({transcript.unreadable})" if transcript.unreadable else f"transcribed{by}{flags}"
+        yield transcript.written, f"{line}: {transcript.key}", transcript.run or ""
+    for mention in life.runs:
+        yield mention.dispatched, f"worker {mention.worker}: {mention.outcome or 'open'}", mention.run
+    for number, failure in enumerate(life.failures, 1):
+        yield failure.at, f"attempt {number} failed ({failure.kind}): {failure.message}", failure.run
+
+
+def show_settings(settings: Settings, request: Request) -> Response:
+    """The effective settings, with the origin of each; secrets are masked."""
+    return page(
+        "settings.html",
+        request,
+        rows=settings.list_effective(),
+        derived=derived_values(settings),
+        warnings=settings.warnings,
+        folder=settings.folder,
+    )
+
+
+def run_checks(settings: Settings) -> Checks:
+    """The doctor's checks; starts no GPU."""
+    return tuple(open_preconditions(settings).check())
+
+
+def show_checks(checks: Cached[Checks], request: Request) -> Response:
+    """The last results of the checks, and the button that starts them."""
+    return page("doctor.html", request, **read_checks(checks))
+
+
+def show_checks_live(checks: Cached[Checks], request: Request) -> Response:
+    """The part of the page that changes while checks are in progress."""
+    return page("doctor_live.html", request, **read_checks(checks))
+
+
+def start_checks(checks: Cached[Checks], _request: Request) -> Response:
+    """Starts the checks in a thread."""
+    checks.refresh()
+    return RedirectResponse("/doctor", status_code=303)
+
+
+def read_checks(checks: Cached[Checks]) -> dict[str, Any]:
+    """Values of both templates."""
+    last = checks.last
+    rows = (last.value or ()) if last else ()
+    groups = [(name, [row[1] for row in group]) for name, group in groupby(rows, key=itemgetter(0))]
+    return {"last": last, "groups": groups, "reading": checks.reading}
