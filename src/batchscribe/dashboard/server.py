@@ -23,7 +23,7 @@ from batchscribe.dashboard.security import LOOPBACK, Gate, list_hosts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings
 
-PARTS = ("overview", "runs", "actions", "lookup", "money")
+PARTS = ("overview", "runs", "actions", "lookup", "money", "metrics")
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
