@@ -49,7 +49,11 @@ def plots_of(values: dict[str, object]) -> dict[str, Plot]:
 
 
 def shown(values: dict[str, object]) -> str:
-    return " ".join(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page_of(values), flags=re.DOTALL).split())
+    return " ".join(
+        re.sub(
+            r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page_of(values), flags=re.DOTALL
+        ).split()
+    )
 
 
 def page_of(values: dict[str, object]) -> str:
@@ -59,7 +63,12 @@ def page_of(values: dict[str, object]) -> str:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 500), st.booleans()), max_size=8))
 def test_the_components_of_each_day_add_up_to_its_cost(rows: list[tuple[int, int, bool]]) -> None:
     runs = [
-        settled_run(f"r{n}", NOW + hours * timedelta(hours=1), chunks, **({} if measured else {"worked": EngineTimeSummary()}))
+        settled_run(
+            f"r{n}",
+            NOW + hours * timedelta(hours=1),
+            chunks,
+            **({} if measured else {"worked": EngineTimeSummary()}),
+        )
         for n, (hours, chunks, measured) in enumerate(rows)
     ]
     period = period_of(runs, NOW, NOW + 4 * DAY)
