@@ -114,7 +114,7 @@ def test_a_year_stays_small() -> None:
     found = list(make_days(NOW, 365))
     runs = [each for each in found if isinstance(each, Run)]
     samples = [each for each in found if isinstance(each, QueueSample)]
-    values = make(runs, samples, NOW + 365 * DAY)
+    values = make_values(period_of(runs, NOW, NOW + 365 * DAY), samples, LIMIT)
     plots = plots_of(values)
     assert len(plots["Dollars per 4 days, by component"]["x"]) <= MOST_BARS
     assert len(plots["Backlog"]["x"]) <= MOST_POINTS

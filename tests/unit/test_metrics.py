@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchscribe.cli.app import App
-from batchscribe.cli.metrics import metrics
+from batchscribe.cli.report import metrics
 from batchscribe.controller.commands.rehearsal import PROVED, Proof
 from batchscribe.controller.external_state import NOTED
 from batchscribe.controller.observe import PAUSED

@@ -1,4 +1,4 @@
-"""`batchscribe report`: runs of a period and their cost, from the ledger."""
+"""`report` and `metrics`: runs of a period and their cost, and numbers for Prometheus, from the ledger."""
 
 from __future__ import annotations
 
@@ -79,6 +79,26 @@ def report(app: App, last: timedelta, shape: str, by: str, output: Path | None, 
     except OSError as error:
         raise MisconfiguredError(f"the report was not written: {error}; choose another file") from error
     app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+
+
+@click.command()
+@click.option(
+    "--textfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.prom",
+    help="Replace this file of node_exporter's textfile collector, instead of stdout.",
+)
+@pass_app
+def metrics(app: App, *, textfile: Path | None) -> None:
+    """Metrics for Prometheus, from the ledger alone."""
+    from batchscribe.dashboard.metrics import render_metrics, write_metrics
+
+    with open_ledger(app.settings, remember=False) as ledger:
+        data = render_metrics(app.settings, ledger, open_clock().now())
+    if textfile:
+        write_metrics(textfile, data)
+    else:
+        click.echo(data, nl=False)
 
 
 def render_json(period: Period) -> str:

@@ -24,7 +24,7 @@ EXAMPLES = {
     "install cron": "install cron --every 30m",
     "uninstall": "uninstall",
     "simulate": "simulate --arrivals arrivals.csv --rate 0.526",
-    "metrics": "metrics --textfile /var/lib/prometheus/node-exporter/batchscribe.prom",
+    "metrics": "metrics --textfile batchscribe.prom",
     "pause": "pause --for 8h",
     "resume": "resume",
     "watchdog": "watchdog --json",
