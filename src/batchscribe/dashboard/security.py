@@ -45,7 +45,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # the server's own start and end
+            await self._app(scope, receive, send)
             return
 
         async def send_guarded(message: Message) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
-from html import escape
+from contextlib import suppress
 from importlib import import_module
 
 import uvicorn
+from markupsafe import escape
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,8 +23,14 @@ from batchscribe.dashboard.pages import ASSETS, read_asset
 from batchscribe.dashboard.security import LOOPBACK, Gate, list_hosts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings
+from batchscribe.wiring.seams import open_ledger
 
-PARTS = ("overview", "runs", "actions", "lookup", "money", "metrics")
+PARTS = (
+    "overview",
+    "runs",
+    "actions",
+    "lookup",
+, "money", "metrics")
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
@@ -56,7 +63,9 @@ def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str
 def make_redactor(settings: Settings, token: str = "") -> Redactor:
     """Redactor of a whole page, in which secrets may be escaped as HTML or as JSON."""
     known = [*settings.list_secrets(), *filter(None, [token])]
-    return Redactor(form for secret in known for form in (secret, escape(secret), json.dumps(secret)[1:-1]))
+    return Redactor(
+        form for secret in known for form in (secret, str(escape(secret)), json.dumps(secret)[1:-1])
+    )
 
 
 def serve_asset(request: Request) -> Response:
@@ -92,6 +101,8 @@ def serve(settings: Settings, *, host: str, port: int, announce: Callable[[str],
 
     Outside the loopback interface a token is generated unless BATCH_DASHBOARD_TOKEN is set.
     """
+    with suppress(BatchscribeError):  # brings the tables of an older version up to date; pages only read them
+        open_ledger(settings, remember=False).close()
     token = settings.dashboard_token or ("" if host in LOOPBACK else secrets.token_urlsafe(24))
     app = create_app(open_context(settings), hosts=list_hosts(host), token=token)
     config = uvicorn.Config(

@@ -1,0 +1,315 @@
+"""The server of the pages: who is admitted, what the pages show, what the buttons do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from batchscribe.core import keys
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import QuarantineRecord
+from batchscribe.dashboard import actions
+from batchscribe.dashboard.cached import Cached
+from batchscribe.dashboard.security import HEADERS, list_hosts
+from batchscribe.dashboard.server import create_app
+from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.testing.clock import FakeClock
+from support.cli import put_speech
+from support.dashboards import OWN, Pages, fill_ledger, open_pages
+
+PATHS = ("/", "/live", "/runs", "/run", "/quarantine", "/why", "/settings", "/doctor")
+TOKEN = "a-token-of-letters-123"
+HOOK = "https://hooks.slack.com/services/T00/B00/abcdefghijklmnop"
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Iterator[Pages]:
+    with open_pages(tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_without_any_data(pages: Pages, path: str) -> None:
+    assert "<h1>" in pages.get(path) or path == "/live"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "evil.example:8765", "", "localhost@evil.example", "10.0.0.1"],
+)
+def test_another_host_name_is_refused(pages: Pages, host: str) -> None:
+    assert pages.client.get("/", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9000", "127.0.0.1:8765", "[::1]:8765"])
+def test_our_own_names_are_served_on_any_port(pages: Pages, host: str) -> None:
+    """Also behind `ssh -L`, which has another port."""
+    assert pages.client.get("/healthz", headers={"host": host}).status_code == 200
+
+
+def test_beyond_the_loopback_addresses_are_names_and_others_are_not(tmp_path: Path, pages: Pages) -> None:
+    app = create_app(pages.context, hosts=list_hosts("0.0.0.0"))
+    client = TestClient(app, base_url="http://localhost")
+    codes = [
+        client.get("/healthz", headers={"host": host}).status_code
+        for host in ("10.0.0.1:8765", "evil.example")
+    ]
+    assert codes == [200, 421]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://localhost:1"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/run", "/pause", "/resume", "/doctor", "/quarantine/release"])
+def test_a_post_from_another_page_is_refused(pages: Pages, path: str, headers: Mapping[str, str]) -> None:
+    assert pages.client.post(path, headers=headers).status_code == 403
+    assert not (pages.context.settings.state_dir / FILE_NAME).exists()
+
+
+def test_a_post_of_our_own_page_may_be_known_by_its_origin(pages: Pages) -> None:
+    answer = pages.client.post("/pause", headers={"origin": "http://localhost"}, follow_redirects=False)
+    assert answer.status_code == 303
+
+
+@pytest.mark.parametrize(
+    "path", ["/assets/../pages.py", "/assets/%2e%2e/pages.py", "/runs/..%2f..%2fetc", "/nothing"]
+)
+def test_a_path_leads_nowhere_else(pages: Pages, path: str) -> None:
+    assert "There is no such page" in pages.get(path, 404)
+
+
+def test_a_body_is_refused(pages: Pages) -> None:
+    assert pages.client.post("/pause", headers=OWN, content=b"x").status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/assets/style.css", "/healthz"])
+def test_every_answer_has_the_headers(pages: Pages, path: str) -> None:
+    headers = pages.client.get(path).headers
+    assert set(HEADERS) <= set(headers)
+    assert "unsafe" not in headers["content-security-policy"]
+
+
+def test_a_token_comes_by_the_url_once_and_then_as_a_cookie(tmp_path: Path) -> None:
+    with open_pages(tmp_path, token=TOKEN) as pages:
+        client = pages.client
+        assert client.get("/").status_code == 401
+        assert client.get("/?token=wrong").status_code == 401
+        first = client.get(f"/runs?outcome=x&token={TOKEN}", follow_redirects=False)
+        assert (first.status_code, first.headers["location"]) == (303, "/runs?outcome=x")
+        cookie = first.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert TOKEN not in pages.get("/settings")
+        client.cookies.clear()
+        assert client.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert client.post(f"/pause?token={TOKEN}", headers=OWN).status_code == 401
+
+
+def test_no_secret_is_on_a_page(tmp_path: Path) -> None:
+    fill_ledger(tmp_path, 1, detail=f"posting to {HOOK} failed", reason="p4ss&word'<secret>")
+    names = {"SLACK_WEBHOOK_URL": HOOK, "BATCH_SMTP_URL": "smtp://me:p4ss%26word%27%3Csecret%3E@host:25"}
+    with open_pages(tmp_path, **names) as pages:
+        (run,) = pages.context.open_ledger().run_page("", skip=0, count=1)
+        shown = "".join(map(pages.get, [*PATHS, f"/runs/{run.id}"]))
+    assert "[hidden]" in shown
+    for secret in ("abcdefghijklmnop", "p4ss", "&amp;word"):
+        assert secret not in shown
+
+
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>\u202e\x1b[31m" + "n" * 10_000
+    (run,) = fill_ledger(tmp_path, 1, detail=name, failures={name: "</div><b>bad"}, reason=name)
+    with open_pages(tmp_path) as pages:
+        shown = pages.get(f"/runs/{run.id}")
+    assert "<script>alert" not in shown
+    assert "</div><b>" not in shown
+    assert "\u202e" not in shown
+    assert "\\u202e" in shown
+
+
+def test_a_store_that_is_down_is_shown(tmp_path: Path) -> None:
+    with open_pages(tmp_path) as pages:
+        pages.context.settings.folder.joinpath("bucket").rmdir()
+        for path in ("/", "/quarantine", "/why?key=a.mp3"):
+            assert "bucket" in pages.client.get(path).text
+        pages.get("/runs")
+        assert "store or cloud" in pages.get("/live")
+
+
+def test_a_damaged_ledger_is_a_page(tmp_path: Path) -> None:
+    fill_ledger(tmp_path, 3)
+    (tmp_path / ".batchscribe" / FILE_NAME).write_bytes(b"no database " * 1000)
+    with open_pages(tmp_path) as pages:
+        for path in ("/", "/runs"):
+            assert "is damaged" in pages.get(path, 503)
+        assert pages.client.get("/healthz").json()["ok"] is False
+
+
+def test_a_ledger_is_read_while_another_process_writes_it(tmp_path: Path) -> None:
+    fill_ledger(tmp_path, 1)
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME), open_pages(tmp_path) as pages:
+        other = sqlite3.connect(tmp_path / ".batchscribe" / FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        pages.get("/runs")
+        other.close()
+
+
+def test_pages_cannot_write_the_ledger(tmp_path: Path) -> None:
+    fill_ledger(tmp_path, 1)
+    with (
+        open_pages(tmp_path) as pages,
+        pages.context.open_ledger() as ledger,
+        pytest.raises(MisconfiguredError),
+    ):
+        ledger.put("x", "y")
+
+
+def test_the_table_of_runs_has_pages_and_a_filter(tmp_path: Path) -> None:
+    fill_ledger(tmp_path, 120)
+    with open_pages(tmp_path) as pages:
+        rows = [pages.get(path).count("<tr>") - 1 for path in ("/runs", "/runs?page=3", "/runs?page=4")]
+        assert rows == [50, 20, -1]
+        assert pages.get("/runs?outcome=timed-out").count("<tr>") - 1 == 40
+        assert "No such run" in pages.get("/runs?outcome=%3Cb%3E")
+        for page in ("-1", "x", "9" * 30, "²"):
+            pages.get(f"/runs?page={page}")
+
+
+def test_a_run_shows_phases_costs_and_the_end_of_its_log(tmp_path: Path) -> None:
+    (run,) = fill_ledger(tmp_path, 1)
+    log = tmp_path / "logs" / f"batchscribe-{run.id}.log"
+    log.parent.mkdir()
+    log.write_text(
+        '{"event": "old"}\n' * 20_000 + '{"event": "run.settled", "seconds": 3}\n[1]\nCost Tracking:\n'
+    )
+    with open_pages(tmp_path) as pages:
+        shown = pages.get(f"/runs/{run.id}")
+        pages.get("/runs/other", 404)
+    assert "teardown <strong>1.0 min" in shown
+    assert "run.settled  seconds=3" in shown
+    assert len(shown) < 400_000
+
+
+def test_health_is_of_the_ledger_alone(tmp_path: Path) -> None:
+    with open_pages(tmp_path) as pages:
+        pages.context.settings.folder.joinpath("bucket").rmdir()
+        assert pages.client.get("/healthz").json() == {"ok": True, "reasons": []}
+        assert pages.context.around.last is None
+
+
+def test_a_late_tick_is_not_healthy(tmp_path: Path) -> None:
+    fill_ledger(tmp_path, 5)
+    with open_pages(tmp_path, BATCH_SCHEDULER_CHECK_HOURS="0.2") as pages:
+        answer = pages.client.get("/healthz")
+    assert answer.status_code == 503
+    assert "the last tick was 1.00 h ago" in answer.json()["reasons"][0]
+
+
+def test_why_explains_a_key_and_names_similar_ones(pages: Pages) -> None:
+    put_speech(pages.context.settings.folder / "bucket", "team-meeting")
+    pages.get("/")
+    assert "No run has taken it yet" in pages.get("/why?key=chunk-001")
+    assert "similar" in pages.get("/why?key=team")
+    assert "no record of" in pages.get("/why?key=nothing.mp3")
+    assert "would hold" in pages.get("/why?key=chunk-001")
+
+
+def quarantine(pages: Pages, key: str) -> None:
+    record = QuarantineRecord(
+        key=key, etag="", decoder="", attempts=3, message="cannot be decoded", at=pages.context.clock.now()
+    )
+    pages.context.output.replace(keys.quarantine(keys.digest(key)), wire.encode(record))
+
+
+def test_a_release_asks_first_and_forgets_the_failures(pages: Pages) -> None:
+    names = ("a&b <i>.mp3", "other.mp3")
+    for name in names:
+        quarantine(pages, name)
+    assert "a&amp;b &lt;i&gt;.mp3" in pages.get("/quarantine")
+    asked = pages.get("/quarantine/release?key=a%26b%20%3Ci%3E.mp3")
+    assert "Release 1 chunk from quarantine?" in asked
+    assert 'action="/quarantine/release?key=a%26b%20%3Ci%3E.mp3"' in asked
+    assert pages.post("/quarantine/release?key=a%26b%20%3Ci%3E.mp3") == "/quarantine"
+    shown = pages.get("/quarantine")
+    assert "a&amp;b" not in shown
+    assert "other.mp3" in shown
+    pages.get("/quarantine/release?key=a%26b%20%3Ci%3E.mp3", 404)
+    pages.post("/quarantine/release")
+    assert "Nothing is quarantined" in pages.get("/quarantine")
+
+
+def test_pause_and_resume(pages: Pages) -> None:
+    pages.post("/pause?for=8h")
+    assert "Resume the schedule" in pages.get("/")
+    pages.post("/resume")
+    assert "Pause for 8 hours" in pages.get("/live")
+
+
+def test_a_manual_run_shows_its_price_and_starts_one_process(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_speech(pages.context.settings.folder / "bucket", "team-meeting")
+    started: list[Any] = []
+    alive = [False]
+    monkeypatch.setattr(actions, "is_running", lambda _record: alive[0])
+    monkeypatch.setattr(actions, "start_once", lambda _record, argv, **_: started.append(argv))
+    shown = pages.get("/run")
+    assert "It would transcribe 4 chunks for about $0.00" in shown
+    pages.post("/run")
+    alive[0] = True
+    assert "is in progress" in pages.get("/run")
+    pages.post("/run")
+    ((_python, *command),) = started
+    assert command == ["-m", "batchscribe", "run"]
+
+
+def test_many_requests_poll_store_and_cloud_once(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    store = type(pages.context.source)
+    real = store.list
+
+    def count(self: Any, *args: Any, **options: Any) -> Any:
+        listed.append("once")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(store, "list", count)
+    pages.get("/")
+    before = len(listed)
+    for _ in range(20):
+        pages.get("/live")
+    assert len(listed) == before > 0
+
+
+def test_a_reading_that_fails_is_kept_as_its_error() -> None:
+    answers: Iterator[object] = iter([StoreUnavailableError("down"), 7, ZeroDivisionError()])
+
+    def read() -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    cached = Cached(read, FakeClock())
+    found = [cached.refresh(patience=60) for _ in range(3)]
+    assert [(each.value, each.error) for each in found if each] == [
+        (None, "down"),
+        (7, ""),
+        (None, "internal error: ZeroDivisionError"),
+    ]
