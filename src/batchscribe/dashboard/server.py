@@ -30,7 +30,9 @@ PARTS = (
     "runs",
     "actions",
     "lookup",
-, "money", "metrics")
+    "money",
+    "metrics",
+)
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
