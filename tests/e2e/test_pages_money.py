@@ -43,7 +43,7 @@ def test_the_file_draws_its_plots_without_a_network(folder: Path, browser_page: 
     requests: list[str] = []
     browser_page.on("request", lambda request: requests.append(request.url))
     for scheme in ("light", "dark"):
-        browser_page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        browser_page.emulate_media(color_scheme=scheme)
         browser_page.goto(file.as_uri())
         figures = browser_page.locator("figure.plot")
         assert figures.count() >= 6

@@ -13,6 +13,7 @@ import pytest
 
 from batchscribe.dashboard import money
 from batchscribe.dashboard.context import Context, open_context
+from batchscribe.dashboard.report import read_report
 from batchscribe.dashboard.server import create_app
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import FILE_NAME, Ledger
@@ -101,13 +102,12 @@ def test_a_report_is_read_again_only_after_a_run_or_a_check(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = list[datetime]()
-    real = money.read_report
 
     def count(*arguments: Any) -> dict[str, Any]:
         reads.append(arguments[2])
-        return real(*arguments)
+        return read_report(*arguments)
 
-    monkeypatch.setattr(money, "read_report", count)
+    monkeypatch.setattr("batchscribe.dashboard.money.read_report", count)
     reports = money.Reports(context)
     for last in ("7d", "7d", "30d", "7d"):
         reports.read(last)
