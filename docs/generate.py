@@ -20,6 +20,7 @@ from batchscribe import errors
 from batchscribe.cli.main import COMMANDS, cli
 from batchscribe.core import keys
 from batchscribe.core.setting_parsers import Name
+from batchscribe.dashboard.metrics import METRICS, PREFIX
 from batchscribe.settings import Settings
 from docs import documents, money
 from docs.tables import table
@@ -133,6 +134,15 @@ def _subclasses(kind: type[errors.BatchscribeError]) -> Iterator[type[errors.Bat
             yield from _subclasses(each)
 
 
+def describe_metrics() -> str:
+    """Each metric with its kind, its labels and its meaning; the last word of its name is the unit."""
+    rows = [
+        (f"`{PREFIX}{each.name}`", each.kind, ", ".join(f"`{name}`" for name in each.labels), each.meaning)
+        for each in METRICS
+    ]
+    return table(("metric", "kind", "labels", "meaning"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": describe_commands,
     "settings": describe_settings,
@@ -146,6 +156,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "hosted": money.describe_hosted,
     "original": money.describe_original,
     "documents": documents.describe,
+    "metrics": describe_metrics,
 }
 
 

@@ -18,6 +18,7 @@ from batchscribe.cli.main import cli
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import AssembledSession, assemble_session
 from batchscribe.core.scan.chunks import audio_name, split_key, transcript_key
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.transcripts import AudioRef, Segment, SessionTranscript, Transcript, Word, encode
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.reader import ReaderAudio, render_file
@@ -212,7 +213,7 @@ def test_a_file_with_a_long_hostile_name_opens_its_audio_from_disk(
     changed = msgspec.structs.replace(whole, session=f"{name}/", parts=parts)
     found = AssembledSession(transcript=changed, chunks=4, missing={})
     file = tmp_path / "reader.html"
-    file.write_text(render_file(found, ReaderAudio(chosen=True, notes=("too long",))))
+    file.write_text(render_file(found, ReaderAudio(chosen=True, notes=("too long",)), Rendering()))
     browser_page.goto(file.as_uri())
     browser_page.locator("#files").set_input_files(str(CUT / "chunk-001.webm"))
     assert browser_page.evaluate(SEEK, [3.4]) == words_at(whole, 3.4)

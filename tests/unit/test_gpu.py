@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -754,7 +755,12 @@ def test_a_host_with_another_failure_keeps_its_record(desk: Desk) -> None:
 
 def test_a_remote_command_has_its_own_options(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[object] = []
-    ssh = SimpleNamespace(argv=lambda _instance, command: commands.append(command) or ["ssh"])
+
+    def argv(_instance: object, command: object) -> list[str]:
+        commands.append(command)
+        return ["ssh"]
+
+    ssh: Any = SimpleNamespace(argv=argv)
     tools = desk.tools()
     monkeypatch.setattr(desk, "tools", lambda: replace(tools, ssh=ssh))
     monkeypatch.setattr("os.execvp", lambda *_argv: None)

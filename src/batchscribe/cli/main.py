@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "tick": ("tick:tick", "Make one decision, and carry it out."),
         "install": ("install:install", "Install the schedule of tick and watchdog."),
         "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
+        "metrics": ("report:metrics", "Metrics for Prometheus, from the ledger alone."),
         "simulate": ("simulate:simulate", "Cost and waits of each policy on past arrivals."),
         "pause": ("status:pause", "Suspend scheduling until `resume`, or for a duration."),
         "resume": ("status:resume", "Resume scheduling."),

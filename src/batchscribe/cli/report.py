@@ -1,4 +1,4 @@
-"""`batchscribe report`: runs of a period and their cost, from the ledger."""
+"""`report` and `metrics`: runs of a period and their cost, and numbers for Prometheus, from the ledger."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import click
 import msgspec
 
-from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.app import App, Duration, json_option, pass_app
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.decide.baselines import format_baseline
@@ -18,15 +19,15 @@ from batchscribe.core.decide.fixed import describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.prices import mark_age
-from batchscribe.core.figures import format_clock, format_count, format_hours
-from batchscribe.core.redaction import printable
+from batchscribe.core.figures import encode_json, format_clock, format_count, format_hours, format_size
+from batchscribe.core.redaction import printable, printable_json
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
-from batchscribe.core.run.period import DayRow, Period, ReportRow, period_of
+from batchscribe.core.run.period import NESTED, DayRow, Period, ReportRow
 from batchscribe.core.run.report import Totals
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
-from batchscribe.wiring.costs import read_cost_basis
-from batchscribe.wiring.estimates import read_history
+from batchscribe.errors import MisconfiguredError
+from batchscribe.wiring.estimates import read_period
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
 
@@ -36,7 +37,7 @@ HOUR = 3600.0
 
 @click.command()
 @click.option("--last", type=PERIOD, default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
-@click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@click.option("--format", "shape", type=click.Choice(["table", "json", "csv", "html"]), default="table")
 @click.option(
     "--by",
     type=click.Choice(["run", "day"]),
@@ -44,28 +45,71 @@ HOUR = 3600.0
     show_default=True,
     help="Lines of the table and of the CSV; JSON has both.",
 )
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file for JSON, CSV or HTML; default stdout.",
+)
 @json_option
 @pass_app
-def report(app: App, last: timedelta, shape: str, by: str, *, as_json: bool) -> None:
+def report(app: App, last: timedelta, shape: str, by: str, output: Path | None, *, as_json: bool) -> None:
     """The runs of a period, and their cost."""
+    shape = "json" if as_json else shape
+    if output and shape == "table":
+        raise click.UsageError("a file needs --format html, csv or json: the table is for a terminal.")
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
-        costs = read_cost_basis(app.settings, ledger, now)
-        history = read_history(app.settings, ledger, now - last)
-        period = period_of(ledger.runs(now - last), now - last, now, costs, history)
-    if as_json or shape == "json":
-        print_json(period)
-    elif shape == "csv":
-        click.echo(render_csv(period, by), nl=False)
+        if shape == "html":
+            from batchscribe.dashboard.report import render_report
+
+            text = render_report(app.settings, ledger, now, last)
+        else:
+            period = read_period(app.settings, ledger, now, last)
+            if shape == "table":
+                show_table(app, period, by)
+                return
+            text = render_csv(period, by) if shape == "csv" else render_json(period)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    data = text.encode()
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise MisconfiguredError(f"the report was not written: {error}; choose another file") from error
+    app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+
+
+@click.command()
+@click.option(
+    "--textfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.prom",
+    help="Replace this file of node_exporter's textfile collector, instead of stdout.",
+)
+@pass_app
+def metrics(app: App, *, textfile: Path | None) -> None:
+    """Metrics for Prometheus, from the ledger alone."""
+    from batchscribe.dashboard.metrics import render_metrics, write_metrics
+
+    with open_ledger(app.settings, remember=False) as ledger:
+        data = render_metrics(app.settings, ledger, open_clock().now())
+    if textfile:
+        write_metrics(textfile, data)
     else:
-        show_table(app, period, by)
+        click.echo(data, nl=False)
+
+
+def render_json(period: Period) -> str:
+    return f"{printable_json(encode_json(period).decode())}\n"
 
 
 def render_csv(period: Period, by: str = "run") -> str:
     """CSV with a header and one line for each run or day; usage is in the last columns."""
     kind, rows = (DayRow, period.days) if by == "day" else (ReportRow, period.runs)
     text = io.StringIO()
-    names = [name for name in kind.__struct_fields__ if name != "usage"]
+    names = [name for name in kind.__struct_fields__ if name not in NESTED]
     writer = csv.DictWriter(text, [*names, *Usage.__struct_fields__], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_to_cells(row) for row in rows)
@@ -74,8 +118,8 @@ def render_csv(period: Period, by: str = "run") -> str:
 
 def _to_cells(row: ReportRow | DayRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
-    cells: dict[str, object] = msgspec.to_builtins(row)
-    del cells["usage"]
+    found: dict[str, object] = msgspec.to_builtins(row)
+    cells = {name: value for name, value in found.items() if name not in NESTED}
     cells |= msgspec.to_builtins(row.usage)
     if isinstance(row, ReportRow):
         cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}

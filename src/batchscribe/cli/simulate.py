@@ -20,20 +20,16 @@ from batchscribe.cli.app import App, json_option, pass_app, print_json, source_o
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.plot import Point, check_plot, draw_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
-from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.hours import Hours
-from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
-from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.decide.simulation import HOUR, PolicyResult, Simulation
+from batchscribe.core.decide.offers import Offer
+from batchscribe.core.decide.simulation import PolicyResult, Simulation
 from batchscribe.core.decide.simulation import simulate as simulate_policies
-from batchscribe.core.figures import format_count
-from batchscribe.settings import LOCAL, Settings
-from batchscribe.wiring.estimates import read_arrivals, read_expected
+from batchscribe.core.decide.simulation_text import explain, format_ratio, format_speed
+from batchscribe.settings import Settings
+from batchscribe.wiring.estimates import describe_assumed, make_offer, read_arrivals
 from batchscribe.wiring.scheduler import make_policy
-from batchscribe.wiring.seams import rate_of
-
-RATE = "--rate"
 
 
 class FiniteRange(click.FloatRange):
@@ -54,7 +50,7 @@ class FiniteRange(click.FloatRange):
     help="CSV with the header arrived,audio_seconds; default: the source's time stamps, or the ledger.",
 )
 @click.option(
-    RATE, type=FiniteRange(0, 10_000), metavar="DOLLARS", help="Price of an hour; default: as for `tick`."
+    "--rate", type=FiniteRange(0, 10_000), metavar="DOLLARS", help="Price of an hour; default: as for `tick`."
 )
 @click.option(
     "--setup-seconds",
@@ -98,11 +94,11 @@ def simulate(
     """
     if plot:
         check_plot(plot)
-    make_offer = partial(_make_offer, app.settings, rate=rate, setup=setup_seconds, speed=speed)
-    offers = [make_offer("")]
+    price = partial(make_offer, app.settings, rate=rate, setup=setup_seconds, speed=speed)
+    offers = [price("")]
     if rate is None:
         others = dict.fromkeys(app.settings.instance_types)
-        offers += [make_offer(kind) for kind in others if kind != offers[0].instance_type]
+        offers += [price(kind) for kind in others if kind != offers[0].instance_type]
     trace, origin = _read_trace(app.settings, offers[0], arrivals)
     policy = make_policy(app.settings)
     if max_wait_hours is not None:
@@ -116,38 +112,7 @@ def simulate(
     if as_json:
         print_json(found)
     else:
-        _print_simulation(app, found, _describe_assumed(offers, setup_seconds, speed), policy.hours)
-
-
-def _describe_assumed(offers: Sequence[Offer], setup: float | None, speed: float | None) -> str:
-    """Describes what no run measured and no option replaces; empty if there is no such value."""
-    names = [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
-    kinds = [_name_machine(offer) for offer in offers if not offer.priors.learned]
-    if not names or not kinds:
-        return ""
-    return f"{' and '.join(names).capitalize()} of {', '.join(kinds)}: assumed, not measured"
-
-
-def _name_machine(offer: Offer) -> str:
-    local = offer.provider == LOCAL and offer.rate.source != RATE
-    return offer.instance_type or ("this machine" if local else "a GPU in the cloud")
-
-
-def _make_offer(
-    settings: Settings, kind: str, *, rate: float | None, setup: float | None, speed: float | None
-) -> Offer:
-    """An instance type by the settings and earlier runs, with what the options replace."""
-    priced = rate is not None or bool(kind or settings.instance_type)
-    kind, priors = read_expected(settings, kind, priced=priced)
-    if setup is not None:
-        # A slow start is assumed to take twice as long, as before the first runs.
-        priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
-    if speed is not None:
-        priors = replace(priors, speed=speed)
-    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source=RATE)
-    return Offer(
-        provider=settings.provider, instance_type=kind, market=Market.ON_DEMAND, rate=price, priors=priors
-    )
+        _print_simulation(app, found, describe_assumed(offers, setup_seconds, speed), policy.hours)
 
 
 def _read_trace(settings: Settings, offer: Offer, file: Path | None) -> tuple[tuple[Arrival, ...], str]:
@@ -182,7 +147,7 @@ def _print_simulation(app: App, found: Simulation, assumed: str, hours: Hours | 
     if len(found.offers) > 1:
         app.console.print()
         print_table(app.console, _build_offer_columns(found))
-    for line in _explain(found, assumed, hours):
+    for line in explain(found, assumed, hours):
         app.console.print(line, markup=False)
 
 
@@ -199,16 +164,8 @@ def _build_columns(rows: Sequence[PolicyResult]) -> list[Column]:
         Column("p95", [f"{wait.p95:.2f} h" for wait in waits], right=True),
         Column("Longest", [f"{wait.max:.2f} h" for wait in waits], optional=2, right=True),
         Column("Late", [str(row.late) for row in rows], right=True),
-        Column("Ratio", [_format_ratio(row) for row in rows], right=True),
+        Column("Ratio", [format_ratio(row) for row in rows], right=True),
     ]
-
-
-def _format_ratio(row: PolicyResult) -> str:
-    return f"{row.ratio:.2f} *" if row.name == PolicyName.BALANCED else f"{row.ratio:.2f}"
-
-
-def _format_speed(speed: float) -> str:
-    return f"{float(f'{speed:.3g}'):,.7g} x"
 
 
 def _build_offer_columns(found: Simulation) -> list[Column]:
@@ -217,72 +174,9 @@ def _build_offer_columns(found: Simulation) -> list[Column]:
     return [
         Column("Type", [offer.instance_type for offer in found.offers]),
         Column("$/h", [f"{offer.rate:.4f}" for offer in found.offers], right=True),
-        Column("Speed", [_format_speed(offer.speed) for offer in found.offers], right=True),
+        Column("Speed", [format_speed(offer.speed) for offer in found.offers], right=True),
         Column("Lowest bill", [str(Usd(each.dollars_micros)) for each in best], right=True),
         Column("Policy", [each.name for each in best]),
         Column("p95", [f"{each.wait_hours.p95:.2f} h" for each in best], right=True),
         Column("Late", [str(each.late) for each in best], right=True),
     ]
-
-
-def _explain(found: Simulation, assumed: str, hours: Hours | None) -> Iterator[str]:
-    """Lines below the table; the last ones are settings."""
-    offer = found.offers[0]
-    yield (
-        f"{format_count(found.chunks, 'chunk')}, {found.audio_hours:.1f} h of audio, "
-        f"{found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}, from {found.origin}"
-    )
-    yield (
-        f"${offer.rate:g}/h ({offer.rate_source}), {offer.setup_seconds + offer.release_seconds:.0f} s "
-        f"billed for a start besides its work, {_format_speed(offer.speed)} speed, "
-        f"a check each {found.check_hours:g} h"
-    )
-    if assumed:
-        yield assumed
-    if hours:
-        yield f"Starts only within BATCH_HOURS ({hours}), unless a chunk would wait too long"
-    yield f"Ratio: to the least bill that keeps the longest wait of {found.max_wait_hours:g} h"
-    yield f"* to the least sum of the bill and ${found.wait_price:g} for each hour that an audio hour waits"
-    service = HOSTED[0]
-    hosted = Usd(round(service.per_audio_hour.micros * found.audio_hours))
-    yield f"{service.name} charges {hosted} for the same audio"
-    yield from _explain_late(found)
-    yield _explain_choice(found)
-    yield from (f"{name}={value}" for name, value in found.env.items())
-
-
-def _explain_choice(found: Simulation) -> str:
-    """The savings by the settings that follow, against the present policy."""
-    by_name = {each.name: each for each in found.policies}
-    best, present = by_name[found.env["BATCH_POLICY"]], by_name[found.present]
-    bill, present_bill = Usd(best.dollars_micros), Usd(present.dollars_micros)
-    if best is present:
-        least = min((each.late, each.dollars_micros) for each in found.policies)
-        exact = (best.late, best.dollars_micros) == least
-        lead = "The present policy has the lowest bill" if exact else "No lower bill is worth a change"
-        return f"{lead}, with {_count_late(best)}. Its lines in .env:"
-    waits = f"mean wait {present.wait_hours.mean:.2f} h -> {best.wait_hours.mean:.2f} h"
-    if best.late == present.late and best.costs_as_much_as(present):
-        return (
-            f"{bill} with BATCH_POLICY={best.name}, {present_bill} with the present {present.name}: no "
-            f"difference worth a change; {waits}. For shorter waits, put into .env:"
-        )
-    difference = f"{bill - present_bill} more" if bill > present_bill else f"{present_bill - bill} less"
-    return (
-        f"The lowest bill is {bill}, with {_count_late(best)}: {difference} than with the present "
-        f"BATCH_POLICY={present.name}, with {_count_late(present)}; {waits}. Put into .env:"
-    )
-
-
-def _explain_late(found: Simulation) -> Iterator[str]:
-    """Yields the cause if the checks alone make chunks late."""
-    slowest = found.check_hours + found.offers[0].setup_seconds / HOUR
-    if any(each.late for each in found.policies) and slowest > found.max_wait_hours:
-        yield (
-            f"Chunks are late because BATCH_SCHEDULER_CHECK_HOURS={found.check_hours:g} is too long for a "
-            f"longest wait of {found.max_wait_hours:g} h"
-        )
-
-
-def _count_late(result: PolicyResult) -> str:
-    return f"{format_count(result.late, 'chunk')} late" if result.late else "no chunk late"

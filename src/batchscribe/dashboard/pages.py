@@ -24,6 +24,7 @@ except ImportError as error:
 
 ASSETS: Mapping[str, str] = {
     "style.css": "text/css",
+    "report.css": "text/css",
     "page.js": "text/javascript",
     "plots.js": "text/javascript",
     "live.js": "text/javascript",

@@ -31,6 +31,8 @@ PARTS = (
     "actions",
     "lookup",
     "sessions",
+    "money",
+    "metrics",
 )
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64

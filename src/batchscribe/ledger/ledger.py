@@ -66,6 +66,20 @@ class Speed:
     runs: int
 
 
+@dataclass(frozen=True, slots=True)
+class SettledSum:
+    """Sums over all settled runs with an outcome."""
+
+    outcome: str
+    runs: int
+    cost: Usd
+    chunks_done: int
+    chunks_failed: int
+    audio_seconds: float
+    not_proved_stopped: int
+    """Runs whose instance had another owner when they released it."""
+
+
 class Ledger:
     """The open ledger; a context manager.
 
@@ -160,6 +174,13 @@ class Ledger:
     def spent(self, since: datetime) -> Usd:
         """Upper bound of the cost of the runs settled at `since` or later."""
         return Usd(int(self._fetch_rows("spent", {"since": _format_time(since)})[0][0]))
+
+    def sum_settled(self) -> tuple[SettledSum, ...]:
+        """Sums over all settled runs, by outcome."""
+        return tuple(
+            SettledSum(outcome, runs, Usd(int(micros)), *sums)
+            for outcome, runs, micros, *sums in self._fetch_rows("sum_settled", {})
+        )
 
     def events(self, run_id: str) -> tuple[RunEvent, ...]:
         """The history of a run, oldest first."""

@@ -31,6 +31,14 @@ ORDER BY created DESC, id DESC LIMIT :count OFFSET :skip;
 -- name: outcomes
 SELECT coalesce(outcome, 'open'), count(*) FROM runs GROUP BY 1 ORDER BY 2 DESC, 1;
 
+-- name: sum_settled
+SELECT coalesce(outcome, ''), count(*), sum(cost_micros),
+    sum(coalesce(json_extract(document, '$.chunks_done'), 0)),
+    sum(coalesce(json_extract(document, '$.chunks_failed'), 0)),
+    sum(coalesce(json_extract(document, '$.audio_seconds'), 0.0)),
+    sum(coalesce(json_extract(document, '$.abandoned_gpu'), 0))
+FROM runs WHERE state = 'settled' GROUP BY 1 ORDER BY 1;
+
 -- name: spent
 SELECT coalesce(sum(cost_micros), 0) FROM runs WHERE settled >= :since;
 

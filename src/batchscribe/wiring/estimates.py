@@ -1,18 +1,23 @@
-"""Work and cost of audio objects under the present settings, and arrivals of audio in the past."""
+"""Work and cost of audio under the present settings, and records of the past."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from batchscribe.core.decide.arrivals import Arrival, make_arrivals, make_recorded_arrivals
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.period import Period, period_of
 from batchscribe.core.run.usage import History, make_history
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.ledger import Ledger
 from batchscribe.settings import LOCAL, Settings
+from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import open_scanner
@@ -21,6 +26,8 @@ from batchscribe.wiring.seams import open_ledger, open_stores, rate_of
 
 RECENT = timedelta(days=30)
 EVER = datetime.min.replace(tzinfo=UTC)
+OPTION = "--rate"
+"""Source of a price that a user gives."""
 
 
 def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate:
@@ -51,6 +58,42 @@ def read_expected(settings: Settings, instance_type: str = "", *, priced: bool =
     return kind, priors
 
 
+def describe_assumed(offers: Sequence[Offer], setup: float | None = None, speed: float | None = None) -> str:
+    """Describes what no run measured and no argument replaces; empty if there is no such value."""
+    names = [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
+    kinds = [_name_machine(offer) for offer in offers if not offer.priors.learned]
+    if not names or not kinds:
+        return ""
+    return f"{' and '.join(names).capitalize()} of {', '.join(kinds)}: assumed, not measured"
+
+
+def _name_machine(offer: Offer) -> str:
+    local = offer.provider == LOCAL and offer.rate.source != OPTION
+    return offer.instance_type or ("this machine" if local else "a GPU in the cloud")
+
+
+def make_offer(
+    settings: Settings,
+    kind: str = "",
+    *,
+    rate: float | None = None,
+    setup: float | None = None,
+    speed: float | None = None,
+) -> Offer:
+    """An instance type by the settings and earlier runs, with what `rate`, `setup` and `speed` replace."""
+    priced = rate is not None or bool(kind or settings.instance_type)
+    kind, priors = read_expected(settings, kind, priced=priced)
+    if setup is not None:
+        # A slow start is assumed to take twice as long, as before the first runs.
+        priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
+    if speed is not None:
+        priors = replace(priors, speed=speed)
+    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source=OPTION)
+    return Offer(
+        provider=settings.provider, instance_type=kind, market=Market.ON_DEMAND, rate=price, priors=priors
+    )
+
+
 def _find_engine(settings: Settings) -> EngineSpec:
     """The engine of the next run; the arrivals of a file need no store."""
     if not settings.output:
@@ -72,3 +115,10 @@ def read_history(settings: Settings, ledger: Ledger, since: datetime) -> History
     """Records of a period, and of 30 days before it."""
     begin = since - RECENT
     return make_history(ledger.samples(begin), ledger.runs(begin), make_policy(settings))
+
+
+def read_period(settings: Settings, ledger: Ledger, now: datetime, last: timedelta) -> Period:
+    """The report of the time from `last` before `now` on, from the ledger alone."""
+    since = now - last
+    costs = read_cost_basis(settings, ledger, now)
+    return period_of(ledger.runs(since), since, now, costs, read_history(settings, ledger, since))

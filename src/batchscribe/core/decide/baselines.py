@@ -97,7 +97,7 @@ def _make_baseline(name: BaselineName, dollars: Usd | None, paid: Usd) -> Baseli
     )
 
 
-_LABELS = {
+BASELINE_LABELS = {
     BaselineName.EACH_ARRIVAL: "Against one start per arrival",
     BaselineName.THRESHOLD_100: "Against the original rule, 100 chunks",
     BaselineName.ALWAYS_ON: "Against an always-on GPU (upper bound)",
@@ -107,11 +107,12 @@ _LABELS = {
 
 def format_baseline(baseline: Baseline) -> str:
     """Line such as `Against one start per arrival: about $1.20 of its $1.50 saved`."""
-    name = BaselineName(baseline.against)
-    return f"{_LABELS[name]}: {_describe_saved(name, baseline.saved_micros, baseline.cost_micros)}"
+    return f"{BASELINE_LABELS[BaselineName(baseline.against)]}: {describe_saved(baseline)}"
 
 
-def _describe_saved(name: BaselineName, saved: int | None, dollars: int | None) -> str:
+def describe_saved(baseline: Baseline) -> str:
+    """Text such as `about $1.20 of its $1.50 saved`; a loss is named as such."""
+    name, saved, dollars = BaselineName(baseline.against), baseline.saved_micros, baseline.cost_micros
     if saved is None or dollars is None:
         return "unknown: no arrivals recorded"
     if name is BaselineName.OPTIMUM:

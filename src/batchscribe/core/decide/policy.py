@@ -321,6 +321,7 @@ def _collect_numbers(
         "pending": seen.backlog.pending,
         "triggering": seen.backlog.triggering,
         "waiting": seen.backlog.waiting,
+        "quarantined": seen.backlog.quarantined,
         "threshold": policy.threshold,
         "oldest_hours": round(longest_wait(seen).total_seconds() / 3600, 2) if oldest else None,
         "max_wait_hours": policy.max_wait.total_seconds() / 3600,

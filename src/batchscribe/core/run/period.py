@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 
 import msgspec
 
 from batchscribe.core.decide.baselines import Baseline
-from batchscribe.core.decide.fixed import CostBasis, FixedCosts
+from batchscribe.core.decide.fixed import CostBasis, FixedCosts, RunCosts
+from batchscribe.core.run.billing import BilledParts, split_bill
 from batchscribe.core.run.engine_time import make_engine_time
-from batchscribe.core.run.report import Totals, totals
+from batchscribe.core.run.report import Totals, measure_performance, run_costs, totals
 from batchscribe.core.run.runs import Run
 from batchscribe.core.run.usage import History, Usage, compare_bill, make_usage, sum_arrived_hours
 
 _HOUR = timedelta(hours=1)
 _DAY_HOURS = 24.0
+UNDIVIDED = "undivided"
+"""Part of a cost whose run was not measured."""
+NESTED = frozenset({"usage", "billed", "other_costs", "cost_parts_micros", "other_costs_micros"})
+"""Fields of rows that are no single value; a CSV has the usage in columns of its own, and not the others."""
 
 
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +29,8 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
 
     run: str
     created: datetime
+    settled: datetime | None
+    """None while it is open."""
     status: str
     type: str
     chunks_done: int
@@ -34,6 +42,10 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     rate_as_of: str
     cost: float
     cost_micros: int
+    setup_seconds: float | None
+    """From the start request to the first window."""
+    audio_per_second: float | None
+    """Audio seconds for each second of work."""
     load_seconds: float | None
     busy_share: float | None
     """Shares of the engines' time after loading; None if no worker reported it."""
@@ -43,6 +55,10 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     flags: dict[str, int]
     timeline: dict[str, float]
     """Seconds of each phase, in order."""
+    billed: BilledParts | None
+    """None if not measured."""
+    other_costs: RunCosts | None
+    """Costs beside the GPU's; None without readable prices."""
     usage: Usage
 
 
@@ -64,6 +80,10 @@ class DayRow(msgspec.Struct, frozen=True, kw_only=True):
     """Audio that arrived on the day; None before the first recorded check."""
     queue_hours: float | None
     """Arrived minus transcribed audio: the backlog's growth."""
+    cost_parts_micros: dict[str, int]
+    """The cost by purpose of the billed time: boot, load, work, idle, minimum, undivided."""
+    other_costs_micros: dict[str, int]
+    """Costs of these runs beside the GPU's: address, requests."""
     usage: Usage
 
 
@@ -97,13 +117,14 @@ def period_of(
     """The report of a period. `history`: for waits, arrivals and baselines."""
     records, sums = history or History(), totals(runs)
     hours = _measure_recorded(runs, since, until, records)
+    rows = tuple(_make_row(run, records, costs) for run in runs)
     return Period(
         since=since,
         until=until,
-        runs=tuple(_make_row(run, records) for run in runs),
+        runs=rows,
         totals=sums,
         fixed_costs=costs.fixed_costs() if costs else None,
-        days=tuple(_make_days(runs, since.date(), records)),
+        days=tuple(_make_days(runs, rows, since.date(), records)),
         usage=make_usage(runs, records),
         recorded_hours=hours,
         gpu_share=sums.billed_hours / hours if hours else None,
@@ -116,18 +137,23 @@ def _measure_recorded(runs: Sequence[Run], since: datetime, until: datetime, his
     return max(0.0, (until - max(since, min(begins, default=until))) / _HOUR)
 
 
-def _make_days(runs: Sequence[Run], first: date, history: History) -> Iterator[DayRow]:
+def _make_days(
+    runs: Sequence[Run], rows: Sequence[ReportRow], first: date, history: History
+) -> Iterator[DayRow]:
     arrived = sum_arrived_hours(runs, history)
-    settled: dict[date, list[Run]] = {}
-    for run in runs:
-        if run.settled and not run.open:
-            settled.setdefault(run.settled.date(), []).append(run)
+    settled: dict[date, list[tuple[Run, ReportRow]]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        if row.settled:
+            settled.setdefault(row.settled.date(), []).append((run, row))
     begun = history.begun.date() if history.begun else date.max
     for day in sorted({*settled, *(day for day in arrived if day >= max(first, begun))}):
         yield _make_day(day, settled.get(day, []), arrived.get(day, 0.0) if day >= begun else None, history)
 
 
-def _make_day(day: date, runs: Sequence[Run], arrived: float | None, history: History) -> DayRow:
+def _make_day(
+    day: date, settled: Sequence[tuple[Run, ReportRow]], arrived: float | None, history: History
+) -> DayRow:
+    runs, rows = [run for run, _ in settled], [row for _, row in settled]
     sums = totals(runs)
     return DayRow(
         day=day.isoformat(),
@@ -142,15 +168,34 @@ def _make_day(day: date, runs: Sequence[Run], arrived: float | None, history: Hi
         gpu_share=sums.billed_hours / _DAY_HOURS,
         arrived_hours=arrived,
         queue_hours=None if arrived is None else arrived - sums.audio_hours,
+        cost_parts_micros=_sum_parts(rows),
+        other_costs_micros=_sum_other_costs(rows),
         usage=make_usage(runs, history),
     )
 
 
-def _make_row(run: Run, history: History) -> ReportRow:
+def _sum_parts(rows: Iterable[ReportRow]) -> dict[str, int]:
+    """The costs of runs by part; they add up to the cost."""
+    sums = Counter[str]()
+    for row in rows:
+        sums.update(row.billed.cost_micros if row.billed else {UNDIVIDED: row.cost_micros})
+    return {name: amount for name, amount in sums.items() if amount}
+
+
+def _sum_other_costs(rows: Iterable[ReportRow]) -> dict[str, int]:
+    sums = Counter[str]()
+    for other in filter(None, (row.other_costs for row in rows)):
+        sums.update({"address": other.address_micros or 0, "requests": other.requests_micros or 0})
+    return {name: amount for name, amount in sums.items() if amount}
+
+
+def _make_row(run: Run, history: History, costs: CostBasis | None) -> ReportRow:
     work = make_engine_time(run.worked)
+    performance = measure_performance(run)
     return ReportRow(
         run=run.id,
         created=run.created,
+        settled=None if run.open else run.settled,
         status=(run.outcome if run.outcome and not run.open else run.state).value,
         type=run.instance_type or run.provider,
         chunks_done=run.chunks_done,
@@ -162,6 +207,8 @@ def _make_row(run: Run, history: History) -> ReportRow:
         rate_as_of=run.rate.as_of,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
+        setup_seconds=performance.setup,
+        audio_per_second=performance.audio_per_second,
         load_seconds=work.load_seconds if work else None,
         busy_share=work.busy_share if work else None,
         starved_share=work.starved_share if work else None,
@@ -169,5 +216,7 @@ def _make_row(run: Run, history: History) -> ReportRow:
         to_blame=work.to_blame if work else (),
         flags=work.flags if work else {},
         timeline=run.timeline,
+        billed=None if run.open else split_bill(run),
+        other_costs=None if run.open else run_costs(run, costs),
         usage=make_usage([run], history),
     )

@@ -233,11 +233,11 @@ def build(
             complete=success,
             gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
         ),
-        performance=_make_performance(run, tuple(events)),
+        performance=measure_performance(run, events),
         work=make_engine_time(run.worked),
         savings=make_savings(run.cost, run.audio_seconds / _HOUR),
         billed=split_bill(run),
-        other_costs=costs.run_costs(seconds=run.billed_seconds, chunks=run.planned_chunks) if costs else None,
+        other_costs=run_costs(run, costs),
         fixed_costs=costs.fixed_costs() if costs else None,
         queue=tuple(samples),
     )
@@ -292,11 +292,17 @@ def _make_gpu(run: Run) -> Gpu:
     )
 
 
-def _make_performance(run: Run, events: Sequence[RunEvent]) -> Performance:
+def run_costs(run: Run, costs: CostBasis | None) -> RunCosts | None:
+    """Costs of a run beside the GPU's; None without readable prices."""
+    return costs.run_costs(seconds=run.billed_seconds, chunks=run.planned_chunks) if costs else None
+
+
+def measure_performance(run: Run, events: Iterable[RunEvent] = ()) -> Performance:
+    """Times and speed of a run, as far as observed."""
     work = _seconds_between(run.first_window, run.work_ended)
     start = _read_time(run.start_requested)
     return Performance(
-        phases=phases(events),
+        phases=phases(tuple(events)),
         launch=run.launch,
         to_running=_seconds_between(start, _read_time(run.running_since)),
         to_worker=_seconds_between(start, run.worker_since),

@@ -4,7 +4,7 @@
 (() => {
   const HEIGHT = 240;
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const palette = () => [1, 2, 3, 4, 5, 6].map((n) => color(`--series-${n}`));
+  const palette = () => [1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map((n) => color(`--series-${n}`));
 
   // Sums of each series and all before it, so that areas and bars stand on each other.
   function stack(series) {
@@ -19,6 +19,15 @@
     return unit === "$" ? `$${text}` : `${text} ${unit}`.trim();
   }
 
+  // The caption has the unit.
+  const formatTick = (value, unit) => `${value < 0 ? "-" : ""}${unit === "$" ? "$" : ""}${Number(Math.abs(value).toPrecision(4))}`;
+
+  // Every n-th tick, so that their names have room.
+  function thinOut(ticks, width) {
+    const step = Math.ceil((ticks.length * 84) / width);
+    return ticks.filter((_, i) => i % step === 0);
+  }
+
   function draw(figure) {
     const spec = JSON.parse(figure.querySelector("script").textContent);
     const place = figure.querySelector(".canvas");
@@ -31,21 +40,23 @@
     const paths = spec.kind === "bars" ? uPlot.paths.bars({ size: [0.7, 60] }) : undefined;
     const grid = { stroke: color("--line"), width: 1 };
     const axis = { stroke: color("--muted"), grid, ticks: grid, font: `12px ${color("--font")}` };
-    const step = xs.length > 1 ? (xs[xs.length - 1] - xs[0]) / (xs.length - 1) : named ? 1 : 86400;
-    const edge = named || spec.kind === "bars" ? step / 2 : 0;
+    const step = xs.length > 1 ? (xs[xs.length - 1] - xs[0]) / (xs.length - 1) : named || spec.numeric ? 1 : 86400;
+    const edge = named || spec.kind === "bars" || spec.numeric || xs.length < 2 ? step / 2 : 0;
     const options = {
       width: Math.max(260, place.clientWidth),
       height: HEIGHT,
       scales: {
-        x: { time: !named, range: (_u, low, high) => [low - edge, high + edge] },
+        x: { time: !named && !spec.numeric, range: (_u, low, high) => (xs.length > 1 ? [low - edge, high + edge] : [xs[0] - edge, xs[0] + edge]) },
         y: { range: (_u, low, high) => [Math.min(0, low), (high > 0 ? high : 1) * 1.08] },
       },
       axes: [
-        named ? { ...axis, splits: () => xs, values: (_u, ticks) => ticks.map((i) => spec.x[i] ?? "") } : axis,
-        { ...axis, size: 64, values: (_u, ticks) => ticks.map((tick) => format(tick, spec.unit)) },
+        named ? { ...axis, splits: (u) => thinOut(xs, u.width), values: (_u, ticks) => ticks.map((i) => spec.x[i] ?? "") } : axis,
+        { ...axis, size: 60, values: (_u, ticks) => ticks.map((tick) => formatTick(tick, spec.unit)) },
       ],
+      // Without a pointer that hovers, the values in the legend would stay empty.
+      legend: { live: matchMedia("(hover: hover)").matches },
       series: [
-        { label: spec.across || "Time", value: named ? (_u, i) => spec.x[i] ?? "–" : undefined },
+        { label: spec.numeric || named ? spec.across : "Time", value: named ? (_u, i) => spec.x[i] ?? "–" : undefined },
         ...order.map((i) => ({
           label: spec.series[i].name,
           stroke: colors[i % colors.length],
