@@ -27,7 +27,7 @@ from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.simulation import HOUR, PolicyResult, Simulation
 from batchscribe.core.decide.simulation import simulate as simulate_policies
-from batchscribe.core.figures import format_count
+from batchscribe.core.figures import format_count, format_hours
 from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.arrivals import read_arrivals
 from batchscribe.wiring.estimates import read_expected
@@ -230,7 +230,7 @@ def _explain(found: Simulation, assumed: str, hours: Hours | None) -> Iterator[s
     """Lines below the table; the last ones are settings."""
     offer = found.offers[0]
     yield (
-        f"{format_count(found.chunks, 'chunk')}, {found.audio_hours:.1f} h of audio, "
+        f"{format_count(found.chunks, 'chunk')}, {format_hours(found.audio_hours * HOUR)} of audio, "
         f"{found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}, from {found.origin}"
     )
     yield (
