@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -754,9 +755,14 @@ def test_a_host_with_another_failure_keeps_its_record(desk: Desk) -> None:
 
 def test_a_remote_command_has_its_own_options(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[object] = []
-    ssh = SimpleNamespace(argv=lambda _instance, command: commands.append(command) or ["ssh"])
-    tools = desk.tools()
-    monkeypatch.setattr(desk, "tools", lambda: replace(tools, ssh=ssh))
+
+    def argv(_instance: Instance, command: tuple[str, ...]) -> list[str]:
+        commands.append(command)
+        return ["ssh"]
+
+    ssh: Any = SimpleNamespace(argv=argv)
+    tools = replace(desk.tools(), ssh=ssh)
+    monkeypatch.setattr(desk, "tools", lambda: tools)
     monkeypatch.setattr("os.execvp", lambda *_argv: None)
     assert desk("ssh", "uname", "-s", "--all").exit_code == 0
     assert commands == [("uname", "-s", "--all")]
