@@ -756,13 +756,13 @@ def test_a_host_with_another_failure_keeps_its_record(desk: Desk) -> None:
 def test_a_remote_command_has_its_own_options(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[object] = []
 
-    def argv(_instance: object, command: object) -> list[str]:
+    def argv(_instance: Instance, command: tuple[str, ...]) -> list[str]:
         commands.append(command)
         return ["ssh"]
 
     ssh: Any = SimpleNamespace(argv=argv)
-    tools = desk.tools()
-    monkeypatch.setattr(desk, "tools", lambda: replace(tools, ssh=ssh))
+    tools = replace(desk.tools(), ssh=ssh)
+    monkeypatch.setattr(desk, "tools", lambda: tools)
     monkeypatch.setattr("os.execvp", lambda *_argv: None)
     assert desk("ssh", "uname", "-s", "--all").exit_code == 0
     assert commands == [("uname", "-s", "--all")]

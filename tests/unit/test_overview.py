@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def put_run_of(at: Stage, scheduler: str, number: int, *, source: str = "") -> N
         host="other-host",
     )
     at.store.create(keys.intent(run.id), encode_run(run))
+
+
+def test_a_state_folder_that_keeps_no_id_is_no_other_scheduler(tmp_path: Path) -> None:
+    at = stage(tmp_path)
+    at.upload(3)
+    at.clock.sleep(600)
+    put_run_of(at, "kept", 1)
+    tick(at.world, replace(at.config, scheduler="", host="other-host"))
+    assert at.notes.messages == []
 
 
 def test_another_scheduler_on_the_same_source_is_reported_once(tmp_path: Path) -> None:

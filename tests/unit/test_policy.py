@@ -63,7 +63,9 @@ def test_chunks_that_failed_before_start_nothing_but_a_person_may() -> None:
     assert isinstance(decision, Hold)
     assert decision.reason.code is ReasonCode.ONLY_FAILED_BEFORE
     assert isinstance(decide(seen, replace(POLICY, name=PolicyName.NOW)), Hold)
-    assert isinstance(decide(seen, replace(POLICY, manual=True)), Launch)
+    asked = decide(seen, replace(POLICY, manual=True))
+    assert isinstance(asked, Launch)
+    assert asked.reason.sentence == "requested by the user: 150 chunks pending, 150 of them failed before"
 
 
 def test_a_running_gpu_that_is_not_ours_is_left_alone() -> None:

@@ -84,6 +84,14 @@ def test_what_is_known_beforehand_is_refused_with_its_fix(
     assert str(caught.value).endswith("(nothing was started)")
 
 
+def test_no_set_up_is_proposed_for_an_engine_that_cannot_run(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        preflight(settings(tmp_path, BATCH_ENGINE="wisper"), recorded(engine="parakeet", model="m"))
+    assert "was prepared for" not in str(caught.value)
+    with pytest.raises(MisconfiguredError, match="was prepared for parakeet m"):
+        preflight(settings(tmp_path), recorded(engine="parakeet", model="m"))
+
+
 def test_all_obstacles_are_named_at_once(tmp_path: Path) -> None:
     broken = {"BATCH_ENGINE": "wisper", "GPU_SSH_KEY_PATH": "/nope.pem", "BATCH_CLOUD_GUARD": "eventbridge"}
     with pytest.raises(MisconfiguredError) as caught:

@@ -216,6 +216,7 @@ def test_a_box_that_never_answers_is_stopped(at: Stage) -> None:
     at.launcher.silent_probes = 10_000
     (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.LAUNCH_FAILED
+    assert (run.chunks_done, run.chunks_failed) == (0, 0), "no chunk was tried"
     assert state(at) is InstanceState.STOPPED
 
 

@@ -236,7 +236,7 @@ def _show_value(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return str(Usd.parse(value))
+            return f"${Usd.parse(value).text(3)}"
         case datetime():
             return f"{value:%Y-%m-%d %H:%M} UTC"
         case _:

@@ -121,7 +121,9 @@ def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
         Column("session", sessions, folded=24),
         *(_count_column(name, column) for name, column in counts.items()),
         Column("pending size", format_sizes([row.bytes for row in rows]), right=True, optional=1),
-        Column("oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], right=True),
+        Column(
+            "oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], optional=1, right=True
+        ),
     ]
 
 

@@ -170,7 +170,9 @@ def _note_other_scheduler(world: World, config: RunConfig, record: Run) -> None:
     """Records and reports, once, that another scheduler works on this source."""
     now, other = world.clock.now(), OtherScheduler.of(record)
     same_source = record.source.rstrip("/") == world.source.url.rstrip("/")
-    if _is_opened_here(record, config) or is_rehearsal(record) or not same_source or not other.is_recent(now):
+    # Without an id, which the state folder could not keep, a run of this host may be our own.
+    ours = _is_opened_here(record, config) or (not config.scheduler and record.host == config.host)
+    if ours or is_rehearsal(record) or not same_source or not other.is_recent(now):
         return
     known = find_other_scheduler(world.ledger, now)
     world.ledger.put(OTHER, msgspec.json.encode(other).decode())

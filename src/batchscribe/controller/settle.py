@@ -328,6 +328,7 @@ def _measure_timeline(world: World, run: Run, work: list[WorkerResult]) -> dict[
 def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
     unread = len(run.workers) - len(work)
+    tried = run.worker_since is not None or any(each.tally.seen for each in work)
     if outcome is None:
         outcome = Outcome.INCOMPLETE if result.missing or unread else Outcome.COMPLETED
     gone = f"chunks deleted or replaced meanwhile: {result.gone}" if result.gone else ""
@@ -338,7 +339,7 @@ def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult
         detail="; ".join(filter(None, (run.detail, gone, lost))),
         settled=world.clock.now(),
         chunks_done=result.done,
-        chunks_failed=result.missing + len(result.quarantined),
+        chunks_failed=(result.missing if tried else 0) + len(result.quarantined),
         failures=_list_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         worked=sum_engine_time(each.worked for each in work),

@@ -9,7 +9,7 @@ from batchscribe.core.decide.hours import Hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.simulation import HOUR, PolicyResult, Simulation
-from batchscribe.core.figures import format_count
+from batchscribe.core.figures import format_count, format_hours
 
 
 def format_ratio(row: PolicyResult) -> str:
@@ -29,7 +29,7 @@ def explain(found: Simulation, assumed: str, hours: Hours | None) -> Iterator[st
     """
     offer = found.offers[0]
     yield (
-        f"{format_count(found.chunks, 'chunk')}, {found.audio_hours:.1f} h of audio, "
+        f"{format_count(found.chunks, 'chunk')}, {format_hours(found.audio_hours * HOUR)} of audio, "
         f"{found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}, from {found.origin}"
     )
     yield (

@@ -32,7 +32,8 @@ def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
     """Yields the triggers of the policy that can hold for this backlog, by precedence."""
     backlog = seen.backlog
     if policy.manual and backlog.pending:
-        sentence = f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
+        before = f", {backlog.troubled} of them failed before" if backlog.troubled else ""
+        sentence = f"requested by the user: {format_count(backlog.pending, 'chunk')} pending{before}"
         yield Trigger(seen.now, ReasonCode.NOW, sentence)
     if backlog.triggering:
         match policy.name:
