@@ -17,6 +17,7 @@ from batchscribe.cli.report import report
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Policy
+from batchscribe.core.run.runs import RunState
 from batchscribe.core.run.session_costs import DoneChunk, SessionShare, divide_by_session, sum_by_session
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import load
@@ -102,7 +103,7 @@ def app(tmp_path: Path) -> App:
         ):
             settled = run(
                 id=name,
-                state="settled",
+                state=RunState.SETTLED,
                 settled=NOW,
                 cost=Usd(micros),
                 chunks_done=chunks,
@@ -125,20 +126,10 @@ def shown(app: App, *words: str) -> str:
 def test_a_report_by_session(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = shown(app, "--by", "session").splitlines()
-    assert lines[0].split() == [
-        "Session",
-        "Runs",
-        "Done",
-        "Audio",
-        "Cost",
-        "Longest",
-        "wait",
-        "Late",
-        "$/audio",
-        "hour",
-    ]
-    assert lines[1].split() == ["a/", "1", "2", "0:30:00", "$0.20", "1.50", "h", "1", "0.4000"]
-    assert lines[2].split() == ["b/", "2", "4", "1:00:00", "$0.20", "1.50", "h", "2", "0.2000"]
+    names = "Session Runs Done Audio Cost Longest wait Late $/audio hour Mean wait"
+    assert lines[0].split() == names.split()
+    assert lines[1].split() == "a/ 1 2 0:30:00 $0.20 1.50 h 1 0.4000 1.00 h".split()
+    assert lines[2].split() == "b/ 2 4 1:00:00 $0.20 1.50 h 2 0.2000 1.00 h".split()
     assert "In no session: $0.0500. 1 run of an earlier version recorded no sessions." in lines
 
 
