@@ -128,8 +128,8 @@ def test_a_report_by_session(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown(app, "--by", "session").splitlines()
     names = "Session Runs Done Audio Cost Longest wait Late $/audio hour Mean wait"
     assert lines[0].split() == names.split()
-    assert lines[1].split() == "a/ 1 2 0:30:00 $0.20 1.50 h 1 0.4000 1.00 h".split()
-    assert lines[2].split() == "b/ 2 4 1:00:00 $0.20 1.50 h 2 0.2000 1.00 h".split()
+    assert lines[1].split() == ["a/", "1", "2", "0:30:00", "$0.20", "1.50", "h", "1", "0.4000", "1.00", "h"]
+    assert lines[2].split() == ["b/", "2", "4", "1:00:00", "$0.20", "1.50", "h", "2", "0.2000", "1.00", "h"]
     assert "In no session: $0.0500. 1 run of an earlier version recorded no sessions." in lines
 
 
