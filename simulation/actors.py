@@ -111,7 +111,7 @@ class Actors:
             ledger.restore(stage.ledger.copy())
         stage.others = (ledger,)
         # A borrowed instance has no tag: two schedulers may borrow it for the same chunks.
-        stage.pays_twice = stage.policy.if_running is IfRunning.USE
+        stage.pays_twice |= stage.policy.if_running is IfRunning.USE
         world = stage.world_of(slot, ledger, FIRST if cloned else SECOND)
         self.second = SecondHost(slot, ledger, world, self._agreed, self._process, cloned=cloned)
         self.second.plan(stage.line, between(stage.rng, 0.0, stage.policy.check_interval.total_seconds()))

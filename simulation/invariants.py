@@ -263,7 +263,8 @@ class Checker:
         elif before is None and run.state is RunState.PLANNED:
             self.chunks.may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
-            self.bills.check(run)
+            if not run.lane:
+                self.bills.check(run)
             self.chunks.count(run)
 
     def _acted_on_forgery(self, run: Run) -> None:

@@ -35,6 +35,7 @@ from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
 from simulation.gate import Gate
 from simulation.hosts import FIRST, SECOND
 from simulation.invariants import Checker, Memory
+from simulation.lane import Lane
 from simulation.launcher import OverSsh
 from simulation.operators import Settings
 from simulation.people import Hands as People
@@ -108,7 +109,9 @@ class Stage:
         self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
         self.types = pick(rng, ((), OTHERS))
-        self.config = self._config()
+        self.lane = self._lane() if weather.lane and rng.random() < weather.lane else None
+        config = self._config()
+        self.config = self.lane.configure(config) if self.lane else config
         self.wire_worlds()
 
     # the course of an episode
@@ -148,6 +151,8 @@ class Stage:
 
     def power_off(self) -> None:
         self.host_up = False
+        if self.lane:
+            self.lane.power_off()
         for slot in (self.main, self.beside):
             if slot.running:
                 slot.gate.kill()
@@ -299,6 +304,15 @@ class Stage:
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
         return box
 
+    def _lane(self) -> Lane:
+        """A lane that is as fast as its estimate or much slower; the GPU may finish its chunks first."""
+        self.pays_twice = True
+        slow = pick(self.rng, (1.0, 1.0, 10.0, 100.0))
+        script = WorkerScript(
+            seconds=lambda: slow * between(self.rng, 2.0, 8.0), fate=self._fate, torn=self.trouble.torn
+        )
+        return Lane(self.line, self.bucket, script)
+
     def _boot(self) -> Boot:
         rng, weather = self.rng, self._weather
         lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
@@ -364,7 +378,7 @@ class Stage:
             ledger=ledger,
             shield=clock,
             keep_alive=gate.keep_alive,
-            elsewhere=lambda world, _run: world,
+            elsewhere=lambda world, run: self.lane.world(world) if run.lane and self.lane else world,
             view=ears,
             scanner=lambda manual: _scanner(store, clock, manual=manual),
             preflight=lambda: gate.point("preflight"),

@@ -91,6 +91,8 @@ class Weather:
     """Times at which the ledger is damaged, set aside, or rolled back to an older copy."""
     forgeries: int = 0
     """Control objects that are forged or deleted by a user who may write the bucket."""
+    lane: float = 0.0
+    """That the processor of the controller's host works beside the GPU."""
     set_back: float = 0.0
     """That the host's clock is set back by hours while a run works."""
 
@@ -158,6 +160,7 @@ ACTORS: Mapping[str, Focus] = {
     "an old ledger": {"ledger_files": 3, "crash": 0.002},
     "a writer of the bucket": {"forgeries": 6, "crash": 0.002},
     "a clock set back": {"set_back": 0.7},
+    "a CPU lane": {"lane": 1.0, "crash": 0.002, "dies": 0.02},
 }
 """Weathers with other programs and users who change what the scheduler works with."""
 

@@ -33,6 +33,7 @@ READING = {
 WITHOUT_JSON = {"demo", "init", "install systemd", "install cron", "uninstall", "pause", "resume", "worker"}
 WITHOUT_JSON |= {
     "metrics",
+    "lane",
     "completion",
     "notify",
     "gpu start",

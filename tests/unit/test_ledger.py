@@ -291,13 +291,13 @@ def test_a_run_that_cannot_be_read_keeps_no_other_from_being_stopped(
 def test_a_migration_is_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Ledger(path) as ledger:
         ledger.save_run(RUN, at=NOW)
-    monkeypatch.setitem(migrations(), 2, "CREATE TABLE half (x); CREATE TABLE half (x);")
+    monkeypatch.setitem(migrations(), 3, "CREATE TABLE half (x); CREATE TABLE half (x);")
     with pytest.raises(MisconfiguredError, match="already exists"):
         Ledger(path)
-    monkeypatch.setitem(migrations(), 2, "CREATE TABLE half (x); -- one; two\nCREATE TABLE other (x);")
+    monkeypatch.setitem(migrations(), 3, "CREATE TABLE half (x); -- one; two\nCREATE TABLE other (x);")
     with Ledger(path) as ledger:
         assert ledger.run("r1") == RUN
-        assert ledger._db.execute("SELECT number FROM migrations").fetchall() == [(1,), (2,)]
+        assert ledger._db.execute("SELECT number FROM migrations").fetchall() == [(1,), (2,), (3,)]
 
 
 def test_every_query_can_be_prepared(ledger: Ledger) -> None:
@@ -335,6 +335,12 @@ def test_every_query_can_be_prepared(ledger: Ledger) -> None:
                 "last",
                 "before",
                 "prefix",
+                "session",
+                "chunks",
+                "audio_seconds",
+                "waited_seconds",
+                "longest_seconds",
+                "late",
             )
         )
         assert sqlite3.complete_statement(query), name

@@ -22,7 +22,7 @@ CASES = [
 
 def result_of(name: PolicyName, trace: str, seed: int, minutes: int, hours: int) -> PolicyResult:
     policy = Policy(name=name, max_wait=timedelta(hours=hours), check_interval=timedelta(minutes=minutes))
-    return simulate_policy(make_trace(trace, seed), policy, make_offer())
+    return simulate_policy(make_trace(trace, seed), policy, (make_offer(),))
 
 
 @pytest.mark.parametrize(("trace", "seed", "minutes", "hours"), CASES)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from batchscribe.core.decide import replay as replays
 from batchscribe.core.decide.arrivals import Arrival, make_recorded_arrivals
 from batchscribe.core.decide.hours import Hours, parse_hours
-from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.observation import Observation, Policy, PolicyName
+from batchscribe.core.decide.money import FREE, Rate, Usd
+from batchscribe.core.decide.observation import InstanceChoice, Observation, Policy, PolicyName
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Decision, Hold, decide
@@ -39,7 +39,7 @@ def arrive(*minutes: float, audio: float = 600.0) -> tuple[Arrival, ...]:
 
 
 def played(*minutes: float, policy: Policy = AT_ONCE, offer: Offer = OFFER) -> Replay:
-    return replay(arrive(*minutes), policy, offer)
+    return replay(arrive(*minutes), policy, (offer,))
 
 
 def test_a_start_takes_what_is_pending_at_its_check() -> None:
@@ -84,7 +84,7 @@ def test_the_threshold_and_the_longest_wait_start() -> None:
 
 def test_a_progress_report_counts_each_chunk_once() -> None:
     counted: list[int] = []
-    replay(arrive(10, 20, 90), AT_ONCE, OFFER, counted.append)
+    replay(arrive(10, 20, 90), AT_ONCE, (OFFER,), report=counted.append)
     assert [count for count in counted if count] == [2, 1]
 
 
@@ -207,3 +207,41 @@ def test_the_ledger_shows_when_the_backlog_grew() -> None:
 
 def test_a_ledger_without_audio_shows_no_arrivals() -> None:
     assert make_recorded_arrivals((sample(1, 2),), (run(),)) == ()
+
+
+LANE = Offer(
+    provider="local",
+    instance_type="cpu",
+    market=Market.LANE,
+    rate=FREE,
+    priors=Priors(speed=2.0, setup_seconds=10.0, setup_p95_seconds=10.0, release_seconds=10.0),
+)
+
+
+def test_the_lane_takes_small_backlogs_and_leaves_large_ones_to_the_gpu() -> None:
+    result = replay(arrive(10, 20, 90, 91, 92, *range(93, 110)), AT_ONCE, (OFFER,), LANE)
+    assert result.starts == (NOW + 2 * HOUR,)
+    assert result.waits[:2] == (50 * 60 + 310, 40 * 60 + 610)
+    assert result.cost == Usd.parse("1.32")
+
+
+def test_a_simulation_has_a_row_for_the_lane_and_one_for_the_choice() -> None:
+    slow = replace(OFFER, instance_type="g4.slow", rate=Rate(per_hour=Usd.parse("1.8"), source="test"))
+    policy = replace(AT_ONCE, choice=InstanceChoice.CHEAPEST)
+    result = simulate(arrive(10, 20, 90), policy, [OFFER, slow], lane=LANE)
+    kinds = [each.instance_type for each in result.offers]
+    assert kinds == ["g6.xlarge", "g4.slow", "g6.xlarge + g4.slow", "g6.xlarge + g4.slow + cpu"]
+    bills = [each.find_best("now").dollars for each in result.offers]
+    assert bills[2] == bills[1] < bills[0]
+    assert bills[3] == 0
+    assert result.policies == result.offers[0].policies
+
+
+def test_a_choice_of_types_is_compared_with_the_best_one_alone() -> None:
+    cheap = replace(OFFER, instance_type="g4.cheap", rate=Rate(per_hour=Usd.parse("1.8"), source="test"))
+    policy = replace(AT_ONCE, choice=InstanceChoice.CHEAPEST)
+    result = simulate(arrive(10, 20, 90), policy, [OFFER, cheap])
+    alone, chosen = result.offers[1], result.offers[2]
+    for one, other in zip(alone.policies, chosen.policies, strict=True):
+        assert (one.name, one.dollars) == (other.name, other.dollars)
+        assert other.ratio == pytest.approx(one.ratio, abs=1e-4)

@@ -24,6 +24,7 @@ from batchscribe.core.redaction import printable, printable_json
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
 from batchscribe.core.run.period import NESTED, DayRow, Period, ReportRow
 from batchscribe.core.run.report import Totals
+from batchscribe.core.run.session_costs import SessionRow
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
 from batchscribe.errors import MisconfiguredError
@@ -40,10 +41,10 @@ HOUR = 3600.0
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv", "html"]), default="table")
 @click.option(
     "--by",
-    type=click.Choice(["run", "day"]),
+    type=click.Choice(["run", "session", "day"]),
     default="run",
     show_default=True,
-    help="Lines of the table and of the CSV; JSON has both.",
+    help="Lines of the table and of the CSV; JSON has all.",
 )
 @click.option(
     "--output",
@@ -106,21 +107,30 @@ def render_json(period: Period) -> str:
 
 
 def render_csv(period: Period, by: str = "run") -> str:
-    """CSV with a header and one line for each run or day; usage is in the last columns."""
-    kind, rows = (DayRow, period.days) if by == "day" else (ReportRow, period.runs)
+    """CSV with a header and one line for each run, session or day; usage is in the last columns."""
+    rows: Sequence[ReportRow | DayRow | SessionRow]
+    match by:
+        case "day":
+            kind, rows = DayRow.__struct_fields__, period.days
+        case "session":
+            kind, rows = SessionRow.__struct_fields__, period.sessions
+        case _:
+            kind, rows = ReportRow.__struct_fields__, period.runs
+    usage = Usage.__struct_fields__ if "usage" in kind else ()
     text = io.StringIO()
-    names = [name for name in kind.__struct_fields__ if name not in NESTED]
-    writer = csv.DictWriter(text, [*names, *Usage.__struct_fields__], lineterminator="\n")
+    names = [name for name in kind if name not in NESTED]
+    writer = csv.DictWriter(text, [*names, *usage], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_to_cells(row) for row in rows)
     return text.getvalue()
 
 
-def _to_cells(row: ReportRow | DayRow) -> dict[str, object]:
+def _to_cells(row: ReportRow | DayRow | SessionRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     found: dict[str, object] = msgspec.to_builtins(row)
     cells = {name: value for name, value in found.items() if name not in NESTED}
-    cells |= msgspec.to_builtins(row.usage)
+    if not isinstance(row, SessionRow):
+        cells |= msgspec.to_builtins(row.usage)
     if isinstance(row, ReportRow):
         cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
         cells["timeline"] = format_timeline(row.timeline)
@@ -139,15 +149,27 @@ def show_table(app: App, period: Period, by: str = "run") -> None:
     if not period.runs:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
-    by_day = by == "day"
-    print_table(app.console, _build_day_columns(period.days) if by_day else _build_columns(period.runs))
+    match by:
+        case "day":
+            print_table(app.console, _build_day_columns(period.days))
+        case "session":
+            print_table(app.console, _build_session_columns(period.sessions))
+        case _:
+            print_table(app.console, _build_columns(period.runs))
     fixed = describe_fixed_costs(period.fixed_costs) if period.fixed_costs else ""
-    lines = [fixed, summary(period.totals, period.until)]
+    lines = [_describe_rest(period) if by == "session" else "", fixed, summary(period.totals, period.until)]
     lines += [f"{format_baseline(each)}." for each in period.baselines]
     lines += [_describe_waits(period.usage), _describe_use(period)]
     lines += format_engine_time(period.totals.work)
     lines += [f"Timeline of {row.run}: {format_timeline(row.timeline)}" for row in _find_timed(period.runs)]
     app.console.print("\n".join(filter(None, lines)), markup=False)
+
+
+def _describe_rest(period: Period) -> str:
+    """The cost that belongs to no session; empty if there is none."""
+    rest, old = Usd(period.cost_without_session_micros), period.runs_without_sessions
+    recorded = f" {format_count(old, 'run')} of an earlier version recorded no sessions." if old else ""
+    return f"In no session: {rest}.{recorded}" if rest.micros or old else ""
 
 
 def _describe_waits(usage: Usage) -> str:
@@ -226,6 +248,20 @@ def _build_day_columns(rows: Sequence[DayRow]) -> list[Column]:
         Column("GPU up", [_format_share(row.gpu_share) for row in rows], right=True),
         Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
         *_build_usage_columns([row.usage for row in rows]),
+    ]
+
+
+def _build_session_columns(rows: Sequence[SessionRow]) -> list[Column]:
+    return [
+        Column("Session", [row.session for row in rows]),
+        Column("Runs", [str(row.runs) for row in rows], optional=1, right=True),
+        Column("Done", [str(row.chunks_done) for row in rows], right=True),
+        Column("Audio", [format_clock(row.audio_hours * HOUR) for row in rows], right=True),
+        Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
+        Column("Longest wait", [f"{row.max_wait_hours:.2f} h" for row in rows], right=True),
+        Column("Late", [str(row.late) for row in rows], right=True),
+        _build_usage_column("$/audio hour", [row.cost_per_audio_hour for row in rows], "{:.4f}", 2),
+        _build_usage_column("Mean wait", [row.mean_wait_hours for row in rows], "{:.2f} h", 3),
     ]
 
 

@@ -24,11 +24,12 @@ from batchscribe.core.decide.hours import Hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.offers import Offer
-from batchscribe.core.decide.simulation import PolicyResult, Simulation
+from batchscribe.core.decide.simulation import PolicyResult, Simulation, list_rows
 from batchscribe.core.decide.simulation import simulate as simulate_policies
 from batchscribe.core.decide.simulation_text import explain, format_ratio, format_speed
 from batchscribe.settings import Settings
 from batchscribe.wiring.estimates import describe_assumed, make_offer, read_arrivals
+from batchscribe.wiring.lane import read_lane_offer
 from batchscribe.wiring.scheduler import make_policy
 
 
@@ -103,8 +104,10 @@ def simulate(
     policy = make_policy(app.settings)
     if max_wait_hours is not None:
         policy = replace(policy, max_wait=timedelta(hours=max_wait_hours))
-    with _show_progress(len(trace) * len(PolicyName) * len(offers), quiet=app.quiet) as report:
-        found = simulate_policies(trace, policy, offers, origin, report)
+    lane = read_lane_offer(app.settings) if rate is None else None
+    rows = len(list_rows(policy, offers, lane))
+    with _show_progress(len(trace) * len(PolicyName) * rows, quiet=app.quiet) as report:
+        found = simulate_policies(trace, policy, offers, origin, report, lane=lane)
     if plot:
         draw_points(
             plot, _list_points(found), across="p95 of the waits, hours", up="dollars", least_height=0.01

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from batchscribe.controller.context import RunConfig, World, log
 from batchscribe.core.decide.packing import Priors
@@ -25,12 +25,6 @@ def learn(
     engine, _ = worked[0]
     # A run is one measurement: that of its first engine.
     seen = [record for used, record in worked if used == engine]
-    seconds: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-    for record in seen:
-        for kind, value in record.seconds_by_type.items():
-            seconds[kind] = seconds.get(kind, 0.0) + value
-            sizes[kind] = sizes.get(kind, 0) + record.bytes_by_type.get(kind, 0)
     elapsed = sum(record.timings.elapsed - (record.timings.first_window or 0.0) for record in seen)
     audio = sum(record.tally.audio_seconds for record in seen)
     begun = run.start_requested.at if run.start_requested else run.created
@@ -41,7 +35,7 @@ def learn(
         speed=audio / elapsed if elapsed > 0 else config.priors.speed,
         setup_seconds=(run.first_window - begun).total_seconds() if run.first_window else 0.0,
         release_seconds=release,
-        bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0},
+        bytes_per_second=measure_bitrates(seen),
     )
     speed, setup = round(measured.speed, 2), round(measured.setup_seconds, 1)
     log.info("run.measured", run=run.id, speed=speed, setup=setup)
@@ -53,3 +47,14 @@ def learn(
         at=world.clock.now(),
         measured=measured,
     )
+
+
+def measure_bitrates(records: Iterable[ExitRecord]) -> dict[str, float]:
+    """Bytes per audio second by file extension."""
+    seconds: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for record in records:
+        for kind, value in record.seconds_by_type.items():
+            seconds[kind] = seconds.get(kind, 0.0) + value
+            sizes[kind] = sizes.get(kind, 0) + record.bytes_by_type.get(kind, 0)
+    return {kind: sizes[kind] / seconds[kind] for kind in seconds if seconds[kind] > 0}

@@ -16,7 +16,7 @@ import msgspec
 from batchscribe.controller.alerts import alert_conflict
 from batchscribe.controller.commands.redo import quarantine_failed, record_attempt, record_crash
 from batchscribe.controller.context import RunConfig, World, log, save, try_action
-from batchscribe.controller.learning import learn
+from batchscribe.controller.learning import learn, measure_bitrates
 from batchscribe.controller.records import (
     forget_manifests,
     read_boot,
@@ -49,6 +49,7 @@ from batchscribe.core.run.manifest import (
 )
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
+from batchscribe.core.run.session_costs import DoneChunk, divide_by_session
 from batchscribe.core.run.timeline import measure_timeline
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
@@ -91,7 +92,6 @@ class WorkerResult:
 class Verified:
     """State of a run's chunks, as listed in the store."""
 
-    done: int = 0
     quarantined: list[str] = field(default_factory=list)
     """Keys of quarantined chunks."""
     left: list[ManifestChunk] = field(default_factory=list)
@@ -102,8 +102,13 @@ class Verified:
     """Deleted or uploaded again since: no longer part of this run."""
     complete: set[str] = field(default_factory=set)
     """Sessions without pending or waiting chunks."""
+    done_chunks: list[DoneChunk] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
     """Number of audio files in the source that are not decoded, by extension."""
+
+    @property
+    def done(self) -> int:
+        return len(self.done_chunks)
 
     @property
     def missing(self) -> int:
@@ -130,6 +135,8 @@ def settle(world: World, config: RunConfig, run: Run, errors: list[BatchscribeEr
     if not is_rehearsal(run):
         measure = partial(learn, world, config, run, [(each.manifest.engine, each.record) for each in work])
         try_action(errors, run, "the measurements were not recorded", measure)
+        divide = partial(_record_sessions, world, config, run, result, work)
+        try_action(errors, run, "its cost by session was not recorded", divide)
     if run.started or (run.outcome and run.outcome.no_start):
         try_action(errors, run, "no message was sent", lambda: _send_message(world, run, result))
         try_action(errors, run, "no event was sent", lambda: _emit_events(world, run, result))
@@ -170,6 +177,14 @@ def _verify_chunks(
 def _publish(world: World, scanner: Scanner, session: str) -> None:
     record = partial(record_unreadable, world.ledger)
     publish_session(scanner, session, world.open_rendering(), record=record)
+
+
+def _record_sessions(
+    world: World, config: RunConfig, run: Run, result: Verified, work: list[WorkerResult]
+) -> None:
+    bitrates = measure_bitrates(each.record for each in work if each.record)
+    shares = divide_by_session(run, result.done_chunks, bitrates, config.policy.max_wait)
+    world.ledger.save_sessions(run.id, shares)
 
 
 def _send_message(world: World, run: Run, result: Verified) -> None:
@@ -308,7 +323,10 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
         if chunk is None or (chunk.etag != audio.info.etag and state is not ChunkState.DONE):
             continue
         result.gone -= 1
-        result.done += state is ChunkState.DONE
+        if state is ChunkState.DONE:
+            key, size, arrived = chunk.key, audio.info.size, audio.info.modified
+            done = DoneChunk(session=chunk.session, key=key, size=size, arrived=arrived)
+            result.done_chunks.append(done)
         result.quarantined += [chunk.key] if state is ChunkState.QUARANTINED else []
         result.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
     result.passed_over = scanner.passed_over

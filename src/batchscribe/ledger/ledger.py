@@ -7,7 +7,7 @@ network call happens inside a transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.records import decode_run, encode_run
 from batchscribe.core.run.report import QueueSample, RunEvent
 from batchscribe.core.run.runs import Run
+from batchscribe.core.run.session_costs import SessionShare
 from batchscribe.errors import (
     BatchscribeError,
     DamagedLedgerError,
@@ -229,6 +230,22 @@ class Ledger:
             for kind, rate in measured.bytes_per_second.items():
                 if rate > 0:
                     self._execute_query("learn_bytes", {"run": run, "type": kind, "bytes_per_second": rate})
+
+    def save_sessions(self, run: str, shares: Iterable[SessionShare]) -> None:
+        """Saves the sessions' parts of a run, replacing earlier ones."""
+        with self._open_transaction():
+            self._execute_query("forget_sessions", {"run": run})
+            for share in shares:
+                row = msgspec.structs.asdict(share) | {"session": _escape_bytes(share.session)}
+                self._execute_query("save_session", row)
+
+    def sessions(self, since: datetime) -> tuple[SessionShare, ...]:
+        """Sessions' parts of the runs that were settled at `since` or later."""
+        names, found = (
+            SessionShare.__struct_fields__,
+            self._fetch_rows("sessions", {"since": _format_time(since)}),
+        )
+        return tuple(msgspec.convert(dict(zip(names, row, strict=True)), SessionShare) for row in found)
 
     def priors(self, *, engine: str, model: str, instance_type: str, default: Priors) -> Priors:
         """Returns medians of the latest lessons, `default` if there are none.

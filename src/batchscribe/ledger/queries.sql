@@ -96,6 +96,20 @@ SELECT type, bytes_per_second FROM (
     FROM lesson_bytes AS b JOIN lessons AS l ON l.run = b.run
 ) WHERE nth <= :last;
 
+-- name: forget_sessions
+DELETE FROM run_sessions WHERE run = :run;
+
+-- name: save_session
+INSERT INTO run_sessions
+    (run, session, chunks, audio_seconds, cost_micros, waited_seconds, longest_seconds, late)
+VALUES
+    (:run, :session, :chunks, :audio_seconds, :cost_micros, :waited_seconds, :longest_seconds, :late);
+
+-- name: sessions
+SELECT s.run, s.session, s.chunks, s.audio_seconds, s.cost_micros, s.waited_seconds, s.longest_seconds, s.late
+FROM run_sessions AS s JOIN runs AS r ON r.id = s.run
+WHERE r.settled >= :since ORDER BY r.created, r.id, s.session;
+
 -- name: get
 SELECT value FROM facts WHERE key = :key;
 

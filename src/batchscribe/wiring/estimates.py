@@ -121,4 +121,5 @@ def read_period(settings: Settings, ledger: Ledger, now: datetime, last: timedel
     """The report of the time from `last` before `now` on, from the ledger alone."""
     since = now - last
     costs = read_cost_basis(settings, ledger, now)
-    return period_of(ledger.runs(since), since, now, costs, read_history(settings, ledger, since))
+    history, shares = read_history(settings, ledger, since), ledger.sessions(since)
+    return period_of(ledger.runs(since), since, now, costs, history, shares=shares)

@@ -19,7 +19,7 @@ from batchscribe.adapters.machine.installed import has_lane_unit
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.context import RunConfig, Waits
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.decide.offers import CPU, Market
+from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE, Window
@@ -28,7 +28,7 @@ from batchscribe.protocols import Capacity, Clock, Store
 from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.engines import engine_factory
-from batchscribe.wiring.seams import open_stores
+from batchscribe.wiring.seams import open_ledger, open_stores
 
 log = structlog.get_logger("batchscribe")
 SPEECH = ("demo", "audio", "morning-walk")
@@ -132,6 +132,17 @@ def open_lane_launcher(settings: Settings, output: Store | None = None, *, contr
         has_unit=has_lane_unit(settings.folder),
         control=find_control_url(output) if output else control,
     )
+
+
+def read_lane_offer(settings: Settings) -> Offer | None:
+    """This machine's processor as its runs or its last self-test measured it; None if none did."""
+    test = LaneFiles(settings.state_dir).read_test() if settings.has_lane else None
+    if test is None or test.error:
+        return None
+    with open_ledger(settings, remember=False) as ledger:
+        spec = test.spec
+        priors = ledger.priors(engine=spec.engine, model=spec.model, instance_type=CPU, default=test.priors)
+    return Offer(provider=LOCAL, instance_type=CPU, market=Market.LANE, rate=FREE, priors=priors)
 
 
 def open_lane(settings: Settings) -> Lane:

@@ -73,8 +73,8 @@ def _replay_rules(arrivals: Sequence[Arrival], policy: Policy, offer: Offer) -> 
     free = replace(policy, name=PolicyName.NOW, daily_budget=None, hours=None)
     original = replace(free, name=PolicyName.THRESHOLD, threshold=ORIGINAL_THRESHOLD)
     return {
-        BaselineName.EACH_ARRIVAL: replay(arrivals, free, offer).cost,
-        BaselineName.THRESHOLD_100: replay(arrivals, original, offer).cost,
+        BaselineName.EACH_ARRIVAL: replay(arrivals, free, (offer,)).cost,
+        BaselineName.THRESHOLD_100: replay(arrivals, original, (offer,)).cost,
     }
 
 

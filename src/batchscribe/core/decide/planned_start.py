@@ -25,6 +25,8 @@ class BacklogWait:
     waited: float
     """Audio hours times hours of waiting."""
     newest: datetime | None
+    tightest: float
+    """Longest of the waits so far, in hours, each with the work up to the end of its chunk in one run."""
 
     def cost(self, price: Usd) -> Usd:
         """Cost at a price for each audio hour and hour."""
@@ -149,12 +151,14 @@ def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
 
 def _measure_waits(seen: Observation, offer: Offer) -> BacklogWait:
     audio = waited = 0.0
-    newest = None
+    tightest, newest = 0.0, None
     for chunk in seen.backlog.candidates:
         if chunk.previously_failed:
             continue
         hours = offer.priors.audio_seconds(chunk) / _HOUR
         audio += hours
-        waited += hours * max(0.0, (seen.now - chunk.modified).total_seconds() / _HOUR)
+        wait = max(0.0, (seen.now - chunk.modified).total_seconds() / _HOUR)
+        waited += hours * wait
         newest = max(newest or chunk.modified, chunk.modified)
-    return BacklogWait(audio, waited, newest)
+        tightest = max(tightest, wait + audio / offer.priors.speed)
+    return BacklogWait(audio, waited, newest, tightest)

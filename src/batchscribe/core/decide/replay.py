@@ -52,14 +52,16 @@ def last_check(at: datetime, interval: timedelta) -> datetime:
 def replay(
     arrivals: Sequence[Arrival],
     policy: Policy,
-    offer: Offer,
+    offers: Sequence[Offer],
+    lane: Offer | None = None,
     report: Callable[[int], None] = lambda _done: None,
 ) -> Replay:
     """Replays the policy until each chunk has a transcript; `arrivals` are in order of time.
 
-    `report` gets the number of chunks that each check starts.
+    `lane`: this machine's processor, whose work is no start. `report` gets the number of chunks that each
+    check starts.
     """
-    player = _Player(arrivals, policy, offer)
+    player = _Player(arrivals, policy, offers, lane)
     now = player.find_next_check(EPOCH)
     while now is not None:
         taken = len(player.done)
@@ -77,9 +79,12 @@ def replay(
 class _Player:
     """A replay in progress: chunks to come, pending chunks, and the starts so far."""
 
-    def __init__(self, arrivals: Iterable[Arrival], policy: Policy, offer: Offer) -> None:
+    def __init__(
+        self, arrivals: Iterable[Arrival], policy: Policy, offers: Sequence[Offer], lane: Offer | None
+    ) -> None:
         self._policy = policy
-        self._offer = replace(offer, priors=replace(offer.priors, bytes_per_second={"webm": BYTES}))
+        self._offers = tuple(map(_with_bytes, offers))
+        self._lane = _with_bytes(lane) if lane else None
         self._chunks = [_make_chunk(number, each) for number, each in enumerate(arrivals)]
         self._received = 0
         self._pending: list[Chunk] = []
@@ -93,7 +98,7 @@ class _Player:
         decision = decide(self._observe(now), self._policy)
         after = now + self._policy.check_interval
         if isinstance(decision, Launch):
-            self._start(now, decision.batch)
+            self._start(now, decision)
             return self.find_next_check(max(after, now + _span(decision.batch.estimate.seconds)))
         expected = decision.expected if isinstance(decision, Hold) else None
         return self.find_next_check(after, expected)
@@ -126,20 +131,26 @@ class _Player:
             now=now,
             backlog=backlog,
             instances=(INSTANCE,),
-            offers=(self._offer,),
+            offers=self._offers,
+            lane=self._lane,
             last_start=self.starts[-1][0] if self.starts else None,
         )
 
-    def _start(self, now: datetime, batch: Batch) -> None:
-        priors = self._offer.priors
+    def _start(self, now: datetime, decision: Launch) -> None:
+        batch, priors = decision.batch, decision.offer.priors
         ends = accumulate(priors.audio_seconds(chunk) / priors.speed for chunk in batch.chunks)
         taken = {
             chunk.number or 0: now + _span(priors.setup_seconds + end)
             for chunk, end in zip(batch.chunks, ends, strict=True)
         }
         self.done |= taken
-        self.starts.append((now, batch))
+        if not decision.lane:
+            self.starts.append((now, batch))
         self._pending = [chunk for chunk in self._pending if chunk.number not in taken]
+
+
+def _with_bytes(offer: Offer) -> Offer:
+    return replace(offer, priors=replace(offer.priors, bytes_per_second={"webm": BYTES}))
 
 
 def _make_chunk(number: int, arrival: Arrival) -> Chunk:

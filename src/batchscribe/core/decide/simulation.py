@@ -11,7 +11,7 @@ import msgspec
 
 from batchscribe.core.decide.arrivals import Arrival
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.observation import Policy, PolicyName
+from batchscribe.core.decide.observation import InstanceChoice, Policy, PolicyName
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.optimum import find_least_total, make_slots
 from batchscribe.core.decide.packing import Priors
@@ -62,7 +62,8 @@ class OfferResult(msgspec.Struct, frozen=True, kw_only=True):
     """All policies on one offer."""
 
     instance_type: str
-    """Empty for this machine."""
+    """Empty for this machine; several types if `decide` chooses among them; with `cpu`, if that works beside.
+    """
     rate: float
     """Dollars an hour."""
     rate_source: str
@@ -92,7 +93,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[PolicyResult, ...]
     """On the first offer."""
     offers: tuple[OfferResult, ...]
-    """The instance as it is, then GPU_INSTANCE_TYPES."""
+    """The instance as it is, then GPU_INSTANCE_TYPES, then the choice among them and the CPU lane."""
     chunks: int
     audio_hours: float
     since: datetime | None
@@ -119,13 +120,16 @@ def simulate(
     offers: Sequence[Offer],
     origin: str = "",
     report: Callable[[int], None] = lambda _done: None,
+    *,
+    lane: Offer | None = None,
 ) -> Simulation:
-    """Replays the policy and its alternatives on each offer.
+    """Replays the policy and its alternatives on each offer, on the choice among them, and with the lane.
 
     `arrivals` are in order of time; the alternatives have the policy's limits under each other name. `report`
-    gets the number of chunks that each check starts.
+    gets the number of chunks that each check starts. `lane`: this machine's processor, if its speed is known.
     """
-    results = tuple(_simulate_offer(arrivals, policy, offer, report) for offer in offers)
+    rows = list_rows(policy, offers, lane)
+    results = tuple(_simulate_offers(arrivals, policy, row, beside, report) for row, beside in rows)
     policies = results[0].policies
     present = next(each for each in policies if each.name == policy.name)
     best = results[0].find_best(present.name)
@@ -148,30 +152,47 @@ def simulate(
     )
 
 
-def _simulate_offer(
-    arrivals: Sequence[Arrival], policy: Policy, offer: Offer, report: Callable[[int], None]
+def list_rows(
+    policy: Policy, offers: Sequence[Offer], lane: Offer | None
+) -> list[tuple[Sequence[Offer], Offer | None]]:
+    """(offers, lane) of each comparison: each offer alone, then their choice, then the lane beside."""
+    alone: list[Sequence[Offer]] = [(offer,) for offer in offers]
+    chosen = policy.choice is InstanceChoice.CHEAPEST and len(offers) > 1
+    among = [offers] if chosen else []
+    return [(row, None) for row in (*alone, *among)] + ([((*among, *alone)[0], lane)] if lane else [])
+
+
+def _simulate_offers(
+    arrivals: Sequence[Arrival],
+    policy: Policy,
+    offers: Sequence[Offer],
+    lane: Offer | None,
+    report: Callable[[int], None],
 ) -> OfferResult:
     policies = (replace(policy, name=name, daily_budget=None) for name in PolicyName)
+    offer, kinds = offers[0], [each.instance_type for each in (*offers, *([lane] if lane else []))]
     return OfferResult(
-        instance_type=offer.instance_type,
+        instance_type=" + ".join(kinds),
         rate=offer.rate.per_hour.dollars,
         rate_source=offer.rate.source,
         setup_seconds=offer.priors.setup_seconds,
         release_seconds=offer.priors.release_seconds,
         speed=offer.priors.speed,
-        policies=tuple(simulate_policy(arrivals, each, offer, report) for each in policies),
+        policies=tuple(simulate_policy(arrivals, each, offers, lane, report) for each in policies),
     )
 
 
 def simulate_policy(
     arrivals: Sequence[Arrival],
     policy: Policy,
-    offer: Offer,
+    offers: Sequence[Offer],
+    lane: Offer | None = None,
     report: Callable[[int], None] = lambda _done: None,
 ) -> PolicyResult:
-    """Replays one policy, and compares it with both optima."""
-    replayed = replay(arrivals, policy, offer, report)
-    deadline_ratio, linear_ratio = _find_ratios(arrivals, policy, offer, replayed)
+    """Replays one policy, and compares it with both optima of the best offer alone."""
+    replayed = replay(arrivals, policy, offers, lane, report)
+    ratios = [_find_ratios(arrivals, policy, offer, replayed, mixed=len(offers) > 1) for offer in offers]
+    deadline_ratio, linear_ratio = map(max, zip(*ratios, strict=True))
     return PolicyResult(
         name=policy.name.value,
         dollars=replayed.cost.dollars,
@@ -187,16 +208,20 @@ def simulate_policy(
 
 
 def _find_ratios(
-    arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replayed: Replay
+    arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replayed: Replay, *, mixed: bool
 ) -> tuple[float, float]:
-    """(bill, bill and price of waits) as multiples of their optima."""
+    """(bill, bill and price of waits) as multiples of their optima on an offer.
+
+    The bill counts in seconds, so that a free offer has a ratio, too; in dollars if the offers are `mixed`.
+    """
     priors = offer.priors
     slots = make_slots(arrivals, priors, policy.check_interval, find_limits(replayed.waits, policy, priors))
     second_price, wait_price = offer.rate.per_hour.micros / HOUR, policy.wait_price.micros / HOUR**2
     waited = sum(each.audio_seconds * wait for each, wait in zip(arrivals, replayed.waits, strict=True))
-    total = second_price * replayed.billed_seconds + wait_price * waited
+    bill = replayed.cost.micros if mixed else second_price * replayed.billed_seconds
+    total, price = bill + wait_price * waited, second_price if mixed else 1.0
     return (
-        _divide(replayed.billed_seconds, find_least_total(slots, priors, 1.0, 0.0)),
+        _divide(bill if mixed else replayed.billed_seconds, find_least_total(slots, priors, price, 0.0)),
         _divide(total, find_least_total(slots, priors, second_price, wait_price)),
     )
 

@@ -152,8 +152,18 @@ def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) ->
     estimate = start.batch.estimate
     lead = _as_span(estimate.setup_seconds + estimate.work_seconds)
     if policy.name in _KEEPS_LIMIT:
-        lead = _as_span(start.outlook.seconds) + policy.slack
+        seconds = start.outlook.seconds
+        if _is_one_run(seen, start):
+            # The first chunks of a run are done before the last ones.
+            waited = (seen.now - since).total_seconds()
+            seconds += start.waits.tightest * _HOUR - waited - estimate.work_seconds
+        lead = _as_span(seconds) + policy.slack
     return since + policy.max_wait - min(lead + policy.check_interval, policy.max_wait)
+
+
+def _is_one_run(seen: Observation, start: PlannedStart) -> bool:
+    """True if one run takes the whole backlog, and no chunk of it failed before."""
+    return not start.batch.left and seen.backlog.oldest_retry is None
 
 
 def longest_wait(seen: Observation) -> timedelta:

@@ -14,6 +14,7 @@ from batchscribe.core.run.billing import BilledParts, split_bill
 from batchscribe.core.run.engine_time import make_engine_time
 from batchscribe.core.run.report import Totals, measure_performance, run_costs, totals
 from batchscribe.core.run.runs import Run
+from batchscribe.core.run.session_costs import SessionRow, SessionShare, sum_by_session
 from batchscribe.core.run.usage import History, Usage, compare_bill, make_usage, sum_arrived_hours
 
 _HOUR = timedelta(hours=1)
@@ -98,6 +99,12 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     """None if they cannot be read."""
     days: tuple[DayRow, ...]
     """Days of the period with a settled run or an arrival."""
+    sessions: tuple[SessionRow, ...]
+    """Sessions that settled runs transcribed, the most expensive first."""
+    runs_without_sessions: int
+    """Settled runs with transcripts of an earlier version, which recorded no sessions."""
+    cost_without_session_micros: int
+    """Part of the cost in no session: of those runs, and of runs without a transcript."""
     usage: Usage
     recorded_hours: float
     """Length of the period, from the first record in it on."""
@@ -113,9 +120,11 @@ def period_of(
     until: datetime,
     costs: CostBasis | None = None,
     history: History | None = None,
+    *,
+    shares: Sequence[SessionShare] = (),
 ) -> Period:
-    """The report of a period. `history`: for waits, arrivals and baselines."""
-    records, sums = history or History(), totals(runs)
+    """The report of a period. `history`: for waits, arrivals and baselines; `shares`: of these runs."""
+    records, sums, divided = history or History(), totals(runs), {share.run for share in shares}
     hours = _measure_recorded(runs, since, until, records)
     rows = tuple(_make_row(run, records, costs) for run in runs)
     return Period(
@@ -125,6 +134,11 @@ def period_of(
         totals=sums,
         fixed_costs=costs.fixed_costs() if costs else None,
         days=tuple(_make_days(runs, rows, since.date(), records)),
+        sessions=sum_by_session(shares),
+        runs_without_sessions=sum(
+            not run.open and run.chunks_done > 0 and run.id not in divided for run in runs
+        ),
+        cost_without_session_micros=sums.cost_micros - sum(share.cost_micros for share in shares),
         usage=make_usage(runs, records),
         recorded_hours=hours,
         gpu_share=sums.billed_hours / hours if hours else None,
