@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from batchscribe.controller.attempts import LOOSE, forget_attempts, list_attempts, read_failures
+from batchscribe.controller.attempts import LOOSE, Attempts, forget_attempts, list_attempts, read_failures
 from batchscribe.controller.commands.redo import (
     find_by_key,
     list_quarantined,
@@ -161,6 +161,24 @@ def test_a_holding_tick_compacts_single_attempts(at: Stage) -> None:
     assert hold(at) >= len(before) == 80
     assert (singles(at.store), read(at.store)) == (0, before)
     assert hold(at) - none <= 10
+
+
+def test_a_compaction_merges_the_names_once_not_for_each_attempt(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged, merges = Attempts.stored, list[int]()
+
+    def count(listed: Attempts) -> dict[str, datetime]:
+        merges.append(len(listed.single))
+        assert merged.fget is not None
+        return dict(merged.fget(listed))
+
+    monkeypatch.setattr(Attempts, "stored", property(count))
+    for number in range(50):
+        fail(at.store, f"{number}.mp3", "r1", kind=FailureKind.MACHINE)
+    hold(at)
+    assert singles(at.store) == 0
+    assert len(merges) < 10
 
 
 def test_a_few_single_attempts_are_left_as_they_are(at: Stage) -> None:

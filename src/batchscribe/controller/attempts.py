@@ -119,9 +119,9 @@ def compact(
     Then yields the keys that these replace; the caller deletes them. Revocations of attempts stored earlier
     than `before` are dropped.
     """
-    merged = listed.compacted
+    merged, stored = listed.compacted, listed.stored
     taken = dict(islice(listed.single.items(), AT_ONCE))
-    wanted = [name for name in taken if name in listed.stored and name not in dropped]
+    wanted = [name for name in taken if name in stored and name not in dropped]
     attempts = {**merged.attempts, **dict(_read_single(output, listed, wanted))}
     whole = CompactedAttempts(
         attempts={name: attempt for name, attempt in attempts.items() if name not in dropped},
