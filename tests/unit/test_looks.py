@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,14 +25,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute, Fault
-from support.world import INSTANCE, Stage, once, stage
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    yield made
-    made.ledger.close()
+from support.world import INSTANCE, Stage, once
 
 
 def started(at: Stage, state: RunState) -> None:

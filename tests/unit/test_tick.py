@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -35,13 +34,6 @@ from batchscribe.errors import (
 from batchscribe.testing.compute import Fault
 from batchscribe.testing.store import MemoryStore
 from support.world import INSTANCE, Stage, once, stage
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    yield made
-    made.ledger.close()
 
 
 def ready(at: Stage, count: int = 120) -> list[str]:
