@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
@@ -75,6 +76,8 @@ class Machine:
     """Its transition does not end, unless by a forced stop."""
     broken: bool = False
     """Its start falls back to stopped."""
+    breaks: bool = False
+    """So do all of its starts."""
     due: float = 0.0
     """Time at which its transition ends."""
     move: int = 0
@@ -218,7 +221,7 @@ class Cloud:
     def _end_transition(self, machine: Machine) -> None:
         if machine.stuck or self._clock.seconds < machine.due:
             return
-        if machine.state is InstanceState.PENDING and not machine.broken:
+        if machine.state is InstanceState.PENDING and not (machine.broken or machine.breaks):
             machine.spans.append(Span(machine.holder, self._clock.seconds, machine.type))
             self._move(machine, InstanceState.RUNNING)
             self.on_running(machine)
@@ -226,7 +229,7 @@ class Cloud:
             self._move(machine, InstanceState.TERMINATED)
         elif machine.state.moving:
             if machine.state is InstanceState.PENDING:
-                machine.reason = "Client.InternalError: the boot is broken"
+                machine.reason = "Client.InternalError: broken boot"
             machine.holder = ""
             self._move(machine, InstanceState.STOPPED)
 
@@ -268,18 +271,12 @@ class FakeCompute(FaultPlan, Cloud):
         Cloud.__init__(self, clock)
         self.lag = timedelta(0)
         """Age of what `describe` shows."""
-        self.next_start = self._begin_course
+        self.next_start = partial(Start, pending.total_seconds())
         self.next_stop = stopping.total_seconds
-        self._pending = pending.total_seconds()
-        self._broken = 0
 
-    def break_boots(self, count: int = 1) -> None:
-        """Makes the next `count` starts fall back to stopped."""
-        self._broken = count
-
-    def _begin_course(self) -> Start:
-        self._broken -= 1
-        return Start(self._pending, broken=self._broken >= 0)
+    def break_boot(self, instance: str, *, broken: bool = True) -> None:
+        """Makes the next starts fall back to stopped."""
+        self.machine(instance).breaks = broken
 
     def describe(self, instance: str) -> Instance:
         with self._meet_fault("describe", instance):
