@@ -60,7 +60,7 @@ class Span:
 
 
 @dataclass(slots=True)
-class Machine:
+class CloudMachine:
     id: str
     type: str
     state: InstanceState = InstanceState.STOPPED
@@ -107,20 +107,20 @@ class Cloud:
     """
 
     def __init__(self, clock: FakeClock) -> None:
-        self.machines: dict[str, Machine] = {}
+        self.machines: dict[str, CloudMachine] = {}
         self.refused_types: frozenset[str] = frozenset()
         """Types that no machine can have."""
         self.next_start: Callable[[], Start] = Start
         self.next_stop: Callable[[], float] = lambda: 30.0
         self.gets_stuck: Callable[[], bool] = lambda: False
-        self.on_running: Callable[[Machine], None] = lambda _machine: None
-        self.on_down: Callable[[Machine], None] = lambda _machine: None
+        self.on_running: Callable[[CloudMachine], None] = lambda _machine: None
+        self.on_down: Callable[[CloudMachine], None] = lambda _machine: None
         self.on_change: Callable[[str], None] = lambda _text: None
         self._clock = clock
 
-    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> Machine:
+    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> CloudMachine:
         """Adds a stopped machine."""
-        machine = self.machines[instance] = Machine(instance, instance_type)
+        machine = self.machines[instance] = CloudMachine(instance, instance_type)
         self._show(machine)
         return machine
 
@@ -191,7 +191,7 @@ class Cloud:
         machine.type = instance_type
         self._show(machine)
 
-    def machine(self, instance: str) -> Machine:
+    def machine(self, instance: str) -> CloudMachine:
         if instance not in self.machines:
             raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
         return self.machines[instance]
@@ -210,7 +210,7 @@ class Cloud:
         now = self._clock.seconds
         return sum((now if span.end is None else span.end) - span.begin for span in spans)
 
-    def _end_later(self, machine: Machine, seconds: float) -> None:
+    def _end_later(self, machine: CloudMachine, seconds: float) -> None:
         """Plans the end of the transition, void once the machine has left its state."""
         machine.due, move = self._clock.seconds + seconds, machine.move
         if seconds:
@@ -218,7 +218,7 @@ class Cloud:
         else:
             self._end_transition(machine)
 
-    def _end_transition(self, machine: Machine) -> None:
+    def _end_transition(self, machine: CloudMachine) -> None:
         if machine.stuck or self._clock.seconds < machine.due:
             return
         if machine.state is InstanceState.PENDING and not (machine.broken or machine.breaks):
@@ -233,7 +233,7 @@ class Cloud:
             machine.holder = ""
             self._move(machine, InstanceState.STOPPED)
 
-    def _move(self, machine: Machine, state: InstanceState) -> None:
+    def _move(self, machine: CloudMachine, state: InstanceState) -> None:
         if machine.state is InstanceState.RUNNING:
             machine.spans[-1].end = self._clock.seconds
             self.on_down(machine)
@@ -242,7 +242,7 @@ class Cloud:
         self.on_change(f"{machine.id} is {state} for {machine.holder or 'no holder'}")
         self._show(machine)
 
-    def _show(self, machine: Machine) -> None:
+    def _show(self, machine: CloudMachine) -> None:
         up = not machine.state.proved_stopped
         seen = Instance(
             id=machine.id,
