@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 EPISODES ?= 100000
 SEED ?= 1
 SKIP ?= 0
-WORKERS ?= $(shell echo $$((2 * $$(nproc) + 2)))
+WORKERS ?= $(shell echo $$(($$(nproc) + 2)))
 
 .PHONY: install dev demo test test-deep soak lint format bench docs lock clean
 
@@ -31,6 +31,11 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	touch $@
 
+# Test processes that start together would each rewrite the assertions of all tests.
+$(VENV)/.compiled: $(VENV)/.dev
+	$(BIN)/python -m pytest --collect-only -qq >/dev/null
+	touch $@
+
 # What the documentation is built with.
 $(VENV)/.docs: requirements/docs.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/docs.txt
@@ -40,10 +45,10 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/batchscribe demo
 
 # More processes than cores: half of the time a test waits for servers and processes beside it.
-test: dev lint
+test: lint $(VENV)/.compiled
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not deep"
 
-test-deep: dev
+test-deep: $(VENV)/.compiled
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m deep
 
 soak: dev

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd
 from batchscribe.core.run.meter import LONGEST_PENDING
 from batchscribe.core.run.runs import Run
-from batchscribe.testing.compute import Cloud, Machine, Span
+from batchscribe.testing.compute import Cloud, CloudMachine, Span
 from simulation.gate import Gate
 from simulation.timeline import Timeline
 
@@ -29,7 +29,12 @@ class Bills:
     """Compares bills with the true running times; read-only."""
 
     def __init__(
-        self, gate: Gate, line: Timeline, cloud: Cloud, ours: Machine, jumps: Sequence[tuple[float, float]]
+        self,
+        gate: Gate,
+        line: Timeline,
+        cloud: Cloud,
+        ours: CloudMachine,
+        jumps: Sequence[tuple[float, float]],
     ) -> None:
         self.lag = 0.0
         """Maximum age of a poll."""

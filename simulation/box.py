@@ -22,7 +22,7 @@ from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import Manifest, WorkerName
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.reading import read_record
-from batchscribe.testing.compute import Cloud, Machine
+from batchscribe.testing.compute import Cloud, CloudMachine
 from batchscribe.testing.worker import PlayedWorker, WorkerScript
 from batchscribe.worker.trust import refuse_foreign_work
 from simulation.seams import Bucket
@@ -113,7 +113,7 @@ class Box:
     """Host of one machine, through all its boots; also the production agent's Workers."""
 
     def __init__(
-        self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: Machine, script: WorkerScript
+        self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: CloudMachine, script: WorkerScript
     ) -> None:
         self.next_boot: Callable[[], Boot] = Boot
         self.offline_until = 0.0

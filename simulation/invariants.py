@@ -35,7 +35,7 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import GUARD_LAST, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Run, RunState
-from batchscribe.testing.compute import Cloud, Machine, Span
+from batchscribe.testing.compute import Cloud, CloudMachine, Span
 from batchscribe.testing.guard import FakeGuard
 from simulation.bills import Bills, Kept, Look
 from simulation.chunk_rules import ChunkRules
@@ -124,7 +124,7 @@ class Checker:
         if machine.state in UP and machine.holder in self._deadlines:
             self._guarded(machine, machine.holder, self._deadlines[machine.holder])
 
-    def _guarded(self, machine: Machine, run: str, deadline: datetime) -> None:
+    def _guarded(self, machine: CloudMachine, run: str, deadline: datetime) -> None:
         now = self._line.now()
         over = max(deadline, self._late.get(run, deadline)) + LIMIT
         if machine.state is InstanceState.RUNNING and now > over and run not in self.unguarded:
@@ -191,7 +191,7 @@ class Checker:
         if act.call == "start" and abs(self._host_now() - self._line.now()) > SKEW:
             self._late[claim.run] = self._line.now()
 
-    def _as_seen(self, act: Act, machine: Machine) -> None:
+    def _as_seen(self, act: Act, machine: CloudMachine) -> None:
         """I3, for what the last poll showed clearly."""
         if self._me.look is None:
             return
@@ -216,7 +216,7 @@ class Checker:
         if not self._foreign(run):
             self._taken_over.add((run, self._host))
 
-    def _join(self, machine: Machine, run: str) -> None:
+    def _join(self, machine: CloudMachine, run: str) -> None:
         """Makes the machine ours after two simultaneous starts that neither side could detect.
 
         Between two of our schedulers the tag decides, and the other one lets go.

@@ -18,7 +18,7 @@ from batchscribe.controller.context import Waits
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.promises import AFTER_WORK, BY_HOST, STALLED
 from batchscribe.core.run.runs import Outcome, Run, RunState
-from batchscribe.testing.compute import Machine
+from batchscribe.testing.compute import CloudMachine
 from batchscribe.testing.worker import PlayedWorker
 from simulation.box import Box
 from simulation.gate import Gate
@@ -42,7 +42,7 @@ _NO_START = frozenset(outcome.value for outcome in Outcome if outcome.no_start)
 class Promises:
     """Checks the time bounds at every step; read-only."""
 
-    def __init__(self, gate: Gate, line: Timeline, machine: Machine, box: Box, waits: Waits) -> None:
+    def __init__(self, gate: Gate, line: Timeline, machine: CloudMachine, box: Box, waits: Waits) -> None:
         self.ours: Callable[[str], bool] = lambda _run: True
         self.host_up: Callable[[], bool] = lambda: False
         """True while the controller's host has power: its timers make passes."""

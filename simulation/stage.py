@@ -26,7 +26,7 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.rendering import Rendering
-from batchscribe.testing.compute import Cloud, Machine, Start
+from batchscribe.testing.compute import Cloud, CloudMachine, Start
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
@@ -257,7 +257,7 @@ class Stage:
         self.checker.looked(asked, at, seen)
         self.promises.looked()
 
-    def _if_ours(self, machine: Machine, act: object) -> None:
+    def _if_ours(self, machine: CloudMachine, act: object) -> None:
         if machine is self.machine and callable(act):
             act()
 

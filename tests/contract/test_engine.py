@@ -69,7 +69,7 @@ def parakeet_ctc_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params=[
         "double",
         "double-batching",
-        "pocketsphinx",
+        pytest.param("pocketsphinx", marks=pytest.mark.deep),
         "faster-whisper",
         "faster-whisper-batching",
         "parakeet",
@@ -147,10 +147,12 @@ def test_reports_name_what_cannot_run(whisper_folder: Path) -> None:
 # ------------------------------------------------------------------ PocketSphinx
 
 
-def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
+@pytest.mark.parametrize("session", ["notes/", pytest.param("", marks=pytest.mark.deep)])
+def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx, session: str) -> None:
+    texts = {key: text for key, text in corpus().items() if key.startswith(session)}
     expected, heard = [], []
     with AudioDecoder() as decoder:
-        for key, text in corpus().items():
+        for key, text in texts.items():
             cutter = Cutter(find_speech)
             pieces = decoder.decode(bundled(key), max_seconds=60)
             cuts = [*(cut for piece in pieces for cut in cutter.push(piece)), *cutter.finish()]

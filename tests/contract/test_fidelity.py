@@ -47,7 +47,9 @@ def recording() -> Samples:
     return np.concatenate([piece for part in parts for piece in (part, pause)])
 
 
-@pytest.mark.parametrize(("seconds", "overlap"), [(WHOLE, 0.0), (5.0, 0.0), (5.0, 0.5)])
+@pytest.mark.parametrize(
+    ("seconds", "overlap"), [(WHOLE, 0.0), pytest.param(5.0, 0.0, marks=pytest.mark.deep), (5.0, 0.5)]
+)
 def test_the_words_are_right_whole_and_cut(
     whisper: Engine, recording: Samples, tmp_path: Path, seconds: float, overlap: float
 ) -> None:

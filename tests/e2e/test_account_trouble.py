@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.emulated import Aws, Case, emulated_aws, new_case
+from support.emulated import Case
 from support.faults import Pretend, Refusal
 
 pytestmark = pytest.mark.e2e
@@ -16,17 +14,6 @@ CHECKS = 3
 ALWAYS = 50
 CAPACITY = Refusal("InsufficientInstanceCapacity", 500)
 LANDS = 0.2
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    with emulated_aws() as made:
-        yield made
-
-
-@pytest.fixture
-def case(aws: Aws, tmp_path: Path) -> Case:
-    return new_case(aws, tmp_path)
 
 
 def checked(case: Case, **names: str) -> list[tuple[int, Any]]:

@@ -20,11 +20,11 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.text.transcripts import encode
 from batchscribe.testing.guard import ROLE
-from support.aws import make_schedule_group, make_stopped_instance
+from support.aws import make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for
 from support.forked import ENGINES
 from support.receivers import http_receiver, smtp_receiver
-from support.s3 import CREDENTIALS, aws_client, aws_environment, create_bucket, moto_server, s3_client
+from support.s3 import CREDENTIALS, aws_client, create_bucket, s3_client
 from support.sshd import Sshd, sshd
 
 if TYPE_CHECKING:
@@ -107,13 +107,6 @@ def install_worker(box: Sshd) -> None:
     environment = box.home / ".batchscribe" / "env"
     environment.write_text("".join(lines))
     environment.chmod(0o600)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with moto_server() as address, aws_environment():
-        make_schedule_group(address)
-        yield address
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from batchscribe.core.text.transcripts import encode
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
-from support.aws import make_schedule_group, make_stopped_instance
+from support.aws import make_stopped_instance
 from support.cli import SPEECH, Desk, wait_for
 from support.forked import ENGINES
 from support.played_box import WAITS, PlayedBox, Power, played_box
-from support.s3 import CREDENTIALS, REGION, aws_client, aws_environment, create_bucket, moto_server
+from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
 
 pytestmark = pytest.mark.e2e
 
@@ -72,13 +72,6 @@ def state(endpoint: str, instance: str) -> str:
 def tags(endpoint: str, instance: str) -> dict[str, str]:
     found = ec2(endpoint).describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
     return {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with moto_server() as address, aws_environment():
-        make_schedule_group(address)
-        yield address
 
 
 @pytest.fixture

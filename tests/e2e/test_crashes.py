@@ -10,14 +10,13 @@ have the other points of a lost ledger and of quiet ticks.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import cycle, product, repeat
-from pathlib import Path
 
 import pytest
 
 from support.cli import wait_for
-from support.emulated import Aws, Case, emulated_aws, new_case
+from support.emulated import Case
 from support.faults import Drop, Fault, Hang, Refusal
 
 pytestmark = pytest.mark.e2e
@@ -75,17 +74,6 @@ CASES = (
         if (point, mode) not in {case[:2] for case in EACH_ONCE}
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    with emulated_aws() as made:
-        yield made
-
-
-@pytest.fixture
-def case(aws: Aws, tmp_path: Path) -> Case:
-    return new_case(aws, tmp_path)
 
 
 @pytest.mark.parametrize(("point", "mode", "following"), CASES)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from support.emulated import Aws, Case, emulated_aws, new_case
+from support.emulated import Case
 from support.s3 import missing
 
 pytestmark = pytest.mark.e2e
@@ -24,19 +24,6 @@ AT_WORK = "launcher.launch:after"
 BEFORE_START = "store.create:intent:after"
 MISCONFIGURED = 2
 PATIENT_PASSES = 60
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    with emulated_aws() as made:
-        yield made
-
-
-@pytest.fixture
-def case(aws: Aws, tmp_path: Path) -> Case:
-    home = tmp_path / "home"
-    home.mkdir()
-    return new_case(aws, home)
 
 
 OTHER_SETTINGS = {

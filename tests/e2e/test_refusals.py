@@ -5,8 +5,7 @@ Real command lines in front of an emulated cloud, which records every call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,24 +15,11 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import decode
 from batchscribe.core.text.transcripts import encode
-from support.emulated import Aws, Case, emulated_aws, new_case
+from support.emulated import Case
 
 pytestmark = pytest.mark.e2e
 MISCONFIGURED = 2
 ELSEWHERE = "i-0fedcba9876543210"
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    with emulated_aws() as made:
-        yield made
-
-
-@pytest.fixture
-def case(aws: Aws, tmp_path: Path) -> Case:
-    home = tmp_path / "home"
-    home.mkdir()
-    return new_case(aws, home)
 
 
 def recorded(**fields: Any) -> Callable[[Case], None]:

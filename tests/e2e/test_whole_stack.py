@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +14,10 @@ from batchscribe import __version__
 from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.text.transcripts import encode
-from support.emulated import Aws, emulated_aws, new_case
+from support.emulated import Aws, new_case
 from support.s3 import aws_client
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    with emulated_aws() as made:
-        yield made
 
 
 def test_a_tick_works_on_what_the_template_made(aws: Aws, tmp_path: Path) -> None:

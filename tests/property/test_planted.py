@@ -39,12 +39,12 @@ class Bug:
 
 BUGS = {
     "started before its record": Bug(planted.intent_after_start, {"I1"}),
-    "started before it is recorded that it may be": Bug(planted.started_before_it_is_recorded, {"I1"}, 8),
+    "started before it is recorded that it may be": Bug(planted.started_before_it_is_recorded, {"I1"}, 9),
     "disarmed before the stop was observed": Bug(planted.disarm_before_the_stop_was_seen, {"I1"}, 3),
     "no teardown on an exception": Bug(
         planted.no_release_on_an_exception,
         {"I1", "I7"},
-        21,
+        38,
         QUIET | {"droughts": 5, "endless": 0.3, "people": 0, "strangers": 0},
     ),
     "the worker's report for the count": Bug(planted.the_workers_word_for_the_count, {"I4"}, 44),
@@ -54,24 +54,24 @@ BUGS = {
     "the tag is left": Bug(planted.the_tag_is_left, {"I8"}, 1),
     "a foreign instance is adopted": Bug(planted.a_stranger_is_adopted, {"I3"}, 4, FOCI["another claims it"]),
     "settled before the stop was observed": Bug(
-        planted.settled_before_the_stop_was_seen, {"I1", "I7", "I8"}, 21
+        planted.settled_before_the_stop_was_seen, {"I1", "I7", "I8"}, 2
     ),
     "billed while it was observed only": Bug(planted.billed_while_seen_only, {"I7"}, 3),
     "billed to its settlement": Bug(planted.billed_to_the_settlement, {"I7"}, 3),
     "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}, 0, QUIET | {"poison": 0.6}),
     "a vendor's words are in an alert": Bug(planted.a_vendors_words_are_told, {"I9"}, 2),
     "a guard that comes too late": Bug(
-        planted.a_guard_that_comes_too_late, {"I2"}, 5, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
+        planted.a_guard_that_comes_too_late, {"I2"}, 15, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
     ),
     "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 15, MANY_PEOPLE),
     "a claim is left": Bug(planted.a_claim_is_left, {"I8"}, 5),
     "quarantine is forgotten": Bug(planted.quarantine_is_forgotten, {"I4"}, 11),
-    "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 14, FOCI["other types"]),
+    "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 25, FOCI["other types"]),
     "nothing is billed": Bug(planted.nothing_is_billed, {"I13"}, 1),
     "a worker is left on a borrowed machine": Bug(
         planted.a_worker_is_left_on_a_borrowed_machine,
         {"I2"},
-        62,
+        89,
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
     "foreign claims are ignored": Bug(
@@ -96,7 +96,7 @@ BUGS = {
         planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 1, QUIET | {"jumps": 12}
     ),
     "an endless chunk in company goes free": Bug(
-        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 65, ENDLESS
+        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 38, ENDLESS
     ),
     "a chunk without a transcript goes free": Bug(
         planted.what_is_passed_over_goes_free, {"I11"}, 1, QUIET | {"forgotten": 0.5}
@@ -114,7 +114,7 @@ BUGS = {
     "a copy on another host is the same scheduler": Bug(
         planted.a_copy_on_another_host_is_the_same_scheduler, {"I1", "I3", "I7"}, 0, ACTORS["a cloned host"]
     ),
-    "any manifest is worked on": Bug(planted.any_manifest_is_worked_on, {"I12"}, 10, WRITER),
+    "any manifest is worked on": Bug(planted.any_manifest_is_worked_on, {"I12"}, 22, WRITER),
     "a run of other settings is refused": Bug(
         planted.a_run_of_other_settings_is_refused, {"I2", "P1", "P3", "P4"}, 8, ACTORS["edited settings"]
     ),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,19 +20,17 @@ from batchscribe.core.run.manifest import ExitRecord, Phase, Progress, Tally, Ti
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, once, stage
+from support.world import INSTANCE, Stage, once
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True, shows_tags=True)
-    made.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
-    made.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
-    made.upload(120)
-    made.clock.sleep(600)
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    record = InstanceRecord(instance=INSTANCE, release="1", at=at.clock.now(), boots=True, shows_tags=True)
+    at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+    at.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
+    at.upload(120)
+    at.clock.sleep(600)
+    return at
 
 
 def at_work(at: Stage) -> Run:

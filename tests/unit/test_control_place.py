@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -42,18 +41,16 @@ from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
 from batchscribe.wiring.host_access import open_host_setup
 from support.stores import NOW
-from support.world import INSTANCE, Stage, once, stage
+from support.world import INSTANCE, Stage, once
 
 CONTROL = "memory://control"
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    made.upload(120)
-    made.clock.sleep(600)
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    at.upload(120)
+    at.clock.sleep(600)
+    return at
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,14 +19,7 @@ from batchscribe.core.run.seals import seal
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import scheduler_identity
 from support.values import metered
-from support.world import INSTANCE, SECRET, Stage, stage
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    yield made
-    made.ledger.close()
+from support.world import INSTANCE, SECRET, Stage
 
 
 def forged(at: Stage) -> Run:

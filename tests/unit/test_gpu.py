@@ -241,8 +241,8 @@ def test_no_capacity_is_said_and_not_tried_again(desk: Desk) -> None:
 
 
 def test_an_instance_that_falls_back_is_not_waited_for(desk: Desk) -> None:
-    desk.cloud.break_boots()
-    assert "the boot is broken" in desk.refused(ComputeUnavailableError, "start")
+    desk.cloud.break_boot(ID)
+    assert "broken boot" in desk.refused(ComputeUnavailableError, "start")
 
 
 def test_an_instance_that_hangs_while_starting_is_named_in_the_end(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,14 +25,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute, Fault
-from support.world import INSTANCE, Stage, once, stage
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    yield made
-    made.ledger.close()
+from support.world import INSTANCE, Stage, once
 
 
 def started(at: Stage, state: RunState) -> None:
@@ -118,7 +111,8 @@ def test_a_start_that_fell_back_and_came_up_at_the_second_try_is_billed_to_its_e
     at.upload(120)
     at.clock.sleep(600)
     at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
-    at.compute.break_boots()
+    at.compute.break_boot(INSTANCE)
+    at.clock.at(25, lambda: at.compute.break_boot(INSTANCE, broken=False))
     at.clock.at(200, lambda: at.compute.stop(INSTANCE))
     (run,) = tick(at.world, at.config).runs
     assert run.outcome is Outcome.INSTANCE_LOST
@@ -131,11 +125,12 @@ def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobo
     at.upload(120)
     at.clock.sleep(600)
     at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
-    at.compute.break_boots()
+    at.compute.break_boot(INSTANCE)
     while not (runs := at.ledger.open_runs()) or runs[0].machines[0].meter.start_accepted is None:
         at.clock.sleep(5)
         once(at)
     assert at.compute.calls.count(("start", INSTANCE)) == 2
+    at.compute.break_boot(INSTANCE, broken=False)
     at.clock.sleep(1200)  # its controller died right then
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,13 +35,6 @@ from support.world import INSTANCE, Stage, once, stage
 NO_CAPACITY = NoCapacityError("no capacity")
 OTHERS = ("g5.xlarge", "g6.xlarge")
 PRICES = {"g4dn.xlarge": "0.526", "g5.xlarge": "1.006", "g6.xlarge": "0.8048"}
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    yield made
-    made.ledger.close()
 
 
 def ready(at: Stage, count: int = 120) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -39,12 +38,10 @@ SPEECH = {"rehearsal/chunk-001.ogg": b"a few words"}
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True, shows_tags=True)
-    made.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    record = InstanceRecord(instance=INSTANCE, release="1", at=at.clock.now(), boots=True, shows_tags=True)
+    at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+    return at
 
 
 class Controller:

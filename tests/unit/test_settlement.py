@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,16 +17,14 @@ from batchscribe.core.run.records import decode_settlement, encode_run
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
 from support.values import metered
-from support.world import INSTANCE, Stage, once, stage
+from support.world import INSTANCE, Stage, once
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    made.upload(120)
-    made.clock.sleep(600)
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    at.upload(120)
+    at.clock.sleep(600)
+    return at
 
 
 def full(*_said: object, **_more: object) -> None:

@@ -256,6 +256,9 @@ class TrueTime:
     def now(self) -> datetime:
         return self._began + timedelta(seconds=self._clock.monotonic())
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
 
 @pytest.fixture
 def wrong(at: Stage) -> Stage:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,19 +25,17 @@ from batchscribe.errors import (
     UnreadableError,
 )
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage
 
 SILENT = HostTimeoutError("ssh to 1.2.3.4:22: connection timed out")
 REFUSED = PortClosedError("ssh to 1.2.3.4:22: connection refused")
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    made.upload(120)
-    made.clock.sleep(600)
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    at.upload(120)
+    at.clock.sleep(600)
+    return at
 
 
 def test_a_host_that_refuses_connections_is_not_awaited_for_long(at: Stage) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +36,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import Fault
 from batchscribe.testing.lock import FakeLock
 from support.played_tick import MINUTE, DeadError, die, watch_for
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage
 
 NO_REPLY = Fault(ComputeUnavailableError("no reply"))
 HANGS = """
@@ -54,12 +53,10 @@ with TimeLimit(0.2) as limit, FileTickLock(Path(sys.argv[1]), SystemClock(), cop
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    made.upload(120)
-    made.clock.sleep(600)
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    at.upload(120)
+    at.clock.sleep(600)
+    return at
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -21,19 +19,17 @@ from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, once, stage
+from support.world import INSTANCE, Stage, once
 
 NO_REPLY = Fault(ComputeUnavailableError("no reply"), applied=True)
 THROTTLED = Fault(ComputeUnavailableError("throttled"))
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path)
-    made.upload(120)
-    made.clock.sleep(600)
-    yield made
-    made.ledger.close()
+def at(at: Stage) -> Stage:
+    at.upload(120)
+    at.clock.sleep(600)
+    return at
 
 
 def asked(at: Stage) -> None:

@@ -21,6 +21,7 @@ from batchscribe.dashboard.plots import plot_policies
 from batchscribe.dashboard.report import read_report
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.wiring.estimates import describe_assumed, make_offer
+from batchscribe.wiring.lane import read_lane_offer
 from batchscribe.wiring.scheduler import make_policy
 
 CHOICES = {
@@ -141,4 +142,6 @@ def run_simulation(context: Context, last: timedelta, numbers: Mapping[str, floa
     policy = make_policy(settings)
     if hours := numbers.get("max_wait_hours"):
         policy = replace(policy, max_wait=timedelta(hours=hours))
-    return simulate(arrivals, policy, [offer], "the ledger"), describe_assumed([offer], setup, speed)
+    lane = None if "rate" in numbers else read_lane_offer(settings)
+    found = simulate(arrivals, policy, [offer], "the ledger", lane=lane)
+    return found, describe_assumed([offer], setup, speed)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
@@ -59,7 +60,7 @@ class Span:
 
 
 @dataclass(slots=True)
-class Machine:
+class CloudMachine:
     id: str
     type: str
     state: InstanceState = InstanceState.STOPPED
@@ -75,6 +76,8 @@ class Machine:
     """Its transition does not end, unless by a forced stop."""
     broken: bool = False
     """Its start falls back to stopped."""
+    breaks: bool = False
+    """So do all of its starts."""
     due: float = 0.0
     """Time at which its transition ends."""
     move: int = 0
@@ -104,20 +107,20 @@ class Cloud:
     """
 
     def __init__(self, clock: FakeClock) -> None:
-        self.machines: dict[str, Machine] = {}
+        self.machines: dict[str, CloudMachine] = {}
         self.refused_types: frozenset[str] = frozenset()
         """Types that no machine can have."""
         self.next_start: Callable[[], Start] = Start
         self.next_stop: Callable[[], float] = lambda: 30.0
         self.gets_stuck: Callable[[], bool] = lambda: False
-        self.on_running: Callable[[Machine], None] = lambda _machine: None
-        self.on_down: Callable[[Machine], None] = lambda _machine: None
+        self.on_running: Callable[[CloudMachine], None] = lambda _machine: None
+        self.on_down: Callable[[CloudMachine], None] = lambda _machine: None
         self.on_change: Callable[[str], None] = lambda _text: None
         self._clock = clock
 
-    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> Machine:
+    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> CloudMachine:
         """Adds a stopped machine."""
-        machine = self.machines[instance] = Machine(instance, instance_type)
+        machine = self.machines[instance] = CloudMachine(instance, instance_type)
         self._show(machine)
         return machine
 
@@ -188,7 +191,7 @@ class Cloud:
         machine.type = instance_type
         self._show(machine)
 
-    def machine(self, instance: str) -> Machine:
+    def machine(self, instance: str) -> CloudMachine:
         if instance not in self.machines:
             raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
         return self.machines[instance]
@@ -207,7 +210,7 @@ class Cloud:
         now = self._clock.seconds
         return sum((now if span.end is None else span.end) - span.begin for span in spans)
 
-    def _end_later(self, machine: Machine, seconds: float) -> None:
+    def _end_later(self, machine: CloudMachine, seconds: float) -> None:
         """Plans the end of the transition, void once the machine has left its state."""
         machine.due, move = self._clock.seconds + seconds, machine.move
         if seconds:
@@ -215,10 +218,10 @@ class Cloud:
         else:
             self._end_transition(machine)
 
-    def _end_transition(self, machine: Machine) -> None:
+    def _end_transition(self, machine: CloudMachine) -> None:
         if machine.stuck or self._clock.seconds < machine.due:
             return
-        if machine.state is InstanceState.PENDING and not machine.broken:
+        if machine.state is InstanceState.PENDING and not (machine.broken or machine.breaks):
             machine.spans.append(Span(machine.holder, self._clock.seconds, machine.type))
             self._move(machine, InstanceState.RUNNING)
             self.on_running(machine)
@@ -226,11 +229,11 @@ class Cloud:
             self._move(machine, InstanceState.TERMINATED)
         elif machine.state.moving:
             if machine.state is InstanceState.PENDING:
-                machine.reason = "Client.InternalError: the boot is broken"
+                machine.reason = "Client.InternalError: broken boot"
             machine.holder = ""
             self._move(machine, InstanceState.STOPPED)
 
-    def _move(self, machine: Machine, state: InstanceState) -> None:
+    def _move(self, machine: CloudMachine, state: InstanceState) -> None:
         if machine.state is InstanceState.RUNNING:
             machine.spans[-1].end = self._clock.seconds
             self.on_down(machine)
@@ -239,7 +242,7 @@ class Cloud:
         self.on_change(f"{machine.id} is {state} for {machine.holder or 'no holder'}")
         self._show(machine)
 
-    def _show(self, machine: Machine) -> None:
+    def _show(self, machine: CloudMachine) -> None:
         up = not machine.state.proved_stopped
         seen = Instance(
             id=machine.id,
@@ -268,18 +271,12 @@ class FakeCompute(FaultPlan, Cloud):
         Cloud.__init__(self, clock)
         self.lag = timedelta(0)
         """Age of what `describe` shows."""
-        self.next_start = self._begin_course
+        self.next_start = partial(Start, pending.total_seconds())
         self.next_stop = stopping.total_seconds
-        self._pending = pending.total_seconds()
-        self._broken = 0
 
-    def break_boots(self, count: int = 1) -> None:
-        """Makes the next `count` starts fall back to stopped."""
-        self._broken = count
-
-    def _begin_course(self) -> Start:
-        self._broken -= 1
-        return Start(self._pending, broken=self._broken >= 0)
+    def break_boot(self, instance: str, *, broken: bool = True) -> None:
+        """Makes the next starts fall back to stopped."""
+        self.machine(instance).breaks = broken
 
     def describe(self, instance: str) -> Instance:
         with self._meet_fault("describe", instance):
