@@ -20,9 +20,6 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from batchscribe.core import keys
-from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import QuarantineRecord
 from batchscribe.dashboard import actions
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.security import HEADERS, list_hosts
@@ -32,7 +29,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.clock import FakeClock
 from support.cli import put_speech
-from support.dashboards import OWN, Pages, fill_ledger, open_pages, settings_of
+from support.dashboards import OWN, Pages, fill_ledger, open_pages, quarantine_chunk, settings_of
 
 PATHS = ("/", "/live", "/runs", "/run", "/quarantine", "/why", "/settings", "/doctor")
 TOKEN = "a-token-of-letters-123"
@@ -242,17 +239,10 @@ def test_why_explains_a_key_and_names_similar_ones(pages: Pages) -> None:
     assert "would hold" in pages.get("/why?key=chunk-001")
 
 
-def quarantine(pages: Pages, key: str) -> None:
-    record = QuarantineRecord(
-        key=key, etag="", decoder="", attempts=3, message="cannot be decoded", at=pages.context.clock.now()
-    )
-    pages.context.output.replace(keys.quarantine(keys.digest(key)), wire.encode(record))
-
-
 def test_a_release_asks_first_and_forgets_the_failures(pages: Pages) -> None:
     names = ("a&b <i>.mp3", "other.mp3")
     for name in names:
-        quarantine(pages, name)
+        quarantine_chunk(pages.context.output, name)
     assert "a&amp;b &lt;i&gt;.mp3" in pages.get("/quarantine")
     asked = pages.get("/quarantine/release?key=a%26b%20%3Ci%3E.mp3")
     assert "Release 1 chunk from quarantine?" in asked
