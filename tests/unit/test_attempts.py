@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from hashlib import md5
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -166,11 +167,11 @@ def test_a_holding_tick_compacts_single_attempts(at: Stage) -> None:
 def test_a_compaction_merges_the_names_once_not_for_each_attempt(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merged, merges = Attempts.stored, list[int]()
+    merged: Any = Attempts.stored
+    merges: list[int] = []
 
     def count(listed: Attempts) -> dict[str, datetime]:
         merges.append(len(listed.single))
-        assert merged.fget is not None
         return dict(merged.fget(listed))
 
     monkeypatch.setattr(Attempts, "stored", property(count))

@@ -35,6 +35,7 @@ WITHOUT_JSON |= {
     "metrics",
     "lane",
     "completion",
+    "dashboard",
     "notify",
     "gpu start",
     "gpu stop",
