@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from batchscribe.audio.session_audio import place_chunks
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import publish_session
+from batchscribe.controller.sessions import assemble_session, publish_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.text.cues import SpokenWord
@@ -23,7 +26,7 @@ from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.subtitles import KEPT, render
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word, encode
-from batchscribe.dashboard.audio import find_media_type, parse_range
+from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.index import build_index
 from batchscribe.dashboard.reader import _pack_words
@@ -322,3 +325,34 @@ def test_lengths_of_words_count_the_units_that_scripts_count(text: str) -> None:
 
 def test_ids_with_any_characters_stay_one_segment_of_a_url() -> None:
     assert make_url("sessions", "a/../b//\n.mp3") == "/sessions/a%2F..%2Fb%2F%2F%0A.mp3"
+
+
+def test_a_file_states_why_it_has_no_audio(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = assemble_session(scanner(store), "talk.mp3").transcript
+    settings = settings_of(tmp_path)
+    assert embed_audio(settings, store, found, 20_000_000).data
+    long = embed_audio(settings, store, found, 10_000)
+    assert (long.data, long.chosen) == (b"", True)
+    assert "more than the limit" in long.notes[0]
+    broken = embed_audio(settings, store, assemble_session(scanner(store), "done/").transcript, 10**9)
+    assert [note.partition(":")[0] for note in broken.notes] == [
+        "The audio of chunk-001.mp3 is missing",
+        "The audio of chunk-002.mp3 is missing",
+    ]
+    monkeypatch.setitem(sys.modules, "batchscribe.audio.session_audio", None)
+    without = embed_audio(settings, store, found, 20_000_000)
+    assert (without.chosen, without.notes) == (True, (NO_DECODER,))
+
+
+def test_chunks_lie_on_the_clock_of_their_session() -> None:
+    one, two = np.ones(16_000, np.float32), np.full(16_000, 2, np.float32)
+    placed = np.concatenate(
+        list(place_chunks([(0.0, [one]), (0.5, [two[:4_000], two[4_000:]]), (2.0, [one])], 2.5))
+    )
+    assert len(placed) == 40_000
+    assert [float(placed[at]) for at in (0, 15_999, 16_000, 23_999, 24_000, 31_999, 32_000, 39_999)] == [
+        *(1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0),
+    ]
+    assert list(place_chunks([], 0.0)) == []

@@ -204,6 +204,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
 
 def _render_reader(app: App, scanner: Scanner, found: AssembledSession, audio_mb: int) -> bytes:
     """Renders the reader, with its audio as far as that can be decoded here."""
+    from batchscribe.dashboard import pages  # noqa: F401 - first, since it reports a missing extra
     from batchscribe.dashboard.audio import embed_audio
     from batchscribe.dashboard.reader import render_file
 

@@ -16,7 +16,12 @@ from batchscribe.core.scan.folders import AudioObject
 from batchscribe.dashboard.reader import show_session
 
 STATES = ("complete", "partly transcribed", "not transcribed", "empty")
-FLAGS = ("being recorded", "stale", "quarantined", "unreadable")
+FLAGS = {
+    "being recorded": "the recorder's lock names it; its last chunks may still come",
+    "stale": "the audio is newer than its transcript; `batchscribe redo` transcribes it again",
+    "quarantined": "its attempts failed for good; `batchscribe quarantine release` retries them",
+    "unreadable": "the transcript exists but cannot be read; `batchscribe redo` transcribes it again",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

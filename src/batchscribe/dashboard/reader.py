@@ -56,7 +56,7 @@ def render_file(found: AssembledSession, audio: ReaderAudio) -> str:
         (kind, f"{stem}.{kind}", make_data_link(MEDIA_TYPES[kind], render(found.transcript, kind)))
         for kind in FORMATS
     ]
-    return render_page("session.html", "file", **describe_session(found, audio, downloads))
+    return render_page("session.html", "file", **describe_session(found, audio, downloads), listed=())
 
 
 def make_data_link(media_type: str, data: bytes) -> Markup:

@@ -36,7 +36,6 @@ from batchscribe.errors import (
 from batchscribe.wiring.estimates import read_expected
 from batchscribe.wiring.scanners import new_scanner
 
-K = TypeVar("K")
 V = TypeVar("V")
 ROWS = 50
 """Sessions of one page of the list."""
@@ -47,6 +46,8 @@ PAUSE = timedelta(seconds=15)
 SIMILAR = 5
 KEPT = 4
 """Sessions kept for the requests that follow their page; one of ten hours takes 50 MB."""
+NOT_IN_PARTS = ("being recorded", "stale")
+"""Flags of the index that a session's transcript does not have."""
 ORDERS = {"newest": "newest first", "name": "by name", "longest": "longest first"}
 SEARCH = ("q", "state", "flag", "min", "max", "order")
 
@@ -93,7 +94,7 @@ class SessionLibrary:
         )
         self._audio = ChunkAudio(context.settings, context.source)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, object], AssembledSession] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[str, AssembledSession]] = OrderedDict()
         self._described: OrderedDict[str, tuple[AssembledSession, dict[str, Any]]] = OrderedDict()
         self._index = Cached(self._make_index, context.clock)
         self._listed: SessionIndex | None = None
@@ -144,7 +145,9 @@ class SessionLibrary:
             found = self._assemble(entry)
         except (ObjectNotFoundError, TransientError, PermanentError) as error:
             return page("no_transcript.html", request, entry=entry, reason=str(error))
-        return page("session.html", request, **self._describe(found))
+        values = self._describe(found)
+        listed = [(flag, count, FLAGS[flag]) for flag, count in entry.flags if flag in NOT_IN_PARTS]
+        return page("session.html", request, **values, listed=listed)
 
     def serve_audio(self, request: Request) -> Response:
         """The audio of one chunk, by its number in the session; an error is one line of plain text."""
@@ -229,24 +232,24 @@ class SessionLibrary:
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
         raise.
         """
-        index = self._listed
         complete = entry.done == entry.chunks
-        mark = (entry.session, entry.digest if complete else index and index.at)
+        mark = entry.digest if complete else str(self._listed and self._listed.at)
         with self._lock:
-            if (kept := self._kept.get(mark)) is not None:
-                self._kept.move_to_end(mark)
-                return kept
-        published = read_session(self._context.output, *mark) if complete else None  # type: ignore[arg-type]
+            kept = self._kept.get(entry.session)
+        if kept is not None and kept[0] == mark:
+            return kept[1]
+        output = self._context.output
+        published = read_session(output, entry.session, entry.digest) if complete else None
         found = (
             AssembledSession(transcript=published, chunks=entry.chunks, missing={})
             if published and not any(MISSING in part.flags for part in published.parts)
             else assemble_session(self._scanner, entry.session)
         )
-        _keep(self._lock, self._kept, mark, found)
+        _keep(self._lock, self._kept, entry.session, (mark, found))
         return found
 
 
-def _keep(lock: threading.Lock, kept: OrderedDict[K, V], key: K, value: V) -> None:
+def _keep(lock: threading.Lock, kept: OrderedDict[str, V], key: str, value: V) -> None:
     """Keeps a value, and drops the oldest ones."""
     with lock:
         kept[key] = value
