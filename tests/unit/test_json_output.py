@@ -31,7 +31,16 @@ READING = {
 }
 """Commands about the source."""
 WITHOUT_JSON = {"demo", "init", "install systemd", "install cron", "uninstall", "pause", "resume", "worker"}
-WITHOUT_JSON |= {"completion", "notify", "gpu start", "gpu stop", "gpu ssh", "gpu check", "gpu setup"}
+WITHOUT_JSON |= {
+    "completion",
+    "dashboard",
+    "notify",
+    "gpu start",
+    "gpu stop",
+    "gpu ssh",
+    "gpu check",
+    "gpu setup",
+}
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
