@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from batchscribe.core.text.subtitles import KEPT, render
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word, encode
 from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
-from batchscribe.dashboard.index import build_index
+from batchscribe.dashboard.index import build_index, keep_details, read_details
 from batchscribe.dashboard.reader import _pack_words
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
@@ -356,3 +357,21 @@ def test_chunks_lie_on_the_clock_of_their_session() -> None:
         *(1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0),
     ]
     assert list(place_chunks([], 0.0)) == []
+
+
+def test_lengths_and_flags_come_from_the_ends_of_session_files(store: MemoryStore) -> None:
+    for number in range(1, 3):
+        key = f"done/chunk-{number:03}.mp3"
+        made = msgspec.json.decode(transcript(key, text='\n  "duration": 7 ' * 9_000, seconds=60.0))
+        made["flags"] = ["low-confidence"]
+        store.place(f"done/transcription-chunk-{number:03}.json", msgspec.json.encode(made))
+    publish_session(scanner(store), "done/", render)
+    index = read_details(build_index(scanner(store), Priors()), store)
+    entry = index.by_id["done/"]
+    assert (entry.seconds, entry.flags) == (120.0, (("low-confidence", 2),))
+    assert index.by_id["talk.mp3"].details is None
+    store.delete("talk.mp3")
+    reads = store.calls["get_range"]
+    again = read_details(keep_details(build_index(scanner(store), Priors()), index), store)
+    assert again.by_id["done/"] == entry
+    assert store.calls["get_range"] == reads

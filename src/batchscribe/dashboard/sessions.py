@@ -19,12 +19,21 @@ from batchscribe.controller.sessions import AssembledSession, assemble_session, 
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import audio_name
+from batchscribe.core.text.flags import ALL as ALL_FLAGS
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.dashboard.audio import ChunkAudio
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context, page
-from batchscribe.dashboard.index import FLAGS, STATES, SessionEntry, SessionIndex, build_index
+from batchscribe.dashboard.index import (
+    FLAGS,
+    STATES,
+    SessionEntry,
+    SessionIndex,
+    build_index,
+    keep_details,
+    read_details,
+)
 from batchscribe.dashboard.reader import MEDIA_TYPES, ReaderAudio, describe_session, name_download
 from batchscribe.errors import (
     AudioError,
@@ -124,7 +133,7 @@ class SessionLibrary:
             last=last,
             links={n: f"/sessions?{urlencode({**search, 'page': n})}" for n in (number - 1, number + 1)},
             states=STATES,
-            flags=FLAGS,
+            flags=(*FLAGS, *ALL_FLAGS),
             orders=ORDERS,
         )
 
@@ -177,7 +186,9 @@ class SessionLibrary:
             priors = read_expected(self._context.settings)[1]
         except BatchscribeError:  # the index requires neither a price nor a GPU host's record
             priors = Priors()
-        self._listed = build_index(self._scanner, priors)
+        listed = keep_details(build_index(self._scanner, priors), self._listed)
+        self._listed = listed  # the list can be shown while lengths and flags are read
+        self._listed = read_details(listed, self._context.output)
         return self._listed
 
     def _read_index(self, *, patience: float) -> str:
@@ -232,14 +243,13 @@ class SessionLibrary:
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
         raise.
         """
-        complete = entry.done == entry.chunks
-        mark = entry.digest if complete else str(self._listed and self._listed.at)
+        mark = entry.digest if entry.complete else str(self._listed and self._listed.at)
         with self._lock:
             kept = self._kept.get(entry.session)
         if kept is not None and kept[0] == mark:
             return kept[1]
         output = self._context.output
-        published = read_session(output, entry.session, entry.digest) if complete else None
+        published = read_session(output, entry.session, entry.digest) if entry.complete else None
         found = (
             AssembledSession(transcript=published, chunks=entry.chunks, missing={})
             if published and not any(MISSING in part.flags for part in published.parts)
