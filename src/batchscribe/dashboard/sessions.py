@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from batchscribe.controller.sessions import AssembledSession, assemble_session, read_session
+from batchscribe.controller.sessions import AssembledSession, assemble_session, known_unreadable, read_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import audio_name
@@ -186,7 +187,9 @@ class SessionLibrary:
             priors = read_expected(self._context.settings)[1]
         except BatchscribeError:  # the index requires neither a price nor a GPU host's record
             priors = Priors()
-        listed = keep_details(build_index(self._scanner, priors), self._listed)
+        with self._context.open_ledger() as ledger:
+            scanner = replace(self._scanner, unreadable=known_unreadable(ledger))
+        listed = keep_details(build_index(scanner, priors), self._listed)
         self._listed = listed  # the list can be shown while lengths and flags are read
         self._listed = read_details(listed, self._context.output)
         return self._listed
