@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from batchscribe.audio.session_audio import place_chunks
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import publish_session
+from batchscribe.controller.sessions import assemble_session, publish_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.text.cues import SpokenWord
@@ -24,9 +28,9 @@ from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.subtitles import KEPT
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word, encode
-from batchscribe.dashboard.audio import find_media_type, parse_range
+from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
-from batchscribe.dashboard.index import build_index
+from batchscribe.dashboard.index import build_index, keep_details, read_details
 from batchscribe.dashboard.reader import _pack_words
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
@@ -323,3 +327,52 @@ def test_lengths_of_words_count_the_units_that_scripts_count(text: str) -> None:
 
 def test_ids_with_any_characters_stay_one_segment_of_a_url() -> None:
     assert make_url("sessions", "a/../b//\n.mp3") == "/sessions/a%2F..%2Fb%2F%2F%0A.mp3"
+
+
+def test_a_file_states_why_it_has_no_audio(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = assemble_session(scanner(store), "talk.mp3").transcript
+    settings = settings_of(tmp_path)
+    assert embed_audio(settings, store, found, 20_000_000).data
+    long = embed_audio(settings, store, found, 10_000)
+    assert (long.data, long.chosen) == (b"", True)
+    assert "more than the limit" in long.notes[0]
+    broken = embed_audio(settings, store, assemble_session(scanner(store), "done/").transcript, 10**9)
+    assert [note.partition(":")[0] for note in broken.notes] == [
+        "The audio of chunk-001.mp3 is missing",
+        "The audio of chunk-002.mp3 is missing",
+    ]
+    monkeypatch.setitem(sys.modules, "batchscribe.audio.session_audio", None)
+    without = embed_audio(settings, store, found, 20_000_000)
+    assert (without.chosen, without.notes) == (True, (NO_DECODER,))
+
+
+def test_chunks_lie_on_the_clock_of_their_session() -> None:
+    one, two = np.ones(16_000, np.float32), np.full(16_000, 2, np.float32)
+    placed = np.concatenate(
+        list(place_chunks([(0.0, [one]), (0.5, [two[:4_000], two[4_000:]]), (2.0, [one])], 2.5))
+    )
+    assert len(placed) == 40_000
+    assert [float(placed[at]) for at in (0, 15_999, 16_000, 23_999, 24_000, 31_999, 32_000, 39_999)] == [
+        *(1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0),
+    ]
+    assert list(place_chunks([], 0.0)) == []
+
+
+def test_lengths_and_flags_come_from_the_ends_of_session_files(store: MemoryStore) -> None:
+    for number in range(1, 3):
+        key = f"done/chunk-{number:03}.mp3"
+        made = msgspec.json.decode(transcript(key, text='\n  "duration": 7 ' * 9_000, seconds=60.0))
+        made["flags"] = ["low-confidence"]
+        store.place(f"done/transcription-chunk-{number:03}.json", msgspec.json.encode(made))
+    publish_session(scanner(store), "done/", render)
+    index = read_details(build_index(scanner(store), Priors()), store)
+    entry = index.by_id["done/"]
+    assert (entry.seconds, entry.flags) == (120.0, (("low-confidence", 2),))
+    assert index.by_id["talk.mp3"].details is None
+    store.delete("talk.mp3")
+    reads = store.calls["get_range"]
+    again = read_details(keep_details(build_index(scanner(store), Priors()), index), store)
+    assert again.by_id["done/"] == entry
+    assert store.calls["get_range"] == reads

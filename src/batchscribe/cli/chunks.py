@@ -211,6 +211,7 @@ def _render_reader(
     app: App, scanner: Scanner, found: AssembledSession, audio_mb: int, rendering: Rendering
 ) -> bytes:
     """Renders the reader, with its audio as far as that can be decoded here."""
+    from batchscribe.dashboard import pages  # noqa: F401 - first, since it reports a missing extra
     from batchscribe.dashboard.audio import embed_audio
     from batchscribe.dashboard.reader import render_file
 

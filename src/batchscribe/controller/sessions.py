@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -22,7 +23,7 @@ from batchscribe.core.text import transcripts
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
 from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
-from batchscribe.core.text.transcripts import SessionTranscript
+from batchscribe.core.text.transcripts import SessionPart, SessionTranscript
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.ledger.ledger import Ledger
@@ -115,6 +116,30 @@ def read_session(output: Store, session: str, digest: str) -> SessionTranscript 
             continue
         if (found.session, found.digest) == (session, digest):
             return found
+    return None
+
+
+class SessionEnd(msgspec.Struct, frozen=True):
+    """The last fields of a session file: all but its text."""
+
+    duration: float
+    parts: tuple[SessionPart, ...]
+    digest: str
+
+
+def read_session_end(output: Store, session: str, digest: str, length: int) -> SessionEnd | None:
+    """The end of a session file of this digest; reads `length` bytes at its begin and end. None otherwise."""
+    for stem in session_stems(session):
+        with suppress(PermanentError, *UNREADABLE):
+            key = f"{stem}.json"
+            part = output.get_range(key, 0, length)
+            if part.size is not None and part.size > length:
+                part = output.get_range(key, part.size - length, length)
+            # Two blanks at the begin of a line: a field of the document itself, never one of a segment.
+            field = part.data.rindex(b'\n  "duration":')
+            end = msgspec.json.decode(b"{" + part.data[field:], type=SessionEnd)
+            if end.digest == digest:
+                return end
     return None
 
 

@@ -71,7 +71,7 @@ def embed_audio(settings: Settings, source: Store, transcript: SessionTranscript
         )
         return ReaderAudio(chosen=True, notes=(note,))
     try:
-        from batchscribe.audio import session_audio
+        from batchscribe.audio.session_audio import encode_mp3, place_chunks
     except ImportError:
         return ReaderAudio(chosen=True, notes=(NO_DECODER,))
     problems: list[str] = []
@@ -81,7 +81,7 @@ def embed_audio(settings: Settings, source: Store, transcript: SessionTranscript
             for part in transcript.parts
             if MISSING not in part.flags
         )
-        data = session_audio.encode_mp3(session_audio.place_chunks(placed, seconds))
+        data = encode_mp3(place_chunks(placed, seconds))
     return ReaderAudio(data=data, notes=tuple(problems))
 
 

@@ -57,7 +57,7 @@ def render_file(found: AssembledSession, audio: ReaderAudio, rendering: Renderin
         (kind, f"{stem}.{kind}", make_data_link(MEDIA_TYPES[kind], rendering.render(found.transcript, kind)))
         for kind in FORMATS
     ]
-    return render_page("session.html", "file", **describe_session(found, audio, downloads))
+    return render_page("session.html", "file", **describe_session(found, audio, downloads), listed=())
 
 
 def make_data_link(media_type: str, data: bytes) -> Markup:

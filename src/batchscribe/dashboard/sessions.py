@@ -16,16 +16,25 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from batchscribe.controller.sessions import AssembledSession, assemble_session, read_session
+from batchscribe.controller.sessions import AssembledSession, assemble_session, known_unreadable, read_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import audio_name
+from batchscribe.core.text.flags import ALL as ALL_FLAGS
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.subtitles import FORMATS
 from batchscribe.dashboard.audio import ChunkAudio
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context, page
-from batchscribe.dashboard.index import FLAGS, STATES, SessionEntry, SessionIndex, build_index
+from batchscribe.dashboard.index import (
+    FLAGS,
+    STATES,
+    SessionEntry,
+    SessionIndex,
+    build_index,
+    keep_details,
+    read_details,
+)
 from batchscribe.dashboard.reader import MEDIA_TYPES, ReaderAudio, describe_session, name_download
 from batchscribe.errors import (
     AudioError,
@@ -37,7 +46,6 @@ from batchscribe.errors import (
 from batchscribe.wiring.estimates import read_expected
 from batchscribe.wiring.scanners import new_scanner
 
-K = TypeVar("K")
 V = TypeVar("V")
 ROWS = 50
 """Sessions of one page of the list."""
@@ -48,6 +56,8 @@ PAUSE = timedelta(seconds=15)
 SIMILAR = 5
 KEPT = 4
 """Sessions kept for the requests that follow their page; one of ten hours takes 50 MB."""
+NOT_IN_PARTS = ("being recorded", "stale")
+"""Flags of the index that a session's transcript does not have."""
 ORDERS = {"newest": "newest first", "name": "by name", "longest": "longest first"}
 SEARCH = ("q", "state", "flag", "min", "max", "order")
 
@@ -94,7 +104,7 @@ class SessionLibrary:
         )
         self._audio = ChunkAudio(context.settings, context.source)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[object, ...], AssembledSession] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[str, AssembledSession]] = OrderedDict()
         self._described: OrderedDict[str, tuple[AssembledSession, dict[str, Any]]] = OrderedDict()
         self._index = Cached(self._make_index, context.clock)
         self._listed: SessionIndex | None = None
@@ -124,7 +134,7 @@ class SessionLibrary:
             last=last,
             links={n: f"/sessions?{urlencode({**search, 'page': n})}" for n in (number - 1, number + 1)},
             states=STATES,
-            flags=FLAGS,
+            flags=(*FLAGS, *ALL_FLAGS),
             orders=ORDERS,
         )
 
@@ -145,7 +155,9 @@ class SessionLibrary:
             found = self._assemble(entry)
         except (ObjectNotFoundError, TransientError, PermanentError) as error:
             return page("no_transcript.html", request, entry=entry, reason=str(error))
-        return page("session.html", request, **self._describe(found))
+        values = self._describe(found)
+        listed = [(flag, count, FLAGS[flag]) for flag, count in entry.flags if flag in NOT_IN_PARTS]
+        return page("session.html", request, **values, listed=listed)
 
     def serve_audio(self, request: Request) -> Response:
         """The audio of one chunk, by its number in the session; an error is one line of plain text."""
@@ -175,7 +187,11 @@ class SessionLibrary:
             priors = read_expected(self._context.settings)[1]
         except BatchscribeError:  # the index requires neither a price nor a GPU host's record
             priors = Priors()
-        self._listed = build_index(self._scanner, priors)
+        with self._context.open_ledger() as ledger:
+            scanner = replace(self._scanner, unreadable=known_unreadable(ledger))
+        listed = keep_details(build_index(scanner, priors), self._listed)
+        self._listed = listed  # the list can be shown while lengths and flags are read
+        self._listed = read_details(listed, self._context.output)
         return self._listed
 
     def _read_index(self, *, patience: float) -> str:
@@ -230,26 +246,24 @@ class SessionLibrary:
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
         raise.
         """
-        index = self._listed
-        complete = entry.done == entry.chunks
         rendering = self._context.settings.open_rendering()
-        digest = rendering.sign(entry.digest) if complete and entry.digest else ""
-        mark = (entry.session, rendering, digest if complete else index and index.at)
+        mark = rendering.sign(entry.digest if entry.complete else str(self._listed and self._listed.at))
         with self._lock:
-            if (kept := self._kept.get(mark)) is not None:
-                self._kept.move_to_end(mark)
-                return kept
-        published = read_session(self._context.output, entry.session, digest) if digest else None
+            kept = self._kept.get(entry.session)
+        if kept is not None and kept[0] == mark:
+            return kept[1]
+        output = self._context.output
+        published = read_session(output, entry.session, mark) if entry.complete else None
         if published and not any(MISSING in part.flags for part in published.parts):
             found = AssembledSession(transcript=published, chunks=entry.chunks, missing={})
         else:
             found = assemble_session(self._scanner, entry.session)
             found = replace(found, transcript=rendering.finish(found.transcript))
-        _keep(self._lock, self._kept, mark, found)
+        _keep(self._lock, self._kept, entry.session, (mark, found))
         return found
 
 
-def _keep(lock: threading.Lock, kept: OrderedDict[K, V], key: K, value: V) -> None:
+def _keep(lock: threading.Lock, kept: OrderedDict[str, V], key: str, value: V) -> None:
     """Keeps a value, and drops the oldest ones."""
     with lock:
         kept[key] = value

@@ -75,11 +75,11 @@ class Scheduler:
     config: RunConfig
     lock: Lock
     trouble: Fallbacks
-    lane: Lane
+    lane: Lane | None = None
 
     def describe_lane(self) -> str | None:
         """The last self-test of the CPU lane, or why the lane takes no work; None if it is off."""
-        if not self.settings.has_lane:
+        if self.lane is None or not self.settings.has_lane:
             return None
         try:
             return find_lane_problem(self.world, self.config) or self.lane.describe()

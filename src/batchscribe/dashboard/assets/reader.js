@@ -180,6 +180,7 @@
     current = number;
     wanted = when;
     player.dataset.part = number;
+    player.setAttribute("aria-busy", "true");
     if (active.dataset.source !== source) {
       active.dataset.source = source;
       if (active.src !== source) active.src = source;
@@ -190,10 +191,14 @@
     else if (active !== whole) active.load();
   }
 
-  // The active element knows its length now: goes to the wanted time.
+  // The active element knows its length now: goes to the wanted time. A browser that is wrong about the length
+  // also seeks to wrong times (an MP3 of varying bitrate without an index): such a part is decoded.
   function settle() {
+    const { offset, end, decoded } = parts[current];
+    if (data.url && !decoded && !(Math.abs(active.duration - (end - offset)) < 1 + (end - offset) / 50)) return fail();
     if (wanted !== null) active.currentTime = Math.max(0, wanted - parts[current].offset);
     wanted = null;
+    player.removeAttribute("aria-busy");
     if (playing) start();
   }
 
@@ -251,6 +256,7 @@
   }
 
   async function explain() {
+    player.removeAttribute("aria-busy");
     const source = sourceOf(parts[current]), name = parts[current].name;
     setPlaying(false);
     if (!data.url) return report(`This browser does not play ${name || "this audio"}.`);
