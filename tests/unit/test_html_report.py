@@ -121,7 +121,7 @@ def test_a_year_stays_small() -> None:
     assert max(filter(None, plots["Backlog"]["series"][0]["values"])) == max(
         [*(each.pending for each in samples), *(run.chunks_done for run in runs)]
     )
-    assert len(values["runs"]) == MOST_ROWS  # type: ignore[arg-type]
+    assert len(values["runs"]) == MOST_ROWS
     assert f"The newest {MOST_ROWS} of {len(runs)}" in shown(values)
 
 
