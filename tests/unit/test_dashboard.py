@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +21,10 @@ from starlette.testclient import TestClient
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import QuarantineRecord
-from batchscribe.dashboard import actions
+from batchscribe.dashboard import actions, server
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.security import HEADERS, list_hosts
-from batchscribe.dashboard.server import create_app
+from batchscribe.dashboard.server import create_app, serve
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
@@ -313,3 +321,53 @@ def test_a_reading_that_fails_is_kept_as_its_error() -> None:
         (7, ""),
         (None, "internal error: ZeroDivisionError"),
     ]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """The server as the command starts it, in a process of its own."""
+    settings_of(tmp_path)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchscribe", "dashboard", "--port", "0", "--token", TOKEN],
+        cwd=tmp_path,
+        env=environment | {"BATCH_SOURCE": "./bucket", "GPU_PROVIDER": "local"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    with process, process.stdout:
+        line = process.stdout.readline()
+        yield line, int(re.search(r":(\d+)/", line)[1])  # type: ignore[index]
+        process.send_signal(signal.SIGTERM)
+
+
+def test_the_command_prints_the_url_with_the_token_and_serves(served: tuple[str, int]) -> None:
+    line, port = served
+    assert line == f"http://127.0.0.1:{port}/?token={TOKEN}\n"
+    client = HTTPConnection("127.0.0.1", port, timeout=60)
+    client.request("GET", "/healthz", headers={"authorization": f"Bearer {TOKEN}"})
+    answer = client.getresponse()
+    assert (answer.status, json.loads(answer.read())["ok"]) == (200, True)
+    assert "uvicorn" not in str(answer.headers)
+    client.request("GET", f"/why?key={'x' * 60_000}")
+    assert client.getresponse().status in {400, 431}
+
+
+def test_a_port_in_use_is_one_line(served: tuple[str, int], tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="cannot be used"):
+        serve(settings_of(tmp_path), host="127.0.0.1", port=served[1], announce=print)
+
+
+def test_outside_the_loopback_interface_a_token_is_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is not run: tests listen on the loopback interface alone."""
+    urls: list[str] = []
+    monkeypatch.setattr(server.socket, "create_server", lambda *_a, **_k: socket.socket())
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda *_a, **_k: None)
+    for _ in range(2):
+        serve(settings_of(tmp_path), host="0.0.0.0", port=8765, announce=urls.append)
+    tokens = {url.partition("?token=")[2] for url in urls}
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) >= 32

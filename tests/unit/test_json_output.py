@@ -32,8 +32,9 @@ READING = {
 """Commands about the source."""
 WITHOUT_JSON = {"demo", "init", "install systemd", "install cron", "uninstall", "pause", "resume", "worker"}
 WITHOUT_JSON |= {
-    "metrics",
     "completion",
+    "dashboard",
+    "metrics",
     "notify",
     "gpu start",
     "gpu stop",

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,8 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     say("[bold]5. Files[/]")
     for what, path in list_places(home):
         say(f"  {what:<12} {path}", markup=False)
+    say("[bold]6. Pages for a browser[/], on these files:")
+    say(f"  cd {shlex.quote(str(home))} && {shlex.quote(find_program())} dashboard", markup=False)
     return 0
 
 
@@ -91,8 +96,11 @@ def put_speech(bucket: Path) -> dict[str, Any]:
 
 
 def demo_settings(home: Path, engine: str) -> configuration.Settings:
-    """Settings of the demo; ignores `.env` and the environment."""
-    flags = {
+    """Settings of the demo; ignores the environment, and a `.env` that is in its folder already.
+
+    Without one, writes them there, for other commands in that folder.
+    """
+    names = {
         "BATCH_SOURCE": (home / "bucket").as_uri(),
         "BATCH_ENGINE": engine,
         "BATCH_THRESHOLD": str(THRESHOLD),
@@ -100,7 +108,15 @@ def demo_settings(home: Path, engine: str) -> configuration.Settings:
         "GPU_PROVIDER": "local",
         "WHISPER_MODEL": MODEL,
     }
-    return configuration.load({}, folder=home, flags=flags)
+    with suppress(FileExistsError), (home / configuration.DOTENV).open("x", encoding="utf-8") as file:
+        file.writelines(f"{name}={value}\n" for name, value in names.items())
+    return configuration.load({}, folder=home, flags=names)
+
+
+def find_program() -> str:
+    """Path of the command of this Python, for a shell in any folder."""
+    installed = Path(sysconfig.get_path("scripts")) / "batchscribe"
+    return str(installed) if installed.exists() else "batchscribe"
 
 
 def compare_texts(bucket: Path, corpus: dict[str, Any]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -16,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from batchscribe.core.redaction import Redactor
 from batchscribe.dashboard.context import Context, open_context, page
@@ -38,6 +41,21 @@ CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
 HEAD_BYTES = 32 * 1024
 """Maximum size of a request's head."""
+HEAD_SECONDS = 10.0
+"""From a connection to its first complete request."""
+
+
+class PromptProtocol(H11Protocol):
+    """Drops a client that has sent no complete request in time, for which uvicorn would wait for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the time limit."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._drop_idle)
+
+    def _drop_idle(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str = "") -> Starlette:
@@ -107,12 +125,19 @@ def serve(settings: Settings, *, host: str, port: int, announce: Callable[[str],
         open_ledger(settings, remember=False).close()
     token = settings.dashboard_token or ("" if host in LOOPBACK else secrets.token_urlsafe(24))
     app = create_app(open_context(settings), hosts=list_hosts(host), token=token)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        # Not uvicorn's own: that one is inherited by processes, which would keep the port.
+        bound = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"{host} port {port} cannot be used: nothing was started; choose another --port"
+            f" ({error.strerror})"
+        ) from error
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         ws="none",
-        http="h11",
+        http=PromptProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -122,12 +147,6 @@ def serve(settings: Settings, *, host: str, port: int, announce: Callable[[str],
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=3,
     )
-    try:
-        bound = config.bind_socket()
-    except SystemExit as error:
-        raise MisconfiguredError(
-            f"{host} port {port} cannot be used: nothing was started; choose another --port"
-        ) from error
     with bound:
         shown = f"[{host}]" if ":" in host else host
         asked = f"?token={token}" if token else ""
