@@ -134,20 +134,21 @@ def open_scheduler(
 def make_observer(settings: Settings) -> Scheduler:
     """Builds the scheduler of a view, for any thread: it handles no signals and writes nothing to disk.
 
-    Its ledger is empty: `with_ledger` adds the one of a thread.
+    Its ledger is closed: `with_ledger` adds the one of a thread.
     """
     settings.require("BATCH_SOURCE")
     clock = SystemClock()
-    return _make_scheduler(
-        settings,
-        clock,
-        Ledger(Path(":memory:")),
-        Fallbacks(),
-        view=ProgressView(clock),
-        shield=Shielded(),
-        keep_alive=lambda: None,
-        remember=False,
-    )
+    with Ledger(Path(":memory:")) as ledger:
+        return _make_scheduler(
+            settings,
+            clock,
+            ledger,
+            Fallbacks(),
+            view=ProgressView(clock),
+            shield=Shielded(),
+            keep_alive=lambda: None,
+            remember=False,
+        )
 
 
 def _make_scheduler(
