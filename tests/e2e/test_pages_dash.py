@@ -13,9 +13,10 @@ import pytest
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.server import create_app
 from batchscribe.settings import load
+from batchscribe.wiring.stores import open_store
 from support.browser import WIDTHS, browser, browser_page, find_faults, serving
 from support.cli import Desk, local_desk, put_speech, spoken
-from support.dashboards import fill_ledger
+from support.dashboards import fill_ledger, quarantine_chunk
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -87,6 +88,8 @@ def press_until(page: Page, name: str) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_page_is_accessible_and_fits(browser_page: Page, desk: Desk, url: str, width: int) -> None:
     runs = fill_ledger(desk.home, 60, detail="w" * 200, failures={"<b>" + "n" * 1000: "x" * 1000})
+    for key in ("short.mp3", "<i>/" + "long-name-" * 50 + ".mp3"):
+        quarantine_chunk(open_store(str(desk.bucket)), key)
     browser_page.set_viewport_size({"width": width, "height": 900})
     faults = {}
     for path in (

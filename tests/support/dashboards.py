@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from starlette.testclient import TestClient
 
+from batchscribe.core import keys
 from batchscribe.core.decide.money import Usd
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import QuarantineRecord
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.dashboard.context import Context, open_context
 from batchscribe.dashboard.server import create_app
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.protocols import Store
 from batchscribe.settings import Settings, load
 from support import values
 
@@ -91,3 +95,10 @@ def fill_ledger(home: Path, count: int, **changes: object) -> list[Run]:
             ledger.save_run(run, at=created, note="3 chunks pending")
             runs.append(run)
     return runs
+
+
+def quarantine_chunk(output: Store, key: str, *, at: datetime = values.NOW) -> None:
+    record = QuarantineRecord(
+        key=key, etag="", decoder="", attempts=3, message="cannot be decoded" + "x" * 500, at=at
+    )
+    output.replace(keys.quarantine(keys.digest(key)), wire.encode(record))

@@ -21,18 +21,25 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from batchscribe.core import keys
+from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import QuarantineRecord
+from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.runs import RunState
 from batchscribe.dashboard import actions
 from batchscribe.dashboard.cached import Cached
+from batchscribe.dashboard.context import Context
 from batchscribe.dashboard.security import HEADERS, list_hosts
 from batchscribe.dashboard.server import create_app, serve
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.clock import FakeClock
+from batchscribe.wiring.fallback import Fallbacks
+from batchscribe.wiring.scheduler import Scheduler
+from batchscribe.wiring.seams import tick_lock
 from support.cli import put_speech
-from support.dashboards import OWN, Pages, fill_ledger, open_pages, settings_of
+from support.dashboards import OWN, Pages, fill_ledger, open_pages, quarantine_chunk, settings_of
+from support.world import once, stage
 
 PATHS = ("/", "/live", "/runs", "/run", "/quarantine", "/why", "/settings", "/doctor")
 TOKEN = "a-token-of-letters-123"
@@ -242,17 +249,10 @@ def test_why_explains_a_key_and_names_similar_ones(pages: Pages) -> None:
     assert "would hold" in pages.get("/why?key=chunk-001")
 
 
-def quarantine(pages: Pages, key: str) -> None:
-    record = QuarantineRecord(
-        key=key, etag="", decoder="", attempts=3, message="cannot be decoded", at=pages.context.clock.now()
-    )
-    pages.context.output.replace(keys.quarantine(keys.digest(key)), wire.encode(record))
-
-
 def test_a_release_asks_first_and_forgets_the_failures(pages: Pages) -> None:
     names = ("a&b <i>.mp3", "other.mp3")
     for name in names:
-        quarantine(pages, name)
+        quarantine_chunk(pages.context.output, name)
     assert "a&amp;b &lt;i&gt;.mp3" in pages.get("/quarantine")
     asked = pages.get("/quarantine/release?key=a%26b%20%3Ci%3E.mp3")
     assert "Release 1 chunk from quarantine?" in asked
@@ -372,3 +372,63 @@ def test_outside_the_loopback_interface_a_token_is_generated(
     tokens = {url.partition("?token=")[2] for url in urls}
     assert len(tokens) == 2
     assert min(map(len, tokens)) >= 32
+
+
+def test_an_unexpected_error_is_a_page_with_the_headers(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("batchscribe.dashboard.overview.overview", fail)
+    answer = pages.client.get("/")
+    assert answer.status_code == 500
+    assert "internal error: ZeroDivisionError" in answer.text
+    assert set(HEADERS) <= set(answer.headers)
+
+
+def test_a_run_on_a_cloud_machine_shows_progress_guard_and_bounds(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(name=PolicyName.NOW))
+    at.upload(4)
+    at.clock.sleep(600)
+    at.worker.seconds_each = 1e6
+    while once(at).runs[0].state is not RunState.TRANSCRIBING:
+        at.clock.sleep(5)
+    (run,) = at.ledger.open_runs()
+    progress = Progress(
+        run=run.id,
+        worker=0,
+        sequence=9,
+        phase=Phase.WORKING,
+        at=at.clock.now(),
+        total=4,
+        tally=Tally(done=1, failed=1),
+        timings=Timings(elapsed=70.0, first_window=10.0),
+    )
+    at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
+    settings = settings_of(tmp_path, BATCH_STATE_DIR=str(at.ledger.path.parent))
+    made = Scheduler(
+        settings=settings,
+        world=at.world,
+        config=at.config,
+        lock=tick_lock(settings, at.clock),
+        trouble=Fallbacks(),
+    )
+    app = create_app(Context(settings=settings, scheduler=made))
+    with TestClient(app, base_url="http://localhost") as client:
+        shown = client.get("/").text
+        for text in (
+            f"Run {run.id}",
+            "1 of 4 chunks, 1 failed",
+            "about 1.0 min",
+            "would resume",
+            "the GPU is verified stopped within",
+            "never on this account",
+        ):
+            assert text in shown
+        assert client.get("/healthz").json()["ok"] is True
+        at.clock.sleep(3 * 3600)
+        reasons = client.get("/healthz").json()["reasons"]
+        assert any("after its deadline" in reason for reason in reasons)
+        assert "bad" in client.get("/live").text
+    at.ledger.close()

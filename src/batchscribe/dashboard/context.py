@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from batchscribe.dashboard.pages import render_page
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.scheduler import Scheduler, make_observer
 from batchscribe.wiring.seams import open_ledger_to_read
 
@@ -55,6 +56,11 @@ class Context:
     def around(self) -> Cached[Surroundings]:
         """Store, cloud and guard, as they were polled last."""
         return Cached(self._observe, self.clock)
+
+    @cached_property
+    def schedule(self) -> Cached[str]:
+        """What starts the next tick, which systemd or cron reports."""
+        return Cached(partial(describe_schedule, self.settings.folder), self.clock)
 
     def _observe(self) -> Surroundings:
         with self.open_scheduler() as made:

@@ -17,7 +17,6 @@ from batchscribe.core.decide.start_sum import describe_sum
 from batchscribe.dashboard.cached import Reading
 from batchscribe.dashboard.context import Context, page
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.install import describe_schedule
 
 OBSERVED = timedelta(seconds=60)
 """Store and cloud are polled again after this time, by the next request."""
@@ -60,13 +59,11 @@ def report_health(context: Context, _request: Request) -> Response:
 def read_values(context: Context, *, patience: float = 0.0) -> dict[str, Any]:
     """Values of the template: the overview, and what needs attention."""
     around = find_surroundings(context, patience=patience)
+    schedule = context.schedule.get(OBSERVED, patience=patience)
+    started_by = (schedule.value if schedule else None) or "unknown: not read yet"
     with context.open_scheduler() as made:
         now = overview(made.world, made.config, around.value) if around and around.value else None
-        found = (
-            list_attention(now, made.world, made.config, describe_schedule(context.settings.folder))
-            if now
-            else ()
-        )
+        found = list_attention(now, made.world, made.config, started_by) if now else ()
     return {
         "now": now,
         "error": around.error if around else "",

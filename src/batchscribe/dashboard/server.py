@@ -14,10 +14,10 @@ import uvicorn
 from markupsafe import escape
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from batchscribe.core.redaction import Redactor
@@ -58,7 +58,7 @@ class PromptProtocol(H11Protocol):
             self.transport.close()
 
 
-def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str = "") -> Starlette:
+def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str = "") -> ASGIApp:
     """Builds the application: the pages of PARTS behind the gate.
 
     `hosts` are the names under which it may be addressed. With a `token`, each request needs it.
@@ -69,7 +69,6 @@ def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str
             *(route for module in modules for route in module.routes(context)),
             Route("/assets/{name:path}", serve_asset),
         ],
-        middleware=[Middleware(Gate, hosts=hosts, token=token)],
         exception_handlers={
             HTTPException: show_http_error,
             BatchscribeError: show_error,
@@ -77,7 +76,7 @@ def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str
         },
     )
     app.state.redact = make_redactor(context.settings, token)
-    return app
+    return Gate(app, hosts=hosts, token=token)  # outside of the page of an unexpected error, too
 
 
 def make_redactor(settings: Settings, token: str = "") -> Redactor:
