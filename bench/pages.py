@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.dashboards import fill_ledger, open_pages
 
 WARM = 100
-PATHS = ("/", "/live", "/runs", "/quarantine", "/settings", "/healthz")
+PATHS = ("/", "/live", "/runs", "/quarantine", "/settings", "/healthz", "/money", "/metrics")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
-from batchscribe.core.text.subtitles import render
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, Word, encode
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.server import create_app
@@ -63,7 +63,7 @@ def fill(store: MemoryStore, sessions: int, chunks: int) -> None:
         store.place(key, b"\xff\xfbaudio", modified=NOW - timedelta(days=1))
         name = f"long/transcription-chunk-{number:05}.json"
         store.place(name, _transcribe(key, HOURS * 3600 / chunks, WORDS // chunks))
-    publish_session(Scanner(store, store, clock=FakeClock()), "long/", render)
+    publish_session(Scanner(store, store, clock=FakeClock()), "long/", Rendering())
 
 
 def _transcribe(key: str, seconds: float, count: int) -> bytes:

@@ -59,6 +59,10 @@ def check_commands(command: Path, home: Path) -> None:
     printed = check(command, "run", "--source", "recordings", cwd=home, BATCH_ENGINE="pocketsphinx")
     assert re.search(r"^Run \S+: completed, 1 done, 0 failed$", printed, re.MULTILINE), printed
     assert "morning" in check(command, "export", "morning-walk", "--source", "recordings", cwd=home)
+    assert "GPU starts" in check(command, "report", "--format", "html", cwd=home)
+    assert "\nbatchscribe_runs_total{" in check(command, "metrics", cwd=home)
+    assert (audio.parents[1] / "deploy" / "prometheus" / "rules.yml").is_file()
+    assert (audio.parents[1] / "deploy" / "grafana" / "batchscribe.json").is_file()
     assert "AWSTemplateFormatVersion" in check(command, "iam-policy", "--template", cwd=home)
 
 

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
-from batchscribe.dashboard.metrics import METRICS, PREFIX
+from batchscribe.dashboard.metrics import METRICS, PREFIX, render_metrics
+from batchscribe.ledger import FILE_NAME, Ledger
+from batchscribe.settings import load
+from support.ledgers import settled_run
 from support.s3 import missing
+from support.values import NOW
 
 DEPLOY = resources.files("batchscribe.deploy")
 RULES = Path(str(DEPLOY / "prometheus" / "rules.yml"))
@@ -32,9 +36,17 @@ def promtool() -> str:
     return shutil.which("promtool") or missing("promtool")
 
 
-def run_promtool(promtool: str, *arguments: object) -> None:
-    done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, check=False)
+def run_promtool(promtool: str, *arguments: object, given: str = "") -> None:
+    words = [promtool, *map(str, arguments)]
+    done = subprocess.run(words, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_metrics_follow_the_rules_of_prometheus(promtool: str, tmp_path: Path) -> None:
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        ledger.save_run(settled_run("r1", NOW, 60), at=NOW)
+        text = render_metrics(load({}, folder=tmp_path), ledger, NOW).decode()
+    run_promtool(promtool, "check", "metrics", given=text)
 
 
 def test_the_rules_are_valid_and_fire_when_they_should(promtool: str, tmp_path: Path) -> None:

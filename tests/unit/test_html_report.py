@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.cli.app import App
@@ -60,6 +60,7 @@ def page_of(values: dict[str, object]) -> str:
     return render_page("report.html", "file", **values)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 500), st.booleans()), max_size=8))
 def test_the_components_of_each_day_add_up_to_its_cost(rows: list[tuple[int, int, bool]]) -> None:
     runs = [

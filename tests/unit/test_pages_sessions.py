@@ -366,7 +366,7 @@ def test_lengths_and_flags_come_from_the_ends_of_session_files(store: MemoryStor
         made = msgspec.json.decode(transcript(key, text='\n  "duration": 7 ' * 9_000, seconds=60.0))
         made["flags"] = ["low-confidence"]
         store.place(f"done/transcription-chunk-{number:03}.json", msgspec.json.encode(made))
-    publish_session(scanner(store), "done/", render)
+    publish_session(scanner(store), "done/", Rendering())
     index = read_details(build_index(scanner(store), Priors()), store)
     entry = index.by_id["done/"]
     assert (entry.seconds, entry.flags) == (120.0, (("low-confidence", 2),))

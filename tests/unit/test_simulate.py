@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe.cli.main import cli
-from batchscribe.cli.simulate import _list_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.simulation import simulate as simulate_policies
+from batchscribe.core.decide.simulation_text import list_points
 from batchscribe.core.run.report import QueueSample
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
@@ -185,7 +185,7 @@ def test_the_hours_and_the_other_ratio_are_named(home: Path) -> None:
 
 def test_policies_with_one_result_are_one_point() -> None:
     found = simulate_policies([Arrival(NOW, 600.0)], Policy(threshold=1), [values.OFFER])
-    points = [name for name, _wait, _dollars in _list_points(found)]
+    points = [name for name, _wait, _dollars in list_points(found.policies)]
     assert points == ["threshold, now", "deadline", "balanced"]
 
 

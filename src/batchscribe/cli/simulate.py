@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.terminal.layout import Column, print_table
-from batchscribe.cli.terminal.plot import Point, check_plot, draw_points
+from batchscribe.cli.terminal.plot import check_plot, draw_points
 from batchscribe.core.decide.arrivals import Arrival, parse_arrivals
 from batchscribe.core.decide.hours import Hours
 from batchscribe.core.decide.money import Usd
@@ -26,7 +26,7 @@ from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.simulation import PolicyResult, Simulation, list_rows
 from batchscribe.core.decide.simulation import simulate as simulate_policies
-from batchscribe.core.decide.simulation_text import explain, format_ratio, format_speed
+from batchscribe.core.decide.simulation_text import explain, format_ratio, format_speed, list_points
 from batchscribe.settings import Settings
 from batchscribe.wiring.estimates import describe_assumed, make_offer, read_arrivals
 from batchscribe.wiring.lane import read_lane_offer
@@ -110,7 +110,11 @@ def simulate(
         found = simulate_policies(trace, policy, offers, origin, report, lane=lane)
     if plot:
         draw_points(
-            plot, _list_points(found), across="p95 of the waits, hours", up="dollars", least_height=0.01
+            plot,
+            list_points(found.policies),
+            across="p95 of the waits, hours",
+            up="dollars",
+            least_height=0.01,
         )
     if as_json:
         print_json(found)
@@ -132,14 +136,6 @@ def _show_progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]
     with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
         row = bar.add_task("simulating", total=total)
         yield lambda done: bar.advance(row, done)
-
-
-def _list_points(found: Simulation) -> list[Point]:
-    """One point for all policies with the same result."""
-    names: dict[tuple[float, float], list[str]] = {}
-    for each in found.policies:
-        names.setdefault((each.wait_hours.p95, each.dollars), []).append(each.name)
-    return [(", ".join(named), x, y) for (x, y), named in names.items()]
 
 
 def _print_simulation(app: App, found: Simulation, assumed: str, hours: Hours | None) -> None:

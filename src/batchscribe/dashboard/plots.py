@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from operator import itemgetter
 from typing import TypedDict
 
 from batchscribe.core.decide.fixed import MONTH_HOURS
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.simulation import PolicyResult
+from batchscribe.core.decide.simulation_text import list_points
 from batchscribe.core.run.period import UNDIVIDED, DayRow, Period
 from batchscribe.core.run.report import QueueSample
 
@@ -188,7 +190,7 @@ def plot_alternatives(period: Period) -> Plot:
 
 def plot_policies(results: Sequence[PolicyResult]) -> Plot:
     """Cost of each policy against the 95th percentile of its waits."""
-    rows = sorted(results, key=lambda each: each.wait_hours.p95)
+    points = sorted(list_points(results), key=itemgetter(1))
     return Plot(
         title="Cost against wait",
         unit="$",
@@ -196,11 +198,11 @@ def plot_policies(results: Sequence[PolicyResult]) -> Plot:
         stacked=False,
         numeric=True,
         across="p95 of the waits, h",
-        x=[each.wait_hours.p95 for each in rows],
-        labels=[f"{each.name}, {each.wait_hours.p95:.2f} h" for each in rows],
+        x=[wait for _, wait, _ in points],
+        labels=[f"{wait:.2f}" for _, wait, _ in points],
         series=[
-            make_series(each.name, [each.dollars if other is each else None for other in rows])
-            for each in rows
+            make_series(names, [cost if other == names else None for other, _, _ in points])
+            for names, _, cost in points
         ],
     )
 

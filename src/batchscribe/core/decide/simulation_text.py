@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.hours import Hours
@@ -10,6 +10,14 @@ from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.decide.simulation import HOUR, PolicyResult, Simulation
 from batchscribe.core.figures import format_count, format_hours
+
+
+def list_points(results: Iterable[PolicyResult]) -> list[tuple[str, float, float]]:
+    """(names, p95 of the waits in hours, dollars): one point for all policies with the same result."""
+    names: dict[tuple[float, float], list[str]] = {}
+    for each in results:
+        names.setdefault((each.wait_hours.p95, each.dollars), []).append(each.name)
+    return [(", ".join(named), wait, dollars) for (wait, dollars), named in names.items()]
 
 
 def format_ratio(row: PolicyResult) -> str:

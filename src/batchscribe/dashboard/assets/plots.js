@@ -41,12 +41,13 @@
     const grid = { stroke: color("--line"), width: 1 };
     const axis = { stroke: color("--muted"), grid, ticks: grid, font: `12px ${color("--font")}` };
     const step = xs.length > 1 ? (xs[xs.length - 1] - xs[0]) / (xs.length - 1) : named || spec.numeric ? 1 : 86400;
-    const edge = named || spec.kind === "bars" || spec.numeric || xs.length < 2 ? step / 2 : 0;
+    const edge = named || spec.kind === "bars" || xs.length < 2 ? step / 2 : 0;
+    const across = (low, high) => (spec.numeric ? [Math.min(0, low), high * 1.05] : [low - edge, high + edge]);
     const options = {
       width: Math.max(260, place.clientWidth),
       height: HEIGHT,
       scales: {
-        x: { time: !named && !spec.numeric, range: (_u, low, high) => (xs.length > 1 ? [low - edge, high + edge] : [xs[0] - edge, xs[0] + edge]) },
+        x: { time: !named && !spec.numeric, range: (_u, low, high) => (xs.length > 1 ? across(low, high) : across(xs[0], xs[0])) },
         y: { range: (_u, low, high) => [Math.min(0, low), (high > 0 ? high : 1) * 1.08] },
       },
       axes: [
@@ -63,7 +64,7 @@
           fill: spec.kind === "bars" ? colors[i % colors.length] : undefined,
           width: spec.kind === "bars" ? 0 : 2,
           dash: spec.series[i].dash ? [6, 4] : undefined,
-          points: { show: spec.kind === "points" || (spec.kind === "lines" && xs.length < 30), size: spec.kind === "points" ? 8 : 5 },
+          points: { fill: colors[i % colors.length], show: spec.kind === "points" || (spec.kind === "lines" && xs.length < 30), size: spec.kind === "points" ? 8 : 5 },
           paths: spec.kind === "points" ? () => null : paths,
           value: (_u, _shown, _series, at) => format(at == null ? null : values[i][at], spec.unit),
         })),
