@@ -32,7 +32,7 @@ _HEAD = frozenset({"timestamp", "level", "event", "run"})
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PhaseSpan:
     """A phase on a time axis: begin and length as percentages of the whole."""
 
     name: str
@@ -112,23 +112,23 @@ def list_changes(events: Sequence[RunEvent]) -> list[RunEvent]:
     return [each for each, state in zip(events, before, strict=False) if each.note or each.state != state]
 
 
-def list_spans(report: RunReport) -> list[Span]:
+def list_spans(report: RunReport) -> list[PhaseSpan]:
     """Phases of the paid time in order; audio, which is beside the load, has a row of its own."""
     timeline = report.performance.timeline or report.performance.phases
     whole = sum(seconds for name, seconds in timeline.items() if name != AUDIO) or 1.0
-    spans, at, loading = list[Span](), 0.0, 0.0
+    spans, at, loading = list[PhaseSpan](), 0.0, 0.0
     for name, seconds in timeline.items():
         shown = name.replace("_", " ")
         begin = loading if name == AUDIO else at
         length = min(seconds, whole - begin)
-        spans.append(Span(shown, seconds, 100 * begin / whole, 100 * length / whole, int(name == AUDIO)))
+        spans.append(PhaseSpan(shown, seconds, 100 * begin / whole, 100 * length / whole, int(name == AUDIO)))
         if name == "manifest":
             loading = at + seconds
         at += 0.0 if name == AUDIO else seconds
     return spans
 
 
-def list_shares(billed: BilledParts | None) -> list[Span]:
+def list_shares(billed: BilledParts | None) -> list[PhaseSpan]:
     """Parts of the bill as bars, without empty ones."""
     if billed is None:
         return []
@@ -136,7 +136,7 @@ def list_shares(billed: BilledParts | None) -> list[Span]:
     return lay_out({name: seconds for name, seconds in parts.items() if seconds})
 
 
-def list_engine_shares(report: RunReport) -> list[Span]:
+def list_engine_shares(report: RunReport) -> list[PhaseSpan]:
     """The engine's time after loading: busy, starved, blocked, and the rest."""
     work = report.work
     if work is None or not work.after_load_seconds:
@@ -146,11 +146,11 @@ def list_engine_shares(report: RunReport) -> list[Span]:
     return lay_out(parts | ({"other": rest} if rest > 0 else {}))
 
 
-def lay_out(parts: dict[str, float]) -> list[Span]:
+def lay_out(parts: dict[str, float]) -> list[PhaseSpan]:
     """Lays the parts one after the other."""
-    whole, at, spans = sum(parts.values()) or 1.0, 0.0, list[Span]()
+    whole, at, spans = sum(parts.values()) or 1.0, 0.0, list[PhaseSpan]()
     for name, seconds in parts.items():
-        spans.append(Span(name, seconds, 100 * at / whole, 100 * seconds / whole))
+        spans.append(PhaseSpan(name, seconds, 100 * at / whole, 100 * seconds / whole))
         at += seconds
     return spans
 

@@ -71,6 +71,8 @@ class _Absent(EngineFactory):
 
     name: str
     reason: str
+    takes_vocabulary: bool = True
+    """Not known here: the host refuses what it cannot do."""
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:  # noqa: ARG002 - the base class's
         return (self.reason,)
