@@ -100,6 +100,13 @@ def test_a_post_from_another_page_is_refused(pages: Pages, path: str, headers: M
     assert not (pages.context.settings.state_dir / FILE_NAME).exists()
 
 
+@pytest.mark.parametrize(("mode", "code"), [("no-cors", 403), ("cors", 403), ("navigate", 200)])
+def test_another_site_may_only_link_to_a_page(pages: Pages, mode: str, code: int) -> None:
+    """Else its images could have the store listed, at our cost."""
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": mode}
+    assert pages.client.get("/run", headers=headers).status_code == code
+
+
 def test_a_post_of_our_own_page_may_be_known_by_its_origin(pages: Pages) -> None:
     answer = pages.client.post("/pause", headers={"origin": "http://localhost"}, follow_redirects=False)
     assert answer.status_code == 303

@@ -333,8 +333,8 @@ def test_every_query_can_be_prepared(ledger: Ledger) -> None:
                 "type",
                 "bytes_per_second",
                 "last",
-                "skip",
                 "count",
+                "skip",
                 "before",
                 "prefix",
             )

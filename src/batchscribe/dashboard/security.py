@@ -34,8 +34,8 @@ SAFE = frozenset({"GET", "HEAD"})
 class Gate:
     """ASGI middleware that refuses requests before any page sees them.
 
-    Refused are: names of other hosts (DNS rebinding), requests without the `token` if there is one, POST
-    from pages of other sites, and bodies: no page needs one.
+    Refused are: names of other hosts (DNS rebinding), requests without the `token` if there is one, requests
+    from pages of other sites but links, and bodies: no page needs one.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: frozenset[str], token: str) -> None:
@@ -67,7 +67,7 @@ class Gate:
             return PlainTextResponse("no request has a body here\n", status_code=413)
         if self._token and (refusal := self._check_token(request)):
             return refusal
-        if request.method not in SAFE and not is_same_origin(request):
+        if is_embedded_elsewhere(request) or (request.method not in SAFE and not is_same_origin(request)):
             return PlainTextResponse("this request comes from a page of another site\n", status_code=403)
         return None
 
@@ -110,6 +110,12 @@ def is_same_origin(request: Request) -> bool:
     # Browsers send no Sec-Fetch-Site to an address without TLS.
     origin = urlsplit(request.headers.get("origin", ""))
     return bool(origin.netloc) and origin.netloc == request.headers.get("host")
+
+
+def is_embedded_elsewhere(request: Request) -> bool:
+    """True if a page of another site loads this one as a part: it may only be followed as a link."""
+    others = request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}
+    return others and request.headers.get("sec-fetch-mode") != "navigate"
 
 
 def list_hosts(host: str) -> frozenset[str]:
