@@ -30,11 +30,11 @@ from batchscribe.wiring.seams import open_ledger
 
 PARTS = (
     "overview",
+    "money",
+    "metrics",
     "runs",
     "actions",
     "lookup",
-    "money",
-    "metrics",
 )
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
