@@ -30,12 +30,12 @@ from batchscribe.wiring.seams import open_ledger
 
 PARTS = (
     "overview",
+    "money",
+    "metrics",
     "runs",
     "actions",
     "lookup",
     "sessions",
-    "money",
-    "metrics",
 )
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
