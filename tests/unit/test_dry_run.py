@@ -97,3 +97,11 @@ def test_a_hold_is_no_reason_to_hide_what_a_later_start_would_refuse(source: Pat
     first, second, *_ = output(app, "tick --dry-run").splitlines()
     assert first.startswith("Would not start: no speech engine 'poketsphinx' is installed here: did you mean")
     assert second == "Would otherwise hold: 2 chunks pending, below the threshold of 100"
+
+
+def test_quiet_ticks_print_nothing(source: Path) -> None:
+    app = app_of(source)
+    assert "\nHold: 2 chunks pending, below the threshold of 100\n" in f"\n{output(app, 'tick')}"
+    app.quiet = True
+    assert "\nHold: " not in f"\n{output(app, 'tick')}"
+    assert '"decision": "hold"' in output(app, "tick --json")

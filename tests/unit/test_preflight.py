@@ -20,7 +20,7 @@ from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.engine_choice import engine_spec
-from batchscribe.wiring.preflight import preflight, refuse_manual_start, unsupported
+from batchscribe.wiring.preflight import find_engine_problem, preflight, refuse_manual_start
 from support.stores import NOW
 
 INSTANCE = "i-0123456789abcdef0"
@@ -152,8 +152,7 @@ def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:
     assert model(BATCH_ENGINE="only-on-the-box", WHISPER_MODEL="its-own") == "its-own"
 
 
-def test_an_unknown_engine_is_unsupported_everywhere() -> None:
-    assert unsupported(EngineSpec(engine="wisper")).startswith(
-        "no speech engine 'wisper' is installed here: "
-    )
-    assert unsupported(EngineSpec(engine="pocketsphinx")) == ""
+def test_no_run_can_use_an_unknown_engine() -> None:
+    wrong, right = EngineSpec(engine="wisper"), EngineSpec(engine="pocketsphinx")
+    assert find_engine_problem(wrong).startswith("no speech engine 'wisper' is installed here: did you mean")
+    assert find_engine_problem(right) == ""

@@ -119,7 +119,7 @@ def _run_tick(
 def _print_decision(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> None:
     """Prints the decision before its run is followed, for minutes or hours."""
     made.world.view.clear()
-    if not as_json:
+    if not as_json and not app.quiet:
         app.console.print("\n".join(render_decision(ticked)), markup=False)
         sys.stdout.flush()
 
@@ -184,7 +184,14 @@ def opened(
     app: App, *, manual: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
 ) -> AbstractContextManager[Scheduler]:
     """Opens the scheduler of the command's settings."""
-    return open_scheduler(app.settings, manual=manual, remember=remember, lenient=app.lenient, only=only)
+    return open_scheduler(
+        app.settings,
+        manual=manual,
+        remember=remember,
+        lenient=app.lenient,
+        only=only,
+        quiet=app.quiet,
+    )
 
 
 def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
@@ -234,15 +241,20 @@ def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -
         costs = made.cost_basis() if ticked.runs else None
         print_json(tick_document(ticked, exit_code=code, costs=costs))
         return code
+    if not app.quiet:
+        _print_runs(app, made, ticked)
+    for error in ticked.errors:
+        click.echo(printable(f"batchscribe: {error}"), err=True)
+    sys.stdout.flush()
+    return code
+
+
+def _print_runs(app: App, made: Scheduler, ticked: Ticked) -> None:
     if made.config.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
         lines = render_run(each, made.settings, left=_count_left(ticked))
         app.console.print("\n".join(lines), markup=False)
-    for error in ticked.errors:
-        click.echo(printable(f"batchscribe: {error}"), err=True)
-    sys.stdout.flush()
-    return code
 
 
 def _count_left(ticked: Ticked) -> int | None:

@@ -38,6 +38,11 @@ SET_UP = "run `batchscribe gpu setup`"
 
 def unsupported(spec: EngineSpec) -> str:
     """Why no machine can run this engine configuration; empty if one can."""
+    return "; ".join(list_limits(spec))
+
+
+def find_engine_problem(spec: EngineSpec) -> str:
+    """Why no run can use this engine configuration, with the fix; empty if one can."""
     found = check_engine(spec)
     return "" if found.ok else _describe(found)
 
@@ -61,8 +66,8 @@ def check_engine(spec: EngineSpec) -> Finding:
         detail = f"no speech engine {spec.engine!r} is installed here"
         fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
         return failed("engine", detail, fix)
-    if limits := list_limits(spec):
-        return failed("engine", "; ".join(limits))
+    if why := unsupported(spec):
+        return failed("engine", why)
     return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")
 
 

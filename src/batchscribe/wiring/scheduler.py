@@ -45,7 +45,7 @@ from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.lane import Lane, open_lane_capacity, open_lane_launcher
-from batchscribe.wiring.preflight import preflight, unsupported
+from batchscribe.wiring.preflight import find_engine_problem, preflight
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     open_capacity,
@@ -108,8 +108,9 @@ def open_scheduler(
     remember: bool = True,
     lenient: bool = False,
     only: frozenset[str] = frozenset(),
+    quiet: bool = False,
 ) -> Iterator[Scheduler]:
-    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr.
+    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr, if not `quiet`.
 
     With `remember=False` it writes nothing to disk. `only` restricts a manual run to these sessions; empty:
     all. Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the
@@ -120,7 +121,8 @@ def open_scheduler(
     else:
         settings.require("BATCH_SOURCE")
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
-    with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, ProgressView(SystemClock()) as view:
+    view = ProgressView(SystemClock(), quiet=quiet)
+    with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, view:
         clock = SystemClock(interrupts)
         path = settings.state_dir / FILE_NAME
         ledger = (
@@ -354,7 +356,7 @@ def _build_config(settings: Settings, choice: EngineChoice, identity: str, *, ma
         shared_machine=local,
         policy=make_policy(settings, manual=manual),
         choose_engine=choice.choose,
-        find_limits=unsupported,
+        find_limits=find_engine_problem,
         audio_options=AudioOptions(
             overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split"
         ),

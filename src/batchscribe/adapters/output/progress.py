@@ -28,12 +28,12 @@ class ProgressView:
     """Shows done, failed and total chunks, audio and the time left; a context manager.
 
     While nothing is transcribed, shows what is waited for. The bar and the lines go
-    to stderr (or `stream`): stdout is for a command's result.
+    to stderr (or `stream`): stdout is for a command's result. `quiet`: nothing is drawn.
     """
 
-    def __init__(self, clock: Clock, *, stream: TextIO | None = None) -> None:
+    def __init__(self, clock: Clock, *, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._clock = clock
-        self._console = Console(file=stream or sys.stderr)
+        self._console = Console(file=stream or sys.stderr, quiet=quiet)
         self._bar: Progress | None = None
         self._row: TaskID | None = None
         self._line: Live | None = None
