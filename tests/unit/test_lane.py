@@ -21,6 +21,7 @@ from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Hold, Launch, Resume, decide
 from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.period import period_of
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute
@@ -178,6 +179,9 @@ def test_a_lane_is_a_run_like_any_other(lane: LaneStage) -> None:
     assert not lane.at.compute.calls or {call for call, _ in lane.at.compute.calls} == {"describe"}
     assert lane.at.store.get(keys.settlement(done.id)).data
     assert lane.at.guard.armed(INSTANCE) == frozenset()
+    period = period_of([done], done.created, lane.at.clock.now())
+    assert (period.totals.starts, period.gpu_share, period.usage.audio_per_gpu_second) == (0, 0.0, None)
+    assert (period.runs[0].type, period.runs[0].cost, period.totals.audio_hours > 0) == (CPU, 0.0, True)
 
 
 def test_a_slow_lane_ends_before_the_next_check_and_no_chunk_is_blamed(lane: LaneStage) -> None:

@@ -16,6 +16,8 @@ CASES = [
     *((name, 1, 60, 24) for name in TRACES),
     *((name, 2, 60, 4) for name in TRACES),
     *((name, 3, 10, 24) for name in SPARSE),
+    ("archives", 4, 60, 6),
+    ("at random", 4, 15, 8),
 ]
 """(trace, seed, minutes between checks, longest wait in hours)."""
 

@@ -256,7 +256,7 @@ def totals(runs: Iterable[Run]) -> Totals:
     each = cost.per(hours)
     return Totals(
         runs=len(settled),
-        starts=sum(run.started and not run.borrowed for run in settled),
+        starts=sum(run.gpu_started for run in settled),
         chunks_done=sum(run.chunks_done for run in settled),
         chunks_failed=sum(run.chunks_failed for run in settled),
         audio_hours=hours,
@@ -277,7 +277,7 @@ def _make_gpu(run: Run) -> Gpu:
         type=run.instance_type,
         tried=run.tried_types,
         was_running=run.borrowed,
-        started_by_us=run.started and not run.borrowed,
+        started_by_us=run.gpu_started,
         start=_read_time(run.start_requested),
         running=_read_time(run.running_since),
         stop=_read_time(run.stop_requested),

@@ -333,6 +333,11 @@ class Run:
         return self.start_requested is not None
 
     @property
+    def gpu_started(self) -> bool:
+        """True if it started a GPU, or may have."""
+        return self.started and not self.borrowed and not self.lane
+
+    @property
     def billed_seconds(self) -> float:
         """Upper bound of the billed time of all machines."""
         return sum(self.billed_seconds_of(machine) for machine in self.machines)

@@ -78,6 +78,7 @@ def make_usage(runs: Iterable[Run], history: History) -> Usage:
     """Usage of the settled runs among `runs`."""
     settled = [run for run in runs if not run.open]
     audio, billed = sum(run.audio_seconds for run in settled), sum(run.billed_seconds for run in settled)
+    on_gpu = sum(run.audio_seconds for run in settled if not run.lane)
     cost = sum((run.cost for run in settled), start=Usd(0))
     each = cost.per(audio / _HOUR)
     waits = [wait for run in settled for wait in history.waits.get(run.id, ())]
@@ -85,7 +86,7 @@ def make_usage(runs: Iterable[Run], history: History) -> Usage:
     return Usage(
         cost_per_audio_hour=each.dollars if each else None,
         chunks_per_dollar=units_per_dollar(sum(run.chunks_done for run in settled), cost),
-        audio_per_gpu_second=audio / billed if billed else None,
+        audio_per_gpu_second=on_gpu / billed if billed else None,
         mean_wait_hours=measured.mean if measured else None,
         p95_wait_hours=measured.p95 if measured else None,
         max_wait_hours=measured.max if measured else None,
