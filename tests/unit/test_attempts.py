@@ -166,12 +166,11 @@ def test_a_holding_tick_compacts_single_attempts(at: Stage) -> None:
 def test_a_compaction_merges_the_names_once_not_for_each_attempt(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merged, merges = Attempts.stored, list[int]()
+    merge, merges = vars(Attempts)["stored"].fget, list[int]()
 
-    def count(listed: Attempts) -> dict[str, datetime]:
+    def count(listed: Attempts) -> object:
         merges.append(len(listed.single))
-        assert merged.fget is not None
-        return dict(merged.fget(listed))
+        return merge(listed)
 
     monkeypatch.setattr(Attempts, "stored", property(count))
     for number in range(50):
