@@ -17,7 +17,7 @@ from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.run.seals import seal
 from batchscribe.settings import load
-from batchscribe.wiring.scheduler import scheduler_identity
+from batchscribe.wiring.process import scheduler_identity
 from support.values import metered
 from support.world import INSTANCE, SECRET, Stage
 

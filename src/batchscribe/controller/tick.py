@@ -17,7 +17,7 @@ import msgspec
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted, end_lanes
 from batchscribe.controller.alerts import alert, send_alert
-from batchscribe.controller.commands.redo import quarantine_failed
+from batchscribe.controller.commands.redo import quarantine_exhausted
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
@@ -41,7 +41,6 @@ from batchscribe.core.decide.policy import (
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Outcome, Run, RunState
-from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
@@ -382,7 +381,8 @@ def _record_hold(world: World, config: RunConfig, seen: Observation, decision: H
         )
     )
     if decision.overdue:
-        given_up, quarantined = seen.backlog.exhausted, _quarantine_exhausted(world, config, seen.backlog)
+        given_up = seen.backlog.exhausted
+        quarantined = quarantine_exhausted(world.output, seen.backlog, config.max_attempts, seen.now)
         text = (
             f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined now: "
             f"{quarantined}. See `batchscribe why KEY`"
@@ -390,18 +390,6 @@ def _record_hold(world: World, config: RunConfig, seen: Observation, decision: H
             else f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
         )
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
-
-
-def _quarantine_exhausted(world: World, config: RunConfig, backlog: Backlog) -> int:
-    """Quarantines chunks that reached the limit outside a run, which would wait for ever.
-
-    The limit was lowered, a quarantine record was deleted, or another scheduler recorded the failures.
-    """
-    chunks = [chunk for chunk in backlog.candidates if chunk.failures >= config.max_attempts]
-    if not chunks:
-        return 0
-    now = world.clock.now()
-    return len(quarantine_failed(world.output, chunks, max_attempts=config.max_attempts, now=now))
 
 
 def _alert_waits(world: World, config: RunConfig, seen: Observation, run: Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
@@ -32,6 +32,7 @@ from batchscribe.errors import (
     RefusedError,
     TransientError,
 )
+from batchscribe.ledger.rows import SettledSum, Speed
 from batchscribe.ledger.schema import migrate, queries, refuse_damage
 from batchscribe.private_files import make_folder, restrict_to_owner
 
@@ -51,34 +52,6 @@ _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP,
 """Extended codes: the file may be intact, but the disk has no room for SQLite's files beside it."""
 _PRIMARY = 0xFF
 """SQLite's extended codes keep the primary one in the low byte."""
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Median speed of `runs`, in audio seconds per second of work.
-
-    An empty instance type is this machine.
-    """
-
-    engine: str
-    model: str
-    instance_type: str
-    speed: float
-    runs: int
-
-
-@dataclass(frozen=True, slots=True)
-class SettledSum:
-    """Sums over all settled runs with an outcome."""
-
-    outcome: str
-    runs: int
-    cost: Usd
-    chunks_done: int
-    chunks_failed: int
-    audio_seconds: float
-    not_proved_stopped: int
-    """Runs whose instance had another owner when they released it."""
 
 
 class Ledger:

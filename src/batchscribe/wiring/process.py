@@ -1,16 +1,22 @@
-"""Log, environment and clock of a process of batchscribe."""
+"""Log, environment, clock and identity of a process of batchscribe."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
+
+import structlog
 
 from batchscribe import settings as configuration
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.detached import write_atomically
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Clock
 from batchscribe.settings import Settings
+
+LOG = structlog.get_logger()
 
 
 def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
@@ -42,3 +48,21 @@ def read_log_end(path: Path, limit: int) -> tuple[list[str], bool]:
         lines = file.read(limit).decode(errors="replace").splitlines()
     cut = size > limit
     return lines[1:] if cut else lines, cut
+
+
+def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:
+    """(public random ID, secret that seals the records of this scheduler).
+
+    Both are written once to the state directory, so they survive the loss of the ledger.
+    """
+    path, words = settings.state_dir / "scheduler-id", list[str]()
+    try:
+        words = path.read_text().split() if path.is_file() else []  # a pipe would hang
+        if len(words) < 2 and remember:
+            fresh = [*(words or [secrets.token_hex(8)]), secrets.token_hex(32)]
+            write_atomically(path, "\n".join([*fresh, ""]).encode())
+            words = fresh
+    except OSError as error:
+        LOG.warning("scheduler_id.not_stored", file=str(path), error=error.strerror)
+    scheduler, secret = [*words, "", ""][:2]
+    return scheduler, secret

@@ -35,7 +35,6 @@ from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Run
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.scan.backlog import Backlog
-from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
@@ -46,6 +45,7 @@ from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.lane import Lane, open_lane_capacity, open_lane_launcher
 from batchscribe.wiring.preflight import find_engine_problem, preflight
+from batchscribe.wiring.process import scheduler_identity
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     open_capacity,
@@ -242,24 +242,6 @@ def list_instances(settings: Settings) -> tuple[str, ...]:
     if settings.provider == LOCAL:
         return (LOCAL,)
     return (settings.instance_id if settings.problems else settings.require("GPU_INSTANCE_ID"),)
-
-
-def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:
-    """(public random ID, secret that seals the records of this scheduler).
-
-    Both are written once to the state directory, so they survive the loss of the ledger.
-    """
-    path, words = settings.state_dir / "scheduler-id", list[str]()
-    try:
-        words = path.read_text().split() if path.is_file() else []  # a pipe would hang
-        if len(words) < 2 and remember:
-            fresh = [*(words or [secrets.token_hex(8)]), secrets.token_hex(32)]
-            write_atomically(path, "\n".join([*fresh, ""]).encode())
-            words = fresh
-    except OSError as error:
-        log.warning("scheduler_id.not_stored", file=str(path), error=error.strerror)
-    scheduler, secret = [*words, "", ""][:2]
-    return scheduler, secret
 
 
 def _build_world(

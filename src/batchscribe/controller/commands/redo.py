@@ -15,6 +15,7 @@ from batchscribe.core import keys
 from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, ManifestChunk, QuarantineRecord
+from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.scan.chunks import TOP, Chunk, split_key
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
@@ -166,6 +167,15 @@ def quarantine_failed(
     for record in records:
         quarantine(output, record)
     return sorted(records, key=lambda record: record.key)
+
+
+def quarantine_exhausted(output: Store, backlog: Backlog, max_attempts: int, now: datetime) -> int:
+    """Quarantines chunks that reached the limit outside a run, which would wait for ever; counts them.
+
+    The limit was lowered, a quarantine record was deleted, or another scheduler recorded the failures.
+    """
+    chunks = [chunk for chunk in backlog.candidates if chunk.failures >= max_attempts]
+    return len(quarantine_failed(output, chunks, max_attempts=max_attempts, now=now)) if chunks else 0
 
 
 def record_crash(
