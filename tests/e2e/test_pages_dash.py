@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ import pytest
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.server import create_app
 from batchscribe.settings import load
+from batchscribe.wiring.seams import open_ledger_to_read
 from batchscribe.wiring.stores import open_store
 from support.browser import WIDTHS, browser, browser_page, find_faults, serving
-from support.cli import Desk, local_desk, put_speech, spoken
+from support.cli import Desk, local_desk, put_speech, spoken, wait_for
 from support.dashboards import fill_ledger, quarantine_chunk
 
 if TYPE_CHECKING:
@@ -40,14 +42,23 @@ def url(desk: Desk) -> Iterator[str]:
         yield url
 
 
+def has_open_run(desk: Desk) -> Iterator[bool]:
+    while True:
+        with open_ledger_to_read(load({}, folder=desk.home)) as ledger:
+            yield bool(ledger.open_runs())
+
+
 def test_a_run_is_followed_from_its_start_to_its_settlement(browser_page: Page, desk: Desk, url: str) -> None:
     """The page is loaded once; everything after that arrives by itself."""
     browser_page.goto(url)
     browser_page.get_by_text("would launch").wait_for(timeout=PATIENCE)
     browser_page.evaluate("window.loadedOnce = true")
     process = desk.start("tick", BATCH_ENGINE="scripted")
+    wait_for(has_open_run(desk))
+    process.send_signal(signal.SIGSTOP)  # the run lasts until the page has shown it
     run = browser_page.get_by_role("region", name="Run in progress")
     run.wait_for(timeout=PATIENCE)
+    process.send_signal(signal.SIGCONT)
     assert process.wait() == 0
     run.wait_for(state="detached", timeout=PATIENCE)
     recent = browser_page.get_by_role("region", name="Recent runs").get_by_text("completed")

@@ -196,6 +196,14 @@ def test_a_ledger_is_read_while_another_process_writes_it(tmp_path: Path) -> Non
         other.close()
 
 
+def test_a_ledger_that_another_process_creates_now_is_empty(tmp_path: Path) -> None:
+    file = tmp_path / ".batchscribe" / FILE_NAME
+    file.parent.mkdir()
+    file.touch()
+    with open_pages(tmp_path) as pages:
+        assert "No run was recorded yet" in pages.get("/runs")
+
+
 def test_pages_cannot_write_the_ledger(tmp_path: Path) -> None:
     fill_ledger(tmp_path, 1)
     with (

@@ -7,7 +7,6 @@ import json
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 
 import uvicorn
@@ -26,7 +25,6 @@ from batchscribe.dashboard.pages import ASSETS, read_asset
 from batchscribe.dashboard.security import LOOPBACK, Gate, list_hosts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings
-from batchscribe.wiring.seams import open_ledger
 
 PARTS = (
     "overview",
@@ -119,8 +117,6 @@ def serve(settings: Settings, *, host: str, port: int, announce: Callable[[str],
 
     Outside the loopback interface a token is generated unless BATCH_DASHBOARD_TOKEN is set.
     """
-    with suppress(BatchscribeError):  # brings the tables of an older version up to date; pages only read them
-        open_ledger(settings, remember=False).close()
     token = settings.dashboard_token or ("" if host in LOOPBACK else secrets.token_urlsafe(24))
     app = create_app(open_context(settings), hosts=list_hosts(host), token=token)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

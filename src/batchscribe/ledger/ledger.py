@@ -37,7 +37,7 @@ from batchscribe.private_files import make_folder, restrict_to_owner
 FILE_NAME = "ledger.sqlite"
 """File name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
-READING = {"busy_timeout": "2000", "query_only": "ON"}
+READING = {"busy_timeout": "2000"}
 """Pragmas of a ledger that is only read: the file keeps its mode."""
 CHECKED_BYTES = 256 * 1024 * 1024
 """Maximum size of a ledger that is checked at each start: a larger one would take seconds."""
@@ -71,10 +71,10 @@ class Ledger:
 
     Every write is one transaction, on disk when it returns. Raises TransientError if another process
     holds it for too long, MisconfiguredError if its file cannot be used. `pragmas` are for tests that
-    need no disk.
+    need no disk. With `read_only`, only missing tables are written, as while another process creates it.
     """
 
-    def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS) -> None:
+    def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS, read_only: bool = False) -> None:
         self.path = path
         self.unreadable: tuple[str, ...] = ()
         """Errors of the open runs that the last `open_runs` left out."""
@@ -87,6 +87,8 @@ class Ledger:
                     raise
                 # Exclusive mode needs no shared-memory file: open runs can still be read on a full disk.
                 self._db = _open_database(path, {"locking_mode": "EXCLUSIVE", **pragmas})
+            if read_only:
+                self._db.execute("PRAGMA query_only = ON")
 
     def __enter__(self) -> Self:
         return self

@@ -39,7 +39,7 @@ def open_ledger_to_read(settings: Settings) -> Ledger:
     path = settings.state_dir / FILE_NAME
     if not path.exists():
         return Ledger(Path(":memory:"))
-    return Ledger(path, pragmas=READING)
+    return Ledger(path, pragmas=READING, read_only=True)
 
 
 def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
