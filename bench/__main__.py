@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import commands, engine, leaks, memory, scan, simulation, start, words, work
+from bench import commands, engine, leaks, memory, reader, scan, simulation, start, words, work
 
 EVERY = (
     (commands,),
@@ -12,6 +12,7 @@ EVERY = (
     (start,),
     (scan,),
     (simulation,),
+    (reader, "--sessions", "2000", "--chunks", "1200", "--requests", "200"),
     (leaks, "--weeks", "5"),
     (words, "--words", "300"),
     (engine,),

@@ -31,7 +31,7 @@ from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segme
 from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.index import build_index, keep_details, read_details
-from batchscribe.dashboard.reader import _pack_words
+from batchscribe.dashboard.reader import _pack_words, name_download
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
 from batchscribe.errors import StoreUnavailableError
@@ -376,3 +376,24 @@ def test_lengths_and_flags_come_from_the_ends_of_session_files(store: MemoryStor
     again = read_details(keep_details(build_index(scanner(store), Priors()), index), store)
     assert again.by_id["done/"] == entry
     assert store.calls["get_range"] == reads
+
+
+@pytest.mark.parametrize(
+    ("session", "name"),
+    [
+        ("./", "session"),
+        ("a/walk/", "walk"),
+        ("talk.mp3", "talk.mp3"),
+        ("a/..\n<b>/", "_b_"),
+        ("é" * 300, "é" * 100),
+    ],
+)
+def test_downloads_have_plain_names(session: str, name: str) -> None:
+    assert name_download(session).strip("_") == name.strip("_")
+
+
+def test_the_session_at_the_top_has_a_page(store: MemoryStore, client: TestClient) -> None:
+    store.place("chunk-001.mp3", b"\xff\xfbaudio", modified=NOW - timedelta(hours=5))
+    store.place("transcription-chunk-001.json", transcript("chunk-001.mp3"))
+    status, page, _ = fetch(client, make_url("sessions", "./"))
+    assert (status, b"one two" in page, b"/audio/*/.%2F" in page) == (200, True, True)

@@ -73,9 +73,8 @@ def show_session(session: str) -> str:
 def name_download(session: str) -> str:
     """Name of a session's file without its extension: the last segment of its id."""
     last = split_key(show_session(session))[1]
-    return (
-        "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in last)[:100] or "session"
-    )
+    plain = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in last)
+    return plain[:100].strip(". ") or "session"
 
 
 def describe_session(
