@@ -23,7 +23,7 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
 from batchscribe.core.run.period import DayRow, Period, ReportRow, period_of
 from batchscribe.core.run.report import Totals
-from batchscribe.core.run.session_costs import SessionRow
+from batchscribe.core.run.session_costs import SessionCost
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
 from batchscribe.wiring.costs import read_cost_basis
@@ -65,12 +65,12 @@ def report(app: App, last: timedelta, shape: str, by: str, *, as_json: bool) -> 
 
 def render_csv(period: Period, by: str = "run") -> str:
     """CSV with a header and one line for each run, session or day; usage is in the last columns."""
-    rows: Sequence[ReportRow | DayRow | SessionRow]
+    rows: Sequence[ReportRow | DayRow | SessionCost]
     match by:
         case "day":
             kind, rows = DayRow.__struct_fields__, period.days
         case "session":
-            kind, rows = SessionRow.__struct_fields__, period.sessions
+            kind, rows = SessionCost.__struct_fields__, period.sessions
         case _:
             kind, rows = ReportRow.__struct_fields__, period.runs
     usage = Usage.__struct_fields__ if "usage" in kind else ()
@@ -82,10 +82,10 @@ def render_csv(period: Period, by: str = "run") -> str:
     return text.getvalue()
 
 
-def _to_cells(row: ReportRow | DayRow | SessionRow) -> dict[str, object]:
+def _to_cells(row: ReportRow | DayRow | SessionCost) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
-    if not isinstance(row, SessionRow):
+    if not isinstance(row, SessionCost):
         del cells["usage"]
         cells |= msgspec.to_builtins(row.usage)
     if isinstance(row, ReportRow):
@@ -208,7 +208,7 @@ def _build_day_columns(rows: Sequence[DayRow]) -> list[Column]:
     ]
 
 
-def _build_session_columns(rows: Sequence[SessionRow]) -> list[Column]:
+def _build_session_columns(rows: Sequence[SessionCost]) -> list[Column]:
     return [
         Column("Session", [row.session for row in rows]),
         Column("Runs", [str(row.runs) for row in rows], optional=1, right=True),

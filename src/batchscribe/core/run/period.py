@@ -12,7 +12,7 @@ from batchscribe.core.decide.fixed import CostBasis, FixedCosts
 from batchscribe.core.run.engine_time import make_engine_time
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
-from batchscribe.core.run.session_costs import SessionRow, SessionShare, sum_by_session
+from batchscribe.core.run.session_costs import SessionCost, SessionShare, sum_by_session
 from batchscribe.core.run.usage import History, Usage, compare_bill, make_usage, sum_arrived_hours
 
 _HOUR = timedelta(hours=1)
@@ -79,7 +79,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     """None if they cannot be read."""
     days: tuple[DayRow, ...]
     """Days of the period with a settled run or an arrival."""
-    sessions: tuple[SessionRow, ...]
+    sessions: tuple[SessionCost, ...]
     """Sessions that settled runs transcribed, the most expensive first."""
     runs_without_sessions: int
     """Settled runs with transcripts of an earlier version, which recorded no sessions."""

@@ -40,7 +40,7 @@ class SessionShare(msgspec.Struct, frozen=True, kw_only=True):
     """Chunks that waited longer than BATCH_MAX_WAIT_HOURS."""
 
 
-class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
+class SessionCost(msgspec.Struct, frozen=True, kw_only=True):
     """A session in a report; `cost` is an upper bound in dollars."""
 
     session: str
@@ -89,7 +89,7 @@ def divide_by_session(
     return tuple(shares)
 
 
-def sum_by_session(shares: Iterable[SessionShare]) -> tuple[SessionRow, ...]:
+def sum_by_session(shares: Iterable[SessionShare]) -> tuple[SessionCost, ...]:
     """One row for each session, the most expensive first, then by name."""
     found: dict[str, list[SessionShare]] = {}
     for share in shares:
@@ -98,11 +98,11 @@ def sum_by_session(shares: Iterable[SessionShare]) -> tuple[SessionRow, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.cost_micros, row.session)))
 
 
-def _make_row(session: str, parts: Sequence[SessionShare]) -> SessionRow:
+def _make_row(session: str, parts: Sequence[SessionShare]) -> SessionCost:
     cost, chunks = Usd(sum(part.cost_micros for part in parts)), sum(part.chunks for part in parts)
     hours = sum(part.audio_seconds for part in parts) / _HOUR
     each = cost.per(hours)
-    return SessionRow(
+    return SessionCost(
         session=session,
         runs=len(parts),
         chunks_done=chunks,
