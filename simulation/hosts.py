@@ -35,7 +35,8 @@ class SecondHost:
         """`cloned`: its state directory is a copy with the first host's id. `process` plays a process."""
         self.slot = slot
         self.ledger = ledger
-        self.config = replace(config, host=SECOND, scheduler=config.scheduler if cloned else "another")
+        scheduler = config.scheduler if cloned else "another"
+        self.config = replace(config, host=SECOND, scheduler=scheduler, lane=None)
         self._world = world
         self._process = process
         self._starts = True

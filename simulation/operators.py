@@ -111,8 +111,8 @@ class Settings:
         if self.edit is Edit.GUARD:
             return replace(world, guard=self.unguarded)
 
-        def back(now: World, _run: Run) -> World:
-            return replace(
+        def back(now: World, run: Run) -> World:
+            own = replace(
                 now,
                 source=world.source,
                 output=world.output,
@@ -121,6 +121,7 @@ class Settings:
                 launcher=world.launcher,
                 scanner=world.scanner,
             )
+            return world.elsewhere(own, run)
 
         place = self.place
         return replace(

@@ -24,7 +24,7 @@ from batchscribe.core.redaction import printable, printable_json
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
 from batchscribe.core.run.period import NESTED, DayRow, Period, ReportRow
 from batchscribe.core.run.report import Totals
-from batchscribe.core.run.session_costs import SessionCosts
+from batchscribe.core.run.session_costs import SessionCost
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
 from batchscribe.errors import MisconfiguredError
@@ -108,12 +108,12 @@ def render_json(period: Period) -> str:
 
 def render_csv(period: Period, by: str = "run") -> str:
     """CSV with a header and one line for each run, session or day; usage is in the last columns."""
-    rows: Sequence[ReportRow | DayRow | SessionCosts]
+    rows: Sequence[ReportRow | DayRow | SessionCost]
     match by:
         case "day":
             kind, rows = DayRow.__struct_fields__, period.days
         case "session":
-            kind, rows = SessionCosts.__struct_fields__, period.sessions
+            kind, rows = SessionCost.__struct_fields__, period.sessions
         case _:
             kind, rows = ReportRow.__struct_fields__, period.runs
     usage = Usage.__struct_fields__ if "usage" in kind else ()
@@ -125,11 +125,11 @@ def render_csv(period: Period, by: str = "run") -> str:
     return text.getvalue()
 
 
-def _to_cells(row: ReportRow | DayRow | SessionCosts) -> dict[str, object]:
+def _to_cells(row: ReportRow | DayRow | SessionCost) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     found: dict[str, object] = msgspec.to_builtins(row)
     cells = {name: value for name, value in found.items() if name not in NESTED}
-    if not isinstance(row, SessionCosts):
+    if not isinstance(row, SessionCost):
         cells |= msgspec.to_builtins(row.usage)
     if isinstance(row, ReportRow):
         cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
@@ -251,7 +251,7 @@ def _build_day_columns(rows: Sequence[DayRow]) -> list[Column]:
     ]
 
 
-def _build_session_columns(rows: Sequence[SessionCosts]) -> list[Column]:
+def _build_session_columns(rows: Sequence[SessionCost]) -> list[Column]:
     return [
         Column("Session", [row.session for row in rows]),
         Column("Runs", [str(row.runs) for row in rows], optional=1, right=True),

@@ -79,7 +79,7 @@ def world_of(world: World, config: RunConfig, run: Run) -> World:
     place = (config.provider, config.region, config.instances, config.guard, *stores)
     guard = run.guard or config.guard
     opened = (run.provider, run.region, run.instances, guard, run.source, run.output, run.control)
-    if not run.source or place == opened:
+    if not run.source or (place == opened and not run.lane):
         return world
     return world.elsewhere(world, run)
 

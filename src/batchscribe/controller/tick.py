@@ -381,14 +381,11 @@ def _record_hold(world: World, config: RunConfig, seen: Observation, decision: H
         )
     )
     if decision.overdue:
-        given_up = seen.backlog.exhausted
-        quarantined = quarantine_exhausted(world.output, seen.backlog, config.max_attempts, seen.now)
-        text = (
-            f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined now: "
-            f"{quarantined}. See `batchscribe why KEY`"
-            if given_up
-            else f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
-        )
+        text = f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
+        if given_up := seen.backlog.exhausted:
+            now = quarantine_exhausted(world.output, seen.backlog, config.max_attempts, seen.now)
+            text = f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined now: "
+            text += f"{now}. See `batchscribe why KEY`"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 

@@ -23,7 +23,7 @@ from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE, Window
-from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, EngineError, InterruptedRunError, MisconfiguredError
 from batchscribe.protocols import Capacity, Clock, Store
 from batchscribe.settings import LOCAL, Settings
 from batchscribe.wiring.engine_choice import EngineChoice
@@ -37,7 +37,7 @@ LANE_WAITS = Waits(describe=2.0, reach=60.0)
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The lane of these settings. No method raises."""
+    """The lane of these settings."""
 
     settings: Settings
     choice: EngineChoice
@@ -88,6 +88,8 @@ class Lane:
             valid = test and (not test.error or self.clock.now() < test.at + LONGEST_PAUSE)
             if not valid and not self.choice.depends_on_language:
                 open_lane_launcher(self.settings).request_test()
+        except InterruptedRunError:
+            raise
         except BatchscribeError as error:
             log.warning("lane.not_tested", error=str(error))
 

@@ -14,7 +14,7 @@ from batchscribe.core.run.billing import BilledParts, split_bill
 from batchscribe.core.run.engine_time import make_engine_time
 from batchscribe.core.run.report import Totals, measure_performance, run_costs, totals
 from batchscribe.core.run.runs import Run
-from batchscribe.core.run.session_costs import SessionCosts, SessionShare, sum_by_session
+from batchscribe.core.run.session_costs import SessionCost, SessionShare, sum_by_session
 from batchscribe.core.run.usage import History, Usage, compare_bill, make_usage, sum_arrived_hours
 
 _HOUR = timedelta(hours=1)
@@ -99,7 +99,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     """None if they cannot be read."""
     days: tuple[DayRow, ...]
     """Days of the period with a settled run or an arrival."""
-    sessions: tuple[SessionCosts, ...]
+    sessions: tuple[SessionCost, ...]
     """Sessions that settled runs transcribed, the most expensive first."""
     runs_without_sessions: int
     """Settled runs with transcripts of an earlier version, which recorded no sessions."""

@@ -40,7 +40,7 @@ class SessionShare(msgspec.Struct, frozen=True, kw_only=True):
     """Chunks that waited longer than BATCH_MAX_WAIT_HOURS."""
 
 
-class SessionCosts(msgspec.Struct, frozen=True, kw_only=True):
+class SessionCost(msgspec.Struct, frozen=True, kw_only=True):
     """A session in a report; `cost` is an upper bound in dollars."""
 
     session: str
@@ -89,7 +89,7 @@ def divide_by_session(
     return tuple(shares)
 
 
-def sum_by_session(shares: Iterable[SessionShare]) -> tuple[SessionCosts, ...]:
+def sum_by_session(shares: Iterable[SessionShare]) -> tuple[SessionCost, ...]:
     """One row for each session, the most expensive first, then by name."""
     found: dict[str, list[SessionShare]] = {}
     for share in shares:
@@ -98,11 +98,11 @@ def sum_by_session(shares: Iterable[SessionShare]) -> tuple[SessionCosts, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.cost_micros, row.session)))
 
 
-def _make_row(session: str, parts: Sequence[SessionShare]) -> SessionCosts:
+def _make_row(session: str, parts: Sequence[SessionShare]) -> SessionCost:
     cost, chunks = Usd(sum(part.cost_micros for part in parts)), sum(part.chunks for part in parts)
     hours = sum(part.audio_seconds for part in parts) / _HOUR
     each = cost.per(hours)
-    return SessionCosts(
+    return SessionCost(
         session=session,
         runs=len(parts),
         chunks_done=chunks,
