@@ -55,14 +55,13 @@ def _ask_all_to_end(world: World, run: Run) -> Run:
     """Asks the workers of all machines to end. Returns the run with what the poll for that showed."""
     try:
         polls = poll_machines(world, run, run.machines)
+        for machine in run.machines:
+            poll = polls[machine.id]
+            if _is_ours(run, machine.meter, poll):
+                run = _record_meter(world, run, machine, poll)
+            _ask_to_end(world, run, poll.instance, force=False)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
         log.warning("worker.cancel_failed", run=run.id, error=str(error))
-        return run
-    for machine in run.machines:
-        poll = polls[machine.id]
-        if _is_ours(run, machine.meter, poll):
-            run = _record_meter(world, run, machine, poll)
-        _ask_to_end(world, run, poll.instance, force=False)
     return run
 
 
