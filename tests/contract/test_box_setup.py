@@ -74,7 +74,7 @@ def server(tmp_path: Path) -> Iterator[Sshd]:
     with sshd(tmp_path / "sshd", path=f"{programs}:/usr/bin:/bin") as server:
         settings = server.home / ".config" / "pip"
         settings.mkdir(parents=True)
-        (settings / "pip.conf").write_text("[global]\nno-index = true\n[install]\nno-compile = true\n")
+        (settings / "pip.conf").write_text("[global]\nno-index = true\n[install]\nno-compile = no\n")
         yield server
 
 
