@@ -384,7 +384,9 @@ def _record_hold(world: World, config: RunConfig, seen: Observation, decision: H
         text = f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
         if given_up := seen.backlog.exhausted:
             now = quarantine_exhausted(world.output, seen.backlog, config.max_attempts, seen.now)
-            text = f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined now: "
+            text = (
+                f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined now: "
+            )
             text += f"{now}. See `batchscribe why KEY`"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
