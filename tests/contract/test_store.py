@@ -22,7 +22,8 @@ _numbers = count()
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with moto_server() as url, aws_environment():
+    with moto_server() as url, aws_environment(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(TestEveryStore.page))
         yield url
 
 
@@ -49,3 +50,5 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 class TestEveryStore(StoreSuite):
     """The suite that ships, on the double and on each of ours."""
+
+    page = 100
