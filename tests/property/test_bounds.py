@@ -176,7 +176,7 @@ def numbers(value: object) -> Iterator[object]:
 
 def in_bounds(value: object) -> bool:
     match value:
-        case bool() | None:
+        case bool() | None | msgspec.UnsetType():
             return True
         case int() | float():
             return 0 <= value <= 2**60
