@@ -22,6 +22,7 @@ from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.run.period import period_of
 from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Run, RunState
+from batchscribe.core.run.session_costs import SessionShare
 from batchscribe.core.run.usage import make_history
 from batchscribe.dashboard.pages import render_page
 from batchscribe.dashboard.plots import MOST_BARS, MOST_POINTS, Plot
@@ -142,6 +143,22 @@ def test_an_open_run_is_listed_without_a_cost_by_component() -> None:
     values = make([run])
     assert "transcribing" in shown(values)
     assert "Dollars per day, by component" not in plots_of(values)
+
+
+def test_sessions_are_listed_with_their_part_of_the_bills() -> None:
+    share = SessionShare(
+        run=NAME,
+        session="<b>monday/",
+        chunks=2,
+        audio_seconds=120.0,
+        cost_micros=12_000,
+        waited_seconds=7200.0,
+        longest_seconds=5400.0,
+        late=1,
+    )
+    period = period_of([settled_run(NAME, NOW, 2)], NOW, NOW + DAY, shares=[share])
+    text = shown(make_values(period, (), LIMIT))
+    assert "&lt;b&gt;monday/ 1 2 0:02:00 $0.0120 $0.3600 1.00 h 1.50 h 1" in text
 
 
 def call(folder: Path, *arguments: str) -> tuple[int, str]:

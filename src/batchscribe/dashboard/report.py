@@ -21,7 +21,7 @@ from batchscribe.settings import Settings
 from batchscribe.wiring.estimates import read_period
 
 MOST_ROWS = 200
-"""Runs in the table; JSON and CSV have all."""
+"""Rows of a table; JSON and CSV have all."""
 _HOUR = 3600.0
 
 
@@ -67,6 +67,7 @@ def make_values(period: Period, samples: Sequence[QueueSample], limit: timedelta
         "plots": make_plots(period, samples, limit),
         "alternatives": list(_list_alternatives(period)),
         "runs": list(reversed(period.runs[-MOST_ROWS:])),
+        "sessions": period.sessions[:MOST_ROWS],
         "days": list(reversed(period.days[-MOST_ROWS:])),
         "money": _show_micros,
         "version": __version__,
