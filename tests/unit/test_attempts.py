@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import md5
 from pathlib import Path
@@ -25,6 +26,7 @@ from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as record
 from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, Manifest, ManifestChunk
+from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.scan import attempts as wire
 from batchscribe.core.scan.attempts import CompactedAttempts, StoredFailure, merge, pack
@@ -92,9 +94,8 @@ def compacted(at: Stage, *failures: Failure) -> None:
         at.store.place(key, data)
 
 
-def ours(at: Stage, run: str, *, source: str = "") -> None:
-    """A run of this scheduler's ledger."""
-    made = Run(
+def make_run(at: Stage, run: str, *, source: str = "") -> Run:
+    return Run(
         id=run,
         provider="ec2",
         machines=(Machine(id="i-1"),),
@@ -105,7 +106,11 @@ def ours(at: Stage, run: str, *, source: str = "") -> None:
         rate=RATE,
         source=source or at.world.source.url,
     )
-    at.ledger.save_run(made, at=NOW)
+
+
+def ours(at: Stage, run: str, *, source: str = "") -> None:
+    """A run of this scheduler's ledger."""
+    at.ledger.save_run(make_run(at, run, source=source), at=NOW)
 
 
 def read(store: MemoryStore) -> dict[str, str]:
@@ -150,6 +155,15 @@ def test_a_hundred_thousand_attempts_cost_ten_requests_at_most(at: Stage) -> Non
     assert seen is not None
     assert (seen.backlog.pending, seen.backlog.troubled) == (2, 1)
     assert [each.message for each in life.failures] == ["bad in r1"]
+
+
+def test_runs_of_other_schedulers_are_read_once(at: Stage) -> None:
+    none = hold(at)
+    for number in range(30):
+        run = make_run(at, f"run-{number}")
+        at.store.place(keys.intent(run.id), encode_run(replace(run, scheduler="another")))
+    assert hold(at) >= 30
+    assert hold(at) - none <= 10
 
 
 def test_a_holding_tick_compacts_single_attempts(at: Stage) -> None:
