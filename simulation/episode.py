@@ -208,7 +208,8 @@ class Episode:
             line.sleep(self._down_until - line.seconds)
             self.stage.boot()
             self._next_tick = line.seconds + between(self.rng, 0.5, 2.0) * MINUTE
-            self._next_watch = line.seconds + between(self.rng, 1.0, 3.0) * MINUTE
+            # OnBootSec=1min of its timer.
+            self._next_watch = line.seconds + between(self.rng, 1.0, 1.5) * MINUTE
         elif self._next_tick <= line.seconds:
             self._tick(wait=self._waits)
             self._next_tick = max(self._next_tick + self._every, line.seconds + 1.0)
