@@ -26,7 +26,7 @@ from batchscribe.core.text.paragraphs import LONGEST, Paragraph, list_paragraphs
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.stitching import PartInput, stitch
-from batchscribe.core.text.subtitles import KEPT
+from batchscribe.core.text.subtitles import FORMATS, KEPT
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word, encode
 from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
@@ -271,7 +271,7 @@ def test_a_forged_session_file_reaches_no_other_object(client: TestClient, store
     assert fetch(client, make_url("audio/99", "done/"))[0] == 404
 
 
-@pytest.mark.parametrize("kind", ["srt", "vtt", "txt", "json"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_transcripts_are_downloads(client: TestClient, kind: str) -> None:
     status, data, headers = fetch(client, make_url(f"transcripts/{kind}", "done/"))
     assert (status, b"one" in data) == (200, True)

@@ -31,6 +31,7 @@ LISTED = 500
 MEDIA_TYPES = {
     "srt": "application/x-subrip",
     "vtt": "text/vtt",
+    "tsv": "text/tab-separated-values",
     "txt": "text/plain",
     "json": "application/json",
 }
