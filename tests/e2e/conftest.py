@@ -1,4 +1,4 @@
-"""What cases on an emulated AWS have in common."""
+"""What cases on an emulated AWS have in common, and the one browser of a process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from support.aws import make_schedule_group
+from support.browser import browser, browser_page
 from support.emulated import Aws, Case, emulated_aws, new_case
 from support.s3 import aws_environment, moto_server
+
+__all__ = ["browser", "browser_page"]
+"""Fixtures; a second import would start a second browser."""
 
 
 @pytest.fixture(scope="module")

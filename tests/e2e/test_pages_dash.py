@@ -16,14 +16,13 @@ from batchscribe.dashboard.server import create_app
 from batchscribe.settings import load
 from batchscribe.wiring.seams import open_ledger_to_read
 from batchscribe.wiring.stores import open_store
-from support.browser import WIDTHS, browser, browser_page, find_faults, serving
+from support.browser import WIDTHS, find_faults, serving
 from support.cli import Desk, local_desk, put_speech, spoken, wait_for
 from support.dashboards import fill_ledger, quarantine_chunk
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["browser", "browser_page"]
 pytestmark = pytest.mark.e2e
 PATIENCE = 120_000
 """Milliseconds; a bound for a page that hangs."""

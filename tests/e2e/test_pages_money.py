@@ -13,14 +13,13 @@ from batchscribe.dashboard.report import render_report
 from batchscribe.dashboard.server import create_app
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import load
-from support.browser import WIDTHS, browser, browser_page, find_faults, serving
+from support.browser import WIDTHS, find_faults, serving
 from support.ledgers import fill_ledger
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.e2e
-__all__ = ["browser", "browser_page"]
 DAYS = timedelta(days=10)
 
 

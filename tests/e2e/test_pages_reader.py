@@ -27,14 +27,13 @@ from batchscribe.dashboard.server import create_app
 from batchscribe.testing.clock import FakeClock
 from support.audio import DEMO, sine
 from support.audio import encode as encode_audio
-from support.browser import browser, browser_page, find_faults, serving
+from support.browser import find_faults, serving
 from support.dashboards import settings_of
 from support.stores import NOW
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["browser", "browser_page"]
 pytestmark = pytest.mark.e2e
 CUT = DEMO / "cut" / "one-recording"
 SESSION = "user/one-recording/"
