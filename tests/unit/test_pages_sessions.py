@@ -268,7 +268,8 @@ def test_a_forged_session_file_reaches_no_other_object(client: TestClient, store
     store.place("done/transcript.json", forged)
     assert b"talk.mp3" in fetch(client, make_url("sessions", "done/"))[1]
     assert fetch(client, make_url("audio/0", "done/"))[0] == 404
-    assert fetch(client, make_url("audio/99", "done/"))[0] == 404
+    for number in ("99", "9" * 5000, "-1", "x"):
+        assert fetch(client, make_url(f"audio/{number}", "done/"))[0] == 404
 
 
 @pytest.mark.parametrize("kind", ["srt", "vtt", "txt", "json"])

@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import secrets
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -72,7 +72,7 @@ class Gate:
         return None
 
     def _is_own_host(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if host.isprintable() else None
+        name = split_url(f"//{host}").hostname if host.isprintable() else None
         # An address cannot be rebound; it is served on every interface but the loopback's.
         return bool(name) and (name in self._hosts or ("*" in self._hosts and _is_address(name or "")))
 
@@ -108,8 +108,16 @@ def is_same_origin(request: Request) -> bool:
     if site := request.headers.get("sec-fetch-site"):
         return site == "same-origin"
     # Browsers send no Sec-Fetch-Site to an address without TLS.
-    origin = urlsplit(request.headers.get("origin", ""))
+    origin = split_url(request.headers.get("origin", ""))
     return bool(origin.netloc) and origin.netloc == request.headers.get("host")
+
+
+def split_url(url: str) -> SplitResult:
+    """Splits a URL; one that is none has no parts."""
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket without its partner
+        return SplitResult("", "", "", "", "")
 
 
 def is_embedded_elsewhere(request: Request) -> bool:
