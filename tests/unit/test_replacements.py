@@ -77,6 +77,7 @@ def test_a_segment_without_words_is_replaced_too() -> None:
         ("/(/ => x", "missing"),
         ("/a/ => \\2", "line 1"),
         ("/a*/ => x", "empty text"),
+        (f"/{'(' * 400}a{')' * 400}/ => x", "recursion"),
         ("a" * 2000 + " => b", "too long"),
     ],
 )

@@ -43,7 +43,7 @@ def parse_replacements(text: str) -> tuple[Replacement, ...]:
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 rules.append(_parse_rule(line.strip()))
-            except (ValueError, regex.error) as error:
+            except (ValueError, regex.error, RecursionError) as error:
                 raise MisconfiguredError(
                     f"line {number} of the replacements is not a rule ({error}): write `old => new` or "
                     "`/regular expression/ => new`"
