@@ -187,11 +187,13 @@ def measure(settings: Settings, ledger: Ledger, now: datetime) -> Iterator[Sampl
 
 def _measure_backlog(settings: Settings, ledger: Ledger, now: datetime) -> Iterator[Sample]:
     policy = make_policy(settings)
+    yield "max_wait_seconds", (), policy.max_wait.total_seconds()
+    if ledger.unreadable:
+        return  # the backlog depends on all runs, and their number must be scraped without it
     begin = now - RECENT - 2 * policy.max_wait
     samples, runs = ledger.samples(begin), ledger.runs(begin)
     if samples:
         yield from _measure_sample(samples[-1], runs)
-    yield "max_wait_seconds", (), policy.max_wait.total_seconds()
     recent = [run for run in runs if run.settled and run.settled >= now - RECENT]
     yield "late_chunks", (), make_usage(recent, make_history(samples, runs, policy)).late or 0
 
