@@ -64,7 +64,16 @@ def test_a_page_without_any_data(pages: Pages, path: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "evil.example:8765", "", "localhost@evil.example", "10.0.0.1", "[::1", "]"],
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:8765",
+        "",
+        "localhost@evil.example",
+        "10.0.0.1",
+        "[::1",
+        "]",
+    ],
 )
 def test_another_host_name_is_refused(pages: Pages, host: str) -> None:
     assert pages.client.get("/", headers={"host": host}).status_code == 421
