@@ -318,7 +318,7 @@ def test_a_manual_run_shows_its_price_and_starts_one_process(
     assert "is in progress" in pages.get("/run")
     pages.post("/run")
     ((_python, *command),) = started
-    assert command == ["-m", "batchscribe", "run"]
+    assert command == ["-P", "-m", "batchscribe", "run"]
 
 
 def test_many_requests_poll_store_and_cloud_once(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
