@@ -138,6 +138,11 @@ def test_a_body_is_refused(pages: Pages) -> None:
     assert pages.client.post("/pause", headers=OWN, content=b"x").status_code == 413
 
 
+@pytest.mark.parametrize(("path", "header"), [("/healthz", "x" * 33_000), (f"/healthz?x={'x' * 33_000}", "")])
+def test_a_large_head_is_refused(pages: Pages, path: str, header: str) -> None:
+    assert pages.client.get(path, headers={"x-large": header}).status_code == 431
+
+
 @pytest.mark.parametrize("path", ["/", "/nothing", "/assets/style.css", "/healthz"])
 def test_every_answer_has_the_headers(pages: Pages, path: str) -> None:
     headers = pages.client.get(path).headers

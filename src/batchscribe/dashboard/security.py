@@ -29,6 +29,8 @@ HEADERS = {
 }
 """Of every answer that does not set them itself."""
 SAFE = frozenset({"GET", "HEAD"})
+HEAD_BYTES = 32 * 1024
+"""Maximum size of a request's head; uvicorn limits only one that arrives in pieces."""
 
 
 class Gate:
@@ -65,6 +67,9 @@ class Gate:
             return PlainTextResponse("this host name is not served here\n", status_code=421)
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             return PlainTextResponse("no request has a body here\n", status_code=413)
+        head = sum(len(name) + len(value) for name, value in request.headers.raw)
+        if head + len(request.url.path) + len(request.url.query) > HEAD_BYTES:
+            return PlainTextResponse("the head of this request is too large\n", status_code=431)
         if self._token and (refusal := self._check_token(request)):
             return refusal
         if is_embedded_elsewhere(request) or (request.method not in SAFE and not is_same_origin(request)):

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from batchscribe.core.redaction import Redactor
 from batchscribe.dashboard.context import Context, open_context, page
 from batchscribe.dashboard.pages import ASSETS, read_asset
-from batchscribe.dashboard.security import LOOPBACK, Gate, list_hosts
+from batchscribe.dashboard.security import HEAD_BYTES, LOOPBACK, Gate, list_hosts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings
 
@@ -38,8 +38,6 @@ PARTS = (
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
-HEAD_BYTES = 32 * 1024
-"""Maximum size of a request's head."""
 HEAD_SECONDS = 10.0
 """From a connection, or the end of an answer, to the next complete head."""
 
