@@ -85,7 +85,7 @@ def _read_text(setting: str, file: Path | None) -> str:
     try:
         with file.open("rb") as opened:
             data = opened.read(MIB + 1)
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise MisconfiguredError(f"{setting} names {file}, which cannot be read: {reason}") from error

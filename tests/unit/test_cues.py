@@ -137,6 +137,17 @@ def test_no_cue_ends_before_it_has_begun_and_was_shown(times: tuple[float, float
         assert [event.start < event.end for event in read] == [True]
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_a_speaker_without_a_text_has_no_cue(text: str) -> None:
+    assert [cue.text for cue in make_cues(session(said(text, 1, 2), said("a", 1, 2, channel=2)))] == ["a"]
+
+
+def test_blanks_that_are_shown_have_their_columns() -> None:
+    style = CaptionStyle(columns=20, lines=1)
+    shown = make_cues(session(timed(("\u3000", 1, 2), ("x" * 19, 2, 3))), style)
+    assert all("\n" not in cue.text for cue in shown)
+
+
 def test_cues_come_by_their_starts() -> None:
     # WebVTT requires it, and two channels' segments overlap.
     long, short = timed(*((f"word{n}", n, n + 1.0) for n in range(20))), said("short", 3.5, 4, channel=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -10,15 +11,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from uvicorn.server import ServerState
 
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Policy, PolicyName
@@ -29,7 +34,7 @@ from batchscribe.dashboard import actions
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context
 from batchscribe.dashboard.security import HEADERS, list_hosts
-from batchscribe.dashboard.server import create_app, serve
+from batchscribe.dashboard.server import PromptProtocol, create_app, serve
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
@@ -59,7 +64,16 @@ def test_a_page_without_any_data(pages: Pages, path: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "evil.example:8765", "", "localhost@evil.example", "10.0.0.1"],
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:8765",
+        "",
+        "localhost@evil.example",
+        "10.0.0.1",
+        "[::1",
+        "]",
+    ],
 )
 def test_another_host_name_is_refused(pages: Pages, host: str) -> None:
     assert pages.client.get("/", headers={"host": host}).status_code == 421
@@ -90,6 +104,7 @@ def test_beyond_the_loopback_addresses_are_names_and_others_are_not(tmp_path: Pa
         {"sec-fetch-site": "none"},
         {"origin": "http://evil.example"},
         {"origin": "http://localhost:1"},
+        {"origin": "http://["},
         {"origin": "null"},
         {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
     ],
@@ -121,6 +136,11 @@ def test_a_path_leads_nowhere_else(pages: Pages, path: str) -> None:
 
 def test_a_body_is_refused(pages: Pages) -> None:
     assert pages.client.post("/pause", headers=OWN, content=b"x").status_code == 413
+
+
+@pytest.mark.parametrize(("path", "header"), [("/healthz", "x" * 33_000), (f"/healthz?x={'x' * 33_000}", "")])
+def test_a_large_head_is_refused(pages: Pages, path: str, header: str) -> None:
+    assert pages.client.get(path, headers={"x-large": header}).status_code == 431
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/assets/style.css", "/healthz"])
@@ -303,7 +323,7 @@ def test_a_manual_run_shows_its_price_and_starts_one_process(
     assert "is in progress" in pages.get("/run")
     pages.post("/run")
     ((_python, *command),) = started
-    assert command == ["-m", "batchscribe", "run"]
+    assert command == ["-P", "-m", "batchscribe", "run"]
 
 
 def test_many_requests_poll_store_and_cloud_once(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +388,31 @@ def test_the_command_prints_the_url_with_the_token_and_serves(served: tuple[str,
         answer = client.getresponse()
         assert (answer.status, json.loads(answer.read())["ok"]) == (200, True)
         assert "uvicorn" not in str(answer.headers)
+
+
+@pytest.mark.parametrize("requests", [0, 1])
+def test_a_client_that_sends_half_a_head_is_dropped(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.new_event_loop(), list[tuple[Mock, Callable[[], object]]]()
+
+    def call_later(_seconds: float, act: Callable[..., object], *given: object) -> Mock:
+        timers.append((Mock(), partial(act, *given)))
+        return timers[-1][0]
+
+    with closing(loop):
+        monkeypatch.setattr(loop, "call_later", call_later)
+        config = uvicorn.Config(PlainTextResponse("ok"), log_config=None, lifespan="off")
+        client, transport = PromptProtocol(config, ServerState(), {}, loop), Mock()
+        transport.is_closing.return_value = False
+        client.connection_made(transport)
+        for _ in range(requests):
+            client.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            loop.run_until_complete(next(iter(client.tasks)))
+        client.data_received(b"GET / HTTP/1.1\r\nHos")
+        transport.close.assert_not_called()
+        for timer, act in timers:
+            if not timer.cancel.called:
+                act()
+        transport.close.assert_called()
 
 
 def test_a_port_in_use_is_one_line(served: tuple[str, int], tmp_path: Path) -> None:

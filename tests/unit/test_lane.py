@@ -215,6 +215,8 @@ def test_the_gpu_takes_over_from_a_lane_at_the_last_moment(lane: LaneStage) -> N
     assert isinstance(ticked.decision, Launch)
     ended, gpu = lane.runs()
     assert (ended.outcome, ended.detail, ended.lane) == (Outcome.INTERRUPTED, "the GPU takes over", True)
+    assert ended.chunks_done == 0, "the GPU did them before the worker ended"
+    assert {share.run for share in lane.at.ledger.sessions(NOW)} == {gpu.id}
     assert (gpu.outcome, gpu.chunks_done, gpu.lane) == (Outcome.COMPLETED, 3, False)
 
 

@@ -132,6 +132,31 @@ def test_an_empty_ledger_claims_nothing(tmp_path: Path) -> None:
     assert found["instances_not_stopped",] == 0
 
 
+def test_an_open_run_that_cannot_be_read_is_counted(folder: Path) -> None:
+    before = measured(folder)
+    with Ledger(folder / FILE_NAME) as ledger:
+        ledger.save_run(replace(OPEN, id="newer"), at=NOW)
+        change = "UPDATE runs SET document = replace(document, ?, ?) WHERE id = 'newer'"
+        ledger._db.execute(change, ('"version":3', '"version":4'))
+    found = measured(folder)
+    assert (before["unreadable_runs",], found["unreadable_runs",]) == (0, 1)
+    assert found["instances_not_stopped",] == before["instances_not_stopped",]
+    assert ("quarantined_chunks",) not in found
+
+
+def test_a_run_on_the_cpu_lane_is_no_instance_that_must_stop(tmp_path: Path) -> None:
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        ledger.save_run(replace(OPEN, lane=True, provider="local"), at=NOW)
+    found = measured(tmp_path)
+    assert (found["open_runs", "releasing"], found["instances_not_stopped",], found["guarded_runs",]) == (
+        1,
+        0,
+        0,
+    )
+    times = {"run_deadline", "instance_started", "stop_requested"}
+    assert not times & {name[0].removesuffix("_timestamp_seconds") for name in found}
+
+
 def test_after_a_run_the_oldest_chunk_is_unknown_until_the_next_check(tmp_path: Path) -> None:
     with Ledger(tmp_path / FILE_NAME) as ledger:
         ledger.save_sample(sample(-4))

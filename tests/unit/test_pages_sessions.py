@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from batchscribe.audio.session_audio import place_chunks
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import assemble_session, publish_session
+from batchscribe.controller.sessions import AssembledSession, assemble_session, publish_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.text.cues import SpokenWord
@@ -31,7 +31,7 @@ from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segme
 from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.index import build_index, keep_details, read_details
-from batchscribe.dashboard.reader import _pack_words, name_download
+from batchscribe.dashboard.reader import ReaderAudio, _pack_words, describe_session, name_download
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
 from batchscribe.errors import StoreUnavailableError
@@ -268,7 +268,8 @@ def test_a_forged_session_file_reaches_no_other_object(client: TestClient, store
     store.place("done/transcript.json", forged)
     assert b"talk.mp3" in fetch(client, make_url("sessions", "done/"))[1]
     assert fetch(client, make_url("audio/0", "done/"))[0] == 404
-    assert fetch(client, make_url("audio/99", "done/"))[0] == 404
+    for number in ("99", "9" * 5000, "-1", "x"):
+        assert fetch(client, make_url(f"audio/{number}", "done/"))[0] == 404
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -317,6 +318,18 @@ def test_paragraphs_keep_all_words_in_order(texts: list[str], words: bool) -> No
     shown = "".join(each.text for each in paragraphs)
     assert "".join(shown.split()) == "".join(join_segments(segments).split())
     assert all(len(each.text) <= LONGEST + 20 for each in paragraphs)
+
+
+def test_words_are_listed_in_the_order_of_the_texts() -> None:
+    # Two channels: the second one's segment begins later, and its first word earlier.
+    segments = tuple(
+        Segment(text=text, start=begin, end=9.0, channel=channel, words=(Word(word=text, start=at, end=9.0),))
+        for channel, text, begin, at in ((1, "hello", 1.0, 2.0), (2, "yes", 1.5, 1.6))
+    )
+    whole = stitch("s/", [PartInput(key="k", transcript="t", content=ForeignTranscript(segments=segments))])
+    values = describe_session(AssembledSession(transcript=whole, chunks=1, missing={}), ReaderAudio(), [])
+    assert [(item["text"], item["start"]) for item in values["items"]] == [("yes", 1.6), ("hello", 2.0)]
+    assert [packed[:2] for packed in values["data"]["words"]] == [[3, 1600], [5, 2000]]
 
 
 @given(st.text(min_size=1, max_size=40))

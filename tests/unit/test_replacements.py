@@ -51,6 +51,13 @@ def test_a_longer_text_is_divided_in_the_words_time() -> None:
     assert {word.probability for word in found.words[1:3]} == {0.8}
 
 
+def test_words_that_overlap_end_after_they_began() -> None:
+    long, short = Word(word="batch", start=5.0, end=8.0), Word(word="scribe", start=1.0, end=2.0)
+    segment = Segment(text="batch scribe", start=1.0, end=8.0, words=(long, short))
+    found = replace_words(segment, parse_replacements(RULES))
+    assert [(word.word, word.start, word.end) for word in found.words] == [("batchscribe", 5.0, 8.0)]
+
+
 def test_a_part_of_a_word_is_no_match_and_a_text_may_vanish() -> None:
     found = replace_words(spoken("uh, acmes"), parse_replacements(RULES))
     assert found.text.strip() == "acmes"
@@ -70,6 +77,7 @@ def test_a_segment_without_words_is_replaced_too() -> None:
         ("/(/ => x", "missing"),
         ("/a/ => \\2", "line 1"),
         ("/a*/ => x", "empty text"),
+        (f"/{'(' * 400}a{')' * 400}/ => x", "recursion"),
         ("a" * 2000 + " => b", "too long"),
     ],
 )

@@ -69,6 +69,15 @@ def test_auto_is_an_engine_that_can_use_one(tmp_path: Path) -> None:
     assert (spec.engine, spec.vocabulary) == ("faster-whisper", TERMS)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_term_or_rule(tmp_path: Path) -> None:
+    names = {"BATCH_VOCABULARY": "names.txt", "BATCH_REPLACEMENTS": "fixes.txt"}
+    (tmp_path / "names.txt").write_text(TERMS[0], encoding="utf-8-sig")
+    (tmp_path / "fixes.txt").write_text("old => new", encoding="utf-8-sig")
+    settings = load(names, folder=tmp_path)
+    assert settings.read_vocabulary() == TERMS[:1]
+    assert [rule.line for rule in settings.open_rendering().replacements] == ["old => new"]
+
+
 def test_a_file_that_is_missing_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match=r"BATCH_VOCABULARY names .*names\.txt"):
         engine_spec(load({"BATCH_VOCABULARY": "names.txt"}, folder=tmp_path))

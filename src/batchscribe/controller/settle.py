@@ -171,6 +171,9 @@ def _verify_chunks(
     for session in sorted(result.complete):
         world.keep_alive()
         try_action(errors, run, "a session was not written", partial(_publish, world, scanner, session))
+    if run.lane and run.outcome is Outcome.INTERRUPTED:
+        # The GPU takes over: until this machine's worker ended, it may have done chunks of this run.
+        del result.done_chunks[sum(each.tally.done for each in work) :]
     return result
 
 

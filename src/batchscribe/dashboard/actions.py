@@ -90,7 +90,7 @@ def start_run(context: Context, _request: Request) -> Response:
         if not is_running(record):
             record.unlink(missing_ok=True)
             output.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "batchscribe", "run"]
+            command = [sys.executable, "-P", "-m", "batchscribe", "run"]  # no module of this folder
             start_once(record, command, environment=context.settings.child_environment(), log=output)
     return RedirectResponse("/run", status_code=303)
 

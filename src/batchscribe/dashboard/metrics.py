@@ -78,7 +78,10 @@ METRICS = (
     Metric("open_runs", GAUGE, ("state",), "Runs that are not settled"),
     Metric("unreadable_runs", GAUGE, (), "Open runs that this version cannot read"),
     Metric(
-        "run_deadline_timestamp_seconds", GAUGE, (), "Earliest deadline of the open runs; absent without one"
+        "run_deadline_timestamp_seconds",
+        GAUGE,
+        (),
+        "Earliest deadline of the open runs on the GPU; absent without one",
     ),
     Metric(
         "instances_not_stopped", GAUGE, (), "Instances that a run started and did not observe stopped yet"
@@ -187,11 +190,13 @@ def measure(settings: Settings, ledger: Ledger, now: datetime) -> Iterator[Sampl
 
 def _measure_backlog(settings: Settings, ledger: Ledger, now: datetime) -> Iterator[Sample]:
     policy = make_policy(settings)
+    yield "max_wait_seconds", (), policy.max_wait.total_seconds()
+    if ledger.unreadable:
+        return  # the backlog depends on all runs, and their number must be scraped without it
     begin = now - RECENT - 2 * policy.max_wait
     samples, runs = ledger.samples(begin), ledger.runs(begin)
     if samples:
         yield from _measure_sample(samples[-1], runs)
-    yield "max_wait_seconds", (), policy.max_wait.total_seconds()
     recent = [run for run in runs if run.settled and run.settled >= now - RECENT]
     yield "late_chunks", (), make_usage(recent, make_history(samples, runs, policy)).late or 0
 
@@ -218,9 +223,10 @@ def _measure_runs(settings: Settings, ledger: Ledger, runs: tuple[Run, ...]) -> 
         if state is not RunState.SETTLED:
             yield "open_runs", (state.value,), states[state]
     yield "unreadable_runs", (), len(ledger.unreadable)
-    if runs:
-        yield "run_deadline_timestamp_seconds", (), min(run.deadline for run in runs).timestamp()
-    billed = [run for run in runs if run.started and not run.borrowed]
+    on_gpu = [run for run in runs if not run.lane]
+    if on_gpu:
+        yield "run_deadline_timestamp_seconds", (), min(run.deadline for run in on_gpu).timestamp()
+    billed = [run for run in on_gpu if run.gpu_started]
     meters = [each.meter for run in billed for each in run.machines if not each.released]
     up = [each for each in meters if each.start_requested and not each.stopped]
     yield "instances_not_stopped", (), len(up)
@@ -234,7 +240,7 @@ def _measure_runs(settings: Settings, ledger: Ledger, runs: tuple[Run, ...]) -> 
     yield "uncleaned_runs", (), len(noted - {run.id for run in runs})
     guarded = settings.cloud_guard != "off"
     yield "guard_enabled", (), guarded
-    yield "guarded_runs", (), sum(guarded and run.state is not RunState.PLANNED for run in runs)
+    yield "guarded_runs", (), sum(guarded and run.state is not RunState.PLANNED for run in on_gpu)
     for proof in decode_proofs(ledger.facts(PROVED)):
         yield "proof_timestamp_seconds", (proof.act,), proof.at.timestamp()
         yield "proof_success", (proof.act,), proof.proved

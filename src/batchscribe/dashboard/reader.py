@@ -83,7 +83,8 @@ def describe_session(
 ) -> dict[str, Any]:
     """Values of the template `session.html`. `downloads`: format, file name and URL of each."""
     transcript = found.transcript
-    paragraphs = list(list_paragraphs(transcript))
+    # The page's script finds a paragraph's words by its place among the texts.
+    paragraphs = sorted(list_paragraphs(transcript), key=lambda each: each.start)
     return {
         "name": show_session(transcript.session),
         "transcript": transcript,

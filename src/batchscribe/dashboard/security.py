@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import secrets
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -29,6 +29,8 @@ HEADERS = {
 }
 """Of every answer that does not set them itself."""
 SAFE = frozenset({"GET", "HEAD"})
+HEAD_BYTES = 32 * 1024
+"""Maximum size of a request's head; uvicorn limits only one that arrives in pieces."""
 
 
 class Gate:
@@ -65,6 +67,9 @@ class Gate:
             return PlainTextResponse("this host name is not served here\n", status_code=421)
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             return PlainTextResponse("no request has a body here\n", status_code=413)
+        head = sum(len(name) + len(value) for name, value in request.headers.raw)
+        if head + len(request.url.path) + len(request.url.query) > HEAD_BYTES:
+            return PlainTextResponse("the head of this request is too large\n", status_code=431)
         if self._token and (refusal := self._check_token(request)):
             return refusal
         if is_embedded_elsewhere(request) or (request.method not in SAFE and not is_same_origin(request)):
@@ -72,7 +77,7 @@ class Gate:
         return None
 
     def _is_own_host(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if host.isprintable() else None
+        name = split_url(f"//{host}").hostname if host.isprintable() else None
         # An address cannot be rebound; it is served on every interface but the loopback's.
         return bool(name) and (name in self._hosts or ("*" in self._hosts and _is_address(name or "")))
 
@@ -108,8 +113,16 @@ def is_same_origin(request: Request) -> bool:
     if site := request.headers.get("sec-fetch-site"):
         return site == "same-origin"
     # Browsers send no Sec-Fetch-Site to an address without TLS.
-    origin = urlsplit(request.headers.get("origin", ""))
+    origin = split_url(request.headers.get("origin", ""))
     return bool(origin.netloc) and origin.netloc == request.headers.get("host")
+
+
+def split_url(url: str) -> SplitResult:
+    """Splits a URL; one that is none has no parts."""
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket without its partner
+        return SplitResult("", "", "", "", "")
 
 
 def is_embedded_elsewhere(request: Request) -> bool:

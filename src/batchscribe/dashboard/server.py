@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from batchscribe.core.redaction import Redactor
 from batchscribe.dashboard.context import Context, open_context, page
 from batchscribe.dashboard.pages import ASSETS, read_asset
-from batchscribe.dashboard.security import LOOPBACK, Gate, list_hosts
+from batchscribe.dashboard.security import HEAD_BYTES, LOOPBACK, Gate, list_hosts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings
 
@@ -38,22 +38,25 @@ PARTS = (
 """Modules of this package, each with `routes(context)`."""
 CONNECTIONS = 64
 """Open at a time; a client beyond that gets an error at once."""
-HEAD_BYTES = 32 * 1024
-"""Maximum size of a request's head."""
 HEAD_SECONDS = 10.0
-"""From a connection to its first complete request."""
+"""From a connection, or the end of an answer, to the next complete head."""
 
 
 class PromptProtocol(H11Protocol):
     """Drops a client that has sent no complete request in time, for which uvicorn would wait for ever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the time limit."""
+        """Starts the time limit of the first request."""
         super().connection_made(transport)
-        self.loop.call_later(HEAD_SECONDS, self._drop_idle)
+        self.loop.call_later(HEAD_SECONDS, self._drop_idle, None)
 
-    def _drop_idle(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def on_response_complete(self) -> None:
+        """Starts the time limit of the next request: uvicorn's own ends with its first byte."""
+        self.loop.call_later(HEAD_SECONDS, self._drop_idle, self.cycle)
+        super().on_response_complete()
+
+    def _drop_idle(self, last: RequestResponseCycle | None) -> None:
+        if self.cycle is last and not self.transport.is_closing():
             self.transport.close()
 
 

@@ -84,7 +84,7 @@ def routes(context: Context) -> list[Route]:
         Route("/sessions", library.show_list),
         Route("/sessions/refresh", library.refresh, methods=["POST"]),
         Route("/sessions/{session:key}", library.show_reader),
-        Route("/audio/{number:int}/{session:key}", library.serve_audio),
+        Route("/audio/{number}/{session:key}", library.serve_audio),
         Route("/transcripts/{kind}/{session:key}", library.serve_transcript),
     ]
 
@@ -216,11 +216,11 @@ class SessionLibrary:
         links = [(name, make_url("sessions", name)) for name in near]
         return page("no_session.html", request, status=404, session=session, links=links)
 
-    def _find_chunk(self, session: str, number: int) -> str:
+    def _find_chunk(self, session: str, number: str) -> str:
         """Key of a chunk. Raises ObjectNotFoundError."""
         entry = self._find_entry(session)
         parts = self._assemble(entry).transcript.parts if entry else ()
-        key = parts[number].key if number < len(parts) else ""
+        key = next((part.key for at, part in enumerate(parts) if str(at) == number), "")
         name = audio_name(key)
         # The session file is an object like others: it names no object outside its session.
         if name is None or name.session != session:

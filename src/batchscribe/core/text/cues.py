@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import regex
 
@@ -111,7 +112,7 @@ def _time_cues(groups: Sequence[_Group], speaker: str | None, style: CaptionStyl
     )
     merged = _merge_short(spoken, style)
     earliest = 0.0
-    for group, after in zip(merged, [*merged[1:], None], strict=True):
+    for group, after in zip_longest(merged, merged[1:]):
         text = _balance_lines(_join_words(group), style)
         start = round(max(group[0].start, earliest), PLACES)
         room = after[0].start - style.gap if after else math.inf
@@ -215,7 +216,7 @@ def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[_
 def _begins_cue(group: _Group, word: SpokenWord, style: CaptionStyle) -> bool:
     """True if the word begins a new cue."""
     shown = "".join(part.text for part in group)
-    full = not _fits_cue((shown + word.text).strip(), style)
+    full = not _fits_cue((shown + word.text).strip(_BLANKS), style)
     late = word.end - group[0].start > style.longest
     pause = word.start - group[-1].end >= PAUSE
     sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= style.columns

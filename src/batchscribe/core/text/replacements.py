@@ -43,7 +43,7 @@ def parse_replacements(text: str) -> tuple[Replacement, ...]:
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 rules.append(_parse_rule(line.strip()))
-            except (ValueError, regex.error) as error:
+            except (ValueError, regex.error, RecursionError) as error:
                 raise MisconfiguredError(
                     f"line {number} of the replacements is not a rule ({error}): write `old => new` or "
                     "`/regular expression/ => new`"
@@ -149,7 +149,7 @@ def _group_touched(
 def _divide(text: str, words: Sequence[Word]) -> Iterator[Word]:
     """Yields the words of a text in the time of `words`, by length; they are as sure as the least sure."""
     parts = text.split()
-    start, end = words[0].start, words[-1].end
+    start, end = words[0].start, max(word.end for word in words)
     step = (end - start) / max(1, sum(map(len, parts)))
     sure = [word.probability for word in words if word.probability is not None]
     for part in parts:
