@@ -300,8 +300,14 @@ def test_a_manual_run_shows_its_price_and_starts_one_process(
     assert "It would transcribe 4 chunks for about $0.00" in shown
     pages.post("/run")
     alive[0] = True
-    assert "is in progress" in pages.get("/run")
+    shown = pages.get("/run")
+    assert "is in progress" in shown
+    assert 'hx-get="/run/live"' in shown
+    assert "It would transcribe" not in shown
+    assert "is in progress" in pages.get("/run/live")
     pages.post("/run")
+    alive[0] = False
+    assert "has ended" in pages.get("/run/live", code=actions.STOP_POLLING)
     ((_python, *command),) = started
     assert command == ["-m", "batchscribe", "run"]
 
