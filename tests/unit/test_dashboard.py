@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -345,6 +347,16 @@ def test_a_reading_that_fails_is_kept_as_its_error() -> None:
         (7, ""),
         (None, "internal error: ZeroDivisionError"),
     ]
+
+
+def test_a_reading_that_is_old_is_renewed_for_the_request_that_finds_it() -> None:
+    clock, numbers = FakeClock(), itertools.count()
+    cached = Cached(lambda: next(numbers), clock)
+    found = []
+    for seconds in (0, 30, 31):
+        clock.sleep(seconds)
+        found.append(cached.get(timedelta(minutes=1), patience=60))
+    assert [each.value for each in found if each] == [0, 0, 1]
 
 
 @pytest.fixture

@@ -35,11 +35,14 @@ from batchscribe.dashboard.reader import _pack_words, name_download
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
 from batchscribe.errors import StoreUnavailableError
+from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from support import values
 from support.audio import DEMO, sine
 from support.audio import encode as encode_audio
-from support.dashboards import OWN, settings_of
+from support.dashboards import OWN, quarantine_chunk, settings_of
 from support.stores import NOW
 
 LISTED = 4
@@ -225,6 +228,20 @@ def test_users_cannot_make_listings_follow_each_other_without_a_pause(
     store.place("late.mp3", b"audio", modified=NOW)
     client.post("/sessions/refresh", headers=OWN)
     wait_until(client, b"late.mp3")
+
+
+@pytest.mark.parametrize("path", ["/sessions", "/quarantine"])
+def test_a_newer_record_of_the_ledger_makes_a_reading_old(
+    store: MemoryStore, clock: FakeClock, client: TestClient, tmp_path: Path, path: str
+) -> None:
+    fetch(client, path)
+    store.place("late.mp3", b"audio", modified=NOW)
+    quarantine_chunk(store, "late.mp3")
+    clock.sleep(6)
+    assert b"late.mp3" not in fetch(client, path)[1]
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME, pragmas={}) as ledger:
+        ledger.save_run(values.run(), at=clock.now(), note="settled")
+    assert b"late.mp3" in fetch(client, path)[1]
 
 
 def refuse(_method: str, _key: str) -> None:

@@ -34,9 +34,9 @@ LONGEST_PAUSE_HOURS = 24 * 30
 SHOWN = 1000
 """Quarantined chunks on the page."""
 QUARANTINE_AGE = timedelta(seconds=60)
-"""The list of quarantined chunks is read again after this time, by the next request."""
+"""After this time the list of quarantined chunks is read again, by the next request."""
 PATIENCE = 5.0
-"""Seconds that a page waits for a list or a decision that was never read."""
+"""Seconds that a page waits for a list."""
 OUTPUT_BYTES = 16 * 1024
 STOP_POLLING = 286
 """Status of an answer after which htmx polls no more."""
@@ -52,8 +52,8 @@ def routes(context: Context) -> list[Route]:
         Route("/run/live", partial(show_run_live, context)),
         Route("/pause", partial(pause, context), methods=["POST"]),
         Route("/resume", partial(resume, context), methods=["POST"]),
-        Route("/quarantine", partial(show_quarantine, quarantined)),
-        Route("/quarantine/release", partial(ask_release, quarantined)),
+        Route("/quarantine", partial(show_quarantine, context, quarantined)),
+        Route("/quarantine/release", partial(ask_release, context, quarantined)),
         Route("/quarantine/release", partial(release, context, quarantined), methods=["POST"]),
     ]
 
@@ -160,16 +160,20 @@ def put_pause(context: Context, until: str | None) -> Response:
     return RedirectResponse("/", status_code=303)
 
 
-def show_quarantine(quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+def show_quarantine(
+    context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request
+) -> Response:
     """Chunks that failed for good, with their last error, as of the last listing."""
-    reading = quarantined.get(QUARANTINE_AGE, patience=PATIENCE)
+    reading = context.renew(quarantined, QUARANTINE_AGE, patience=PATIENCE)
     records = (reading.value or ()) if reading else ()
     return page("quarantine.html", request, reading=reading, records=records[:SHOWN], total=len(records))
 
 
-def ask_release(quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+def ask_release(
+    context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request
+) -> Response:
     """Asks before `?key=` is released, or all chunks without a key."""
-    reading = quarantined.get(QUARANTINE_AGE, patience=PATIENCE)
+    reading = context.renew(quarantined, QUARANTINE_AGE, patience=PATIENCE)
     key = request.query_params.get("key", "")
     records = [each for each in (reading.value or ()) if key in {"", each.key}] if reading else []
     if not records:
