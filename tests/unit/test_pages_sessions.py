@@ -189,6 +189,26 @@ def test_each_state_of_a_session_has_its_page(
     assert (found[0], text in found[1]) == (status, True)
 
 
+def test_a_session_that_failed_has_its_error_and_the_way_to_it(
+    store: MemoryStore, client: TestClient
+) -> None:
+    quarantine_chunk(store, "new/chunk-001.mp3")
+    page = fetch(client, make_url("sessions", "new/"))[1]
+    assert b"cannot be decoded" in page
+    assert b'href="/why?key=new/chunk-001.mp3"' in page
+    assert b'href="/quarantine"' in page
+    assert b"wait for the next run" not in page
+
+
+def test_a_session_whose_last_chunks_failed_is_complete_with_missing_ones(
+    store: MemoryStore, client: TestClient
+) -> None:
+    for key in ("part/chunk-002.mp3", "part/chunk-003.mp3"):
+        quarantine_chunk(store, key)
+    page = fetch(client, "/sessions?q=part")[1]
+    assert b'<span class="badge warn">complete, 2 missing</span>' in page
+
+
 def test_an_unreadable_transcript_is_named(store: MemoryStore, client: TestClient) -> None:
     store.place("talk.mp3", b"audio", modified=NOW - timedelta(hours=9))
     store.place("transcription-talk.json", b"x" * 100)

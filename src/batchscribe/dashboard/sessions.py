@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from batchscribe.controller.commands.why import list_errors
 from batchscribe.controller.sessions import AssembledSession, assemble_session, known_unreadable, read_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
@@ -154,7 +155,8 @@ class SessionLibrary:
         try:
             found = self._assemble(entry)
         except (ObjectNotFoundError, TransientError, PermanentError) as error:
-            return page("no_transcript.html", request, entry=entry, reason=str(error))
+            errors = list_errors(self._scanner, session)
+            return page("no_transcript.html", request, entry=entry, reason=str(error), errors=errors)
         values = self._describe(found)
         listed = [(flag, count, FLAGS[flag]) for flag, count in entry.flags if flag in NOT_IN_PARTS]
         return page("session.html", request, **values, listed=listed)
