@@ -79,7 +79,11 @@ def test_a_manual_run_is_started_by_keyboard_alone(
     browser_page.get_by_role("heading", name="It would transcribe 1 chunk for about $0.00").wait_for()
     press_until(browser_page, "Start, for about $0.00")
     browser_page.get_by_role("heading", name="Output of the last run").wait_for()
-    press_until(browser_page, "Back")
+    assert browser_page.get_by_text("It would transcribe").count() == 0
+    browser_page.get_by_role("link", name=re.compile(r"^Run \d{8}-")).wait_for(timeout=PATIENCE)
+    browser_page.get_by_text("has ended").wait_for(timeout=PATIENCE)
+    assert browser_page.get_by_text("none yet").count() == 0
+    press_until(browser_page, "Overview")
     recent = browser_page.get_by_role("region", name="Recent runs").get_by_text("completed")
     recent.wait_for(timeout=PATIENCE)
     assert (desk.bucket / "transcription-short.json").exists()

@@ -101,4 +101,4 @@ def quarantine_chunk(output: Store, key: str, *, at: datetime = values.NOW) -> N
     record = QuarantineRecord(
         key=key, etag="", decoder="", attempts=3, message="cannot be decoded" + "x" * 500, at=at
     )
-    output.replace(keys.quarantine(keys.digest(key)), wire.encode(record))
+    output.replace(keys.quarantine(key), wire.encode(record))

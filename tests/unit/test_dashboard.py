@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
@@ -320,8 +322,14 @@ def test_a_manual_run_shows_its_price_and_starts_one_process(
     assert "It would transcribe 4 chunks for about $0.00" in shown
     pages.post("/run")
     alive[0] = True
-    assert "is in progress" in pages.get("/run")
+    shown = pages.get("/run")
+    assert "is in progress" in shown
+    assert 'hx-get="/run/live"' in shown
+    assert "It would transcribe" not in shown
+    assert "is in progress" in pages.get("/run/live")
     pages.post("/run")
+    alive[0] = False
+    assert "has ended" in pages.get("/run/live", code=actions.STOP_POLLING)
     ((_python, *command),) = started
     assert command == ["-P", "-m", "batchscribe", "run"]
 
@@ -359,6 +367,16 @@ def test_a_reading_that_fails_is_kept_as_its_error() -> None:
         (7, ""),
         (None, "internal error: ZeroDivisionError"),
     ]
+
+
+def test_a_reading_that_is_old_is_renewed_for_the_request_that_finds_it() -> None:
+    clock, numbers = FakeClock(), itertools.count()
+    cached = Cached(lambda: next(numbers), clock)
+    found = []
+    for seconds in (0, 30, 31):
+        clock.sleep(seconds)
+        found.append(cached.get(timedelta(minutes=1), patience=60))
+    assert [each.value for each in found if each] == [0, 0, 1]
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def first(findings: Iterator[Finding]) -> Finding:
         (lambda: check_model(record(), EngineSpec(engine="e")), WARN, "older set-up"),
         (lambda: check_model(record(engine="e", model="a"), EngineSpec(engine="e")), FAIL, "e a"),
         (lambda: check_model(record(engine="e"), EngineSpec(engine="e")), PASS, "e, fetched"),
-        (lambda: checks.check_schedule("none: `batchscribe install systemd`"), WARN, "none"),
+        (lambda: checks.check_schedule("none: `batchscribe install systemd`"), WARN, "no timer runs"),
         (lambda: checks.check_schedule("a line in your crontab; no watchdog: run `x`"), WARN, "no watchdog"),
         (lambda: checks.check_schedule("systemd timer, inactive; watchdog active"), WARN, "inactive"),
         (lambda: checks.check_schedule("systemd timer, active, next 1; watchdog active"), PASS, "active"),

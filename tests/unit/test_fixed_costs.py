@@ -188,9 +188,11 @@ def test_the_minimum_of_a_start_is_a_part_of_its_own() -> None:
     assert parts is not None
     assert (parts.idle, parts.minimum) == (2.0, 39.0)
     assert sum(parts.cost_micros.values()) == run.bill().micros
-    borrowed = split_bill(replace(run, borrowed=True))
-    assert borrowed is not None
-    assert borrowed.minimum == 0.0
+    free = replace(run.rate, per_hour=Usd(0))
+    for without in (replace(run, borrowed=True), replace(run, rate=free)):
+        parts = split_bill(without)
+        assert parts is not None
+        assert parts.minimum == 0.0
 
 
 def test_a_run_without_a_measured_worker_is_not_divided() -> None:

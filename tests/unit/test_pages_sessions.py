@@ -35,11 +35,14 @@ from batchscribe.dashboard.reader import ReaderAudio, _pack_words, describe_sess
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
 from batchscribe.errors import StoreUnavailableError
+from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from support import values
 from support.audio import DEMO, sine
 from support.audio import encode as encode_audio
-from support.dashboards import OWN, settings_of
+from support.dashboards import OWN, quarantine_chunk, settings_of
 from support.stores import NOW
 
 LISTED = 4
@@ -186,6 +189,26 @@ def test_each_state_of_a_session_has_its_page(
     assert (found[0], text in found[1]) == (status, True)
 
 
+def test_a_session_that_failed_has_its_error_and_the_way_to_it(
+    store: MemoryStore, client: TestClient
+) -> None:
+    quarantine_chunk(store, "new/chunk-001.mp3")
+    page = fetch(client, make_url("sessions", "new/"))[1]
+    assert b"cannot be decoded" in page
+    assert b'href="/why?key=new/chunk-001.mp3"' in page
+    assert b'href="/quarantine"' in page
+    assert b"wait for the next run" not in page
+
+
+def test_a_session_whose_last_chunks_failed_is_complete_with_missing_ones(
+    store: MemoryStore, client: TestClient
+) -> None:
+    for key in ("part/chunk-002.mp3", "part/chunk-003.mp3"):
+        quarantine_chunk(store, key)
+    page = fetch(client, "/sessions?q=part")[1]
+    assert b'<span class="badge warn">complete, 2 missing</span>' in page
+
+
 def test_an_unreadable_transcript_is_named(store: MemoryStore, client: TestClient) -> None:
     store.place("talk.mp3", b"audio", modified=NOW - timedelta(hours=9))
     store.place("transcription-talk.json", b"x" * 100)
@@ -225,6 +248,20 @@ def test_users_cannot_make_listings_follow_each_other_without_a_pause(
     store.place("late.mp3", b"audio", modified=NOW)
     client.post("/sessions/refresh", headers=OWN)
     wait_until(client, b"late.mp3")
+
+
+@pytest.mark.parametrize("path", ["/sessions", "/quarantine"])
+def test_a_newer_record_of_the_ledger_makes_a_reading_old(
+    store: MemoryStore, clock: FakeClock, client: TestClient, tmp_path: Path, path: str
+) -> None:
+    fetch(client, path)
+    store.place("late.mp3", b"audio", modified=NOW)
+    quarantine_chunk(store, "late.mp3")
+    clock.sleep(6)
+    assert b"late.mp3" not in fetch(client, path)[1]
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME, pragmas={}) as ledger:
+        ledger.save_run(values.run(), at=clock.now(), note="settled")
+    assert b"late.mp3" in fetch(client, path)[1]
 
 
 def refuse(_method: str, _key: str) -> None:

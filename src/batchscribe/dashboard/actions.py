@@ -6,9 +6,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -20,6 +21,7 @@ from batchscribe.controller.observe import PAUSED, observe
 from batchscribe.core.decide.policy import FOREVER, Launch, decide
 from batchscribe.core.run.cost_block import estimate_block
 from batchscribe.core.run.manifest import QuarantineRecord
+from batchscribe.core.run.runs import Run
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context, page
 from batchscribe.detached import is_running, start_once
@@ -32,10 +34,12 @@ LONGEST_PAUSE_HOURS = 24 * 30
 SHOWN = 1000
 """Quarantined chunks on the page."""
 QUARANTINE_AGE = timedelta(seconds=60)
-"""The list of quarantined chunks is read again after this time, by the next request."""
+"""After this time the list of quarantined chunks is read again, by the next request."""
 PATIENCE = 5.0
-"""Seconds that a page waits for a list or a decision that was never read."""
+"""Seconds that a page waits for a list."""
 OUTPUT_BYTES = 16 * 1024
+STOP_POLLING = 286
+"""Status of an answer after which htmx polls no more."""
 _STARTS = threading.Lock()
 
 
@@ -45,16 +49,20 @@ def routes(context: Context) -> list[Route]:
     return [
         Route("/run", partial(ask_run, context)),
         Route("/run", partial(start_run, context), methods=["POST"]),
+        Route("/run/live", partial(show_run_live, context)),
         Route("/pause", partial(pause, context), methods=["POST"]),
         Route("/resume", partial(resume, context), methods=["POST"]),
-        Route("/quarantine", partial(show_quarantine, quarantined)),
-        Route("/quarantine/release", partial(ask_release, quarantined)),
+        Route("/quarantine", partial(show_quarantine, context, quarantined)),
+        Route("/quarantine/release", partial(ask_release, context, quarantined)),
         Route("/quarantine/release", partial(release, context, quarantined), methods=["POST"]),
     ]
 
 
 def ask_run(context: Context, request: Request) -> Response:
-    """What a manual run would do now, with its price; the button; and the output of the last one."""
+    """What a manual run would do now, with its price, and the button; or the one in progress."""
+    started = read_started(context)
+    if started["running"]:
+        return page("ask_run.html", request, **started)
     with context.open_scheduler() as made:
         config = replace(made.config, policy=replace(made.config.policy, manual=True))
         seen = observe(made.world, config)
@@ -70,7 +78,6 @@ def ask_run(context: Context, request: Request) -> Response:
     launch = decision if isinstance(decision, Launch) else None
     batch = launch.batch if launch else None
     kind = launch.offer.instance_type or "local" if launch else ""
-    record, output = find_places(context.settings)
     return page(
         "ask_run.html",
         request,
@@ -78,9 +85,33 @@ def ask_run(context: Context, request: Request) -> Response:
         refused=refused,
         batch=batch,
         lines=estimate_block(batch.estimate, kind, seen.now, costs) if batch else [],
-        running=is_running(record),
-        output=read_output(output),
+        **started,
     )
+
+
+def show_run_live(context: Context, request: Request) -> Response:
+    """The part of the page that changes while a manual run is in progress."""
+    started = read_started(context)
+    status = 200 if started["running"] else STOP_POLLING
+    return page("run_live.html", request, status=status, **started)
+
+
+def read_started(context: Context) -> dict[str, Any]:
+    """Values of the last manual run that was started here; `run` is in the ledger, or None."""
+    record, output = find_places(context.settings)
+    running = is_running(record)
+    return {"running": running, "output": read_output(output), "run": find_started(context, record)}
+
+
+def find_started(context: Context, record: Path) -> Run | None:
+    """The newest manual run that was opened after the process of `record` began; None without one."""
+    try:
+        begin = datetime.fromtimestamp(record.stat().st_mtime, UTC)
+    except OSError:
+        return None
+    with context.open_ledger() as ledger:
+        runs = [run for run in ledger.runs(begin) if run.by_hand and run.created >= begin]
+    return runs[-1] if runs else None
 
 
 def start_run(context: Context, _request: Request) -> Response:
@@ -129,16 +160,20 @@ def put_pause(context: Context, until: str | None) -> Response:
     return RedirectResponse("/", status_code=303)
 
 
-def show_quarantine(quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+def show_quarantine(
+    context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request
+) -> Response:
     """Chunks that failed for good, with their last error, as of the last listing."""
-    reading = quarantined.get(QUARANTINE_AGE, patience=PATIENCE)
+    reading = context.renew(quarantined, QUARANTINE_AGE, patience=PATIENCE)
     records = (reading.value or ()) if reading else ()
     return page("quarantine.html", request, reading=reading, records=records[:SHOWN], total=len(records))
 
 
-def ask_release(quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
+def ask_release(
+    context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request
+) -> Response:
     """Asks before `?key=` is released, or all chunks without a key."""
-    reading = quarantined.get(QUARANTINE_AGE, patience=PATIENCE)
+    reading = context.renew(quarantined, QUARANTINE_AGE, patience=PATIENCE)
     key = request.query_params.get("key", "")
     records = [each for each in (reading.value or ()) if key in {"", each.key}] if reading else []
     if not records:

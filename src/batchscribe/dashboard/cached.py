@@ -19,7 +19,7 @@ log = structlog.get_logger("batchscribe")
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[T]):
-    """A value, or the error of its last read, with the time."""
+    """A value, or the error of its last read, with the time at which the read began."""
 
     at: datetime
     value: T | None = None
@@ -55,21 +55,19 @@ class Cached(Generic[T]):
         return self.last
 
     def get(self, lasts: timedelta, *, patience: float = 0.0) -> Reading[T] | None:
-        """The last reading; starts a read if it is older than `lasts`. Waits only for the first one."""
-        if self.last is None:
+        """The last reading; an older one than `lasts` is renewed first, if `patience` seconds suffice."""
+        if self.last is None or self._clock.now() - self.last.at > lasts:
             return self.refresh(patience=patience)
-        if self._clock.now() - self.last.at > lasts:
-            self.refresh()
         return self.last
 
     def _take(self) -> None:
+        begin = self._clock.now()  # what changes during the read may be missing in it
         try:
-            value = self._read()
-            self.last = Reading(self._clock.now(), value)
+            self.last = Reading(begin, self._read())
         except BatchscribeError as error:
-            self.last = Reading(self._clock.now(), error=str(error))
+            self.last = Reading(begin, error=str(error))
         except Exception as error:
             log.exception("dashboard.read_failed")
-            self.last = Reading(self._clock.now(), error=f"internal error: {type(error).__name__}")
+            self.last = Reading(begin, error=f"internal error: {type(error).__name__}")
         finally:
             self._done.set()

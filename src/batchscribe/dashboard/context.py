@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from batchscribe.controller.commands.overview import Surroundings, observe_surroundings
-from batchscribe.dashboard.cached import Cached
+from batchscribe.dashboard.cached import Cached, Reading
 from batchscribe.dashboard.pages import render_page
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Store
@@ -20,6 +21,10 @@ from batchscribe.settings import Settings
 from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.scheduler import Scheduler, make_observer
 from batchscribe.wiring.seams import open_ledger_to_read
+
+T = TypeVar("T")
+CHANGED = timedelta(seconds=5)
+"""Longest life of a reading after a tick or a step of a run was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,14 @@ class Context:
     def schedule(self) -> Cached[str]:
         """What starts the next tick, which systemd or cron reports."""
         return Cached(partial(describe_schedule, self.settings.folder), self.clock)
+
+    def renew(self, cached: Cached[T], lasts: timedelta, *, patience: float = 0.0) -> Reading[T] | None:
+        """The last reading; it ends after `lasts`, or after CHANGED if the ledger has a newer record."""
+        last = cached.last
+        with self.open_ledger() as ledger:
+            latest = ledger.last_tick()
+        changed = last is not None and latest is not None and latest >= last.at
+        return cached.get(CHANGED if changed else lasts, patience=patience)
 
     def _observe(self) -> Surroundings:
         with self.open_scheduler() as made:

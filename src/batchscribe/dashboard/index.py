@@ -72,6 +72,11 @@ class SessionEntry:
         return self.done == self.chunks
 
     @property
+    def missing(self) -> int:
+        """Chunks that failed for good."""
+        return dict(self.listed_flags).get("quarantined", 0)
+
+    @property
     def seconds(self) -> float:
         return self.details.seconds if self.details else self.estimated_seconds
 

@@ -11,17 +11,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batchscribe.controller.commands.attention import check_health, list_attention
-from batchscribe.controller.commands.overview import Overview, Surroundings, overview
+from batchscribe.controller.commands.overview import Overview, overview
 from batchscribe.controller.commands.rehearsal import describe_proof
 from batchscribe.core.decide.start_sum import describe_sum
-from batchscribe.dashboard.cached import Reading
 from batchscribe.dashboard.context import Context, page
 from batchscribe.errors import BatchscribeError
 
 OBSERVED = timedelta(seconds=60)
 """Store and cloud are polled again after this time, by the next request."""
-CHANGED = timedelta(seconds=5)
-"""The same, if a tick or a step of a run was recorded since."""
 FIRST_PATIENCE = 2.0
 """Seconds that the first page waits for the first poll of store and cloud."""
 
@@ -58,7 +55,7 @@ def report_health(context: Context, _request: Request) -> Response:
 
 def read_values(context: Context, *, patience: float = 0.0) -> dict[str, Any]:
     """Values of the template: the overview, and what needs attention."""
-    around = find_surroundings(context, patience=patience)
+    around = context.renew(context.around, OBSERVED, patience=patience)
     schedule = context.schedule.get(OBSERVED, patience=patience)
     started_by = (schedule.value if schedule else None) or "unknown: not read yet"
     with context.open_scheduler() as made:
@@ -75,15 +72,6 @@ def read_values(context: Context, *, patience: float = 0.0) -> dict[str, Any]:
         "waited": _measure_wait(now),
         "proofs": [(proof, describe_proof(proof)) for proof in now.proofs] if now else [],
     }
-
-
-def find_surroundings(context: Context, *, patience: float = 0.0) -> Reading[Surroundings] | None:
-    """Store and cloud as polled last; starts a poll if that is old, or if something happened since."""
-    last = context.around.last
-    with context.open_ledger() as ledger:
-        latest = ledger.last_tick()
-    changed = last is not None and latest is not None and latest > last.at
-    return context.around.get(CHANGED if changed else OBSERVED, patience=patience)
 
 
 def _measure_wait(now: Overview | None) -> timedelta | None:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from batchscribe.controller.commands.why import list_errors
 from batchscribe.controller.sessions import AssembledSession, assemble_session, known_unreadable, read_session
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
@@ -50,7 +51,7 @@ V = TypeVar("V")
 ROWS = 50
 """Sessions of one page of the list."""
 MAX_AGE = timedelta(minutes=5)
-"""Age from which a page has the index made again, in the background."""
+"""Age from which a page has the index made again."""
 PAUSE = timedelta(seconds=15)
 """Shortest time between two listings that users ask for."""
 SIMILAR = 5
@@ -142,7 +143,7 @@ class SessionLibrary:
         """Lists the stores again, then shows the list."""
         last = self._index.last
         if last is None or self._context.clock.now() - last.at >= PAUSE:
-            self._index.refresh()
+            self._index.refresh(patience=1.0)
         return RedirectResponse("/sessions", status_code=303)
 
     def show_reader(self, request: Request) -> Response:
@@ -154,7 +155,8 @@ class SessionLibrary:
         try:
             found = self._assemble(entry)
         except (ObjectNotFoundError, TransientError, PermanentError) as error:
-            return page("no_transcript.html", request, entry=entry, reason=str(error))
+            errors = list_errors(self._scanner, session)
+            return page("no_transcript.html", request, entry=entry, reason=str(error), errors=errors)
         values = self._describe(found)
         listed = [(flag, count, FLAGS[flag]) for flag, count in entry.flags if flag in NOT_IN_PARTS]
         return page("session.html", request, **values, listed=listed)
@@ -198,12 +200,12 @@ class SessionLibrary:
         """Renews the index if it is old; returns the error of the last listing."""
         last = self._index.last
         lasts = PAUSE if last is not None and last.error else MAX_AGE
-        found = self._index.get(lasts, patience=patience)
+        found = self._context.renew(self._index, lasts, patience=patience)
         return found.error if found else ""
 
     def _find_entry(self, session: str) -> SessionEntry | None:
         """The session of the index; raises the listing's error if there is no index."""
-        problem = self._read_index(patience=30.0)
+        problem = self._read_index(patience=30.0 if self._listed is None else 1.0)
         if self._listed is None:
             raise TransientError(problem or "the store is being listed; try again in a minute")
         return self._listed.by_id.get(session)

@@ -222,7 +222,7 @@ def check_schedule(text: str) -> Finding:
     """Grades the description of what starts the next tick."""
     if text.startswith("none") or "no watchdog" in text:
         detail, _, fix = text.partition(": ")
-        return warned("timer", detail, fix)
+        return warned("timer", "no timer runs ticks in this folder" if detail == "none" else detail, fix)
     if text.startswith("unknown") or "inactive" in text or "failed" in text:
         return warned("timer", text, "`systemctl list-timers 'batch-transcribe*'`")
     return passed("timer", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 from unicodedata import normalize
 
 from batchscribe.controller.attempts import read_failures
@@ -17,7 +18,7 @@ from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, ObjectInfo
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, Manifest, QuarantineRecord
 from batchscribe.core.run.records import decode_outcome
-from batchscribe.core.scan.backlog import ChunkState, state_of
+from batchscribe.core.scan.backlog import ChunkState, find_trouble, state_of
 from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, split_key
 from batchscribe.core.scan.explanation import explain
 from batchscribe.core.scan.folders import AudioObject, Side
@@ -131,6 +132,25 @@ def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
         elif folded in key.casefold() or folded.endswith(f"/{key.casefold()}"):
             found.append(audio)
     return same or found
+
+
+def list_errors(scanner: Scanner, session: str) -> Sequence[tuple[str, str]]:
+    """(key, last error) of the chunks of a session that failed and have no transcript, at most NAMED."""
+    rules = scanner.rules()
+    own = (audio for audio in scanner.audio(split_key(session)[0]) if audio.name.session == session)
+    failed = (audio for audio in own if not audio.transcripts and find_trouble(audio, rules))
+    return [
+        (key, error)
+        for key in (audio.info.key for audio in islice(failed, NAMED))
+        if (error := _read_error(scanner.output, key))
+    ]
+
+
+def _read_error(output: Store, key: str) -> str:
+    if quarantine := read_quarantine_of(output, key):
+        return quarantine.message
+    failures = _list_failures(output, key)
+    return failures[-1].message if failures else ""
 
 
 def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> ChunkHistory:

@@ -20,7 +20,7 @@ class BilledParts(msgspec.Struct, frozen=True, kw_only=True):
     idle: float
     """The rest: the engine waited for audio or for publishing, and the stop."""
     minimum: float
-    """Added by the 60-second minimum of a start."""
+    """Added by the 60-second minimum of a start; 0 without a price."""
     cost_micros: dict[str, int]
     """By the names of the parts."""
 
@@ -40,7 +40,8 @@ def split_bill(run: Run) -> BilledParts | None:
     for name, seconds in measured.items():
         parts[name] = min(left, max(0.0, seconds))
         left -= parts[name]
-    parts |= {"idle": left, "minimum": 0.0 if run.borrowed else max(0.0, MINIMUM_BILLED_SECONDS - total)}
+    unbilled = run.borrowed or not run.rate.per_hour.micros
+    parts |= {"idle": left, "minimum": 0.0 if unbilled else max(0.0, MINIMUM_BILLED_SECONDS - total)}
     costs = split_cost(run.cost, tuple(parts.values()))
     amounts = {name: amount.micros for name, amount in zip(parts, costs, strict=True)}
     return BilledParts(**parts, cost_micros=amounts)

@@ -188,7 +188,7 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
         return ChunkState.EMPTY
     if audio.transcripts:
         return ChunkState.DONE
-    trouble = _find_trouble(audio, rules)
+    trouble = find_trouble(audio, rules)
     if trouble is not None and trouble.quarantined:
         return ChunkState.QUARANTINED
     live = rules.live is not None and rules.live.covers(audio.name.session)
@@ -205,7 +205,8 @@ def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
     return info.size < SMALLEST or audio.oversized or rules.unreadable.get(info.key) == info.etag
 
 
-def _find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
+def find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
+    """The failed attempts at the present audio; None without any."""
     if not rules.trouble:
         return None
     known = rules.trouble.get(digest(audio.info.key), ())
@@ -240,7 +241,7 @@ def make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk,
 
 def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
     """The chunk of an audio object, with its earlier failures."""
-    trouble = _find_trouble(audio, rules)
+    trouble = find_trouble(audio, rules)
     previously_failed = trouble is not None and (trouble.failures > 0 or trouble.unavailable)
     return Chunk(
         key=audio.info.key,
