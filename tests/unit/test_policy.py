@@ -171,7 +171,10 @@ def test_the_same_cause_starts_no_gpu_again_from_the_first_start_on() -> None:
     assert isinstance(decision, Hold)
     assert decision.reason.code is ReasonCode.BACKING_OFF
     assert "would fail again: the host key differs" in decision.reason.sentence
-    assert decision.overdue
+    assert not decision.overdue
+    late = replace(seen, backlog=backlog(200, hours_old=23.5))
+    assert isinstance(held := decide(late, POLICY), Hold)
+    assert (held.reason.code, held.overdue) == (ReasonCode.BACKING_OFF, True)
     assert isinstance(decide(seen, replace(POLICY, manual=True)), Launch)
 
 

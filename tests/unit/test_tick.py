@@ -13,6 +13,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.teardown import begin_teardown
 from batchscribe.controller.tick import ENGINE, Ticked, forget_run, reconcile, tick, watch
 from batchscribe.core import keys
+from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import IfRunning, Policy
 from batchscribe.core.decide.policy import Hold, Launch, Reclaim, Resume
 from batchscribe.core.run import manifest as wire
@@ -709,9 +710,22 @@ def test_starts_that_are_paid_for_nothing_come_further_and_further_apart(at: Sta
         at.clock.sleep(3600)
     assert len(starts) <= 7
     assert "paid for" in at.notes.messages[-1].body
+    titles = [message.title for message in at.notes.messages if "paid for" in message.body]
+    assert titles[0] == "batchscribe: no start for a while", "no chunk is late yet"
+    assert titles[-1] == "batchscribe: chunks wait too long"
     at.launcher.silent_probes = 0
     manual = replace(at.config, policy=replace(at.config.policy, manual=True))
     assert tick(at.world, manual).runs[0].outcome is Outcome.COMPLETED
+
+
+def test_starts_without_a_bill_hold_no_later_one(tmp_path: Path) -> None:
+    at = stage(tmp_path, rate_of=lambda _type: FREE)
+    ready(at)
+    at.launcher.silent_probes = 10**6
+    for _ in range(4):
+        assert isinstance(tick(at.world, at.config).decision, Launch)
+        at.clock.sleep(3600)
+    at.ledger.close()
 
 
 def test_a_chunk_that_never_ends_starves_nobody_and_starts_a_gpu_once(tmp_path: Path) -> None:

@@ -205,5 +205,8 @@ def test_a_result_has_at_most_ten_lines(tmp_path: Path) -> None:
     worst = replace(DONE, chunks_done=90, chunks_failed=7, failures=failures, audio_seconds=600.0)
     shown = list(render_run(worst, load({}, folder=tmp_path), left=3))
     assert shown[0] == ""
+    assert shown[1].endswith("completed, 90 done, 3 left, 7 quarantined: `batchscribe quarantine list`")
+    retried = list(render_run(replace(worst, outcome=Outcome.INCOMPLETE), load({}, folder=tmp_path), left=0))
+    assert "90 done, 7 failed: `batchscribe why s/chunk-000.wav` shows the attempts left" in retried[1]
     assert len("\n".join(shown[1:]).splitlines()) <= 10
     assert [line for line in shown if line.startswith(("Cost: at most $", "Savings: "))] == shown[-4:-2]

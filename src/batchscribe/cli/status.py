@@ -16,6 +16,7 @@ from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import describe_proof
 from batchscribe.controller.observe import PAUSED
+from batchscribe.controller.run_message import count_failed
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.other_scheduler import FIX
@@ -183,7 +184,9 @@ def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, 
     yield from _proof_lines(document)
     yield "This month", f"at most {now.month}"
     for last in reversed(now.last_runs):
-        yield "Recent", f"{last.id}: {last.outcome}, {format_count(last.chunks_done, 'chunk')}, {last.cost}"
+        failed = f", {count_failed(last)}" if last.chunks_failed else ""
+        done = format_count(last.chunks_done, "chunk")
+        yield "Recent", f"{last.id}: {last.outcome}, {done}, {last.cost}{failed}"
 
 
 def _describe_run(run: RunNow, at: datetime) -> str:

@@ -20,6 +20,11 @@ def alert_conflict(world: World, key: str) -> None:
     alert(world, "conflict", "batchscribe: a control object is not ours", text)
 
 
+def alert_overdue(world: World, text: str) -> None:
+    """Alerts about chunks whose longest wait is in reach, or that failed too often to start a GPU again."""
+    alert(world, "overdue", "batchscribe: chunks wait too long", text)
+
+
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
     """Logs and sends an alert; sends none if one with this key was sent lately."""
     log.warning("alert.raised", title=title, detail=text)

@@ -52,7 +52,7 @@ def observe(world: World, config: RunConfig) -> Observation:
 
 def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
     """Newest paid runs without any finished chunk, oldest first."""
-    paid = [run for run in settled if run.billed_seconds]
+    paid = [run for run in settled if run.cost.micros]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
 
 

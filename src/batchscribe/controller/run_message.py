@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from batchscribe.controller.external_state import LOCAL
 from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.messages import Level, Message
@@ -55,6 +56,16 @@ def failure_lines(run: Run, failed: int) -> Iterator[str]:
         yield f"  and {failed - len(run.failures)} more"
 
 
+def count_failed(run: Run) -> str:
+    """Number of chunks that are not done and the command for them; in a completed run, all are quarantined."""
+    if not run.chunks_failed:
+        return "0 failed"
+    if run.outcome is Outcome.COMPLETED:
+        return f"{run.chunks_failed} quarantined: `batchscribe quarantine list`"
+    key = shlex.quote(next(iter(run.failures), "KEY"))
+    return f"{run.chunks_failed} failed: `batchscribe why {key}` shows the attempts left"
+
+
 def _next_step(run: Run, quarantined: Sequence[str], left: Sequence[str]) -> str:
     if quarantined:
         return (
@@ -66,7 +77,7 @@ def _next_step(run: Run, quarantined: Sequence[str], left: Sequence[str]) -> str
             f"The rest is for the next run; `batchscribe why {shlex.quote(left[0])}` shows a chunk's history."
         )
     if run.outcome and not run.outcome.success:
-        return (
-            "`batchscribe gpu check --start` checks the GPU host, `batchscribe status` shows the next start."
-        )
+        local = run.provider == LOCAL
+        check = "doctor` checks this machine" if local else "gpu check --start` checks the GPU host"
+        return f"`batchscribe {check}, `batchscribe status` shows the next start."
     return ""

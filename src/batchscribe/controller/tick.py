@@ -16,7 +16,7 @@ import msgspec
 
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted, end_lanes
-from batchscribe.controller.alerts import alert, send_alert
+from batchscribe.controller.alerts import alert, alert_overdue, send_alert
 from batchscribe.controller.commands.redo import quarantine_exhausted
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
@@ -384,11 +384,11 @@ def _record_hold(world: World, config: RunConfig, seen: Observation, decision: H
         text = f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
         if given_up := seen.backlog.exhausted:
             now = quarantine_exhausted(world.output, seen.backlog, config.max_attempts, seen.now)
-            text = (
-                f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined now: "
-            )
-            text += f"{now}. See `batchscribe why KEY`"
-        alert(world, "overdue", "batchscribe: chunks wait too long", text)
+            text = f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined "
+            text += f"now: {now}. See `batchscribe why KEY`"
+        alert_overdue(world, text)
+    elif decision.reason.code is ReasonCode.BACKING_OFF:
+        alert(world, "backing-off", "batchscribe: no start for a while", decision.reason.sentence)
 
 
 def _alert_waits(world: World, config: RunConfig, seen: Observation, run: Run) -> None:
@@ -396,5 +396,5 @@ def _alert_waits(world: World, config: RunConfig, seen: Observation, run: Run) -
     if run.outcome is None or not run.outcome.no_start:
         return
     if wait_in_reach(seen, config.policy, plan_start(seen, config.policy)):
-        text = f"A chunk's longest wait is near, and the start failed ({run.outcome}): {run.detail}"
-        alert(world, "overdue", "batchscribe: chunks wait too long", text)
+        failure = f"and the start failed ({run.outcome}): {run.detail}"
+        alert_overdue(world, f"A chunk's longest wait is near, {failure}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from batchscribe.controller.run_message import failure_lines
+from batchscribe.controller.run_message import count_failed, failure_lines
 from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.fixed import CostBasis, describe_fixed_costs
 from batchscribe.core.decide.packing import Batch
@@ -69,7 +69,7 @@ def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[st
     if run.open:
         yield f"Run {run.id}: {run.state}{detail}"
         return
-    counts = f"{run.chunks_done} done, {run.chunks_failed} failed" + (f", {left} left" if left else "")
+    counts = f"{run.chunks_done} done, " + (f"{left} left, " if left else "") + count_failed(run)
     yield f"Run {run.id}: {outcome}{detail}, {counts}"
     yield from failure_lines(run, run.chunks_failed)
     if flags := flag_text(run.worked.flags):

@@ -99,8 +99,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if not obstacles:
         return _launch(seen, policy, start, reason)
     obstacle = obstacles[0]
-    overdue = wait_in_reach(seen, policy, start) or obstacle.code is ReasonCode.BACKING_OFF
     held_back = Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", numbers)
+    overdue = wait_in_reach(seen, policy, start)
     return Hold(held_back, overdue, expected if obstacle.code is ReasonCode.OUTSIDE_HOURS else None)
 
 
@@ -143,7 +143,7 @@ def find_obstacles(seen: Observation, policy: Policy, start: PlannedStart) -> It
         yield Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}{too}")
     found = (
         _find_host_fault(seen, policy),
-        _find_backoff(seen, policy),
+        _find_backoff(seen, policy, start),
         _find_budget_limit(seen, policy, start.batch),
         _find_obstacle(seen, policy),
         _find_closed_hours(seen, policy, start),
@@ -241,7 +241,7 @@ def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
     )
 
 
-def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:
+def _find_backoff(seen: Observation, policy: Policy, start: PlannedStart) -> Reason | None:
     """The reason for a pause after starts without a transcript; None if there is none.
 
     From the second such start on, each pause doubles, up to a day; users may still start a run.
@@ -253,10 +253,11 @@ def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:
     until = seen.last_unproductive + pause
     if seen.now >= until:
         return None
+    check = "doctor" if start.offer.market is Market.LOCAL else "gpu check --start"
     return Reason(
         ReasonCode.BACKING_OFF,
         f"the last {seen.unproductive} starts were paid for, but transcribed no chunk: the next one follows "
-        f"after {until:%Y-%m-%d %H:%M} UTC. See `batchscribe report` and `gpu check --start`; "
+        f"after {until:%Y-%m-%d %H:%M} UTC. See `batchscribe report` and `batchscribe {check}`; "
         "`batchscribe run` starts at once",
     )
 
