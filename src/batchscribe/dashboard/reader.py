@@ -32,6 +32,7 @@ MEDIA_TYPES = {
     "srt": "application/x-subrip",
     "vtt": "text/vtt",
     "txt": "text/plain",
+    "tsv": "text/tab-separated-values",
     "json": "application/json",
 }
 
