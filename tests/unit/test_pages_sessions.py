@@ -31,7 +31,13 @@ from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segme
 from batchscribe.dashboard.audio import NO_DECODER, embed_audio, find_media_type, parse_range
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.index import build_index, keep_details, read_details
-from batchscribe.dashboard.reader import ReaderAudio, _pack_words, describe_session, name_download
+from batchscribe.dashboard.reader import (
+    ReaderAudio,
+    _pack_words,
+    describe_session,
+    name_download,
+    render_file,
+)
 from batchscribe.dashboard.server import create_app
 from batchscribe.dashboard.sessions import SEARCH, make_url, search_sessions
 from batchscribe.errors import StoreUnavailableError
@@ -355,6 +361,18 @@ def test_paragraphs_keep_all_words_in_order(texts: list[str], words: bool) -> No
     shown = "".join(each.text for each in paragraphs)
     assert "".join(shown.split()) == "".join(join_segments(segments).split())
     assert all(len(each.text) <= LONGEST + 20 for each in paragraphs)
+
+
+def test_a_file_has_every_format_and_no_markup_of_its_texts() -> None:
+    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e"
+    segments = (Segment(text=hostile, start=0.0, end=9.0),)
+    whole = stitch(
+        hostile, [PartInput(key="k", transcript="t", content=ForeignTranscript(segments=segments))]
+    )
+    found = AssembledSession(transcript=whole, chunks=1, missing={hostile: [hostile]})
+    html = render_file(found, ReaderAudio(chosen=True, notes=(hostile,)), Rendering())
+    assert all(f".{kind}" in html for kind in FORMATS)
+    assert not any(text in html for text in ("<img", "<script>alert", "\u202e"))
 
 
 def test_words_are_listed_in_the_order_of_the_texts() -> None:

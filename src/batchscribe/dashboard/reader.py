@@ -33,6 +33,7 @@ MEDIA_TYPES = {
     "vtt": "text/vtt",
     "tsv": "text/tab-separated-values",
     "txt": "text/plain",
+    "tsv": "text/tab-separated-values",
     "json": "application/json",
 }
 
