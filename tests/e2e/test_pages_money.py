@@ -54,6 +54,14 @@ def test_the_file_draws_its_plots_without_a_network(folder: Path, browser_page: 
         assert browser_page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_the_runs_fit_into_a_desk_s_window(folder: Path, browser_page: Page) -> None:
+    with serving(create_app(open_context(load({}, folder=folder)))) as url:
+        browser_page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+        browser_page.goto(f"{url}/money?last=30d")
+        runs = browser_page.get_by_role("region", name="Runs").last
+        assert runs.evaluate("each => each.scrollWidth <= each.clientWidth")
+
+
 def test_a_simulation_needs_only_the_keyboard(folder: Path, browser_page: Page) -> None:
     with serving(create_app(open_context(load({}, folder=folder)))) as url:
         browser_page.goto(f"{url}/money?last=30d")

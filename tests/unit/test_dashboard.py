@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from http.client import HTTPConnection
@@ -28,9 +29,10 @@ from starlette.testclient import TestClient
 from uvicorn.server import ServerState
 
 from batchscribe.core import keys
+from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.manifest import Failure, FailureKind, Phase, Progress, Tally, Timings
 from batchscribe.core.run.runs import RunState
 from batchscribe.dashboard import actions
 from batchscribe.dashboard.cached import Cached
@@ -44,7 +46,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.wiring.fallback import Fallbacks
 from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import tick_lock
-from support.cli import put_speech
+from support.cli import put_speech, spoken
 from support.dashboards import OWN, Pages, fill_ledger, open_pages, quarantine_chunk, settings_of
 from support.world import once, stage
 
@@ -269,6 +271,34 @@ def test_health_is_of_the_ledger_alone(tmp_path: Path) -> None:
         assert pages.context.around.last is None
 
 
+def test_the_wait_of_a_chunk_that_failed_before_is_shown(pages: Pages) -> None:
+    bucket, output = pages.context.settings.folder / "bucket", pages.context.output
+    (bucket / "short.wav").write_bytes(spoken())
+    etag = output.get("short.wav").etag
+    failure = Failure(
+        key="short.wav",
+        etag=etag,
+        run="r1",
+        kind=FailureKind.CHUNK,
+        message="no",
+        at=pages.context.clock.now(),
+    )
+    output.create(keys.attempt(failure.key, etag, failure.run), wire.encode(failure))
+    shown = pages.get("/")
+    assert "the oldest waits for" in shown
+    assert re.search(r"<dt>Oldest wait</dt>\n<dd>\d", shown)
+    assert "0 more not ready" in shown
+
+
+def test_small_savings_are_shown_with_their_digits(tmp_path: Path) -> None:
+    (run,) = fill_ledger(tmp_path, 1)
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME, pragmas={}) as ledger:
+        ledger.save_run(replace(run, cost=Usd(353_500)), at=run.created)
+    with open_pages(tmp_path) as pages:
+        shown = pages.get("/")
+    assert "saved at least $0.0065 against AWS Transcribe" in shown
+
+
 def test_a_late_tick_is_not_healthy(tmp_path: Path) -> None:
     fill_ledger(tmp_path, 5)
     with open_pages(tmp_path, BATCH_SCHEDULER_CHECK_HOURS="0.2") as pages:
@@ -281,7 +311,9 @@ def test_why_explains_a_key_and_names_similar_ones(pages: Pages) -> None:
     put_speech(pages.context.settings.folder / "bucket", "team-meeting")
     pages.get("/")
     assert "No run has taken it yet" in pages.get("/why?key=chunk-001")
-    assert "similar" in pages.get("/why?key=team")
+    similar = pages.get("/why?key=team")
+    assert "similar" in similar
+    assert '<a href="/why?key=team-meeting/chunk-001' in similar
     assert "no record of" in pages.get("/why?key=nothing.mp3")
     assert "would hold" in pages.get("/why?key=chunk-001")
 

@@ -158,7 +158,7 @@ def test_sessions_are_listed_with_their_part_of_the_bills() -> None:
     )
     period = period_of([settled_run(NAME, NOW, 2)], NOW, NOW + DAY, shares=[share])
     text = shown(make_values(period, (), LIMIT))
-    assert "&lt;b&gt;monday/ 1 2 0:02:00 $0.0120 $0.3600 1.00 h 1.50 h 1" in text
+    assert "&lt;b&gt;monday/ 1 2 0:02:00 $0.0120 $0.36 1.00 h 1.50 h 1" in text
 
 
 def call(folder: Path, *arguments: str) -> tuple[int, str]:

@@ -72,6 +72,12 @@ def test_a_simulation_is_made_on_demand(url: str) -> None:
         assert text in page
 
 
+def test_a_price_of_the_form_is_no_option_of_a_command_line(url: str) -> None:
+    page = get(f"{url}/money", last="30d", simulate=1, rate="3.6")
+    assert "$3.6/h (as given)" in page
+    assert "--rate" not in page
+
+
 def test_a_wrong_number_is_explained_and_kept_in_its_field(url: str) -> None:
     page = get(f"{url}/money", last="30d", simulate=1, speed='"><b>fast')
     assert "Speed, x: " in page

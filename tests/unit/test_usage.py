@@ -216,7 +216,7 @@ def test_days_show_the_trend_of_the_queue_and_the_time_of_the_gpu() -> None:
     ]
     assert [day.arrived_hours for day in period.days] == pytest.approx([1 / 3, 1 / 3])
     assert [day.queue_hours for day in period.days] == pytest.approx([0.0, 1 / 6])
-    assert [day.gpu_share for day in period.days] == pytest.approx([240 / 86_400, 180 / 86_400])
+    assert [day.gpu_share for day in period.days] == pytest.approx([240 / 43_200, 180 / 43_200])
     assert period.recorded_hours == 24.0
     assert period.gpu_share == pytest.approx(420 / 86_400)
 
@@ -275,7 +275,7 @@ def test_the_days_are_a_table(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     rows = [line.split() for line in call(home, "--by", "day").splitlines()[:3]]
     assert rows == [
         ["Day", "Starts", "Done", "Failed", "Audio", "Queue", "GPU", "up", "Cost", "Late"],
-        ["2026-11-23", "1", "2", "0", "0:20:00", "+0:00:00", "0.3", "%", "$0.24", "0"],
+        ["2026-11-23", "1", "2", "0", "0:20:00", "+0:00:00", "0.5", "%", "$0.24", "0"],
         ["2026-11-24", "1", "1", "0", "0:10:00", "+0:10:00", "0.2", "%", "$0.18", "0"],
     ]
 

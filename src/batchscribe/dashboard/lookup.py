@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from batchscribe.controller.commands.why import ChunkHistory, read_history
+from batchscribe.controller.commands.why import NAMED, ChunkHistory, find_similar, read_history
 from batchscribe.core.decide.policy import decide
 from batchscribe.core.run.host import Finding
 from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context, page
-from batchscribe.errors import PermanentError
+from batchscribe.errors import ObjectNotFoundError, PermanentError
 from batchscribe.settings import Settings
 from batchscribe.wiring.doctor import open_preconditions
 from batchscribe.wiring.scanners import open_scanner
@@ -44,10 +44,14 @@ def explain_chunk(context: Context, request: Request) -> Response:
     """The history of the chunk `?key=`, a whole key or a part that only one has; a form without it."""
     asked = request.query_params.get("key", "")
     key = asked.removeprefix(context.settings.source.rstrip("/") + "/")
-    life, error = None, ""
+    life, error, similar = None, "", list[str]()
     if key:
+        scanner = open_scanner(context.settings)
         try:
-            life = read_history(open_scanner(context.settings), key, max_wait=context.settings.max_wait)
+            life = read_history(scanner, key, max_wait=context.settings.max_wait)
+        except ObjectNotFoundError as failure:
+            error = str(failure)
+            similar = [audio.info.key for audio in find_similar(scanner, key)[:NAMED]]
         except PermanentError as failure:
             error = str(failure)
     return page(
@@ -56,6 +60,7 @@ def explain_chunk(context: Context, request: Request) -> Response:
         asked=asked,
         life=life,
         error=error,
+        similar=similar,
         next_tick=find_next_tick(context) if life and life.state is ChunkState.PENDING else "",
         events=sorted(list_events(life)) if life else [],
     )

@@ -13,6 +13,9 @@ from starlette.routing import Route
 from batchscribe.controller.commands.attention import check_health, list_attention
 from batchscribe.controller.commands.overview import Overview, overview
 from batchscribe.controller.commands.rehearsal import describe_proof
+from batchscribe.core.decide.hosted import Savings
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.planned_start import find_waiting_since
 from batchscribe.core.decide.start_sum import describe_sum
 from batchscribe.dashboard.context import Context, page
 from batchscribe.errors import BatchscribeError
@@ -70,11 +73,23 @@ def read_values(context: Context, *, patience: float = 0.0) -> dict[str, Any]:
         "total": tuple(describe_sum(now.total)) if now and now.total else (),
         "decided": type(now.decision).__name__.lower() if now and now.decision else "",
         "waited": _measure_wait(now),
+        "saved": _describe_savings(now.savings if now else None),
         "proofs": [(proof, describe_proof(proof)) for proof in now.proofs] if now else [],
     }
 
 
 def _measure_wait(now: Overview | None) -> timedelta | None:
-    """Wait of the oldest chunk; None if nothing waits."""
-    oldest = now.observed.backlog.oldest if now and now.observed else None
-    return now.at - oldest if now and oldest else None
+    """Wait of the oldest chunk, one that failed before included; None if nothing waits."""
+    if now is None or now.observed is None:
+        return None
+    since = find_waiting_since(now.observed)
+    return now.at - since if since else None
+
+
+def _describe_savings(savings: Savings | None) -> str:
+    if savings is None:
+        return "no audio yet"
+    amount = Usd(abs(savings.saved_micros))
+    if savings.saved_micros < 0:
+        return f"{savings.against} would be {amount} cheaper"
+    return f"saved at least {amount} against {savings.against}"

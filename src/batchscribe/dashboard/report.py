@@ -70,6 +70,7 @@ def make_values(period: Period, samples: Sequence[QueueSample], limit: timedelta
         "sessions": period.sessions[:MOST_ROWS],
         "days": list(reversed(period.days[-MOST_ROWS:])),
         "money": _show_micros,
+        "dollars": _show_dollars,
         "version": __version__,
     }
 
@@ -78,11 +79,15 @@ def _show_micros(micros: int) -> str:
     return str(Usd(micros))
 
 
+def _show_dollars(amount: float) -> str:
+    return str(Usd.parse(amount))
+
+
 def _make_tiles(period: Period) -> Iterator[Tile]:
     sums = period.totals
     yield Tile("GPU cost, at most", str(Usd(sums.cost_micros)), _describe_waste(period))
     if sums.cost_per_audio_hour is not None:
-        yield Tile("Per audio hour, at most", str(Usd.parse(sums.cost_per_audio_hour)), "the GPU alone")
+        yield Tile("Per audio hour, at most", _show_dollars(sums.cost_per_audio_hour), "the GPU alone")
     yield from _make_fixed_tile(period)
     yield Tile(
         "Audio transcribed",

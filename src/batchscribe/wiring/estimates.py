@@ -26,8 +26,8 @@ from batchscribe.wiring.seams import open_ledger, open_stores, rate_of
 
 RECENT = timedelta(days=30)
 EVER = datetime.min.replace(tzinfo=UTC)
-OPTION = "--rate"
-"""Source of a price that a user gives."""
+GIVEN = "as given"
+"""Source of a price that a user gives, as an option or on the page."""
 
 
 def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate:
@@ -68,7 +68,7 @@ def describe_assumed(offers: Sequence[Offer], setup: float | None = None, speed:
 
 
 def _name_machine(offer: Offer) -> str:
-    local = offer.provider == LOCAL and offer.rate.source != OPTION
+    local = offer.provider == LOCAL and offer.rate.source != GIVEN
     return offer.instance_type or ("this machine" if local else "a GPU in the cloud")
 
 
@@ -88,7 +88,7 @@ def make_offer(
         priors = replace(priors, setup_seconds=setup, setup_p95_seconds=2 * setup, release_seconds=0.0)
     if speed is not None:
         priors = replace(priors, speed=speed)
-    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source=OPTION)
+    price = rate_of(settings)(kind) if rate is None else Rate(per_hour=Usd.parse(rate), source=GIVEN)
     return Offer(
         provider=settings.provider, instance_type=kind, market=Market.ON_DEMAND, rate=price, priors=priors
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import msgspec
 
@@ -18,7 +18,7 @@ from batchscribe.core.run.session_costs import SessionCost, SessionShare, sum_by
 from batchscribe.core.run.usage import History, Usage, compare_bill, make_usage, sum_arrived_hours
 
 _HOUR = timedelta(hours=1)
-_DAY_HOURS = 24.0
+_DAY = timedelta(days=1)
 UNDIVIDED = "undivided"
 """Part of a cost whose run was not measured."""
 NESTED = frozenset({"usage", "billed", "other_costs", "cost_parts_micros", "other_costs_micros"})
@@ -76,7 +76,7 @@ class DayRow(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     cost_micros: int
     gpu_share: float
-    """Billed hours as a part of 24 h."""
+    """Billed hours as a part of the day's recorded ones, at most 1."""
     arrived_hours: float | None
     """Audio that arrived on the day; None before the first recorded check."""
     queue_hours: float | None
@@ -125,7 +125,8 @@ def period_of(
 ) -> Period:
     """The report of a period. `history`: for waits, arrivals and baselines; `shares`: of these runs."""
     records, sums, divided = history or History(), totals(runs), {share.run for share in shares}
-    hours = _measure_recorded(runs, since, until, records)
+    begin = _find_begin(runs, since, until, records)
+    hours = (until - begin) / _HOUR
     rows = tuple(_make_row(run, records, costs) for run in runs)
     return Period(
         since=since,
@@ -133,7 +134,7 @@ def period_of(
         runs=rows,
         totals=sums,
         fixed_costs=costs.fixed_costs() if costs else None,
-        days=tuple(_make_days(runs, rows, since.date(), records)),
+        days=tuple(_make_days(runs, rows, begin, until, records)),
         sessions=sum_by_session(shares),
         runs_without_sessions=sum(
             not run.open and run.chunks_done > 0 and run.id not in divided for run in runs
@@ -146,13 +147,14 @@ def period_of(
     )
 
 
-def _measure_recorded(runs: Sequence[Run], since: datetime, until: datetime, history: History) -> float:
+def _find_begin(runs: Sequence[Run], since: datetime, until: datetime, history: History) -> datetime:
+    """Time of the first record in the period; its end without one."""
     begins = [run.created for run in runs] + ([history.begun] if history.begun else [])
-    return max(0.0, (until - max(since, min(begins, default=until))) / _HOUR)
+    return min(until, max(since, min(begins, default=until)))
 
 
 def _make_days(
-    runs: Sequence[Run], rows: Sequence[ReportRow], first: date, history: History
+    runs: Sequence[Run], rows: Sequence[ReportRow], begin: datetime, until: datetime, history: History
 ) -> Iterator[DayRow]:
     arrived = sum_arrived_hours(runs, history)
     settled: dict[date, list[tuple[Run, ReportRow]]] = {}
@@ -160,12 +162,19 @@ def _make_days(
         if row.settled:
             settled.setdefault(row.settled.date(), []).append((run, row))
     begun = history.begun.date() if history.begun else date.max
-    for day in sorted({*settled, *(day for day in arrived if day >= max(first, begun))}):
-        yield _make_day(day, settled.get(day, []), arrived.get(day, 0.0) if day >= begun else None, history)
+    for day in sorted({*settled, *(day for day in arrived if day >= max(begin.date(), begun))}):
+        midnight = datetime.combine(day, time(), UTC)
+        hours = (min(until, midnight + _DAY) - max(begin, midnight)) / _HOUR
+        came = arrived.get(day, 0.0) if day >= begun else None
+        yield _make_day(day, hours, settled.get(day, []), came, history)
 
 
 def _make_day(
-    day: date, settled: Sequence[tuple[Run, ReportRow]], arrived: float | None, history: History
+    day: date,
+    hours: float,
+    settled: Sequence[tuple[Run, ReportRow]],
+    arrived: float | None,
+    history: History,
 ) -> DayRow:
     runs, rows = [run for run, _ in settled], [row for _, row in settled]
     sums = totals(runs)
@@ -179,7 +188,8 @@ def _make_day(
         billed_hours=sums.billed_hours,
         cost=sums.cost,
         cost_micros=sums.cost_micros,
-        gpu_share=sums.billed_hours / _DAY_HOURS,
+        # A run is billed on the day on which it was settled, also for the hours before.
+        gpu_share=min(1.0, sums.billed_hours / hours) if hours > 0 else 0.0,
         arrived_hours=arrived,
         queue_hours=None if arrived is None else arrived - sums.audio_hours,
         cost_parts_micros=_sum_parts(rows),
