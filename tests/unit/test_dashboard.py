@@ -259,7 +259,7 @@ def test_why_explains_a_key_and_names_similar_ones(pages: Pages) -> None:
     put_speech(pages.context.settings.folder / "bucket", "team-meeting")
     pages.get("/")
     assert "No run has taken it yet" in pages.get("/why?key=chunk-001")
-    assert "similar" in pages.get("/why?key=team")
+    assert "chunks match" in pages.get("/why?key=team")
     assert "no record of" in pages.get("/why?key=nothing.mp3")
     assert "would hold" in pages.get("/why?key=chunk-001")
 
