@@ -350,9 +350,9 @@ def _parse_value(declared: Name, text: str, origin: str, home: Path) -> Any:
         return declared.parse(text)
     except (ValueError, RuntimeError) as error:
         shown = MASK if declared.secret else repr(text)
-        shown += f" ({error})" if isinstance(error, UnknownPartError) else ""
+        part = f" ({error})" if isinstance(error, UnknownPartError) else ""
         raise MisconfiguredError(
-            f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}{tip}"
+            f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}{part}{tip}"
         ) from None
 
 

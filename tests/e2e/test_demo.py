@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.cli.demo import refuse_used
+from batchscribe.errors import MisconfiguredError
+
 
 @pytest.mark.e2e
 def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
@@ -31,3 +34,12 @@ def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
     assert [float(at) for at in re.findall(r'"offset": ([\d.]+)', session)] == pytest.approx(
         [0.0, 4.5, 9.5, 14.5], abs=0.1
     )
+
+
+@pytest.mark.parametrize("used", [".env", ".batchscribe/ledger.sqlite"])
+def test_a_folder_in_use_is_refused_and_unchanged(tmp_path: Path, used: str) -> None:
+    (tmp_path / used).parent.mkdir(exist_ok=True)
+    (tmp_path / used).write_text("BATCH_SOURCE=s3://ours\n")
+    with pytest.raises(MisconfiguredError, match="choose a new folder for the demo; nothing was changed"):
+        refuse_used(tmp_path)
+    assert (tmp_path / used).read_text() == "BATCH_SOURCE=s3://ours\n"

@@ -312,7 +312,7 @@ def test_why_explains_a_key_and_names_similar_ones(pages: Pages) -> None:
     pages.get("/")
     assert "No run has taken it yet" in pages.get("/why?key=chunk-001")
     similar = pages.get("/why?key=team")
-    assert "similar" in similar
+    assert "chunks match" in similar
     assert '<a href="/why?key=team-meeting/chunk-001' in similar
     assert "no record of" in pages.get("/why?key=nothing.mp3")
     assert "would hold" in pages.get("/why?key=chunk-001")

@@ -69,22 +69,22 @@ def test_the_grammar(text: str, opened: list[str], closed: list[str]) -> None:
     ("text", "wrong"),
     [
         ("", "a part is empty"),
-        ("22", "22 is no range of times such as 22:00-06:00"),
-        ("22:00", "22:00 is no range of times"),
-        ("22:00-25:00", "22:00-25:00 is no range of times"),
-        ("22:00-22:00", "22:00-22:00 is no range of times"),
-        ("24:00-25:00", "24:00-25:00 is no range of times"),
-        ("22:60-23:00", "22:60-23:00 is no range of times"),
+        ("22", "22 is not a range of times"),
+        ("22:00", "22:00 is not a range of times"),
+        ("22:00-25:00", "22:00-25:00 is not a range of times"),
+        ("22:00-22:00", "22:00-22:00 is not a range of times"),
+        ("24:00-25:00", "24:00-25:00 is not a range of times"),
+        ("22:60-23:00", "22:60-23:00 is not a range of times"),
         ("mon-fri 22:00-06:00 Europe/Atlantis", "unknown time zone Europe/Atlantis"),
         ("mon-fri 22:00-06:00 Europe", "unknown time zone Europe"),
-        ("mon-fri 22:00-06:00 ../../etc/passwd", "../../etc/passwd is one part too many"),
+        ("mon-fri 22:00-06:00 ../../etc/passwd", "../../etc/passwd is superfluous"),
         ("mon-fri 22:00-06:00 x/../../etc", "unknown time zone x/../../etc"),
-        ("mon-fry 22:00-06:00", "fry is no day"),
-        ("mno-fri", "mno-fri is no day and no time zone"),
+        ("mon-fry 22:00-06:00", "fry is not a day"),
+        ("mno-fri", "mno-fri is neither a day nor a time zone"),
         ("mon-fri 22:00-06:00; ", "a part is empty"),
-        ("mon-fri 22:00-06:00 23:00-24:00", "23:00-24:00 is one part too many"),
-        ("*-*-01 22:00-23:00", "22:00-23:00 is one part too many"),
-        ("22..30:*", "22..30 is no range of times"),
+        ("mon-fri 22:00-06:00 23:00-24:00", "23:00-24:00 is superfluous"),
+        ("*-*-01 22:00-23:00", "22:00-23:00 is superfluous"),
+        ("22..30:*", "22..30 is not a range of times"),
     ],
 )
 def test_anything_else_is_refused_and_the_wrong_part_named(text: str, wrong: str) -> None:
@@ -94,7 +94,7 @@ def test_anything_else_is_refused_and_the_wrong_part_named(text: str, wrong: str
 
 def test_the_error_of_the_setting_names_the_wrong_part(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("BATCH_HOURS=mon-fri 22:00-06:00 Europe/Berln\n")
-    wrong = re.escape("'mon-fri 22:00-06:00 Europe/Berln' (unknown time zone Europe/Berln): must be hours")
+    wrong = re.escape("Europe/Berln': must be hours such as mon-fri 22:00-06:00 Europe/Berlin (unknown")
     with pytest.raises(MisconfiguredError, match=wrong):
         load({}, folder=tmp_path)
 
@@ -258,6 +258,6 @@ def test_the_setting(tmp_path: Path) -> None:
     shown = {row.name: row.value for row in settings.list_effective()}
     assert shown["BATCH_HOURS"] == "Mon..Fri 22:00-06:00 Europe/Berlin"
     with pytest.raises(
-        MisconfiguredError, match=r"is 'at night' \(unknown time zone night\): must be hours such as"
+        MisconfiguredError, match=r"is 'at night': must be hours such as .* \(unknown time zone night\)"
     ):
         load({"BATCH_HOURS": "at night"}, folder=tmp_path)

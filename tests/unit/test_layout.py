@@ -35,7 +35,7 @@ def columns_of(session: str, *, pending: int, width: int) -> list[str]:
 
 def test_a_narrow_table_leaves_out_columns_without_counts_first() -> None:
     assert columns_of("a" * 60, pending=7, width=80) == [
-        *("session", "pending", "done", "unreadable", "pending size", "oldest"),
+        *("session", "pending", "done", "quarantined", "pending size", "oldest"),
     ]
     assert "stale" in columns_of("a" * 60, pending=7, width=200)
 

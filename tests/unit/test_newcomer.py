@@ -64,7 +64,9 @@ def test_there_is_nothing_to_redo_before_the_first_transcript(source: Path) -> N
     )
     assert not (source / "_batchscribe").exists()
     (source / "calls" / "transcription-chunk-001.json").write_bytes(b"{}")
-    assert "1 chunk pending again; old transcripts in " in invoke(source, "redo", "calls", "--yes").output
+    redone = invoke(source, "redo", "calls", "--yes").output
+    assert "1 chunk pending again; old transcripts in " in redone
+    assert "`batchscribe run` transcribes now" in " ".join(redone.split())
 
 
 def test_an_incomplete_export_names_what_is_missing_and_why(source: Path) -> None:

@@ -4,6 +4,7 @@ import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -76,6 +77,21 @@ def test_a_narrow_table_keeps_pending_and_done() -> None:
     assert [column.name for column in columns] == ["session", "pending", "waiting", "done", "oldest"]
 
 
+@pytest.mark.parametrize(
+    ("counts", "left_out"),
+    [
+        ({"pending": (chunk(1),)}, {"waiting", "unreadable"}),
+        ({"stale": (chunk(1),)}, {"pending size", "unreadable"}),
+    ],
+)
+def test_what_a_table_of_80_columns_leaves_out(counts: dict[str, Any], left_out: set[str]) -> None:
+    kept: list[SessionRow] = []
+    list(_collect_rows(iter([SessionScan(session="interviews/2026/", **counts)]), kept))
+    columns = _build_columns(kept, NOW)
+    shown = choose_columns(columns, 80)
+    assert {column.name for column in columns if column not in shown} == left_out
+
+
 def test_of_a_session_that_went_past_no_chunk_is_kept() -> None:
     def sessions() -> Iterator[SessionScan]:
         for number in range(20):
@@ -133,7 +149,9 @@ def test_why_and_export_name_what_scan_names(app: App, tmp_path: Path) -> None:
     ("session", "error"),
     [
         ("talks", "'talks' is a folder of several sessions: 'talks/one.mp3', 'talks/two.mp3'"),
-        ("B", "; similar: 'b'"),
+        ("mp3", "; similar: 'talks/one.mp3', 'talks/two.mp3'"),
+        ("oen", "; similar: 'talks/one.mp3'"),
+        ("talks/on", "no transcript of session 'talks/one.mp3' is there yet"),
         ("talks/ona.mp3", "; similar: 'talks/one.mp3'"),
         ("zzz", "; see `batchscribe scan --all`"),
         ("a", "no transcript of session 'a/' is there yet"),

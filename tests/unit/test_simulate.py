@@ -154,11 +154,15 @@ def test_bills_that_hardly_differ_are_no_reason_for_a_change(home: Path) -> None
     (home / ".env").write_text("BATCH_POLICY=deadline\n")
     # All bills are below a cent: the shortest mean wait is the best.
     done = simulate("--arrivals", "trace.csv", "--rate", "0.01", "--setup-seconds", "120", "--speed", "10")
-    assert "with the present deadline: no difference worth a change; mean wait " in done.stdout
+    assert "costs as much as the present deadline (" in done.stdout
     assert done.stdout.splitlines()[-2] == "BATCH_POLICY=balanced"
     (home / ".env").write_text("BATCH_POLICY=now\nBATCH_SCHEDULER_CHECK_HOURS=0.25\n")
     done = simulate("--arrivals", "trace.csv", "--rate", "0.01", "--setup-seconds", "120", "--speed", "10")
     assert "No lower bill is worth a change, with no chunk late. Its lines in .env:" in done.stdout
+
+
+def test_a_rate_that_is_no_number_is_called_one() -> None:
+    assert "Invalid value for '--rate': 'abc' is not a number." in simulate("--rate", "abc").stderr
 
 
 def test_a_rate_without_an_instance_means_a_gpu_and_what_is_assumed_is_printed(home: Path) -> None:

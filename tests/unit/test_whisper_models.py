@@ -119,6 +119,11 @@ def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch
     assert hub.calls == []
 
 
+def test_a_missing_model_names_one_that_is_here(hub: Hub, package: Path) -> None:
+    assert "or use one that is here: --model tiny.en " in FACTORY.problems(spec_of("small.en"))[0]
+    assert "or choose another engine" in FACTORY.problems(spec_of("small"))[0], "tiny.en is English only"
+
+
 def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
     folder = fetch_model("small.en")
     beside(folder, RECORD).write_bytes(b"{")

@@ -104,10 +104,10 @@ def test_a_part_of_a_name_finds_its_only_chunk(store: MemoryStore, clock: FakeCl
     assert read_history(scanner, "bob.mp3").key == "user/bob.mp3"
 
 
-def test_an_ambiguous_part_lists_what_is_similar(store: MemoryStore, clock: FakeClock) -> None:
+def test_an_ambiguous_part_lists_what_matches(store: MemoryStore, clock: FakeClock) -> None:
     for key in ("a/note.mp3", "b/note.mp3"):
         store.place(key, b"1")
-    with pytest.raises(ObjectNotFoundError, match=r"similar: a/note\.mp3, b/note\.mp3"):
+    with pytest.raises(ObjectNotFoundError, match=r"2 chunks match 'note': a/note\.mp3, b/note\.mp3; give"):
         read_history(Scanner(store, store, clock=clock), "note")
 
 

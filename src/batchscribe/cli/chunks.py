@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -40,6 +40,7 @@ from batchscribe.wiring.seams import open_stores
 HTML = "html"
 NAMED = 10
 """Maximum number of sessions in an error."""
+_NEXT = "`batchscribe run` transcribes now, else a later tick"
 
 
 @click.command()
@@ -105,7 +106,8 @@ def redo(
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
     kept = any(each.kept for each in redone)
     aside = f"; old transcripts in {build_url(scanner.output, f'{keys.SUPERSEDED}{stamp}/')}" if kept else ""
-    app.console.print(f"{format_count(len(redone), 'chunk')} pending again{aside}", markup=False)
+    count = format_count(len(redone), "chunk")
+    app.console.print(f"{count} pending again{aside}. {_NEXT}", markup=False)
 
 
 @click.group()
@@ -186,8 +188,11 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
     try:
         found = assemble_session(scanner, wanted)
-    except ObjectNotFoundError as error:
-        raise _explain_missing(scanner, wanted) or error from error
+    except ObjectNotFoundError:
+        if (other := _find_session(scanner, wanted)) == wanted:
+            raise
+        wanted = other
+        found = assemble_session(scanner, wanted)
     for part in found.transcript.parts:
         if UNREADABLE in part.flags:
             print_warning(_unreadable(part.transcript, part.key))
@@ -231,20 +236,31 @@ def _describe_missing(session: str, found: AssembledSession) -> str:
     )
 
 
-def _explain_missing(scanner: Scanner, wanted: str) -> ObjectNotFoundError | None:
-    """Returns an error with similar sessions, or those of the folder; None if the session exists."""
+def _find_session(scanner: Scanner, wanted: str) -> str:
+    """Returns the session, or the only one whose name contains `wanted`, without regard to case.
+
+    Raises ObjectNotFoundError, with similar sessions, or with those of the folder.
+    """
     sessions = sorted({audio.name.session for audio in scanner.audio()})
     if wanted in sessions:
-        return None
+        return wanted
     folder, name = "" if wanted == TOP else wanted, shown(wanted)
     inside = [shown(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
     if inside:
-        return ObjectNotFoundError(f"{name!r} is a folder of several sessions: {_list_names(inside)}")
-    names = [shown(each) for each in sessions]
-    similar = [each for each in names if name.casefold() in each.casefold()]
-    similar = similar or difflib.get_close_matches(name, names)
-    hint = f"; similar: {_list_names(similar)}" if similar else "; see `batchscribe scan --all`"
-    return ObjectNotFoundError(f"no session {name!r} in {scanner.source.url}{hint}")
+        raise ObjectNotFoundError(f"{name!r} is a folder of several sessions: {_list_names(inside)}")
+    similar = [each for each in sessions if name.casefold() in shown(each).casefold()]
+    if len(similar) == 1:
+        return similar[0]
+    similar = similar or [each for each in sessions if _is_near(name, shown(each))]
+    names = _list_names([shown(each) for each in similar])
+    hint = f"; similar: {names}" if similar else "; see `batchscribe scan --all`"
+    raise ObjectNotFoundError(f"no session {name!r} in {scanner.source.url}{hint}")
+
+
+def _is_near(name: str, session: str) -> bool:
+    """True if the session's name differs little from `name`, with or without its folders and extension."""
+    path = PurePosixPath(session)
+    return bool(difflib.get_close_matches(name, [session, path.name, path.stem]))
 
 
 def _list_names(names: Sequence[str]) -> str:

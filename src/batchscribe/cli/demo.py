@@ -13,7 +13,6 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.wiring.process import apply_settings
 from batchscribe.wiring.seams import rate_of
 
@@ -57,6 +57,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     except ImportError as error:
         raise MisconfiguredError(f"the demo needs its extra: {describe_install('demo')}") from error
     home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
+    refuse_used(home)
     corpus = put_speech(home / "bucket")
     say = app.console.print
     count = len(corpus["chunks"]) + len(corpus["session"]["keys"])
@@ -86,6 +87,13 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     return 0
 
 
+def refuse_used(home: Path) -> None:
+    """Raises MisconfiguredError if the folder has settings or a ledger: the demo would mix its runs in."""
+    for used in (home / configuration.DOTENV, home / ".batchscribe" / FILE_NAME):
+        if used.exists():
+            raise MisconfiguredError(f"{used} exists: choose a new folder for the demo; nothing was changed")
+
+
 def put_speech(bucket: Path) -> dict[str, Any]:
     """Copies the bundled speech into a folder, and returns its spoken text."""
     with as_file(files("batchscribe") / "demo") as bundled:
@@ -96,10 +104,7 @@ def put_speech(bucket: Path) -> dict[str, Any]:
 
 
 def demo_settings(home: Path, engine: str) -> configuration.Settings:
-    """Settings of the demo; ignores the environment, and a `.env` that is in its folder already.
-
-    Without one, writes them there, for other commands in that folder.
-    """
+    """Settings of the demo; ignores the environment. Writes them into `.env`, for other commands there."""
     names = {
         "BATCH_SOURCE": (home / "bucket").as_uri(),
         "BATCH_ENGINE": engine,
@@ -108,7 +113,7 @@ def demo_settings(home: Path, engine: str) -> configuration.Settings:
         "GPU_PROVIDER": "local",
         "WHISPER_MODEL": MODEL,
     }
-    with suppress(FileExistsError), (home / configuration.DOTENV).open("x", encoding="utf-8") as file:
+    with (home / configuration.DOTENV).open("x", encoding="utf-8") as file:
         file.writelines(f"{name}={value}\n" for name, value in names.items())
     return configuration.load({}, folder=home, flags=names)
 
@@ -165,7 +170,7 @@ def list_places(home: Path) -> Iterator[tuple[str, Path]]:
     yield "sessions", home / "bucket" / "morning-walk" / "transcript.srt"
     yield "reports", home / "batch-reports"
     yield "logs", home / "logs"
-    yield "ledger", home / ".batchscribe" / "ledger.sqlite"
+    yield "ledger", home / ".batchscribe" / FILE_NAME
 
 
 def _read_transcript(bucket: Path, key: str) -> str:

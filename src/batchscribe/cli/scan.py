@@ -117,10 +117,11 @@ def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
     counts = {name: [getattr(row, name) for row in rows] for name in COUNTS} | {
         "unreadable": [len(row.unreadable) for row in rows]
     }
+    size = 1 if any(row.bytes for row in rows) else 3
     return [
         Column("session", sessions, folded=24),
         *(_count_column(name, column) for name, column in counts.items()),
-        Column("pending size", format_sizes([row.bytes for row in rows]), right=True, optional=1),
+        Column("pending size", format_sizes([row.bytes for row in rows]), right=True, optional=size),
         Column(
             "oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], optional=1, right=True
         ),
@@ -128,9 +129,10 @@ def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
 
 
 def _count_column(name: str, counts: Sequence[int]) -> Column:
-    """A column that a narrow table leaves out first if all its counts are 0, unless it always stays."""
+    """A column that a narrow table leaves out early if all its counts are 0, unless it always stays."""
     cells = [str(count) if count else "-" for count in counts]
-    return Column(name, cells, optional=0 if name in KEPT or any(counts) else 2, right=True)
+    empty = 2 if name in COUNTS else 3
+    return Column(name, cells, optional=0 if name in KEPT or any(counts) else empty, right=True)
 
 
 def summary(

@@ -57,7 +57,7 @@ def failure_lines(run: Run, failed: int) -> Iterator[str]:
 
 
 def count_failed(run: Run) -> str:
-    """Number of chunks that are not done and the command for them; in a completed run, all are quarantined."""
+    """Number of chunks not done, with the command for them; in a completed run, all are quarantined."""
     if not run.chunks_failed:
         return "0 failed"
     if run.outcome is Outcome.COMPLETED:

@@ -33,6 +33,8 @@ from batchscribe.wiring.engines import (
 )
 
 BOOT = "boot"
+FETCH = ": fetch it with "
+"""What separates a missing model from its fix, in the engines' messages."""
 SET_UP = "run `batchscribe gpu setup`"
 
 
@@ -78,7 +80,8 @@ def check_local_engine(spec: EngineSpec) -> Finding:
     except MisconfiguredError as error:
         return failed("model", str(error))
     if problems:
-        return failed("model", f"{spec.engine} cannot run here: {'; '.join(problems)}")
+        detail, missing, fix = "; ".join(problems).partition(FETCH)
+        return failed("model", f"{spec.engine} cannot run here: {detail}", missing.removeprefix(": ") + fix)
     return passed("model", f"{spec.model or 'its own model'} is on this machine")
 
 
@@ -88,7 +91,9 @@ def check_rendering(settings: Settings) -> Finding:
         rendering = settings.open_rendering()
     except MisconfiguredError as error:
         return failed("session files", str(error))
-    return passed("session files", f"{format_count(len(rendering.replacements), 'replacement')}")
+    count = len(rendering.replacements)
+    replaced = format_count(count, "replacement") if count else "no replacements"
+    return passed("session files", f"{replaced}, {settings.caption_preset} subtitles")
 
 
 def check_guard_role(settings: Settings) -> Finding:

@@ -94,8 +94,8 @@ class ChunkHistory:
 def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> ChunkHistory:
     """History of a chunk by its key, the only Unicode variant of it, or a part that only one key has.
 
-    Raises UnsupportedAudioError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
-    there is no record of it.
+    Raises UnsupportedAudioError if the format is not decoded, and ObjectNotFoundError if there is no record
+    of it, or if several keys have this part.
     """
     if (kind := passed_over(key)) is not None:
         raise UnsupportedAudioError(
@@ -110,10 +110,12 @@ def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(
         return _read_life(scanner, similar[0].info.key, similar[0].name, max_wait)
     if name is None and not similar:
         raise ObjectNotFoundError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
-    listed = ", ".join(audio.info.key for audio in similar[:NAMED])
-    more = f" and {len(similar) - NAMED} more" if len(similar) > NAMED else ""
-    hint = f"; similar: {listed}{more}" if similar else "; `batchscribe scan` shows the sessions"
-    raise ObjectNotFoundError(f"no record of {key!r} in {scanner.source.url}{hint}")
+    if similar:
+        listed = ", ".join(audio.info.key for audio in similar[:NAMED])
+        more = f" and {len(similar) - NAMED} more" if len(similar) > NAMED else ""
+        raise ObjectNotFoundError(f"{len(similar)} chunks match {key!r}: {listed}{more}; give one of them")
+    where = f"{scanner.source.url}; `batchscribe scan` shows the sessions"
+    raise ObjectNotFoundError(f"no record of {key!r} in {where}")
 
 
 def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:

@@ -89,7 +89,7 @@ def parse_hours(text: str) -> Hours:
     try:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, OSError, ValueError) as error:
-        kind = f"unknown time zone {zone}" if words else f"{zone} is no day and no time zone"
+        kind = f"unknown time zone {zone}" if words else f"{zone} is neither a day nor a time zone"
         raise UnknownPartError(kind) from error
     parts = " ".join(words).split(";")
     return Hours(text, zone, tuple(window for part in parts for window in _parse_part(part.split())))
@@ -100,7 +100,7 @@ def _parse_part(words: list[str]) -> Iterator[DailyHours]:
     days = _parse_days(dated.pop(0)) if dated and dated[0][0].isalpha() else frozenset(range(7))
     times = dated.pop(0) if dated else "0:00-24:00"
     if dated or not words:
-        raise UnknownPartError(f"{dated[0]} is one part too many" if dated else "a part is empty")
+        raise UnknownPartError(f"{dated[0]} is superfluous" if dated else "a part is empty")
     for begin, end in _parse_times(times):
         yield DailyHours(days, begin, end)
 
@@ -118,7 +118,7 @@ def _find_day(word: str) -> int:
     for number, day in enumerate(_DAYS):
         if word in {day, day[:3]}:
             return number
-    raise UnknownPartError(f"{word or 'a missing word'} is no day")
+    raise UnknownPartError(f"{word or 'a missing word'} is not a day")
 
 
 def _parse_times(text: str) -> Iterator[tuple[int, int]]:
@@ -126,7 +126,7 @@ def _parse_times(text: str) -> Iterator[tuple[int, int]]:
     whole = text.removesuffix(":*") if text.endswith(":*") else ""
     for item in (whole or text).split(","):
         match = (_WHOLE_HOURS if whole else _TIMES).fullmatch(item)
-        wrong = UnknownPartError(f"{item} is no range of times such as 22:00-06:00")
+        wrong = UnknownPartError(f"{item} is not a range of times")
         if match is None:
             raise wrong
         if whole:

@@ -72,8 +72,8 @@ def _explain_choice(found: Simulation) -> str:
     waits = f"mean wait {present.wait_hours.mean:.2f} h -> {best.wait_hours.mean:.2f} h"
     if best.late == present.late and best.costs_as_much_as(present):
         return (
-            f"{bill} with BATCH_POLICY={best.name}, {present_bill} with the present {present.name}: no "
-            f"difference worth a change; {waits}. For shorter waits, put into .env:"
+            f"BATCH_POLICY={best.name} costs as much as the present {present.name} ({bill}, {present_bill}), "
+            f"and waits are shorter: {waits}. To use it, put into .env:"
         )
     difference = f"{bill - present_bill} more" if bill > present_bill else f"{present_bill - bill} less"
     return (

@@ -143,11 +143,22 @@ def _find_cached(name: str) -> Path:
         raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
     if (folder := find_source(name).find() or _find_packaged(name)) is not None:
         return folder
+    other = _find_other(name)
+    instead = (
+        f"use one that is here: --model {other} (in .env: WHISPER_MODEL={other})"
+        if other
+        else "choose another engine (BATCH_ENGINE) or a model folder (WHISPER_MODEL)"
+    )
     raise MisconfiguredError(
         f"the Whisper model {name} is not on this machine: fetch it with "
-        f"`batchscribe engines --fetch {name}` (a GPU host: `batchscribe gpu setup`), or choose another "
-        "engine (BATCH_ENGINE) or a model folder (WHISPER_MODEL)"
+        f"`batchscribe engines --fetch {name}` (a GPU host: `batchscribe gpu setup`), or {instead}"
     )
+
+
+def _find_other(name: str) -> str:
+    """A model on this machine that replaces a missing one, the larger first; empty if there is none."""
+    able = [other for other in MODELS if name.endswith(".en") or not other.endswith(".en")]
+    return next((other for other in reversed(able) if find_source(other).find() or _find_packaged(other)), "")
 
 
 def _find_packaged(name: str) -> Path | None:
