@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from batchscribe.adapters.machine.files import (
     check_state_folder,
 )
 from batchscribe.cli.app import App
-from batchscribe.cli.doctor import doctor
+from batchscribe.cli.doctor import ON_HOST, doctor
 from batchscribe.cli.gpu import TOOLS
 from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import attempt
@@ -32,7 +33,7 @@ from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.core import keys
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
-from batchscribe.core.run.host import Finding, Grade, InstanceRecord
+from batchscribe.core.run.host import Finding, Grade, InstanceRecord, failed, passed
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import (
@@ -52,6 +53,7 @@ from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import preflight
 from batchscribe.wiring.doctor import Preconditions
 from batchscribe.wiring.preflight import check_local_engine, check_model
+from batchscribe.wiring.seams import rate_of
 from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
 T = TypeVar("T")
@@ -507,3 +509,77 @@ def test_a_missing_model_has_a_fix_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     found = check_local_engine(EngineSpec(engine="played", model="m"))
     assert found.detail == "played cannot run here: the model m is not on this machine"
     assert found.fix == "fetch it with `batchscribe engines --fetch m`"
+
+
+@pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), ("[", "is not readable")])
+def test_a_price_file_that_a_tick_would_refuse_fails(desk: Desk, text: str | None, reason: str) -> None:
+    file = desk.folder / "prices.json"
+    if text is not None:
+        file.write_text(text)
+    desk.names = {"BATCH_SOURCE": str(desk.folder), "GPU_PROVIDER": "local", "BATCH_PRICE_FILE": str(file)}
+    desk.account = None
+    with pytest.raises(MisconfiguredError) as refusal:
+        rate_of(load(desk.names, folder=desk.folder))("")
+    assert f"{file} {reason}" in str(refusal.value)
+    assert str(refusal.value).endswith("correct BATCH_PRICE_FILE")
+    rows = json.loads(desk("--json").stdout)["checks"]
+    assert [(row["level"], row["detail"]) for row in rows if row["name"] == "prices"] == [
+        ("fail", str(refusal.value))
+    ]
+
+
+def test_nothing_is_started_after_a_failure(desk: Desk) -> None:
+    desk.names |= {"BATCH_ENGINE": "poketsphinx"}
+    result = desk("--start")
+    assert (result.return_value, desk.started) == (2, [])
+    assert "not started: a failure above" in result.stdout
+
+
+def test_a_start_prints_its_price_and_shows_what_the_host_reports(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(Desk, "tools", lambda self: Tools(order))
+    monkeypatch.setattr(batchscribe.cli.doctor, "running_instance", running(order))
+    result = desk("--start", "--json")
+    assert result.exception is None, result.exception
+    rows = [row for row in json.loads(result.stdout)["checks"] if row["group"] == ON_HOST]
+    assert [(row["name"], row["level"]) for row in rows] == [("disk", "pass"), ("driver", "fail")]
+    assert result.return_value == 2
+    assert order == ["start", "check", "stop"]
+    assert f"Starting {INSTANCE} at $0.526/h (AWS list, on-demand, us-east-2, as of" in result.stderr
+    assert "): at least $0.0088, billed until it is stopped.\n" in result.stderr
+
+
+class Tools:
+    """The part of GpuTools and of its set-up that the command uses."""
+
+    ssh = object()
+    instance = INSTANCE
+
+    def __init__(self, order: list[str]) -> None:
+        self.order = order
+        self.control = self
+
+    def poll(self) -> Instance:
+        return instance()
+
+    def open_run(self, _instance: str) -> None:
+        return None
+
+    def check(self, _seen: Instance, *, busy: bool) -> Iterator[Finding]:
+        assert not busy
+        self.order.append("check")
+        yield passed("disk", "20 GiB free")
+        yield failed("driver", "none", "install it")
+
+
+def running(order: list[str]) -> Any:
+    @contextmanager
+    def started(_at: Any, seen: Instance, *, start_it: bool) -> Iterator[Instance]:
+        assert start_it
+        order.append("start")
+        yield seen
+        order.append("stop")
+
+    return started
