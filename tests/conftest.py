@@ -7,9 +7,13 @@ import signal
 from itertools import groupby, islice
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("batchscribe.testing")
 
+# A slow machine is no finding.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 # No test fetches a model: whatever reads the hub's cache stays offline, workers of their own included.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Output does not depend on the width of the terminal that runs the tests; pytest-xdist passes it on.

@@ -33,7 +33,6 @@ MEDIA_TYPES = {
     "vtt": "text/vtt",
     "tsv": "text/tab-separated-values",
     "txt": "text/plain",
-    "tsv": "text/tab-separated-values",
     "json": "application/json",
 }
 
