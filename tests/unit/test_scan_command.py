@@ -150,7 +150,7 @@ def test_why_and_export_name_what_scan_names(app: App, tmp_path: Path) -> None:
     [
         ("talks", "'talks' is a folder of several sessions: 'talks/one.mp3', 'talks/two.mp3'"),
         ("mp3", "; similar: 'talks/one.mp3', 'talks/two.mp3'"),
-        ("oen", "; similar: 'talks/one.mp3'"),
+        ("onee", "; similar: 'talks/one.mp3'"),
         ("talks/on", "no transcript of session 'talks/one.mp3' is there yet"),
         ("talks/ona.mp3", "; similar: 'talks/one.mp3'"),
         ("zzz", "; see `batchscribe scan --all`"),
