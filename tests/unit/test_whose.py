@@ -440,19 +440,20 @@ def test_an_adopted_run_whose_owner_released_it_after_all_is_let_go(
     assert (at.ledger.open_runs(), calls) == ((), [])
 
 
+@pytest.mark.parametrize("later", [330.0, 1200.0])
 def test_a_start_after_the_deadline_in_the_tag_is_another_users(
-    at: Stage, monkeypatch: pytest.MonkeyPatch
+    at: Stage, monkeypatch: pytest.MonkeyPatch, later: float
 ) -> None:
     """A tag outlives its run if both hosts were down: a later start is its user's own."""
     theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(minutes=10))
     at.compute.start(theirs)
     at.clock.sleep(300)
     at.compute.stop(INSTANCE)
-    at.clock.sleep(1200)
+    at.clock.sleep(later)
     at.compute.start(replace(theirs, run=""))
     at.compute.tag(INSTANCE, theirs.tags)
     calls = forced(at, monkeypatch)
-    for _ in range(5):
+    for _ in range(10):
         watch(at.world, at.config)
         at.clock.sleep(60)
     assert (at.ledger.open_runs(), calls, state(at)) == ((), [], InstanceState.RUNNING)

@@ -74,7 +74,7 @@ def adopt_overdue(world: World, config: RunConfig) -> None:
         return
     for seen in world.capacity.poll(config.instances):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-        if seen.deadline and seen.launched_at and seen.launched_at > seen.deadline + OVERDUE:
+        if seen.deadline and seen.launched_at and seen.launched_at > seen.deadline:
             continue  # started for another user, who left the tag of a run that is over
         # A stop that hangs counts, too: it has to be forced.
         if seen.run and late and not seen.state.proved_stopped and world.ledger.run(seen.run) is None:
