@@ -84,6 +84,6 @@ def test_a_worker_that_was_killed_ends_its_run(desk: Desk, tick: Forked) -> None
 def test_the_timer_stops_a_run_past_its_deadline(desk: Desk) -> None:
     for copy in range(4):
         put_speech(desk.bucket / f"copy{copy}", "team-meeting", "morning-walk", "notes")
-    desk.json("tick", "--no-wait", BATCH_MAX_RUNTIME_HOURS="0.0005")
+    desk.json("tick", "--no-wait", BATCH_MAX_RUNTIME_HOURS="0.0001")
     assert finish_by_timer(desk)["outcome"] == "timed-out"
     assert not is_running(desk)

@@ -20,9 +20,12 @@ WIDTHS = (390, 1440)
 """Pixels of a phone and of a desk."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for the session: each start takes a second."""
+    """One Chromium for a module: each start takes a second.
+
+    While it is up, its event loop is this process's, and other tests could have none.
+    """
     path = shutil.which("chromium")
     if path is None:
         missing("chromium")
