@@ -1,12 +1,15 @@
-"""Ticks that die in the middle, and the timer's passes after them."""
+"""Ticks that die in the middle, the timer's passes after them, and runs that are followed half-way."""
 
 from __future__ import annotations
 
 import contextlib
 
 from batchscribe.controller.tick import tick, watch
-from batchscribe.core.run.runs import Run
-from support.world import Stage
+from batchscribe.core import keys
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.runs import Run, RunState
+from support.world import Stage, once
 
 MINUTE = 60.0
 
@@ -35,3 +38,25 @@ def watch_for(at: Stage, minutes: float) -> list[Run]:
         closed += watch(at.world, at.config).runs
         at.clock.sleep(MINUTE)
     return closed
+
+
+def put_in_progress(at: Stage) -> Run:
+    """Begins a run of four chunks; its worker reports one done, one failed, and a minute of work left."""
+    at.upload(4)
+    at.clock.sleep(600)
+    at.worker.seconds_each = 1e6
+    while once(at).runs[0].state is not RunState.TRANSCRIBING:
+        at.clock.sleep(5)
+    (run,) = at.ledger.open_runs()
+    progress = Progress(
+        run=run.id,
+        worker=0,
+        sequence=9,
+        phase=Phase.WORKING,
+        at=at.clock.now(),
+        total=4,
+        tally=Tally(done=1, failed=1),
+        timings=Timings(elapsed=70.0, first_window=10.0),
+    )
+    at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
+    return run

@@ -32,8 +32,7 @@ from batchscribe.core import keys
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import Failure, FailureKind, Phase, Progress, Tally, Timings
-from batchscribe.core.run.runs import RunState
+from batchscribe.core.run.manifest import Failure, FailureKind
 from batchscribe.dashboard import actions
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context
@@ -48,7 +47,8 @@ from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import tick_lock
 from support.cli import put_speech, spoken
 from support.dashboards import OWN, Pages, fill_ledger, open_pages, quarantine_chunk, settings_of
-from support.world import once, stage
+from support.played_tick import put_in_progress
+from support.world import stage
 
 PATHS = ("/", "/live", "/runs", "/run", "/quarantine", "/why", "/settings", "/doctor")
 TOKEN = "a-token-of-letters-123"
@@ -499,23 +499,7 @@ def test_an_unexpected_error_is_a_page_with_the_headers(
 
 def test_a_run_on_a_cloud_machine_shows_progress_guard_and_bounds(tmp_path: Path) -> None:
     at = stage(tmp_path, policy=Policy(name=PolicyName.NOW))
-    at.upload(4)
-    at.clock.sleep(600)
-    at.worker.seconds_each = 1e6
-    while once(at).runs[0].state is not RunState.TRANSCRIBING:
-        at.clock.sleep(5)
-    (run,) = at.ledger.open_runs()
-    progress = Progress(
-        run=run.id,
-        worker=0,
-        sequence=9,
-        phase=Phase.WORKING,
-        at=at.clock.now(),
-        total=4,
-        tally=Tally(done=1, failed=1),
-        timings=Timings(elapsed=70.0, first_window=10.0),
-    )
-    at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
+    run = put_in_progress(at)
     settings = settings_of(tmp_path, BATCH_STATE_DIR=str(at.ledger.path.parent))
     made = Scheduler(
         settings=settings,

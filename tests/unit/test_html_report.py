@@ -1,4 +1,4 @@
-"""The report as HTML: its numbers, its plots, and values that nobody may trust."""
+"""The report as HTML: its numbers, its plots, and untrusted values."""
 
 from __future__ import annotations
 

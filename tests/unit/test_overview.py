@@ -16,14 +16,12 @@ from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.policy import Hold
-from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import Grade
-from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
 from batchscribe.core.run.records import encode_run
-from batchscribe.core.run.runs import RunState
 from batchscribe.errors import StoreUnavailableError
 from support import values
-from support.world import Stage, once, stage
+from support.played_tick import put_in_progress
+from support.world import Stage, stage
 
 
 @pytest.fixture
@@ -34,23 +32,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_a_run_in_progress_shows_chunks_time_left_and_cost(at: Stage) -> None:
-    at.upload(4)
-    at.clock.sleep(600)
-    at.worker.seconds_each = 1e6
-    while once(at).runs[0].state is not RunState.TRANSCRIBING:
-        at.clock.sleep(5)
-    (run,) = at.ledger.open_runs()
-    progress = Progress(
-        run=run.id,
-        worker=0,
-        sequence=9,
-        phase=Phase.WORKING,
-        at=at.clock.now(),
-        total=4,
-        tally=Tally(done=1, failed=1),
-        timings=Timings(elapsed=70.0, first_window=10.0),
-    )
-    at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
+    put_in_progress(at)
     (shown,) = overview(at.world, at.config).runs
     assert (shown.done, shown.failed, shown.total) == (1, 1, 4)
     assert shown.left == timedelta(seconds=60)

@@ -276,9 +276,11 @@ def refuse(_method: str, _key: str) -> None:
 
 def wait_until(client: TestClient, text: bytes) -> bytes:
     """Asks for the list until it has a text: the index is made in a thread."""
-    while text not in (page := fetch(client, "/sessions")[1]):
+    for _ in range(3000):
+        if text in (page := fetch(client, "/sessions")[1]):
+            return page
         time.sleep(0.01)
-    return page
+    raise AssertionError(f"{text!r} never came")
 
 
 def test_audio_is_served_in_parts(client: TestClient, store: MemoryStore) -> None:

@@ -384,8 +384,8 @@ def _record_hold(world: World, config: RunConfig, seen: Observation, decision: H
         text = f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
         if given_up := seen.backlog.exhausted:
             now = quarantine_exhausted(world.output, seen.backlog, config.max_attempts, seen.now)
-            text = f"Chunks that failed too often to start a GPU again: {given_up}, of which quarantined "
-            text += f"now: {now}. See `batchscribe why KEY`"
+            text = f"Chunks that failed too often to start a GPU again: {given_up}; quarantined now: {now}. "
+            text += "See `batchscribe why KEY`"
         alert_overdue(world, text)
     elif decision.reason.code is ReasonCode.BACKING_OFF:
         alert(world, "backing-off", "batchscribe: no start for a while", decision.reason.sentence)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 MP3_BYTES_PER_SECOND = 4_000
 """Of the audio that we encode (`session_audio.BITRATE`)."""
-EMBEDDED_MB = 20
-"""Default limit of the audio in a file, in megabytes: 83 minutes."""
 HEAD = 64 * 1024
 """Bytes at the beginning of an object that show its format."""
 PIECE = MIB
