@@ -191,7 +191,7 @@ def test_settings_change_a_preset_and_contradictions_are_refused() -> None:
 def test_webvtt_marks_the_word_that_is_spoken() -> None:
     whole = session(timed(("a<b", 0.0, 0.4), ("two", 0.5, 0.9), ("three", 0.5, 1.2)))
     file = render(whole, "vtt", CaptionStyle(highlight=Highlight.WORDS)).decode()
-    assert "a&lt;b <00:00:00.500>two three" in file
+    assert "a&lt;b <00:00:00.500><c>two three</c>" in file
     assert len(pysubs2.SSAFile.from_string(file, format_="vtt")) == 1
 
 

@@ -77,13 +77,22 @@ def _escape_markup(text: str) -> str:
 
 
 def _mark_words(cue: Cue) -> str:
-    """The text with a time tag before each word; times must rise, and lie within the cue."""
-    parts, done, before = [], 0, cue.start
+    """The text with a time tag before each word; times must rise, and lie within the cue.
+
+    Each word is an element, since players dim elements that are still to come, not plain text.
+    """
+    marks, before = list[tuple[int, float]](), cue.start
     for at, start in cue.words:
         if round(before, 3) < round(start, 3) < cue.end:
-            parts += [_escape_markup(cue.text[done:at]), f"<{_format_time(start, '.')}>"]
-            done, before = at, start
-    return "".join([*parts, _escape_markup(cue.text[done:])])
+            marks.append((at, start))
+            before = start
+    ends = [at for at, _ in marks[1:]] + [len(cue.text)]
+    words = (
+        f"<{_format_time(start, '.')}><c>{_escape_markup(cue.text[at:end])}</c>"
+        for (at, start), end in zip(marks, ends, strict=False)
+    )
+    first = marks[0][0] if marks else len(cue.text)
+    return _escape_markup(cue.text[:first]) + "".join(words)
 
 
 def _format_cue(number: int, cue: Cue, point: str, text: str) -> str:
