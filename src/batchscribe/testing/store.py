@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,13 +36,13 @@ class MemoryStore:
         self.calls: dict[str, int] = {}
         self._clock = clock
         self._objects: dict[str, _Stored] = {}
-        self._keys: list[str] | None = []
+        self._keys: Keys = []
         self._lock = threading.RLock()
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         self._count_call("list", prefix)
         with self._lock:
-            keys = self._sort_keys()
+            keys = self._keys
             found = [
                 self._objects[key].info
                 for key in keys[
@@ -89,7 +89,7 @@ class MemoryStore:
         self._count_call("delete", key)
         with self._lock:
             if self._objects.pop(key, None) is not None:
-                self._keys = None
+                del self._keys[bisect_left(self._keys, key)]
 
     def place(
         self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
@@ -99,19 +99,14 @@ class MemoryStore:
         info = ObjectInfo(key, len(data) if size is None else size, modified or self._clock.now(), etag)
         with self._lock:
             if key not in self._objects:
-                self._keys = None
+                insort(self._keys, key)
             self._objects[key] = _Stored(data, info)
         return info
 
     def keys(self, prefix: str = "") -> tuple[str, ...]:
         """Current keys, without counting a call."""
         with self._lock:
-            return tuple(key for key in self._sort_keys() if key.startswith(prefix))
-
-    def _sort_keys(self) -> Keys:
-        if self._keys is None:
-            self._keys = sorted(self._objects)
-        return self._keys
+            return tuple(key for key in self._keys if key.startswith(prefix))
 
     def _count_call(self, method: str, key: str) -> None:
         with self._lock:
