@@ -50,7 +50,10 @@ class CloudApi:
         self._gate = gate
 
     def describe(self, instance: str) -> Instance:
-        return self._call("describe", instance, lambda: self._look(instance))
+        at, seen = self._call("describe", instance, lambda: self._look(instance))
+        # Not within the call: a poll whose reply was lost showed nothing.
+        self.looked(self._asked, at, seen)
+        return seen
 
     def start(self, claim: Claim) -> None:
         # Two requests, as on EC2: the tags come first, and the process may die after either.
@@ -76,16 +79,16 @@ class CloudApi:
     def _act(self, call: str, instance: str, claim: Claim | None = None, *, force: bool = False) -> None:
         self.acted(Act(call, instance, self._asked, claim, force))
 
-    def _look(self, instance: str) -> Instance:
+    def _look(self, instance: str) -> tuple[float, Instance]:
+        """Returns the shown state, and the moment that it showed."""
         machine = self._cloud.machines.get(instance)
         if machine is None:
-            return Instance(id=instance, state=InstanceState.MISSING)
+            return self._line.seconds, Instance(id=instance, state=InstanceState.MISSING)
         then = self._line.seconds - self.lag()
         at, seen = machine.shown_at(then)
         if late := self.late_tags():
             seen = replace(seen, tags=machine.shown_at(then - late)[1].tags)
-        self.looked(self._asked, max(at, then), seen)
-        return seen
+        return max(at, then), seen
 
     def _tag(self, claim: Claim) -> None:
         self._cloud.machine(claim.instance)
