@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.external_state import record_external_state, retry_clean_up
+from batchscribe.controller.reconcile import recover
 from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.money import FREE, Rate, Usd
@@ -20,12 +22,13 @@ from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
-from batchscribe.core.run.runs import Outcome
+from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import MisconfiguredError, NoCapacityError
+from batchscribe.ledger import Ledger
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from support.values import OFFER, backlog, instance, observation
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 PRICES = {"g4dn.xlarge": "0.526", "g5.xlarge": "1.006", "g6.xlarge": "0.805"}
 
@@ -217,3 +220,21 @@ def test_without_capacity_for_the_chosen_type_the_own_one_follows(at: Stage) -> 
     assert run.outcome is Outcome.COMPLETED
     assert (run.instance_type, run.tried_types) == ("g4dn.xlarge", ("g6.xlarge",))
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+
+
+def test_a_lost_ledger_bills_the_type_that_ran_and_not_the_first_choice(at: Stage, tmp_path: Path) -> None:
+    learn_speed(at, "g6.xlarge", 900.0)
+    at.compute.fail("start", Fault(NoCapacityError("no capacity for g6.xlarge")))
+    at.upload(2000)
+    at.clock.sleep(600)
+    config = replace(at.config, policy=CHEAPEST)
+    while not (runs := once(replace(at, config=config)).runs) or runs[0].state is not RunState.TRANSCRIBING:
+        at.clock.sleep(20)
+    assert (runs[0].rate, runs[0].tried_types) == (price("g4dn.xlarge"), ("g6.xlarge",))
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(60)
+    with closing(Ledger(tmp_path / "another.sqlite")) as fresh:
+        recover(replace(at.world, ledger=fresh), config)
+        (recovered,) = fresh.open_runs()
+    assert recovered.billed_seconds > 0
+    assert (recovered.instance_type, recovered.rate) == ("g4dn.xlarge", price("g4dn.xlarge"))

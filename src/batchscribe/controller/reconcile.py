@@ -10,6 +10,7 @@ import msgspec
 
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
+from batchscribe.controller.capacity import with_type
 from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
 from batchscribe.controller.external_state import read_claimed_launch, record_external_state
 from batchscribe.controller.records import read_record, read_settlement, recover_workers
@@ -244,17 +245,21 @@ def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
 
 
 def _apply_type(world: World, run: Run, seen: Instance) -> Run:
-    """Returns the run with the type that it gave its instance."""
+    """Returns the run with the type that it gave its instance.
+
+    Its record names the first choice. Without capacity for that, it ran as another type or as its own; its
+    own one is restored just before the tag is emptied, so a tagged instance has the type that ran.
+    """
+    tagged = seen.run == run.id
     another = run.own_type and seen.type not in {"", run.own_type}
-    if not another or (seen.run != run.id and (seen.run or not _is_offered(world, run, seen.type))):
+    if not tagged and (seen.run or not another or not _is_offered(world, run, seen.type)):
         return run
+    changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type) if another else run
     try:
-        rate = world.capacity.offers(seen)[0].rate
+        return with_type(world, changed, seen) if run.open else changed
     except MisconfiguredError as error:
         log.warning("price.missing", run=run.id, error=str(error))
-        rate = run.rate
-    changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type)
-    return replace(changed, rate=rate) if run.open else changed
+        return changed
 
 
 def _is_offered(world: World, run: Run, instance_type: str) -> bool:
