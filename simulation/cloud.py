@@ -55,9 +55,12 @@ class CloudApi:
         self.looked(self._asked, at, seen)
         return seen
 
+    def claim(self, claim: Claim) -> None:
+        self._call("tag", claim.run, lambda: self._tag(claim))
+
     def start(self, claim: Claim) -> None:
         # Two requests, as on EC2: the tags come first, and the process may die after either.
-        self._call("tag", claim.run, lambda: self._tag(claim))
+        self.claim(claim)
         self._call("start", claim.run, lambda: self._start(claim))
 
     def announce(self, instance: str, manifest: str) -> None:

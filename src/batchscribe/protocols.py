@@ -120,6 +120,9 @@ class Compute(Protocol):
     def describe(self, instance: str) -> Instance:
         """Polls once. An unknown id returns an instance in state `missing`, not an error."""
 
+    def claim(self, claim: Claim) -> None:
+        """Tags the instance with the claim. Repeatable."""
+
     def start(self, claim: Claim) -> None:
         """Tags the instance with the claim, then requests its start. Repeatable."""
 

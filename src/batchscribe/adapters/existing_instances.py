@@ -36,6 +36,8 @@ class ExistingInstances:
 
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
         if offer.instance_type != (seen.type or self.own_type):
+            # The claim first: another scheduler would take the new type of a free instance for its own.
+            self.compute.claim(claim)
             self.compute.change_type(claim.instance, offer.instance_type)
             return False
         self.compute.start(claim)

@@ -148,6 +148,8 @@ class CapacitySuite:
         own = case.poll().type
         for offer in case.capacity.offers(case.poll())[1:]:
             assert not case.capacity.acquire(case.claim(), offer, case.poll()), "one request at a time"
+            case.sleep(SETTLES)
+            assert case.poll().run == "run-1", "claimed before its type changes"
             assert case.acquire(offer=offer).type == offer.instance_type
             case.stop()
             for _ in range(2):

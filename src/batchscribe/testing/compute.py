@@ -285,6 +285,11 @@ class FakeCompute(FaultPlan, Cloud):
             then = self._clock.seconds - self.lag.total_seconds()
             return self.machines[instance].shown_at(then)[1]
 
+    def claim(self, claim: Claim) -> None:
+        with self._meet_fault("claim", claim.instance) as applied:
+            if applied:
+                self.tag(claim.instance, claim.tags)
+
     def start(self, claim: Claim) -> None:
         with self._meet_fault("start", claim.instance) as applied:
             if applied:

@@ -121,9 +121,12 @@ class Ec2Compute:
         found = [row for group in answer["Reservations"] for row in group["Instances"]]
         return _to_instance(found[0]) if found else Instance(id=instance, state=InstanceState.MISSING)
 
+    def claim(self, claim: Claim) -> None:
+        self._write_tags(claim.instance, claim.tags)
+
     def start(self, claim: Claim) -> None:
         # Tags first: a starting instance must already show its claim.
-        self._write_tags(claim.instance, claim.tags)
+        self.claim(claim)
         self.start_unclaimed(claim.instance)
 
     def announce(self, instance: str, manifest: str) -> None:
