@@ -75,7 +75,7 @@ BUGS = {
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
     "foreign claims are ignored": Bug(
-        planted.others_claims_are_ignored, {"I3"}, 7, FOCI["another claims it"]
+        planted.others_claims_are_ignored, {"I3"}, 5, FOCI["another claims it"]
     ),
     "stalled work is waited for": Bug(planted.hung_work_is_waited_for, {"P3"}, 0, QUIET | {"hangs": 0.3}),
     "the end of the work is not noticed": Bug(
