@@ -11,6 +11,8 @@ from batchscribe.core.decide.packing import Priors
 
 class Market(StrEnum):
     ON_DEMAND = "on-demand"
+    SPOT = "spot"
+    """Cheaper, and may be interrupted by the cloud at any time."""
     LOCAL = "local"
     """The machine of the scheduler itself."""
     LANE = "lane"
