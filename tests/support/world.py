@@ -30,7 +30,8 @@ from batchscribe.core.run.manifest import (
     WorkerEnd,
     WorkerRef,
 )
-from batchscribe.core.run.runs import Run, next_step
+from batchscribe.core.run.run_steps import next_step
+from batchscribe.core.run.runs import Run
 from batchscribe.core.run.waiting import Wait, wait_text
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.ledger import Ledger

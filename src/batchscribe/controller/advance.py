@@ -28,7 +28,8 @@ from batchscribe.controller.steps import arm, await_running, provision
 from batchscribe.controller.teardown import begin_teardown, teardown
 from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.messages import Level
-from batchscribe.core.run.runs import Outcome, Run, RunState, Step, next_step
+from batchscribe.core.run.run_steps import Step, next_step
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     BatchscribeError,

@@ -32,3 +32,8 @@ class Offer:
     rate: Rate
     priors: Priors = field(default_factory=Priors)
     """Set-up time and speed of this type."""
+
+    @property
+    def name(self) -> str:
+        """Identity among the offers of a provider, as `g4dn.xlarge` or `g4dn.xlarge spot`."""
+        return f"{self.instance_type} {self.market}" if self.market is Market.SPOT else self.instance_type
