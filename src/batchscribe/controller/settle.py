@@ -45,7 +45,6 @@ from batchscribe.core.run.manifest import (
     Tally,
     Timings,
     WorkerEnd,
-    WorkerRef,
 )
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
@@ -245,17 +244,19 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
         # A processor that is too slow or short of memory is no fault of a chunk.
         if (
             not run.lane
-            and _find_outcome(run, each.manifest) is Outcome.WORKER_LOST
+            and _find_outcome(run, each.manifest.worker) is Outcome.WORKER_LOST
             and (each.record is None or each.record.end is WorkerEnd.STOPPED)
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _find_outcome(run: Run, worker: WorkerRef) -> Outcome | None:
-    """Outcome of the worker's machine, or else of the run."""
-    machine = run.machine(run.workers[worker.worker].machine) if worker.worker < len(run.workers) else None
-    return machine.outcome if machine and machine.outcome else run.outcome
+def _find_outcome(run: Run, worker: int) -> Outcome | None:
+    """Outcome of the worker's machine, or else of the run. An earlier worker of several machines returned its rest."""
+    if len(run.machines) == 1 or worker >= len(run.workers):
+        return run.outcome
+    machine = run.machine(run.workers[worker].machine)
+    return machine.outcome if worker == run.worker_on(machine.id) else None
 
 
 def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> dict[str, str]:
@@ -341,7 +342,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
 def _measure_timeline(world: World, run: Run, work: list[WorkerResult]) -> dict[str, float]:
     if not work:
         return {}
-    boot = read_boot(world, run)
+    boot = read_boot(world, run, run.workers[0].machine if run.workers else run.instance)
     agent = boot.agent if boot else None
     return measure_timeline(run, work[0].timings, work[-1].timings, agent=agent)
 

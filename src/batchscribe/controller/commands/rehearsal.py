@@ -182,7 +182,7 @@ def _await_stop(world: World, config: RunConfig, act: Act, run: Run) -> Proof:
 
 
 def _assess_stop(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
-    end = read_host_end(world, run)
+    end = read_host_end(world, run, run.instance)
     if act is Act.BOX:
         record = read_exit(world, run.worker)
         if end is None or record is None:

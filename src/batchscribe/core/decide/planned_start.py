@@ -10,7 +10,7 @@ from datetime import datetime
 from batchscribe.core.decide.money import ZERO, Usd, cost
 from batchscribe.core.decide.observation import InstanceChoice, Observation, Policy
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.decide.packing import ONE, Batch, Outlook, foresee, pack
+from batchscribe.core.decide.packing import LEAST_PORTION_SECONDS, ONE, Batch, Outlook, Priors, foresee, pack
 from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.instances import InstanceState
 
@@ -144,7 +144,7 @@ def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
         limit=policy.limit,
         machines=numbers,
     )
-    outlook, note = _choose_number(outlooks, _find_time_left(seen, policy))
+    outlook, note = _choose_number(outlooks, offer.priors, _find_time_left(seen, policy))
     return PlannedStart(
         offer=offer,
         batch=pack(
@@ -162,13 +162,16 @@ def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
     )
 
 
-def _choose_number(outlooks: Sequence[Outlook], left: float) -> tuple[Outlook, str]:
+def _choose_number(outlooks: Sequence[Outlook], priors: Priors, left: float) -> tuple[Outlook, str]:
     """The cheapest number of machines for one run that keeps the longest wait, and the sentence for it.
 
-    If no number does both, the one that needs the fewest runs, then the least time.
+    If no number does both, the one that needs the fewest runs, then the least time. Each machine has at least
+    one portion of work.
     """
     if len(outlooks) == 1:
         return outlooks[0], ""
+    portions = outlooks[0].audio_seconds / priors.speed // LEAST_PORTION_SECONDS
+    outlooks = outlooks[: max(1, int(portions))]
     able = [outlook for outlook in outlooks if outlook.runs == 1 and outlook.seconds <= left]
     if able:
         best, rank = min(able, key=lambda outlook: outlook.cost), "for one run within the longest wait"

@@ -337,7 +337,6 @@ def _collect_numbers(
         "waiting_dollars": start.waits.cost(policy.wait_price).dollars,
         "hourly_dollars": batch.estimate.rate.per_hour.dollars,
         "instance_type": start.offer.instance_type,
-        "offer": start.offer.name,
         "machines": start.outlook.machines,
         "runner_up": start.runner_up or None,
         "runner_up_dollars": start.difference.dollars if start.runner_up else None,
