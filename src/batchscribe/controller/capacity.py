@@ -68,6 +68,14 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
     return run.with_machine(seen.id, type=seen.type, market=seen.market, rate=rate)
 
 
+def with_price(world: World, run: Run, seen: Instance) -> Run:
+    """The run with the price of a created machine, if a poll shows another type or market than was recorded."""
+    if not run.creates_machines or not seen.type:
+        return run
+    machine = run.machine(seen.id)
+    return run if (machine.type, machine.market) == (seen.type, seen.market) else with_type(world, run, seen)
+
+
 def take_another_offer(
     world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError
 ) -> Run:

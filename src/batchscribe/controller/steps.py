@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchscribe.control_place import find_control_url
-from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
+from batchscribe.controller.capacity import choose_offer, take_another_offer, with_price, with_type
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
@@ -198,7 +198,7 @@ def _await_machine(world: World, config: RunConfig, run: Run, machine: Machine, 
     # Until it is observed up, `stopped` may be older than the start.
     ours = not created and (up or _is_our_start(run, meter, poll))
     meter = meter.read(poll, ours=ours, lands=True)
-    run = run.with_machine(seen.id, meter=meter)
+    run = with_price(world, run.with_machine(seen.id, meter=meter), seen)
     if up:
         return _observe_up(world, run, poll)
     if is_late(meter.start_requested, now, config.waits.up):

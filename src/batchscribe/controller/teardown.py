@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.controller.capacity import poll_one
+from batchscribe.controller.capacity import poll_one, with_price
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
@@ -135,7 +135,7 @@ def _tear_down_machine(
         if _may_become_ours(run, machine, poll):
             return run, ""
         return _leave_foreign(run, machine, poll)
-    run = _record_meter(world, run, machine, poll)
+    run = with_price(world, _record_meter(world, run, machine, poll), poll.instance)
     stays_up = run.borrowed or config.shared_machine
     if stays_up and not _is_work_over(world, config, run, poll):
         return run, ""
