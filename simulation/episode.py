@@ -22,7 +22,7 @@ from simulation.hosts import FIRST
 from simulation.listening import Listener
 from simulation.process import Slot
 from simulation.stage import Stage
-from simulation.weather import HOUR, MINUTE, Focus, between, drawn, pick
+from simulation.weather import HOUR, MINUTE, Focus, add_fleet_faults, between, drawn, pick
 
 STOP_TIMEOUT_SECONDS = 900.0
 """Time from SIGTERM to SIGKILL."""
@@ -82,6 +82,8 @@ class Episode:
     def __init__(self, seed: int, focus: Focus | None = None) -> None:
         self.rng = random.Random(seed)
         self.weather = drawn(self.rng, focus, random.Random(~seed))
+        if self.weather.fleet:
+            self.weather = add_fleet_faults(self.rng, self.weather)
         self.stage = (FleetStage if self.weather.fleet else Stage)(self.rng, self.weather)
         self.result = Result(seed=seed)
         self.hours = between(self.rng, 5.0, 11.0)

@@ -184,7 +184,7 @@ _FLEET_SPICES: dict[str, Sequence[float | int]] = {
 _NOT_WITH_FLEETS = ("people", "strangers", "second_host", "edits", "forgeries", "stuck", "late_tags", "lane", "use")
 FLEETS: Mapping[str, Focus] = {
     "a fleet": {"fleet": 20},
-    "a fleet without faults": {"fleet": 20, "crash": 0.0, "fault": 0.0, "interruptions": 0, "lost_disk": 0.0},
+    "a fleet without faults": {"fleet": 20, "crash": 0.0, "fault": 0.0, "interruptions": -1, "lost_disk": 0.0},
     "a spot market": {"fleet": 12, "interruptions": 12, "dry_offers": 6, "crash": 0.002},
     "a fleet whose ledger is lost": {"fleet": 8, "outages": 3, "lost_disk": 1.0, "ledger_files": 2},
     "lost replies of a fleet": {"fleet": 8, "fault": 0.1, "lost_reply": 0.8, "lost_tokens": 0.5, "crash": 0.005},

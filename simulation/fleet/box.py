@@ -17,6 +17,19 @@ from simulation.seams import Bucket
 from simulation.timeline import START, Timeline
 
 
+class CreatedMarks(Marks):
+    """State files in which a claim replaces that of a machine without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = ""
+
+    def record_claim(self, run: str, *, limit: float, now: float) -> float:
+        if self._run != run:
+            self._run, self.limit = run, None
+        return super().record_claim(run, limit=limit, now=now)
+
+
 class CreatedBox(Box):
     """Host whose agent takes the claim of its name, and powers itself off without one."""
 
@@ -43,7 +56,7 @@ class CreatedBox(Box):
         if self._boots != number:
             return
         self.up = True
-        self._marks = Marks()
+        self._marks = CreatedMarks()
         self._start_agent(boot)
         self._deadman(self._marks, number)
 

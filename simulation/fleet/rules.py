@@ -87,6 +87,8 @@ class FleetChecker(Checker):
         self.created = created
         self.bills = FleetBills(self._gate, self._line, self._cloud, self._ours, self.jumps)
         self.bills.machines = lambda: created
+        self._alive: list[CloudMachine] = []
+        self._known = 0
         self._polls: dict[str, Look] = {}
         self._polls_of: dict[int, dict[str, Look]] = {}
 
@@ -95,7 +97,11 @@ class FleetChecker(Checker):
         self._polls = self._polls_of.setdefault(pid, {})
 
     def step(self) -> None:
-        for machine in self.created:
+        while self._known < len(self.created):
+            self._alive.append(self.created[self._known])
+            self._known += 1
+        self._alive = [each for each in self._alive if each.state is not InstanceState.TERMINATED]
+        for machine in self._alive:
             if machine.state in UP:
                 self._guarded(machine, machine.tags[MACHINE_TAG], machine.holder)
 

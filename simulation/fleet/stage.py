@@ -28,7 +28,7 @@ from simulation.process import Slot
 from simulation.promises import Promises
 from simulation.seams import LedgerSeam, StoreSeam
 from simulation.stage import INSTANCE, Stage
-from simulation.weather import CALM, HOUR, MINUTE, Weather, add_fleet_faults, between, pick
+from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
 
 IMAGE = "template"
 NOTICE_SECONDS = 120.0
@@ -60,7 +60,7 @@ class FleetStage(Stage):
         self.boxes: dict[str, CreatedBox] = {}
         """Hosts by the id of their machine."""
         self._slow: dict[str, float] = {}
-        super().__init__(rng, add_fleet_faults(rng, weather))
+        super().__init__(rng, weather)
         self._pace = pick(rng, (60.0, 150.0, 400.0)) * between(rng, 0.8, 1.2)
         self.tokens = Tokens(rng, self.line, self.cloud)
         self.tokens.lost = self._weather.lost_tokens

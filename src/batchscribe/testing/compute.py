@@ -121,6 +121,7 @@ class Cloud:
 
     def __init__(self, clock: FakeClock) -> None:
         self.machines: dict[str, CloudMachine] = {}
+        self._named: dict[str, list[CloudMachine]] = {}
         self.refused_types: frozenset[str] = frozenset()
         """Types that no machine can have."""
         self.next_start: Callable[[], Start] = Start
@@ -142,6 +143,7 @@ class Cloud:
         instance = f"i-{len(self.machines):017x}"
         machine = CloudMachine(instance, instance_type, market, zone, tags={**tags, MACHINE_TAG: name})
         self.machines[instance] = machine
+        self._named.setdefault(name, []).append(machine)
         self._show(machine)
         self.begin_start(instance, machine.tags[RUN_TAG])
         return machine
@@ -151,9 +153,8 @@ class Cloud:
         now = self._clock.seconds
         return [
             machine
-            for machine in self.machines.values()
-            if machine.tags.get(MACHINE_TAG) == name
-            and (machine.state is not InstanceState.TERMINATED or now - machine.due < FORGOTTEN_SECONDS)
+            for machine in self._named.get(name, ())
+            if machine.state is not InstanceState.TERMINATED or now - machine.due < FORGOTTEN_SECONDS
         ]
 
     def begin_start(self, instance: str, holder: str) -> None:
