@@ -13,7 +13,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.instances import MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.testing.compute import CloudMachine, Span
-from simulation.bills import Bills, Kept, Look
+from simulation.bills import CALL_SECONDS, Bills, Kept, Look
 from simulation.cloud import UP, Act
 from simulation.box import Box
 from simulation.fleet.cloud import OFFERS, price
@@ -53,7 +53,8 @@ class FleetBills(Bills):
             self._gate.violated("I13", f"{machine.id} was observed up, ran {truth:.0f} s and is billed nothing")
         if billed + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{machine.id} ran {truth:.0f} s and is billed {billed:.0f} s")
-        most = self._most(run.id, machine.id, spans) + jumped
+        # Calls for other machines come between a poll and its record, too.
+        most = self._most(run.id, machine.id, spans) + CALL_SECONDS + jumped
         if jumped or run.id in self._recovered:
             most = max(most, (run.deadline - run.created).total_seconds() + 25 * MINUTE)
         if billed > most:
@@ -143,6 +144,15 @@ class FleetPromises(Promises):
     def __init__(self, gate: Gate, line: Timeline, machine: CloudMachine, box: Box, waits: Waits) -> None:
         super().__init__(gate, line, machine, box, waits)
         self.each: list[Promises] = []
+
+    def add(self, promises: Promises, runs: Iterable[Run]) -> None:
+        """Adds those of a new machine, with the faults and the runs so far."""
+        promises.ours, promises.host_up = self.ours, self.host_up
+        promises.booted()
+        promises.wrong(max(0.0, self._wrong_until - self._line.seconds))
+        for run in runs:
+            promises.saved(run)
+        self.each.append(promises)
 
     def wrong(self, seconds: float = 0.0) -> None:
         super().wrong(seconds)

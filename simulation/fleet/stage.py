@@ -131,11 +131,7 @@ class FleetStage(Stage):
         box.next_boot, box.begun = self._boot, self.checker.work_begun
         self.boxes[machine.id] = box
         promises = Promises(self.gate, self.line, machine, box, self._waits, slack=SLACK)
-        promises.ours, promises.host_up = self.checker.ours, lambda: self.host_up
-        promises.booted()
-        for run in self.checker.runs.values():
-            promises.saved(run)
-        self.bounds.each.append(promises)
+        self.bounds.add(promises, self.checker.runs.values())
         box.begin()
 
     def _end_box(self, machine: CloudMachine) -> None:
