@@ -154,6 +154,7 @@ def _open_run(run: RunNow) -> dict[str, Any]:
         "failed": run.failed,
         "seconds_left": None if left is None else left.total_seconds(),
         "cost": run.cost.dollars,
+        "machines": list(run.machines),
     }
 
 
@@ -178,6 +179,7 @@ def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, 
     if now.paused_until:
         yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"
+    yield from (("", machine) for run in now.runs for machine in run.machines)
     if now.runs and not document["lock"] and document["timer"].startswith("none"):
         yield "", "no timer advances this run: start `batchscribe tick`, unless one waits for it already"
     yield from _observed_lines(now, document)

@@ -65,7 +65,7 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in world.capacity.poll(config.instances)}
+        tagged = {seen.run for seen in world.capacity.poll(config.instances)} if config.instances else set()
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
 
