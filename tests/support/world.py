@@ -76,6 +76,8 @@ class PlayedWorkers:
     clock: FakeClock
     store: Store
     seconds_each: float = 2.0
+    slow: dict[int, float] = field(default_factory=dict)
+    """Seconds of each chunk by the number of the worker, if they differ."""
     end: WorkerEnd = WorkerEnd.FINISHED
     message: str = ""
     dies_after: int | None = None
@@ -88,7 +90,7 @@ class PlayedWorkers:
 
     def launch(self, _instance: Instance, manifest: Manifest, _url: str) -> None:
         script = WorkerScript(
-            seconds=lambda: self.seconds_each,
+            seconds=lambda: self.slow.get(manifest.worker, self.seconds_each),
             fate=lambda key: self._fate(manifest, key),
             ignores_end=lambda: self.deaf,
             published=self.published.append,
