@@ -14,7 +14,7 @@ from functools import partial
 from simulation.episode import Result, play
 from simulation.listening import listening
 from simulation.summary import Summary, broken, sound
-from simulation.weather import ACTORS, FOCI, Focus
+from simulation.weather import ACTORS, FLEETS, FOCI, Focus
 
 SHARE = 100
 """Episodes of a process between two returns of results."""
@@ -23,7 +23,7 @@ COLLECTED = 50_000
 of 700 costs a fifth of its time."""
 APART = 1_000_000
 """Distance between the first episodes of two seeds."""
-NAMED = {**FOCI, **ACTORS}
+NAMED = {**FOCI, **ACTORS, **FLEETS}
 Played = tuple[list[Result], float]
 
 

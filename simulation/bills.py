@@ -87,13 +87,16 @@ class Bills:
         jumped = sum(abs(seconds) for at, seconds in self._jumps if at >= self._begun[run.id])
         if run.billed_seconds + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
-        most = self._most(run, spans) + jumped
+        most = self._most(run.id, run.id, spans) + jumped
         if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
             most = max(most, (run.deadline - run.created).total_seconds())
         if run.billed_seconds > most and run.id not in self.in_doubt:
             text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
             self._gate.violated("I7", text)
-        self._paid(run, spans, truth - jumped - self.lag - 1.0, most)
+        rates = [self.rates[span.type].micros for span in spans] or [
+            rate.micros for rate in self.rates.values()
+        ]
+        self._paid(run.id, run.cost, rates, truth - jumped - self.lag - 1.0, most)
 
     def _nothing(self, run: Run, truth: float) -> None:
         """I13, independent of the clocks."""
@@ -101,37 +104,29 @@ class Bills:
         if truth and ran and not (run.billed_seconds and run.cost.micros):
             self._gate.violated("I13", f"{run.id} was observed up, ran {truth:.0f} s and is billed nothing")
 
-    def _paid(self, run: Run, spans: list[Span], least: float, most: float) -> None:
-        """I7 in dollars."""
-        paid = run.cost.micros
-        rates = [self.rates[span.type].micros for span in spans] or [
-            rate.micros for rate in self.rates.values()
-        ]
-        if paid < min(rates) * max(0.0, least) / 3600:
-            self._gate.violated(
-                "I7", f"{run.id} cost ${run.cost.text(4)} for {least:.0f} s and more of {spans}"
-            )
+    def _paid(self, name: str, paid: Usd, rates: Sequence[int], least: float, most: float) -> None:
+        """I7 in dollars, of a run or of one of its machines. `rates`: micro-dollars an hour."""
+        if paid.micros < min(rates) * max(0.0, least) / 3600:
+            self._gate.violated("I7", f"{name} cost ${paid.text(4)} for {least:.0f} s and more at {rates}")
         limit = max(rates) * max(most, MINIMUM_BILLED_SECONDS) / 3600 + 1
-        if paid > limit and run.id not in self.in_doubt:
-            self._gate.violated(
-                "I7", f"{run.id} cost ${run.cost.text(4)} for at most {most:.0f} s of {spans}"
-            )
+        if paid.micros > limit and name not in self.in_doubt:
+            self._gate.violated("I7", f"{name} cost ${paid.text(4)} for at most {most:.0f} s at {rates}")
 
-    def _most(self, run: Run, spans: list[Span]) -> float:
+    def _most(self, run: str, name: str, spans: Sequence[Span]) -> float:
         """Longest bill that the polls around its running time explain.
 
         A poll counts if its process worked on the run and recorded the run next. Its time is between
         its request and its answer. With a lost ledger the bill begins at the intent. A run that never ran is
         billed for at most its life; stale polls and the time of calls are added once on each side.
         """
-        looks = self._kept.get(run.id, [])
-        created = self._begun[run.id]
+        looks = self._kept.get(name, [])
+        created = self._begun[run]
         now = self._line.seconds
         if not spans:
             return now - created + CALL_SECONDS
         first, last = spans[0].begin, spans[-1].end or now
         after = [at for _asked, at, _pending in looks if at >= last + self.lag]
-        begin = created if run.id in self._recovered else self._idle(looks, created, first)
+        begin = created if run in self._recovered else self._idle(looks, created, first)
         end = min(after, default=now)
         return end - begin + 2 * self.lag + CALL_SECONDS
 

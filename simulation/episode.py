@@ -16,12 +16,13 @@ from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 from simulation.actors import Actors
+from simulation.fleet.stage import FleetStage
 from simulation.gate import Crashed, Violation
 from simulation.hosts import FIRST
 from simulation.listening import Listener
 from simulation.process import Slot
 from simulation.stage import Stage
-from simulation.weather import HOUR, MINUTE, Focus, between, drawn, pick
+from simulation.weather import HOUR, MINUTE, Focus, add_fleet_faults, between, drawn, pick
 
 STOP_TIMEOUT_SECONDS = 900.0
 """Time from SIGTERM to SIGKILL."""
@@ -81,7 +82,9 @@ class Episode:
     def __init__(self, seed: int, focus: Focus | None = None) -> None:
         self.rng = random.Random(seed)
         self.weather = drawn(self.rng, focus, random.Random(~seed))
-        self.stage = Stage(self.rng, self.weather)
+        if self.weather.fleet:
+            self.weather = add_fleet_faults(self.rng, self.weather)
+        self.stage = (FleetStage if self.weather.fleet else Stage)(self.rng, self.weather)
         self.result = Result(seed=seed)
         self.hours = between(self.rng, 5.0, 11.0)
         self._every = self.stage.policy.check_interval.total_seconds()
@@ -217,8 +220,7 @@ class Episode:
         else:
             self._watch(self.stage.main)
             # While no run is open, lost or not, a pass is one poll: fewer passes suffice.
-            up = self.stage.checker.ours(self.stage.machine.holder)
-            again = MINUTE if up or self.stage.ledger.open_runs() else 5 * MINUTE
+            again = MINUTE if self.stage.is_up or self.stage.ledger.open_runs() else 5 * MINUTE
             self._next_watch = max(self._next_watch + again, line.seconds + 1.0)
 
     def _tick(self, *, wait: bool) -> None:

@@ -122,10 +122,11 @@ class Checker:
     def step(self) -> None:
         machine = self._ours
         if machine.state in UP and machine.holder in self._deadlines:
-            self._guarded(machine, machine.holder, self._deadlines[machine.holder])
+            self._guarded(machine, machine.id, machine.holder)
 
-    def _guarded(self, machine: CloudMachine, run: str, deadline: datetime) -> None:
-        now = self._line.now()
+    def _guarded(self, machine: CloudMachine, name: str, run: str) -> None:
+        """I1 and I2 of a machine, by the name that its stop orders have."""
+        now, deadline = self._line.now(), self._deadlines[run]
         over = max(deadline, self._late.get(run, deadline)) + LIMIT
         if machine.state is InstanceState.RUNNING and now > over and run not in self.unguarded:
             self._gate.violated("I2", f"{machine.id} runs for {run} past {deadline} + 20 min")
@@ -133,7 +134,7 @@ class Checker:
         stored = self._bucket.has(intended) or intended in self._bucket.spoilt
         if not stored and not any(run in ledger.known for ledger in self.ledgers()):
             self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which has no intent")
-        unarmed = run not in self._guard.standing(machine.id) and run not in self.unguarded
+        unarmed = run not in self._guard.standing(name) and run not in self.unguarded
         if now < deadline + GUARD_LAST and unarmed:
             fired = any(firing.run == run for firing in self._guard.fired)
             if not fired:

@@ -42,7 +42,17 @@ _NO_START = frozenset(outcome.value for outcome in Outcome if outcome.no_start)
 class Promises:
     """Checks the time bounds at every step; read-only."""
 
-    def __init__(self, gate: Gate, line: Timeline, machine: CloudMachine, box: Box, waits: Waits) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        line: Timeline,
+        machine: CloudMachine,
+        box: Box,
+        waits: Waits,
+        *,
+        slack: float = 0.0,
+    ) -> None:
+        """`slack`: seconds that an idle machine may wait for work of others."""
         self.ours: Callable[[str], bool] = lambda _run: True
         self.host_up: Callable[[], bool] = lambda: False
         """True while the controller's host has power: its timers make passes."""
@@ -52,9 +62,10 @@ class Promises:
         """Time of the last failed write to the ledger."""
         self._gate = gate
         self._line = line
-        self._machine = machine
+        self.machine = machine
         self._box = box
         self._waits = waits
+        self._slack = slack
         self._wrong_until = 0.0
         self._alone_since = 0.0
         self._down_until = 0.0
@@ -129,8 +140,8 @@ class Promises:
             self._alone_since = now
         else:
             self._down_until = now
-        run = self._machine.holder
-        if self._machine.state is not InstanceState.RUNNING or not self.ours(run):
+        run = self.machine.holder
+        if self.machine.state is not InstanceState.RUNNING or not self.ours(run):
             self._idle_since = self._hung_since = None
             return
         if not self._box.online:
@@ -149,10 +160,11 @@ class Promises:
             return
         begun = self._idle_since = now if self._idle_since is None else self._idle_since
         agent = self._box.agent_at
-        late, known = 0.0, begun
+        late, known = self._slack, begun
         if not workers[-1].ended:
             # Only its agent detects a death; without one the worker counts as stalled.
             late, known = (DEAD_WORKER, max(begun, agent)) if agent is not None else (HUNG, begun)
+            late += self._slack
         if self._box.given(run, len(workers)):
             late = self._waits.reach  # time limit of a host that does not accept its manifest
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
@@ -176,6 +188,6 @@ class Promises:
         """P4, for polls."""
         if self._states.get(run) not in WORK:
             return
-        since = max(driven, self._looked, self._machine.spans[-1].begin, self._wrong_until)
+        since = max(driven, self._looked, self.machine.spans[-1].begin, self._wrong_until)
         if now - since > self._waits.describe + MINUTE + LOOK:
-            self._gate.violated("P4", f"{self._machine.id} was not polled for {now - since:.0f} s")
+            self._gate.violated("P4", f"{self.machine.id} was not polled for {now - since:.0f} s")

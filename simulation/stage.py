@@ -202,6 +202,11 @@ class Stage:
         if self.host.offset:
             self.jump(-self.host.offset.total_seconds())
 
+    @property
+    def is_up(self) -> bool:
+        """True if a machine is up for a run of ours, lost or not."""
+        return self.checker.ours(self.machine.holder)
+
     # the wiring
 
     def _wire(self) -> None:

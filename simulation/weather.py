@@ -95,6 +95,16 @@ class Weather:
     """That the processor of the controller's host works beside the GPU."""
     set_back: float = 0.0
     """That the host's clock is set back by hours while a run works."""
+    fleet: int = 0
+    """The most machines that a run creates; 0: one existing instance."""
+    interruptions: int = 0
+    """Spot machines that the cloud takes back, with a notice or without."""
+    slow_machines: float = 0.0
+    """That a created machine works at a fraction of the others' speed."""
+    lost_tokens: float = 0.0
+    """That a repeated request creates a second machine of the same name."""
+    dry_offers: int = 0
+    """Times in which one offer has no capacity."""
 
 
 CALM = Weather()
@@ -163,6 +173,34 @@ ACTORS: Mapping[str, Focus] = {
     "a CPU lane": {"lane": 1.0, "crash": 0.002, "dies": 0.02},
 }
 """Weathers with other programs and users who change what the scheduler works with."""
+
+
+_FLEET_SPICES: dict[str, Sequence[float | int]] = {
+    "interruptions": (1, 3, 10),
+    "slow_machines": (0.1, 0.4),
+    "lost_tokens": (0.5, 1.0),
+    "dry_offers": (2, 6),
+}
+_NOT_WITH_FLEETS = ("people", "strangers", "second_host", "edits", "forgeries", "stuck", "late_tags", "lane", "use")
+FLEETS: Mapping[str, Focus] = {
+    "a fleet": {"fleet": 20},
+    "a fleet without faults": {"fleet": 20, "crash": 0.0, "fault": 0.0, "interruptions": -1, "lost_disk": 0.0},
+    "a spot market": {"fleet": 12, "interruptions": 12, "dry_offers": 6, "crash": 0.002},
+    "a fleet whose ledger is lost": {"fleet": 8, "outages": 3, "lost_disk": 1.0, "ledger_files": 2},
+    "lost replies of a fleet": {"fleet": 8, "fault": 0.1, "lost_reply": 0.8, "lost_tokens": 0.5, "crash": 0.005},
+}
+"""Weathers of runs that create their machines."""
+
+
+def add_fleet_faults(rng: random.Random, weather: Weather) -> Weather:
+    """Draws the faults that only created machines have, and drops those that only an existing instance has."""
+    spices = {
+        name: pick(rng, levels)
+        for name, levels in _FLEET_SPICES.items()
+        if not getattr(weather, name) and rng.random() < _SPICED
+    }
+    fields: dict[str, float] = dict.fromkeys(_NOT_WITH_FLEETS, 0) | spices
+    return replace(weather, **fields)  # type: ignore[arg-type]
 
 
 def drawn(rng: random.Random, focus: Focus | None = None, actors: random.Random | None = None) -> Weather:

@@ -20,18 +20,17 @@ from batchscribe import aws_environment
 from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.decide.observation import IfRunning, InstanceChoice, PolicyName
+from batchscribe.core.decide.observation import PolicyName
 from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
 from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
-from batchscribe.text_settings import TextSettings, as_path
+from batchscribe.machine_settings import LOCAL, MachineSettings
+from batchscribe.text_settings import as_path
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
 MASK = "(hidden)"
-LOCAL = "local"
-"""The GPU_PROVIDER of a GPU in this machine."""
 
 
 _VARIABLE = re.compile(r"\$[A-Za-z_]\w*|\$\{[^}]*\}?|%[A-Za-z_]\w*%", re.ASCII)
@@ -50,7 +49,7 @@ class Effective(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(TextSettings):
+class Settings(MachineSettings):
     """All settings, typed. `folder` contains `.env`; relative paths start there."""
 
     source: Annotated[str, Name("BATCH_SOURCE", parse.store_url, _STORE, placed=True)] = ""
@@ -100,23 +99,6 @@ class Settings(TextSettings):
             "arn:aws:iam::<account>:role/<name>",
         ),
     ] = ""
-    provider: Annotated[str, Name("GPU_PROVIDER", parse.one_of("local", "ec2"), "local or ec2")] = "local"
-    instance_id: Annotated[
-        str, Name("GPU_INSTANCE_ID", parse.matching(r"i-[0-9a-f]{8,17}"), "an ID, e.g. i-0123456789abcdef0")
-    ] = ""
-    instance_type: Annotated[
-        str, Name("GPU_INSTANCE_TYPE", parse.matching(r"[a-z0-9.-]+"), "a type such as g4dn.xlarge")
-    ] = ""
-    instance_types: Annotated[
-        tuple[str, ...], Name("GPU_INSTANCE_TYPES", parse.words, "types such as g4dn.xlarge,g5.xlarge")
-    ] = ()
-    instance_choice: Annotated[
-        InstanceChoice,
-        Name("GPU_INSTANCE_CHOICE", parse.member(InstanceChoice), " or ".join(InstanceChoice)),
-    ] = InstanceChoice.ORDERED
-    if_running: Annotated[
-        IfRunning, Name("GPU_IF_RUNNING", parse.member(IfRunning), " or ".join(IfRunning))
-    ] = IfRunning.HOLD
     region: Annotated[
         str,
         Name("AWS_REGION", parse.matching(r"[a-z0-9-]+"), "a region, e.g. us-east-2", "AWS_DEFAULT_REGION"),
@@ -124,19 +106,10 @@ class Settings(TextSettings):
     endpoint_url: Annotated[
         str, Name("AWS_ENDPOINT_URL", parse.matching(r"https?://\S+"), "http://… or https://…")
     ] = ""
-    hourly_cost: Annotated[Usd | None, Name("GPU_HOURLY_COST", parse.dollars, "dollars, e.g. 0.526")] = None
     price_file: Annotated[Path | None, Name("BATCH_PRICE_FILE", as_path, "a file", placed=True)] = None
     host_hourly_cost: Annotated[
         Usd | None, Name("BATCH_HOST_HOURLY_COST", parse.dollars, "dollars, e.g. 0.0042")
     ] = None
-    ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", as_path, "a file", placed=True)] = None
-    ssh_user: Annotated[
-        str, Name("GPU_SSH_USER", parse.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user name")
-    ] = "ubuntu"
-    ssh_port: Annotated[int, Name("GPU_SSH_PORT", parse.whole(1, 65_535), "a port from 1 to 65535")] = 22
-    ssh_host: Annotated[
-        str, Name("GPU_SSH_HOST", parse.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"), "public, private or a host")
-    ] = "public"
     engine: Annotated[str, Name("BATCH_ENGINE", parse.matching(r"[a-z0-9-]+"), "auto or an engine")] = "auto"
     model: Annotated[str, Name("WHISPER_MODEL", parse.matching(), "auto, a model name or a folder")] = "auto"
     compute_type: Annotated[

@@ -118,7 +118,7 @@ def test_a_hold_ends_at_its_expected_time_and_not_before(found: list[Chunk], pol
 def test_more_audio_never_costs_less(found: list[Chunk], more: int, runtime: float, limit: int) -> None:
     def dollars(chunks: list[Chunk]) -> Usd:
         backlog = backlog_of(chunks)
-        return foresee(backlog, Priors(), OFFER.rate, runtime=runtime, pause=60.0, limit=limit).cost
+        return foresee(backlog, Priors(), OFFER.rate, runtime=runtime, pause=60.0, limit=limit)[0].cost
 
     assert dollars([*found, chunk(size=more)]) >= dollars(found)
 

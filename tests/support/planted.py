@@ -36,7 +36,8 @@ from batchscribe.core.decide.money import ZERO
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
-from batchscribe.core.run.runs import Run, RunState, Step
+from batchscribe.core.run.run_steps import Step
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
 from simulation import box, episode, stage

@@ -30,7 +30,8 @@ from batchscribe.core.run.manifest import (
     WorkerEnd,
     WorkerRef,
 )
-from batchscribe.core.run.runs import Run, next_step
+from batchscribe.core.run.run_steps import next_step
+from batchscribe.core.run.runs import Run
 from batchscribe.core.run.waiting import Wait, wait_text
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.ledger import Ledger
@@ -75,6 +76,8 @@ class PlayedWorkers:
     clock: FakeClock
     store: Store
     seconds_each: float = 2.0
+    slow: dict[int, float] = field(default_factory=dict)
+    """Seconds of each chunk by the number of the worker, if they differ."""
     end: WorkerEnd = WorkerEnd.FINISHED
     message: str = ""
     dies_after: int | None = None
@@ -87,7 +90,7 @@ class PlayedWorkers:
 
     def launch(self, _instance: Instance, manifest: Manifest, _url: str) -> None:
         script = WorkerScript(
-            seconds=lambda: self.seconds_each,
+            seconds=lambda: self.slow.get(manifest.worker, self.seconds_each),
             fate=lambda key: self._fate(manifest, key),
             ignores_end=lambda: self.deaf,
             published=self.published.append,

@@ -6,7 +6,8 @@ import pytest
 
 from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.run.meter import Meter
-from batchscribe.core.run.runs import LEGAL, Machine, Outcome, RunState, next_step
+from batchscribe.core.run.run_steps import next_step
+from batchscribe.core.run.runs import LEGAL, Machine, Outcome, RunState
 from batchscribe.errors import RefusedError
 from support.values import NOW, RATE, meter, moment, run, workers
 

@@ -18,6 +18,7 @@ from batchscribe.controller.commands.rehearsal import describe_proof
 from batchscribe.controller.observe import PAUSED
 from batchscribe.controller.run_message import count_failed
 from batchscribe.core.decide.policy import FOREVER, describe_pause
+from batchscribe.core.decide.observation import Observation
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.other_scheduler import FIX
 from batchscribe.core.run.runs import Run
@@ -120,7 +121,7 @@ def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
         return document | {"error": now.error}
     instance, backlog = now.observed.instance, now.observed.backlog
     return document | {
-        "gpu": {"id": instance.id, "state": instance.state, "type": instance.type},
+        "gpu": {"id": instance.id, "state": instance.state, "type": instance.type} if instance else None,
         "backlog": {name: getattr(backlog, name) for name in (*COUNTS, "oldest")},
         "next": {"decision": type(now.decision).__name__.lower(), "reason": now.decision.reason.sentence},
     }
@@ -153,6 +154,7 @@ def _open_run(run: RunNow) -> dict[str, Any]:
         "failed": run.failed,
         "seconds_left": None if left is None else left.total_seconds(),
         "cost": run.cost.dollars,
+        "machines": list(run.machines),
     }
 
 
@@ -177,6 +179,7 @@ def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, 
     if now.paused_until:
         yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"
+    yield from (("", machine) for run in now.runs for machine in run.machines)
     if now.runs and not document["lock"] and document["timer"].startswith("none"):
         yield "", "no timer advances this run: start `batchscribe tick`, unless one waits for it already"
     yield from _observed_lines(now, document)
@@ -198,17 +201,24 @@ def _describe_run(run: RunNow, at: datetime) -> str:
     )
 
 
+def _describe_gpu(seen: Observation) -> str:
+    if seen.instance is None:
+        offers = ", ".join(offer.name for offer in seen.offers)
+        return f"up to {format_count(seen.max_machines, 'machine')}, created for each run ({offers})"
+    kind = f" ({seen.instance.type})" if seen.instance.type else ""
+    return f"{seen.instance.id}{kind} is {seen.instance.state}"
+
+
 def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if now.observed is None:
         yield "Error", now.error
         return
-    backlog, instance = now.observed.backlog, now.observed.instance
+    backlog = now.observed.backlog
     oldest = f", the oldest {span(now.at - backlog.oldest)} old" if backlog.oldest else ""
     yield "Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"
     if backlog.quarantined:
         yield "Quarantine", f"{format_count(backlog.quarantined, 'chunk')}: `batchscribe quarantine list`"
-    kind = f" ({instance.type})" if instance.type else ""
-    yield "GPU", f"{instance.id}{kind} is {instance.state}"
+    yield "GPU", _describe_gpu(now.observed)
     if lane := document["cpu_lane"]:
         yield "CPU lane", lane
     yield "Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"

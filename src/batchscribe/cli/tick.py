@@ -197,7 +197,7 @@ def opened(
 def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
     with opened(app, manual=manual, remember=False, only=only) as made:
         seen = observe(made.world, made.config)
-        if seen.instance.state is InstanceState.MISSING:
+        if seen.instance and seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.config.policy)
         refused = _find_refusal(made)

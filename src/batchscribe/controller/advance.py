@@ -24,11 +24,12 @@ from batchscribe.controller.context import (
 from batchscribe.controller.follow import dispatch_and_follow, follow
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.settle import settle
-from batchscribe.controller.steps import arm, await_running, provision
+from batchscribe.controller.steps import arm, await_running, provision, work
 from batchscribe.controller.teardown import begin_teardown, teardown
 from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.messages import Level
-from batchscribe.core.run.runs import Outcome, Run, RunState, Step, next_step
+from batchscribe.core.run.run_steps import Step, next_step
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     BatchscribeError,
@@ -46,6 +47,7 @@ ACTS = {
     Step.FOLLOW: (follow, Outcome.WORKER_FAILED, Outcome.WORKER_FAILED),
 }
 """Function of each step; outcome of a run if it fails, and if its transient errors do not pass."""
+_WORKING = frozenset({Step.DISPATCH, Step.FOLLOW})
 RETRIED = "step.failed"
 UNREACHABLE = "unreachable/"
 """Ledger facts: monotonic time since when the steps of a run fail."""
@@ -138,6 +140,7 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
 def _try_step(world: World, config: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
     """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
     act, failed, timed_out = ACTS[step]
+    act = work if step in _WORKING and len(run.machines) > 1 else act
     try:
         run = act(world, config, run)
     except InterruptedRunError:
@@ -167,7 +170,9 @@ def _is_hopeless(world: World, config: RunConfig, run: Run, step: Step) -> bool:
         case Step.AWAIT_RUNNING:
             return all(is_late(m.meter.start_requested, now, config.waits.up) for m in run.working)
         case Step.DISPATCH:
-            return all(is_late(m.reaching_since, now, config.waits.reach) for m in run.working)
+            waited = (m.reaching_since or m.meter.start_requested for m in run.undispatched)
+            at_work = len(run.undispatched) < len(run.working)
+            return not at_work and all(is_late(since, now, config.waits.reach) for since in waited)
         case _:
             return False
 

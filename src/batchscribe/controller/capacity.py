@@ -10,7 +10,7 @@ from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run
-from batchscribe.errors import NoCapacityError, QuotaError
+from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
 
 def poll_one(world: World, instance: str) -> Instance:
@@ -43,7 +43,7 @@ def choose_offer(world: World, config: RunConfig, run: Run, seen: Instance) -> O
     if not run.wanted_type:
         return list_offers(world, config, seen)[0]
     for offer in _list_run_offers(world, config, run, seen):
-        if offer.instance_type == run.wanted_type:
+        if offer.name == run.wanted_type:
             return offer
     raise NoCapacityError(f"{run.wanted_type} is no longer offered")
 
@@ -54,26 +54,46 @@ def _list_run_offers(world: World, config: RunConfig, run: Run, seen: Instance) 
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
+    """The run with the type that a poll showed, and its price; a created machine has both for itself."""
     if not seen.type:
         return run
-    return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)
+    if not run.creates_machines:
+        return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)
+    try:
+        rate = world.capacity.offers(seen)[0].rate
+    except MisconfiguredError as error:
+        # It runs, and its offer had a price.
+        log.warning("price.missing", run=run.id, error=str(error))
+        rate = run.machine(seen.id).rate or run.rate
+    return run.with_machine(seen.id, type=seen.type, market=seen.market, rate=rate)
+
+
+def with_price(world: World, run: Run, seen: Instance) -> Run:
+    """The run with the price of a created machine, if a poll shows another type or market than was recorded."""
+    if not run.creates_machines or not seen.type:
+        return run
+    machine = run.machine(seen.id)
+    return run if (machine.type, machine.market) == (seen.type, seen.market) else with_type(world, run, seen)
 
 
 def take_another_offer(
     world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError
 ) -> Run:
-    """Chooses the next offer, or begins teardown if none is left.
+    """Chooses the next offer, or ends the machine's work if none is left.
 
-    Only records the choice: `Capacity.acquire` is repeated until polls show it.
+    A created machine's offer is also that of all that were not accepted yet. Only records the choice: `Capacity.acquire` is repeated until polls show it.
     """
-    if any(machine.meter.start_accepted for machine in run.machines):
+    if not run.creates_machines and any(machine.meter.start_accepted for machine in run.machines):
         return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))
     refused = run.wanted_type or run.instance_type
     tried = (*run.tried_types, refused)
     for offer in _list_run_offers(world, config, run, seen):
-        other = offer.instance_type
+        other = offer.name
         if other not in tried and _is_within_budget(world, config, run, offer):
             changed = replace(run, tried_types=tried, wanted_type=other)
+            if run.creates_machines:
+                changed = replace(changed, instance_type=offer.instance_type, rate=offer.rate)
+                return save(world, changed, f"no capacity for {refused}: trying {other}")
             return save(world, changed, f"no capacity for {refused}: changing the instance to {other}")
     outcome = Outcome.QUOTA if isinstance(error, QuotaError) else Outcome.NO_CAPACITY
     listed = f" (tried: {', '.join(tried)})" if len(tried) > 1 else ""

@@ -91,6 +91,11 @@ class RunConfig:
     release: str
     provider: str
     instances: tuple[str, ...]
+    """Existing instances; none if each run creates its machines."""
+    max_machines: int = 1
+    """The most machines of a run that creates its machines."""
+    image: str = ""
+    """Name of the record that created machines get a copy of: their launch template."""
     first_offer_only: bool = False
     """True for a rehearsal: it never changes the type of its instance."""
     launch: str = "auto"
@@ -199,17 +204,19 @@ def read_moment(world: World) -> Moment:
 def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[str, Poll]:
     """Polls machines of a run, by id.
 
-    Raises what Capacity.poll raises, and ComputeUnavailableError if an answer may be older than the last.
+    Raises what Capacity.poll raises, and ComputeUnavailableError if an answer may be older than the last. Of
+    several machines, only those answers are left out.
     """
     asked = read_moment(world)
     found = world.capacity.poll(tuple(machine.id for machine in machines))
     answered = read_moment(world)
     polls = {seen.id: Poll(asked=asked, answered=answered, instance=seen) for seen in found}
-    for name, poll in polls.items():
-        if run.machine(name).meter.contradicts(poll, world.lag):
-            state = poll.instance.state
-            raise ComputeUnavailableError(f"{name} is {state}, but was up a moment ago: will poll again")
-    return polls
+    old = {name for name, poll in polls.items() if run.machine(name).meter.contradicts(poll, world.lag)}
+    if old and len(polls) == 1:
+        (name,) = old
+        state = polls[name].instance.state
+        raise ComputeUnavailableError(f"{name} is {state}, but was up a moment ago: will poll again")
+    return {name: poll for name, poll in polls.items() if name not in old}
 
 
 def explain_not_up(machine: Machine, seen: Instance) -> str:
@@ -233,7 +240,8 @@ def read_tag(run: Run, machine: Machine, poll: Poll) -> Run:
 
 
 def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
-    return run.with_machine(machine.id, meter=machine.meter.read(poll, ours=True))
+    meter = machine.meter.read(poll, ours=not run.creates_machines)
+    return run.with_machine(machine.id, meter=meter)
 
 
 def is_poll_due(machine: Machine, config: RunConfig, now: Moment) -> bool:
@@ -301,16 +309,19 @@ def end_machine(
 ) -> Run:
     """Ends the work of one machine. Begins teardown once none works.
 
-    The run has failed if the work of all its machines failed. A broken ledger does not prevent the teardown.
+    The run has failed if the work of all its machines failed; its outcome is then one of a machine that ran, if
+    one did. A broken ledger does not prevent the teardown.
     """
     others = [machine for machine in run.machines if machine.id != instance]
     if not others:
         return save_best_effort(world, run.releasing(outcome, detail), note)
-    run = run.with_machine(instance, over=True, outcome=outcome)
+    run = run.with_machine(instance, over=True, over_since=read_moment(world), outcome=outcome)
     if run.working:
         return save_best_effort(world, run, f"{instance}: {detail or note}")
-    failed = all(machine.outcome for machine in others)
-    return save_best_effort(world, run.releasing(outcome if failed else None, detail), note)
+    outcomes = [outcome, *(machine.outcome for machine in others)]
+    if outcome and outcome.no_start:
+        outcome = next((each for each in outcomes if each and not each.no_start), outcome)
+    return save_best_effort(world, run.releasing(outcome if all(outcomes) else None, detail), note)
 
 
 def step_each(

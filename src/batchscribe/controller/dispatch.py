@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from batchscribe.controller.capacity import read_priors
+import msgspec
+
 from batchscribe.controller.context import (
     RunConfig,
     World,
@@ -16,21 +17,23 @@ from batchscribe.controller.context import (
     note_trouble,
     poll_machines,
     read_latest,
+    read_moment,
     read_poll,
     save,
     save_best_effort,
     step_each,
 )
-from batchscribe.controller.languages import find_engines, take_one_engine
+from batchscribe.controller.languages import take_one_engine
 from batchscribe.controller.records import (
-    read_batch,
     read_exit,
     read_manifest,
     record_batch,
     record_manifest,
     store_manifest,
 )
-from batchscribe.core.decide.packing import Batch, pack
+from batchscribe.controller.sharing.portions import next_batch
+from batchscribe.controller.sharing.revocation import await_rest
+from batchscribe.core.decide.packing import Priors, take_portion
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk, digest
@@ -45,13 +48,14 @@ from batchscribe.errors import (
     UnreadableError,
 )
 
-MODEL_LOAD_SECONDS = 30.0
-"""From the start of a worker to its first window, on a host that is up."""
+REST_SECONDS = 90.0
+"""Longest wait of an idle machine for work that returns: its agent powers it off soon after."""
 
 
 def dispatch(world: World, config: RunConfig, run: Run) -> Run:
     """Starts a worker on the next manifest of each idle machine once its host answers."""
-    polls = poll_machines(world, run, run.undispatched)
+    idle = [machine for machine in run.undispatched if machine not in run.awaited]
+    polls = poll_machines(world, run, idle) if idle else {}
 
     def act(run: Run, machine: Machine) -> Run:
         try:
@@ -62,13 +66,14 @@ def dispatch(world: World, config: RunConfig, run: Run) -> Run:
             save_best_effort(world, replace(read_latest(world, run), blocked=config.access))
             raise
 
-    return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
+    polled = [machine for machine in idle if machine.id in polls]
+    return step_each(world, run, polled, act, Outcome.LAUNCH_FAILED)
 
 
 def _dispatch_machine(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     if down := explain_not_up(machine, poll.instance):
         run = read_poll(run, machine, poll)
-        if any(worker.launched for worker in run.workers if worker.machine == machine.id):
+        if any(run.workers[number].launched for number in run.workers_on(machine.id)):
             return end_machine(world, run, machine.id, None, f"{down}: the rest is for the next run")
         return end_machine(world, run, machine.id, Outcome.START_FAILED, f"{down}, before any work")
     if is_poll_due(machine, config, poll.answered):
@@ -98,38 +103,17 @@ def _await_host(world: World, config: RunConfig, run: Run, poll: Poll, error: Tr
     return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))
 
 
-def next_batch(world: World, config: RunConfig, run: Run) -> Batch:
-    """Pending, untried chunks that fit into the time left of this run; of its batch if it has a limit."""
-    backlog = world.scanner(run.by_hand).backlog()
-    given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
-    tried = {chunk.key for manifest in given for chunk in manifest.chunks}
-    fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
-    if run.workers and run.limit is not None:
-        batch = read_batch(world, run)
-        fresh = [chunk for chunk in fresh if chunk.key in batch]
-    elif run.workers and all(chunk.previously_failed for chunk in fresh):
-        # They were in an earlier manifest's batch only if that had another engine.
-        had = {manifest.engine for manifest in given}
-        fresh = [chunk for engine, chunk in find_engines(world, config, fresh) if engine not in had]
-    priors = read_priors(world, config, run.instance_type)
-    return pack(
-        fresh,
-        pending=len(fresh),
-        priors=replace(priors, setup_seconds=min(priors.setup_seconds, MODEL_LOAD_SECONDS)),
-        rate=run.rate,
-        seconds=(run.deadline - world.clock.now()).total_seconds(),
-        limit=None if run.limit is None else max(0, run.limit - len(tried)),
-    )
-
-
 def ensure_manifest(world: World, config: RunConfig, run: Run, instance: str) -> Run:
     """Ensures a stored, unprocessed manifest of the machine. Ends its work if nothing is pending."""
     number = run.worker_on(instance)
     if number is not None and read_exit(world, run.name_of(number)) is None:
         store_manifest(world, run, number)
         return run
-    batch = next_batch(world, config, run)
+    batch = next_batch(world, config, run, instance)
     if not batch.chunks:
+        late = is_late(run.machine(instance).reaching_since, read_moment(world), REST_SECONDS)
+        if waiting := None if late else await_rest(world, config, run):
+            return waiting
         return end_machine(world, run, instance, None, "nothing was left to do")
     return give_work(world, config, run, instance, batch.chunks)
 
@@ -141,16 +125,39 @@ def give_work(world: World, config: RunConfig, run: Run, instance: str, chunks: 
     return run
 
 
+def with_first_manifests(
+    world: World, config: RunConfig, run: Run, chunks: Sequence[Chunk], priors: Priors
+) -> Run:
+    """Returns the run with the first manifest of each machine, recorded but not yet stored.
+
+    Several machines get a portion each; one without work is not created.
+    """
+    if len(run.machines) == 1:
+        return with_manifest(world, config, run, run.instance, chunks)
+    record_batch(world, run, chunks)
+    left, count = list(chunks), len(run.machines)
+    total = sum(map(priors.audio_seconds, chunks))
+    for machine in run.machines:
+        if left:
+            portion = take_portion(left, total=total, given=0, machines=count, priors=priors)
+            run = with_manifest(world, config, run, machine.id, portion)
+            taken = {chunk.key for chunk in read_manifest(world, run, len(run.workers) - 1).chunks}
+            left = [chunk for chunk in left if chunk.key not in taken]
+    if not run.creates_machines:
+        return run
+    return replace(run, machines=tuple(m for m in run.machines if run.worker_on(m.id) is not None))
+
+
 def with_manifest(world: World, config: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Returns the run with the machine's next manifest, recorded but not yet stored.
 
     It takes the chunks of one engine; the others are left for the next manifest.
     """
     batch = tuple(chunks)
-    if run.limit is not None and not run.workers:
+    if run.limit is not None and not run.workers and len(run.machines) == 1:
         record_batch(world, run, batch)
     engine, alike = take_one_engine(world, config, batch)
-    key = record_manifest(world, _build_manifest(config, run, engine, alike))
+    key = record_manifest(world, _build_manifest(config, run, instance, engine, alike))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
@@ -158,10 +165,10 @@ def _launch_worker(world: World, config: RunConfig, run: Run, seen: Instance) ->
     """Starts the machine's last worker. Repeating it is harmless."""
     run = ensure_manifest(world, config, run, seen.id)
     number = run.worker_on(seen.id)
-    if run.ending or number is None or run.machine(seen.id).over:
+    if run.ending or number is None or run.machine(seen.id).over or run.workers[number].ended:
         return run
     manifest = read_manifest(world, run, number)
-    if number and run.launch == ClaimLaunch.BOOT:
+    if number != run.workers_on(seen.id)[0] and run.launch == ClaimLaunch.BOOT:
         world.capacity.announce(seen.id, digest(manifest))
     world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[number]}")
     changed = replace(run, dispatched=run.dispatched or world.clock.now()).with_worker(number, launched=True)
@@ -169,10 +176,13 @@ def _launch_worker(world: World, config: RunConfig, run: Run, seen: Instance) ->
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
-def _build_manifest(config: RunConfig, run: Run, engine: EngineSpec, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(
+    config: RunConfig, run: Run, instance: str, engine: EngineSpec, chunks: Iterable[Chunk]
+) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.workers),
+        machine=instance if len(run.machines) > 1 else msgspec.UNSET,
         release=config.release,
         source=run.source,
         output=run.output,

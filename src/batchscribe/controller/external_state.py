@@ -49,7 +49,7 @@ def _leave_claim(world: World, config: RunConfig, run: Run, instance: str) -> st
     """
     if config.shared_machine:
         return LOCAL
-    record = None if run.borrowed else read_instance_record(world, instance)
+    record = None if run.borrowed else read_instance_record(world, config.image or instance)
     if record is None:
         return ClaimLaunch.SSH
     wanted = ClaimLaunch.BOOT if config.launch == "auto" else ClaimLaunch(config.launch)
@@ -62,8 +62,9 @@ def _leave_claim(world: World, config: RunConfig, run: Run, instance: str) -> st
         launch=launch,
         region=config.region,
         endpoint=config.endpoint,
+        machine=instance if run.creates_machines else "",
     )
-    _write_record(world, msgspec.structs.replace(record, claim=claim))
+    _write_record(world, msgspec.structs.replace(record, instance=instance, claim=claim))
     return launch
 
 
@@ -134,14 +135,21 @@ def disarm_settled(world: World, instance: str) -> None:
 
 
 def _remove_claim(world: World, run: Run, machine: Machine) -> None:
+    """Removes the claim; the whole record of a created machine, whose name is never used again."""
+    if run.creates_machines:
+        world.home.delete(keys.instance(machine.id))
+        return
     record = read_instance_record(world, machine.id)
     if record is not None and record.claim is not None and record.claim.run == run.id:
         _write_record(world, msgspec.structs.replace(record, claim=None))
 
 
 def _restore_instance(world: World, run: Run, machine: Machine) -> None:
-    """Empties the tags and restores the type, unless another owner changed them."""
-    if not run.started and not run.retyped:
+    """Empties the tags and restores the type, unless another owner changed them.
+
+    A created machine is gone with both.
+    """
+    if run.creates_machines or (not run.started and not run.retyped):
         return
     seen = poll_one(world, machine.id)
     # Any of these types may be in force: the last request may never have taken effect.

@@ -24,7 +24,7 @@ from batchscribe.controller.context import (
     save_best_effort,
     step_each,
 )
-from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, dispatch, give_work, next_batch
+from batchscribe.controller.dispatch import dispatch, give_work
 from batchscribe.controller.records import (
     by_our_clock,
     read_exit,
@@ -32,6 +32,9 @@ from batchscribe.controller.records import (
     read_manifest,
     read_progress,
 )
+from batchscribe.controller.sharing.portions import MODEL_LOAD_SECONDS, next_batch
+from batchscribe.controller.sharing.revocation import await_rest
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
@@ -41,10 +44,11 @@ from batchscribe.errors import BatchscribeError, TransientError
 
 def dispatch_and_follow(world: World, config: RunConfig, run: Run) -> Run:
     """Starts workers on idle machines; follows those of the others meanwhile."""
-    run = dispatch(world, config, run)
-    if run.state is not RunState.DISPATCHING:
+    before = run.state
+    run = dispatch(world, config, run) if run.undispatched else run
+    if run.state is not before:
         return run
-    if not run.undispatched:
+    if run.state is RunState.DISPATCHING and not run.undispatched:
         return save(world, run.moved(RunState.TRANSCRIBING))
     return follow(world, config, run) if len(run.machines) > 1 else run
 
@@ -73,7 +77,7 @@ def _follow_machine(
             return _handle_exit(world, config, run, number, record)
         progress = read_progress(world, worker)
         if down:
-            return end_machine(world, run, machine.id, *_explain_down(world, run, worker, down))
+            return end_machine(world, run, machine.id, *_explain_down(world, run, machine, worker, down))
     except BatchscribeError as error:
         if not down:
             raise
@@ -94,8 +98,8 @@ def _poll_if_due(
     except TransientError as error:
         log.warning("instance.poll_failed", run=run.id, error=str(error))
         return run, {}
-    for machine in machines:
-        run = read_poll(run, machine, polls[machine.id])
+    for name, poll in polls.items():
+        run = read_poll(run, run.machine(name), poll)
     return save_best_effort(world, run), {name: poll.instance for name, poll in polls.items()}
 
 
@@ -172,14 +176,18 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
-        return _find_outcome(number, record, over=world.clock.now() >= run.deadline)
-    end = read_host_end(world, run)
+        return _find_outcome(run, number, record, over=world.clock.now() >= run.deadline)
+    end = read_host_end(world, run, instance)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
-def _explain_down(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
+def _explain_down(
+    world: World, run: Run, machine: Machine, worker: WorkerName, down: str
+) -> tuple[Outcome | None, str]:
     """Outcome and reason of a machine that went down without an exit record."""
-    end = read_host_end(world, run)
+    end = read_host_end(world, run, machine.id)
+    if end is None and machine.market == Market.SPOT:
+        return Outcome.SPOT_INTERRUPTED, f"{down}: the cloud took the spot machine back without notice"
     if end is None:
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: stopped from outside"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
@@ -192,19 +200,22 @@ def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record:
     now = world.clock.now()
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
-    if record.end is WorkerEnd.FINISHED:
+    shared = record.end is WorkerEnd.STOPPED and run.workers[number].revoked and now < run.deadline
+    if record.end is WorkerEnd.FINISHED or shared:
         return _continue_run(world, config, run, number)
-    end = _find_outcome(number, record, over=now >= run.deadline)
+    end = _find_outcome(run, number, record, over=now >= run.deadline)
+    run = run.with_worker(number, revoked=len(run.machines) > 1)
     return end_machine(world, run, run.workers[number].machine, *end)
 
 
-def _find_outcome(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
+def _find_outcome(run: Run, number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
     match record.end:
         case WorkerEnd.FINISHED:
             return None, f"worker {number} finished"
         case WorkerEnd.STOPPED:
-            outcome = Outcome.TIMED_OUT if over else Outcome.INTERRUPTED
-            return outcome, record.message or "the worker was asked to end"
+            spot = run.machine(run.workers[number].machine).market == Market.SPOT
+            outcome = Outcome.SPOT_INTERRUPTED if spot else Outcome.INTERRUPTED
+            return Outcome.TIMED_OUT if over else outcome, record.message or "the worker was asked to end"
         case WorkerEnd.FAILED:
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
@@ -214,10 +225,12 @@ def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run
     note, instance = f"worker {number} finished", run.workers[number].machine
     left = (run.deadline - world.clock.now()).total_seconds() - config.priors.release_seconds
     if left > 2 * MODEL_LOAD_SECONDS:
-        batch = next_batch(world, config, run)
+        batch = next_batch(world, config, run, instance)
+        again = run.moved(RunState.DISPATCHING)
+        again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
+        if len(run.machines) > 1 and not batch.chunks and (waiting := await_rest(world, config, again)):
+            return save(world, waiting, f"{note}; {instance} waits for work that returns")
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
-            again = run.moved(RunState.DISPATCHING)
-            again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
             try:
                 again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
             except BatchscribeError as error:
@@ -229,7 +242,7 @@ def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run
 
 def _add_times(run: Run, number: int, reported: Progress | ExitRecord, now: datetime) -> Run:
     """Adds the start times of the run's first worker and window."""
-    if run.first_window is not None or number:
+    if run.first_window is not None or number != run.workers_on(run.workers[number].machine)[0]:
         return run
     at = by_our_clock(run, reported.at, now)
     elapsed = timedelta(seconds=reported.timings.elapsed)

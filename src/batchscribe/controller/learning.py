@@ -17,8 +17,13 @@ def learn(
 
     `work`: for each worker its engine and exit record.
     """
+    types = [run.machine(worker.machine).type for worker in run.workers]
     worked = [
-        (engine, record) for engine, record in work if record and record.timings.busy and record.tally.done
+        (engine, record)
+        for engine, record in work
+        if record and record.timings.busy and record.tally.done
+        # Of machines of several types, those of the last offer.
+        and types[record.worker : record.worker + 1] in ([], [""], [run.instance_type])
     ]
     if not worked:
         return

@@ -14,11 +14,13 @@ from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import HostFault, Observation
 from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.policy import LONGEST_PAUSE
-from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Outcome, Run
 
 PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
+NOT_CREATED = Instance(id="", state=InstanceState.STOPPED)
+"""The poll of a machine that a run would create."""
 
 
 def observe(world: World, config: RunConfig) -> Observation:
@@ -28,13 +30,15 @@ def observe(world: World, config: RunConfig) -> Observation:
     recent = [run for run in found if not run.lane and not is_rehearsal(run)]
     unproductive = _list_unproductive_runs([run for run in recent if not run.open])
     fault = _find_host_fault(unproductive)
-    record = read_instance_record(world, config.instances[0]) if fault else None
-    instances = world.capacity.poll(config.instances)
+    record = read_instance_record(world, config.image or config.instances[0]) if fault else None
+    instances = world.capacity.poll(config.instances) if config.instances else ()
     return Observation(
         now=now,
         backlog=world.scanner(config.policy.manual).backlog(),
         instances=instances,
-        offers=list_offers(world, config, instances[0]),
+        offers=list_offers(world, config, instances[0] if instances else NOT_CREATED),
+        max_machines=config.max_machines,
+        interrupted=_find_interrupted([run for run in recent if not run.open]),
         open_run=find_open_run(found),
         lane=None if find_lane_problem(world, config) else _make_lane_offer(world, config),
         lane_run=find_lane_run(found),
@@ -54,6 +58,18 @@ def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
     """Newest paid runs without any finished chunk, oldest first."""
     paid = [run for run in settled if run.cost.micros]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
+
+
+def _find_interrupted(settled: list[Run]) -> str:
+    """The latest run, if a spot machine was taken back from it before all of its work was done.
+
+    A run without a transcript waits for the usual triggers: interruptions may be frequent now.
+    """
+    last = settled[-1] if settled else None
+    if last is None or last.outcome is Outcome.COMPLETED or not last.chunks_done:
+        return ""
+    outcomes = {last.outcome, *(machine.outcome for machine in last.machines)}
+    return last.id if Outcome.SPOT_INTERRUPTED in outcomes else ""
 
 
 def _find_host_fault(unproductive: list[Run]) -> HostFault | None:

@@ -12,13 +12,17 @@ from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.capacity import with_type
 from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
-from batchscribe.controller.external_state import read_claimed_launch, record_external_state
+from batchscribe.controller.external_state import (
+    read_claimed_launch,
+    read_instance_record,
+    record_external_state,
+)
 from batchscribe.controller.records import read_record, read_settlement, recover_workers
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
-from batchscribe.core.run.meter import Meter, Poll
+from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
@@ -61,7 +65,7 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in world.capacity.poll(config.instances)}
+        tagged = {seen.run for seen in world.capacity.poll(config.instances)} if config.instances else set()
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
 
@@ -71,7 +75,7 @@ def adopt_overdue(world: World, config: RunConfig) -> None:
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
     """
-    if config.shared_machine:
+    if config.shared_machine or not config.instances:
         return
     for seen in world.capacity.poll(config.instances):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
@@ -93,6 +97,10 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
     Raises RefusedError if the instance's tag does not name it.
     """
+    if not config.instances:
+        raise RefusedError(
+            f"run {run_id} is not of this scheduler: its machines end themselves at its deadline; not touched"
+        )
     found = world.capacity.poll(config.instances)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
@@ -189,7 +197,8 @@ def _is_opened_here(record: Run, config: RunConfig) -> bool:
 def _is_ours(record: Run, config: RunConfig, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
     here = (config.instances, world.output.url.rstrip("/"), find_control_url(world.home))
-    same_place = (record.instances, record.output.rstrip("/"), record.control) == here
+    instances = () if record.creates_machines else record.instances
+    same_place = (instances, record.output.rstrip("/"), record.control) == here
     return record.id == run_id and _is_opened_here(record, config) and same_place
 
 
@@ -207,11 +216,7 @@ def _restore_stored(world: World, record: Run) -> Run:
             for machine in record.machines
         ),
     )
-    run = _reopen_run(world, fresh)
-    if len(run.machines) == 1:
-        return run
-    # The store does not show which worker belongs to which machine.
-    return run.releasing(Outcome.INTERRUPTED, "the ledger was lost")
+    return _reopen_run(world, fresh)
 
 
 def _reopen_run(world: World, run: Run) -> Run:
@@ -220,7 +225,9 @@ def _reopen_run(world: World, run: Run) -> Run:
     polls = poll_machines(world, run, run.machines)
     for machine in run.machines:
         run = _recover_machine(run, machine, polls[machine.id])
-    if any(machine.reaching_since is None for machine in run.machines):
+        if run.creates_machines:
+            run = _recover_created(world, run, polls[machine.id])
+    if any(machine.reaching_since is None for machine in run.working) or not run.working:
         lost = replace(run, outcome=Outcome.INTERRUPTED, detail="the ledger was lost")
         dispatched = run.created if run.workers and run.started else None
         return replace(lost, state=RunState.RELEASING, dispatched=dispatched)
@@ -231,13 +238,31 @@ def _reopen_run(world: World, run: Run) -> Run:
     )
 
 
+def _recover_created(world: World, run: Run, poll: Poll) -> Run:
+    """Returns the run with a created machine's price; with its work ended, if it does not run.
+
+    A start of it may be under way, and is stopped. If its cloud has forgotten it, it is billed up to the latest
+    end that its deadline and its guard permit.
+    """
+    name = poll.instance.id
+    run = with_type(world, run, poll.instance)
+    machine = run.machine(name)
+    if machine.reaching_since is not None:
+        return run
+    if machine.meter.start_requested is None and read_instance_record(world, name) is not None:
+        begin, end = Moment(run.created), Moment(min(poll.answered.at, run.deadline + GUARD_LAST))
+        machine = replace(machine, meter=Meter(start_requested=begin, running_since=begin, stopped=end))
+    over = {"over": True, "over_since": poll.answered, "outcome": Outcome.INTERRUPTED}
+    return run.with_machine(name, meter=machine.meter, **over)
+
+
 def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
     """Returns the run with the machine as a poll shows it; it is reachable if it runs for us."""
     before, seen = machine.meter.launched_before, poll.instance
     ours = run.borrowed or seen.run == run.id
     started = ours or machine.meter.is_started_since(seen.launched_at)
     meter = Meter.recovered(run.created, started=started, launched_before=before)
-    meter = meter.read(poll, ours=ours) if started else meter
+    meter = meter.read(poll, ours=ours and not run.creates_machines) if started else meter
     if not ours or seen.state is not InstanceState.RUNNING:
         return run.with_machine(machine.id, meter=meter)
     accepted = replace(meter, start_accepted=meter.start_requested)

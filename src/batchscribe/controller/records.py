@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
@@ -125,9 +126,24 @@ def _copy_key(run_id: str, worker: int | str) -> str:
 
 def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
     """The workers of a run that the ledger lost, from its stored manifests."""
-    found = world.output.list(f"{keys.RUNS}{run.id}/workers/")
-    manifests = [info.key for info in found if info.key.endswith("/manifest.json")]
-    return tuple(RunWorker(manifest=key, machine=run.instance, launched=True) for key in manifests)
+    found = (info.key for info in world.output.list(keys.manifests(run.id)))
+    manifests = sorted((key for key in found if key.endswith("/manifest.json")), key=lambda key: (len(key), key))
+    workers = tuple(RunWorker(manifest=key, machine=run.instance, launched=True) for key in manifests)
+    if len(run.machines) == 1:
+        return workers
+    run = replace(run, workers=workers)
+    return tuple(
+        replace(worker, machine=_read_machine(world, run, number)) for number, worker in enumerate(workers)
+    )
+
+
+def _read_machine(world: World, run: Run, worker: int) -> str:
+    """The machine of a worker, by its manifest; the first one if that cannot be read."""
+    try:
+        machine = read_manifest(world, run, worker).machine
+    except (ObjectNotFoundError, MisconfiguredError):
+        machine = ""
+    return machine if machine in run.instances else run.instance
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
@@ -159,14 +175,14 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
     return reading.read_if_valid(world.output, keys.progress(worker.run, worker.worker), Progress)
 
 
-def read_boot(world: World, run: Run) -> BootRecord | None:
-    """Reads which boot of the host accepted the run. None if missing or unreadable."""
-    return reading.read_if_valid(world.output, keys.boot(run.id), BootRecord)
+def read_boot(world: World, run: Run, instance: str) -> BootRecord | None:
+    """Reads which boot of the machine accepted the run. None if missing or unreadable."""
+    return reading.read_if_valid(world.output, keys.boot(run.id, instance), BootRecord)
 
 
-def read_host_end(world: World, run: Run) -> HostEnd | None:
-    """Reads why the GPU host powered itself off. None if not reported."""
-    return reading.read_if_valid(world.output, keys.box_end(run.id), HostEnd)
+def read_host_end(world: World, run: Run, instance: str) -> HostEnd | None:
+    """Reads why the machine powered itself off. None if not reported."""
+    return reading.read_if_valid(world.output, keys.box_end(run.id, instance), HostEnd)
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:

@@ -31,6 +31,9 @@ def run_message(
         level = Level.WARNING
     asked = run.chunks_done + len(quarantined) + len(left)
     machine = run.instance_type or run.provider
+    if len(run.machines) > 1:
+        types = sorted({" ".join(filter(None, (each.type, each.market))) for each in run.machines} - {""})
+        machine = f"{len(run.machines)} machines ({', '.join(types) or machine})"
     done = f"{run.chunks_done} of {format_count(asked, 'chunk')} done"
     lines = [
         f"{done}, {len(quarantined)} quarantined, {len(left)} left.",

@@ -19,6 +19,7 @@ from batchscribe.controller.context import RunConfig, World, log, save, try_acti
 from batchscribe.controller.learning import learn, measure_bitrates
 from batchscribe.controller.records import (
     forget_manifests,
+    read_batch,
     read_boot,
     read_exit,
     read_manifest,
@@ -45,7 +46,6 @@ from batchscribe.core.run.manifest import (
     Tally,
     Timings,
     WorkerEnd,
-    WorkerRef,
 )
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
@@ -103,6 +103,8 @@ class Verified:
     complete: set[str] = field(default_factory=set)
     """Sessions without pending or waiting chunks."""
     done_chunks: list[DoneChunk] = field(default_factory=list)
+    ungiven: int = 0
+    """Pending chunks of the batch that no machine got."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """Number of audio files in the source that are not decoded, by extension."""
 
@@ -168,6 +170,7 @@ def _verify_chunks(
     if (reasons := _attribute_failures(result, world, run, work)) and quarantine():
         result = _check_chunks(scanner, manifests)
     result.reasons = reasons
+    result.ungiven = _count_ungiven(world, run, manifests) if len(run.machines) > 1 else 0
     for session in sorted(result.complete):
         world.keep_alive()
         try_action(errors, run, "a session was not written", partial(_publish, world, scanner, session))
@@ -175,6 +178,13 @@ def _verify_chunks(
         # The GPU takes over: until this machine's worker ended, it may have done chunks of this run.
         del result.done_chunks[sum(each.tally.done for each in work) :]
     return result
+
+
+def _count_ungiven(world: World, run: Run, manifests: list[Manifest]) -> int:
+    """Counts the pending chunks of the batch of several machines that are in no manifest."""
+    given = {chunk.key for manifest in manifests for chunk in manifest.chunks}
+    batch = read_batch(world, run) - given
+    return sum(chunk.key in batch for chunk in world.scanner(run.by_hand).backlog().candidates) if batch else 0
 
 
 def _publish(world: World, scanner: Scanner, session: str) -> None:
@@ -245,17 +255,19 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
         # A processor that is too slow or short of memory is no fault of a chunk.
         if (
             not run.lane
-            and _find_outcome(run, each.manifest) is Outcome.WORKER_LOST
+            and _find_outcome(run, each.manifest.worker) is Outcome.WORKER_LOST
             and (each.record is None or each.record.end is WorkerEnd.STOPPED)
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _find_outcome(run: Run, worker: WorkerRef) -> Outcome | None:
-    """Outcome of the worker's machine, or else of the run."""
-    machine = run.machine(run.workers[worker.worker].machine) if worker.worker < len(run.workers) else None
-    return machine.outcome if machine and machine.outcome else run.outcome
+def _find_outcome(run: Run, worker: int) -> Outcome | None:
+    """Outcome of the worker's machine, or else of the run. An earlier worker of several machines returned its rest."""
+    if len(run.machines) == 1 or worker >= len(run.workers):
+        return run.outcome
+    machine = run.machine(run.workers[worker].machine)
+    return machine.outcome if worker == run.worker_on(machine.id) else None
 
 
 def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> dict[str, str]:
@@ -341,7 +353,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
 def _measure_timeline(world: World, run: Run, work: list[WorkerResult]) -> dict[str, float]:
     if not work:
         return {}
-    boot = read_boot(world, run)
+    boot = read_boot(world, run, run.workers[0].machine if run.workers else run.instance)
     agent = boot.agent if boot else None
     return measure_timeline(run, work[0].timings, work[-1].timings, agent=agent)
 
@@ -351,13 +363,15 @@ def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult
     unread = len(run.workers) - len(work)
     tried = run.worker_since is not None or any(each.tally.seen for each in work)
     if outcome is None:
-        outcome = Outcome.INCOMPLETE if result.missing or unread else Outcome.COMPLETED
+        left = result.missing or unread or result.ungiven
+        outcome = Outcome.INCOMPLETE if left else Outcome.COMPLETED
     gone = f"chunks deleted or replaced meanwhile: {result.gone}" if result.gone else ""
+    ungiven = f"chunks that were left for the next run: {result.ungiven}" if result.ungiven else ""
     lost = f"manifests that could not be read: {unread} of {len(run.workers)}" if unread else ""
     return run.moved(
         RunState.SETTLED,
         outcome=outcome,
-        detail="; ".join(filter(None, (run.detail, gone, lost))),
+        detail="; ".join(filter(None, (run.detail, gone, ungiven, lost))),
         settled=world.clock.now(),
         chunks_done=result.done,
         chunks_failed=(result.missing if tried else 0) + len(result.quarantined),

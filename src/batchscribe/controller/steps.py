@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchscribe.control_place import find_control_url
-from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
+from batchscribe.controller.capacity import choose_offer, take_another_offer, with_price, with_type
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
@@ -20,41 +20,53 @@ from batchscribe.controller.context import (
     is_late,
     note_trouble,
     poll_machines,
+    read_latest,
     read_moment,
     read_tag,
     save,
     step_each,
 )
-from batchscribe.controller.dispatch import ensure_manifest, with_manifest
+from batchscribe.controller.dispatch import ensure_manifest, with_first_manifests
 from batchscribe.controller.external_state import (
     leave_claims,
     own_type,
     read_claimed_launch,
     record_external_state,
 )
-from batchscribe.controller.follow import end_of_work
+from batchscribe.controller.follow import dispatch_and_follow, end_of_work
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
+from batchscribe.controller.teardown import stop_idle
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import digest
 from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
-from batchscribe.errors import ComputeUnavailableError, CredentialsError, MisconfiguredError, NoCapacityError
+from batchscribe.errors import (
+    ComputeUnavailableError,
+    CredentialsError,
+    MisconfiguredError,
+    NoCapacityError,
+    TransientError,
+)
 
 
 def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
-    """Records the run and its manifest in the ledger. The deadline counts from here."""
+    """Records the run and its first manifests in the ledger. The deadline counts from here.
+
+    Without existing instances it names the machines to create: names that the cloud's tags will have.
+    """
     now = world.clock.now()
-    batch, offer = decision.batch, decision.offer
-    present = seen[0].type or offer.instance_type
-    own = own_type(world, seen[0])
+    batch, offer, run_id = decision.batch, decision.offer, world.new_run_id(now)
+    present = (seen[0].type or offer.instance_type) if seen else ""
+    own = own_type(world, seen[0]) if seen else ""
+    machines = [Machine(id=each.id, meter=Meter(launched_before=each.launched_at)) for each in seen]
     run = Run(
-        id=world.new_run_id(now),
+        id=run_id,
         scheduler=config.scheduler,
         host=config.host,
         provider=offer.provider,
-        machines=tuple(Machine(id=each.id, meter=Meter(launched_before=each.launched_at)) for each in seen),
+        machines=tuple(machines or [Machine(id=f"{run_id}-{n}") for n in range(decision.machines)]),
         region=config.region,
         source=world.source.url,
         output=world.output.url,
@@ -68,27 +80,28 @@ def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[I
         deadline=now + config.policy.max_runtime,
         rate=offer.rate,
         instance_type=offer.instance_type,
-        wanted_type="" if offer.instance_type == present else offer.instance_type,
+        wanted_type="" if offer.name == present else offer.name,
         # An earlier run may have left the type in force: this one restores its own, too.
-        chosen_type="" if offer.instance_type == (own or present) else offer.instance_type,
+        chosen_type="" if offer.instance_type == (own or present) or not seen else offer.instance_type,
         own_type=own,
         by_hand=config.policy.manual,
         limit=config.policy.limit,
         planned_chunks=len(batch.chunks),
         planned_audio_seconds=batch.estimate.audio_seconds,
-        planned_seconds=batch.estimate.seconds,
+        planned_seconds=batch.estimate.seconds * batch.estimate.machines,
     )
-    return save(
-        world, with_manifest(world, config, run, run.instance, batch.chunks), decision.reason.sentence
-    )
+    run = with_first_manifests(world, config, run, batch.chunks, offer.priors)
+    return save(world, run, decision.reason.sentence)
 
 
 def arm(world: World, config: RunConfig, run: Run) -> Run:
-    """Stores the run's record and manifest, then arms the guard of each machine.
+    """Stores the run's record and first manifests, then arms the guard of each machine.
 
     If any of these fails, nothing is started.
     """
-    run = ensure_manifest(world, config, run, run.instance)
+    for machine in run.machines:
+        if run.worker_on(machine.id) is not None:
+            run = ensure_manifest(world, config, run, machine.id)
     if run.machines[0].over:
         run = save(world, run.releasing(None, "nothing was left to do"))
     if run.ending:
@@ -105,6 +118,8 @@ def arm(world: World, config: RunConfig, run: Run) -> Run:
 def provision(world: World, config: RunConfig, run: Run) -> Run:
     """Records the coming start requests once all machines are free."""
     polls = poll_machines(world, run, run.machines)
+    if len(polls) < len(run.machines):
+        return run
     if run.borrowed:
         return _borrow_instances(world, config, run, polls)
     ready, note = run, "about to start"
@@ -140,33 +155,55 @@ def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
 
 
 def await_running(world: World, config: RunConfig, run: Run) -> Run:
-    """Requests the starts until accepted, then polls until all machines run."""
-    awaited = [machine for machine in run.working if machine.reaching_since is None]
-    polls = poll_machines(world, run, awaited)
-
-    def act(run: Run, machine: Machine) -> Run:
-        return _await_machine(world, config, run, machine, polls[machine.id])
-
-    run = step_each(world, run, awaited, act, Outcome.START_FAILED)
-    if run.ending or any(machine.reaching_since is None for machine in run.working):
+    """Requests the starts until accepted, then polls until a machine runs; the others may follow later."""
+    run = stop_idle(world, config, await_machines(world, config, run))
+    if run.ending or len(run.awaited) == len(run.working):
         return run
     return save(world, run.moved(RunState.DISPATCHING), "observed running")
 
 
+def await_machines(world: World, config: RunConfig, run: Run) -> Run:
+    """Makes the next request towards each machine that was not observed up yet."""
+    polls = poll_machines(world, run, run.awaited) if run.awaited else {}
+
+    def act(run: Run, machine: Machine) -> Run:
+        return _await_machine(world, config, run, machine, polls[machine.id])
+
+    awaited = [machine for machine in run.awaited if machine.id in polls]
+    return step_each(world, run, awaited, act, Outcome.START_FAILED)
+
+
+def work(world: World, config: RunConfig, run: Run) -> Run:
+    """Advances each machine of several by its own next act. A failure of one act does not prevent the others."""
+    failed: TransientError | None = None
+    for act in (await_machines, dispatch_and_follow, stop_idle):
+        try:
+            run = act(world, config, run)
+        except TransientError as error:
+            run, failed = read_latest(world, run), failed or error
+        if run.ending:
+            return run
+    if failed:
+        raise failed
+    return run
+
+
 def _await_machine(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     seen, now, meter = poll.instance, poll.answered, machine.meter
+    created = run.creates_machines
     if meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
         detail = f"{seen.id} came up, was stopped, and was started again from outside"
         return end_machine(world, run, seen.id, Outcome.INSTANCE_LOST, detail)
     up = seen.state is InstanceState.RUNNING and seen.run == run.id
     # Until it is observed up, `stopped` may be older than the start.
-    meter = meter.read(poll, ours=up or _is_our_start(run, meter, poll), lands=True)
-    run = run.with_machine(seen.id, meter=meter)
+    ours = not created and (up or _is_our_start(run, meter, poll))
+    meter = meter.read(poll, ours=ours, lands=True)
+    run = with_price(world, run.with_machine(seen.id, meter=meter), seen)
     if up:
         return _observe_up(world, run, poll)
     if is_late(meter.start_requested, now, config.waits.up):
         return end_machine(world, run, seen.id, *_explain_timeout(run, meter, seen, config))
-    if seen.state is InstanceState.STOPPED:
+    if seen.state is InstanceState.STOPPED or (created and seen.state.proved_stopped):
         return _check_then_start(world, config, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(meter.idle_until, now, START_VISIBILITY_DELAY.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):
@@ -179,7 +216,9 @@ def _observe_up(world: World, run: Run, poll: Poll) -> Run:
     """Returns the run with a machine observed running under its tag."""
     seen, now = poll.instance, poll.answered
     meter = run.machine(seen.id).meter
-    meter = replace(meter, start_accepted=meter.start_accepted or now, launched=seen.launched_at)
+    # A second instance with the name of a created machine is ours, too: it is billed and stopped with it.
+    launched = None if run.creates_machines else seen.launched_at
+    meter = replace(meter, start_accepted=meter.start_accepted or now, launched=launched)
     up = with_type(world, run, seen).with_machine(seen.id, reaching_since=now, meter=meter)
     return up if len(run.machines) == 1 else save(world, up)
 
@@ -262,7 +301,7 @@ def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | Non
 
 def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
     """Makes the next request towards a start. After a lost reply, the next poll shows its result."""
-    if run.wanted_type and seen.type == run.wanted_type:
+    if run.wanted_type and seen.type == run.wanted_type and not run.creates_machines:
         changed = replace(with_type(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")
     try:
@@ -275,8 +314,12 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
     except ComputeUnavailableError as error:
         return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
-        if isinstance(error, CredentialsError) or not run.wanted_type:
+        if isinstance(error, CredentialsError) or not run.wanted_type or run.creates_machines:
             raise
         return take_another_offer(world, config, run, seen, NoCapacityError(str(error)))
     meter = run.machine(seen.id).meter.accept_start(asked, read_moment(world))
-    return save(world, replace(run, trouble="").with_machine(seen.id, meter=meter), "start accepted")
+    accepted = replace(run, trouble="").with_machine(seen.id, meter=meter)
+    if run.creates_machines:
+        market = offer.market.value
+        accepted = accepted.with_machine(seen.id, type=offer.instance_type, market=market, rate=offer.rate)
+    return save(world, accepted, "start accepted")

@@ -6,10 +6,11 @@ now is not touched, and is not reported as stopped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.controller.capacity import poll_one
+from batchscribe.controller.capacity import poll_one, with_price
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
@@ -24,8 +25,9 @@ from batchscribe.controller.context import (
 from batchscribe.controller.external_state import clean_up_external_state
 from batchscribe.controller.follow import ensure_agent
 from batchscribe.controller.records import read_exit
+from batchscribe.controller.sharing.revocation import return_rest
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.meter import Meter, Moment, Poll
+from batchscribe.core.run.meter import Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, InterruptedRunError
 
@@ -55,10 +57,9 @@ def _ask_all_to_end(world: World, run: Run) -> Run:
     """Asks the workers of all machines to end. Returns the run with what the poll for that showed."""
     try:
         polls = poll_machines(world, run, run.machines)
-        for machine in run.machines:
-            poll = polls[machine.id]
-            if _is_ours(run, machine.meter, poll):
-                run = _record_meter(world, run, machine, poll)
+        for name, poll in polls.items():
+            if _is_ours(run, run.machine(name), poll):
+                run = _record_meter(world, run, run.machine(name), poll)
             _ask_to_end(world, run, poll.instance, force=False)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
         log.warning("worker.cancel_failed", run=run.id, error=str(error))
@@ -82,18 +83,26 @@ def teardown(world: World, config: RunConfig, run: Run) -> Run:
         for machine in run.machines:
             run = run.with_machine(machine.id, meter=machine.meter.end(since), released=True)
         return _clean_up(world, run, "never started")
-    held = [machine for machine in run.machines if not machine.released]
-    polls, errors, notes = poll_machines(world, run, held), list[Exception](), list[str]()
-    for machine in held:
-        try:
-            run, note = _tear_down_machine(world, config, run, machine, polls[machine.id])
-            notes += [note] if note else []
-        except InterruptedRunError:
-            raise
-        except Exception as error:  # noqa: BLE001  one machine must not prevent the stop of the others
-            errors.append(error)
+    run, notes, errors = _tear_down_each(world, config, run, run.machines)
     if all(machine.released for machine in run.machines):
         return _clean_up(world, run, "; ".join(notes))
+    return _record_released(world, run, notes, errors)
+
+
+def stop_idle(world: World, config: RunConfig, run: Run) -> Run:
+    """Stops the machines whose work is over while others work, and returns their rest to the run."""
+    if run.ending or not any(machine.over and not machine.released for machine in run.machines):
+        return run
+    before = {machine.id for machine in run.machines if machine.released}
+    idle = [machine for machine in run.machines if machine.over]
+    run, notes, errors = _tear_down_each(world, config, run, idle)
+    for machine in run.machines:
+        if machine.released and machine.id not in before:
+            run = return_rest(world, run, machine.id)
+    return _record_released(world, run, notes, errors)
+
+
+def _record_released(world: World, run: Run, notes: list[str], errors: list[Exception]) -> Run:
     if notes:
         run = save_best_effort(world, run, "; ".join(notes))
     if errors:
@@ -101,15 +110,32 @@ def teardown(world: World, config: RunConfig, run: Run) -> Run:
     return run
 
 
+def _tear_down_each(
+    world: World, config: RunConfig, run: Run, machines: Iterable[Machine]
+) -> tuple[Run, list[str], list[Exception]]:
+    """Polls those that are not released yet, and makes at most one act on each."""
+    held = [machine for machine in machines if not machine.released]
+    polls, errors, notes = poll_machines(world, run, held), list[Exception](), list[str]()
+    for name, poll in polls.items():
+        try:
+            run, note = _tear_down_machine(world, config, run, run.machine(name), poll)
+            notes += [f"{name}: {note}" if len(run.machines) > 1 else note] if note else []
+        except InterruptedRunError:
+            raise
+        except Exception as error:  # noqa: BLE001  one machine must not prevent the stop of the others
+            errors.append(error)
+    return run, notes, errors
+
+
 def _tear_down_machine(
     world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll
 ) -> tuple[Run, str]:
     """Returns the run, and a note once the machine is released."""
-    if not _is_ours(run, machine.meter, poll):
-        if _may_become_ours(run, machine.meter, poll):
+    if not _is_ours(run, machine, poll):
+        if _may_become_ours(run, machine, poll):
             return run, ""
         return _leave_foreign(run, machine, poll)
-    run = _record_meter(world, run, machine, poll)
+    run = with_price(world, _record_meter(world, run, machine, poll), poll.instance)
     stays_up = run.borrowed or config.shared_machine
     if stays_up and not _is_work_over(world, config, run, poll):
         return run, ""
@@ -132,17 +158,18 @@ def _stop_machine(
     world: World, config: RunConfig, run: Run, poll: Poll, *, seen_down: bool
 ) -> tuple[Run, str]:
     """`seen_down`: an earlier poll showed the instance no longer running."""
-    seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
+    seen, now, machine = poll.instance, poll.answered, run.machine(poll.instance.id)
+    meter, due = machine.meter, run.stop_due(machine)
     gone = seen.state is InstanceState.MISSING and meter.up_since is None
     if seen.state.proved_stopped or gone:
-        if _may_still_start(run, meter, now):
+        if _may_still_start(run, machine, now):
             return run, ""
         # One answer may be wrong, and this one takes the guard away: two polls have to agree.
         if meter.ran and not seen_down and not poll_one(world, seen.id).state.proved_stopped:
             return run, ""
         return _mark_released(run, poll, "observed stopped")
-    assert run.stop_requested is not None
-    graced = now.is_within(timedelta(seconds=config.waits.grace), of=run.stop_requested)
+    assert due is not None
+    graced = now.is_within(timedelta(seconds=config.waits.grace), of=due)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
         return run, ""
     if read_moment(world).seconds_since(now) >= OLD_POLL:
@@ -160,14 +187,15 @@ def _mark_released(run: Run, poll: Poll, note: str) -> tuple[Run, str]:
     return run.with_machine(instance, meter=meter, released=True), note
 
 
-def _is_ours(run: Run, meter: Meter, poll: Poll) -> bool:
+def _is_ours(run: Run, machine: Machine, poll: Poll) -> bool:
     """True if the run may act on the instance.
 
     Requires our tag on our own start, or no tag on a start known as ours: tags get lost. If the tag was
-    emptied after our start, the claim was released: an instance that is up since then is foreign.
+    emptied after our start, the claim was released: an instance that is up since then is foreign. Every instance
+    with the name of a created machine is ours.
     """
-    seen = poll.instance
-    if run.borrowed:
+    seen, meter = poll.instance, machine.meter
+    if run.borrowed or run.creates_machines:
         return True
     again = not seen.state.proved_stopped and meter.is_started_again(seen.launched_at)
     if seen.run not in {None, run.id} or again:
@@ -179,16 +207,16 @@ def _is_ours(run: Run, meter: Meter, poll: Poll) -> bool:
         return False  # Its own scheduler released it after all, and only the tag gave us the right to act.
     if meter.launched is not None:
         return True
-    released = seen.released and not _may_still_start(run, meter, poll.answered)
+    released = seen.released and not _may_still_start(run, machine, poll.answered)
     return meter.start_accepted is not None and not released
 
 
-def _may_become_ours(run: Run, meter: Meter, poll: Poll) -> bool:
+def _may_become_ours(run: Run, machine: Machine, poll: Poll) -> bool:
     """True if the poll may be older than our start."""
     seen, now = poll.instance, poll.answered
-    if meter.launched is None and seen.run is None and _start_may_be_invisible(run, meter, now):
+    if machine.meter.launched is None and seen.run is None and _start_may_be_invisible(run, machine, now):
         return True
-    return _may_still_start(run, meter, now) and not seen.state.billable
+    return _may_still_start(run, machine, now) and not seen.state.billable
 
 
 def _record_meter(world: World, run: Run, machine: Machine, poll: Poll) -> Run:
@@ -197,7 +225,8 @@ def _record_meter(world: World, run: Run, machine: Machine, poll: Poll) -> Run:
     Saved if the bill depends on it: a failed stop or a crash would lose it.
     """
     before = machine.meter
-    meter = before.read(poll, ours=True, lands=_may_still_start(run, before, poll.answered))
+    lands = _may_still_start(run, machine, poll.answered)
+    meter = before.read(poll, ours=not run.creates_machines, lands=lands)
     run = run.with_machine(machine.id, meter=meter)
     bounds = (meter.up_since, meter.idle_until, meter.running_since, meter.stopped)
     if bounds == (before.up_since, before.idle_until, before.running_since, before.stopped):
@@ -205,23 +234,26 @@ def _record_meter(world: World, run: Run, machine: Machine, poll: Poll) -> Run:
     return save_best_effort(world, run, f"{poll.instance.state} during teardown")
 
 
-def _may_still_start(run: Run, meter: Meter, now: Moment) -> bool:
+def _may_still_start(run: Run, machine: Machine, now: Moment) -> bool:
     """True if `stopped` may be older than our start.
 
     The start's reply may be lost: `stopped` is proof only once the instance was observed up, or the start had
     time to show.
     """
-    return meter.up_since is None and _start_may_be_invisible(run, meter, now)
+    return machine.meter.up_since is None and _start_may_be_invisible(run, machine, now)
 
 
-def _start_may_be_invisible(run: Run, meter: Meter, now: Moment) -> bool:
+def _start_may_be_invisible(run: Run, machine: Machine, now: Moment) -> bool:
     """True if polls may not show the last start request yet."""
+    meter = machine.meter
     if meter.start_requested is None:
         return False
-    if run.outcome in {Outcome.NO_CAPACITY, Outcome.QUOTA} and meter.start_accepted is None:
+    refused = (machine.outcome or run.outcome) in {Outcome.NO_CAPACITY, Outcome.QUOTA}
+    # Another offer of a created machine may have been accepted before, with a lost reply.
+    if refused and meter.start_accepted is None and not run.creates_machines:
         return False
     # An unconfirmed start may have been requested again just before teardown.
-    asked = meter.start_accepted or run.stop_requested or meter.start_requested
+    asked = meter.start_accepted or run.stop_due(machine) or meter.start_requested
     return now.is_within(START_VISIBILITY_DELAY, of=asked)
 
 
@@ -235,8 +267,8 @@ def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool
     if alive is None:
         ensure_agent(world, run, seen)
         _ask_to_end(world, run, seen, force=False)
-        return is_late(run.stop_requested, poll.answered, SILENT_HOST)
-    if alive and is_late(run.stop_requested, poll.answered, config.waits.grace):
+        return is_late(run.stop_due(run.machine(seen.id)), poll.answered, SILENT_HOST)
+    if alive and is_late(run.stop_due(run.machine(seen.id)), poll.answered, config.waits.grace):
         _ask_to_end(world, run, seen, force=True)
     return not alive
 

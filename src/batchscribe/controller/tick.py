@@ -313,7 +313,7 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
-    if config.shared_machine:
+    if config.shared_machine or not config.instances:
         return "no run is open"
     try:
         seen = world.capacity.poll(config.instances)

@@ -9,11 +9,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
-from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
+from batchscribe.core.run.instances import (
+    MACHINE_TAG,
+    MANIFEST_TAG,
+    RELEASED_TAGS,
+    RUN_TAG,
+    Claim,
+    Instance,
+    InstanceState,
+)
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
 
 _GONE = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
+FORGOTTEN_SECONDS = 3600.0
+"""EC2 shows a terminated instance for about an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,9 @@ class Span:
 class CloudMachine:
     id: str
     type: str
+    market: str = ""
+    """Empty for an existing instance; one that was created for a run terminates where that one stops."""
+    zone: str = ""
     state: InstanceState = InstanceState.STOPPED
     tags: dict[str, str] = field(default_factory=dict)
     holder: str = ""
@@ -108,6 +121,7 @@ class Cloud:
 
     def __init__(self, clock: FakeClock) -> None:
         self.machines: dict[str, CloudMachine] = {}
+        self._named: dict[str, list[CloudMachine]] = {}
         self.refused_types: frozenset[str] = frozenset()
         """Types that no machine can have."""
         self.next_start: Callable[[], Start] = Start
@@ -123,6 +137,25 @@ class Cloud:
         machine = self.machines[instance] = CloudMachine(instance, instance_type)
         self._show(machine)
         return machine
+
+    def create(self, name: str, instance_type: str, market: str, zone: str, tags: dict[str, str]) -> CloudMachine:
+        """Creates and starts a machine with this name in its tag, beside others of that name."""
+        instance = f"i-{len(self.machines):017x}"
+        machine = CloudMachine(instance, instance_type, market, zone, tags={**tags, MACHINE_TAG: name})
+        self.machines[instance] = machine
+        self._named.setdefault(name, []).append(machine)
+        self._show(machine)
+        self.begin_start(instance, machine.tags[RUN_TAG])
+        return machine
+
+    def list_named(self, name: str) -> list[CloudMachine]:
+        """Machines that were created with this name, except those that ended too long ago."""
+        now = self._clock.seconds
+        return [
+            machine
+            for machine in self._named.get(name, ())
+            if machine.state is not InstanceState.TERMINATED or now - machine.due < FORGOTTEN_SECONDS
+        ]
 
     def begin_start(self, instance: str, holder: str) -> None:
         """Starts it for `holder`; does nothing if it is up already."""
@@ -149,6 +182,9 @@ class Cloud:
         machine = self.machines.get(instance)
         if machine is None or machine.state in {InstanceState.STOPPED, *_GONE}:
             return
+        if machine.market:
+            self.terminate(instance)
+            return
         if machine.state is InstanceState.PENDING:
             raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
         if machine.state is InstanceState.RUNNING:
@@ -161,8 +197,10 @@ class Cloud:
             self._end_later(machine, self.next_stop())
 
     def terminate(self, instance: str) -> None:
-        """Terminates the machine from outside."""
+        """Terminates the machine; does nothing if that was requested before."""
         machine = self.machine(instance)
+        if machine.state in _GONE:
+            return
         self._move(machine, InstanceState.SHUTTING_DOWN)
         self._end_later(machine, self.next_stop())
 
@@ -225,7 +263,7 @@ class Cloud:
             machine.spans.append(Span(machine.holder, self._clock.seconds, machine.type))
             self._move(machine, InstanceState.RUNNING)
             self.on_running(machine)
-        elif machine.state is InstanceState.SHUTTING_DOWN:
+        elif machine.state is InstanceState.SHUTTING_DOWN or machine.market:
             self._move(machine, InstanceState.TERMINATED)
         elif machine.state.moving:
             if machine.state is InstanceState.PENDING:
@@ -248,6 +286,8 @@ class Cloud:
             id=machine.id,
             state=machine.state,
             type=machine.type,
+            market=machine.market,
+            zone=machine.zone,
             public_address=f"203.0.113.{machine.starts % 254 + 1}" if up else None,
             private_address="10.0.0.7",
             launched_at=machine.launched_at,

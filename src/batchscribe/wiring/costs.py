@@ -15,9 +15,10 @@ from batchscribe.core.run.runs import Run
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.prices import load_prices, price_region
 
 _PARKED = "parked/"

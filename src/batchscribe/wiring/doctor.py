@@ -31,8 +31,9 @@ from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, w
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, Store
-from batchscribe.settings import DEFAULT, DOTENV, LOCAL, Settings
+from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.lane import Lane
 from batchscribe.wiring.preflight import (

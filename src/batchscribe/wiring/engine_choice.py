@@ -20,9 +20,10 @@ from batchscribe.core.decide.published_models import (
 )
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.engines import known_factory, list_limits
 
 BEFORE_RECORDS = (WHISPER, "small.en")

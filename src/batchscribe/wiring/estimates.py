@@ -16,7 +16,8 @@ from batchscribe.core.run.usage import History, make_history
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.ledger import Ledger
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.machine_settings import LOCAL
+from batchscribe.settings import Settings
 from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.process import open_clock

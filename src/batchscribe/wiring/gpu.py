@@ -29,8 +29,9 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, Guard, Lock, Store
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
 from batchscribe.wiring.preflight import refuse_manual_start, unsupported

@@ -15,8 +15,9 @@ from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.bounds import EARLIEST
 from batchscribe.core.run.host import CheckRequest
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, Launcher, Store
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.engines import known_factory
 
 

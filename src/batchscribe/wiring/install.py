@@ -10,7 +10,8 @@ from batchscribe.adapters.local.lane import find_requests
 from batchscribe.adapters.machine import installed, schedule
 from batchscribe.adapters.machine.schedule import Interval, Names, Plan
 from batchscribe.errors import MisconfiguredError
-from batchscribe.settings import DOTENV, ENVIRONMENT, LOCAL, Settings
+from batchscribe.machine_settings import LOCAL
+from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 
 CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
 LANE_SERVICE = schedule.LANE_SERVICE

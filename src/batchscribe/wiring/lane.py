@@ -24,8 +24,9 @@ from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE, Window
 from batchscribe.errors import BatchscribeError, EngineError, InterruptedRunError, MisconfiguredError
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Capacity, Clock, Store
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.engines import engine_factory
 from batchscribe.wiring.seams import open_ledger, open_stores

@@ -22,9 +22,10 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
     engine_factory,

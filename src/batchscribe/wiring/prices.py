@@ -20,8 +20,9 @@ from batchscribe.core.messages import describe_install
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, PriceSource
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 
 _NUMBER = re.compile(r"Expected `str`, got `(int|float)` .*\.prices")
 FILE_NAME = "prices.json"

@@ -13,8 +13,9 @@ from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.errors import BatchscribeError
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, Store
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.seams import open_settings_store, open_stores
 
 SETUP = timedelta(seconds=Priors().setup_seconds)

@@ -38,8 +38,9 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Lock, Store
-from batchscribe.settings import LOCAL, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger

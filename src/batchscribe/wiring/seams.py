@@ -19,8 +19,9 @@ from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME, READING
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
-from batchscribe.settings import DEFAULT, LOCAL, WHERE, Settings
+from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.stores import open_store
 

@@ -21,7 +21,7 @@ from batchscribe.core.run.manifest import Progress
 from batchscribe.core.run.other_scheduler import OtherScheduler
 from batchscribe.core.run.promises import Promise, list_promises
 from batchscribe.core.run.runs import Run
-from batchscribe.core.run.waiting import find_wait, wait_text
+from batchscribe.core.run.waiting import describe_machines, find_wait, wait_text
 from batchscribe.errors import BatchscribeError
 
 RECENT = timedelta(days=30)
@@ -50,6 +50,8 @@ class RunNow:
     """What it waits for; empty while its worker reports progress."""
     workers: tuple[Progress, ...] = ()
     """The last report of each machine's last worker."""
+    machines: tuple[str, ...] = ()
+    """A sentence for each machine, if there are several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,7 @@ def _read_promises(world: World, config: RunConfig) -> tuple[Promise, ...]:
     if config.shared_machine:
         return ()
     try:
-        record = read_instance_record(world, config.instances[0])
+        record = read_instance_record(world, config.image or config.instances[0])
     except BatchscribeError:
         record = None
     return list_promises(guarded=config.guard != NO_GUARD, boots=record is not None and record.boots)
@@ -188,21 +190,27 @@ def _run_now(world: World, config: RunConfig, run: Run) -> RunNow:
         total=run.planned_chunks,
         cost=run.bill() if run.started else Usd(0),
         waiting=wait_text(wait) if wait else "",
+        machines=describe_machines(run),
     )
+    several = len(run.machines) > 1
     try:
         here = world_of(world, config, run)
-        found = [read_progress(here, run.name_of(number)) for number in run.last_workers]
+        numbers = range(len(run.workers)) if several else run.last_workers
+        found = {number: read_progress(here, run.name_of(number)) for number in numbers}
     except BatchscribeError:
         return now
-    reports = [progress for progress in found if progress]
+    reports = {number: progress for number, progress in found.items() if progress}
     if not reports:
         return now
-    lefts = [left for progress in reports if (left := progress.time_left) is not None]
+    last = [progress for number, progress in reports.items() if number in run.last_workers]
+    lefts = [left for progress in last if (left := progress.time_left) is not None]
+    total = sum(progress.total for progress in reports.values())
     return replace(
         now,
-        total=sum(progress.total for progress in reports),
-        done=sum(progress.tally.done for progress in reports),
-        failed=sum(progress.tally.failed for progress in reports),
+        # Portions follow, and what a worker returned is in two of them.
+        total=run.planned_chunks if several else total,
+        done=sum(progress.tally.done for progress in reports.values()),
+        failed=sum(progress.tally.failed for progress in reports.values()),
         left=max(lefts, default=None),
-        workers=tuple(reports),
+        workers=tuple(last),
     )

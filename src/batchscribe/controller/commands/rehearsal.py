@@ -83,6 +83,10 @@ def check(world: World, config: RunConfig, act: Act, *, guarded: bool) -> Instan
     refuse_unsupported(config.unsupported)
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started; rehearse once it is settled")
+    if not config.instances:
+        raise MisconfiguredError(
+            "a rehearsal stops an existing instance, and each run creates its machines here; nothing was started"
+        )
     record = read_instance_record(world, config.instances[0])
     if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:
         raise MisconfiguredError(
@@ -182,7 +186,7 @@ def _await_stop(world: World, config: RunConfig, act: Act, run: Run) -> Proof:
 
 
 def _assess_stop(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
-    end = read_host_end(world, run)
+    end = read_host_end(world, run, run.instance)
     if act is Act.BOX:
         record = read_exit(world, run.worker)
         if end is None or record is None:

@@ -91,8 +91,13 @@ class Observation:
     now: datetime
     backlog: Backlog
     instances: tuple[Instance, ...]
+    """Existing ones; none if each run creates its machines."""
     offers: tuple[Offer, ...]
     """In order of preference; the first one is of the instance's present type."""
+    max_machines: int = 1
+    """The most machines that a run may create."""
+    interrupted: str = ""
+    """The latest run, if the cloud took a spot machine back from it, and work was left."""
     open_run: Run | None = None
     lane: Offer | None = None
     """This machine's processor; None if it takes no work now."""
@@ -116,9 +121,15 @@ class Observation:
     """The sentence for an instance in use by another scheduler; else None."""
 
     @property
-    def instance(self) -> Instance:
-        """The first instance, whose type is offered first."""
-        return self.instances[0]
+    def instance(self) -> Instance | None:
+        """The first instance, whose type is offered first; None if each run creates its machines."""
+        return self.instances[0] if self.instances else None
+
+    @property
+    def machine_numbers(self) -> range:
+        """Numbers of machines that a run may have; with existing instances, it has all of them."""
+        existing, pending = len(self.instances), max(1, self.backlog.pending)
+        return range(existing, existing + 1) if existing else range(1, min(self.max_machines, pending) + 1)
 
 
 class ReasonCode(StrEnum):
@@ -137,6 +148,7 @@ class ReasonCode(StrEnum):
     QUIET = "quiet-backlog"
     NOT_YET = "start-does-not-pay-yet"
     NOW = "asked-for-now"
+    INTERRUPTED = "spot-interrupted"
     CPU_LANE = "done-on-this-machine"
     BUDGET = "budget-spent"
     OUTSIDE_HOURS = "outside-hours"

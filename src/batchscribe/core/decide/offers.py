@@ -11,6 +11,8 @@ from batchscribe.core.decide.packing import Priors
 
 class Market(StrEnum):
     ON_DEMAND = "on-demand"
+    SPOT = "spot"
+    """Cheaper, and may be interrupted by the cloud at any time."""
     LOCAL = "local"
     """The machine of the scheduler itself."""
     LANE = "lane"
@@ -30,3 +32,8 @@ class Offer:
     rate: Rate
     priors: Priors = field(default_factory=Priors)
     """Set-up time and speed of this type."""
+
+    @property
+    def name(self) -> str:
+        """Identity among the offers of a provider, as `g4dn.xlarge` or `g4dn.xlarge spot`."""
+        return f"{self.instance_type} {self.market}" if self.market is Market.SPOT else self.instance_type

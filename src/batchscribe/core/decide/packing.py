@@ -25,6 +25,12 @@ BYTES_PER_SECOND = {
 """Bitrates (bytes per audio second) until runs of this source show better ones: 16 kHz mono PCM for wav,
 usual speech bitrates for the rest; low if unsure, so that a batch is over- rather than underestimated."""
 
+ONE = range(1, 2)
+LEAST_PORTION_SECONDS = 600.0
+"""Estimated work of a portion at least: each costs a start of a worker, and a cut of a session some audio."""
+LAST_ROUND = 16
+"""From here on a portion is the least one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priors:
@@ -61,10 +67,13 @@ class Estimate:
     work_seconds: float
     release_seconds: float
     cost: Usd
+    """Of all machines."""
     rate: Rate
+    machines: int = 1
 
     @property
     def seconds(self) -> float:
+        """Of each machine."""
         return self.setup_seconds + self.work_seconds + self.release_seconds
 
 
@@ -77,6 +86,8 @@ class Outlook:
     seconds: float
     """From the first start to the last transcript, if every start is slow."""
     cost: Usd
+    machines: int = 1
+    """Of each run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,40 +99,60 @@ class Batch:
     left: int
 
 
-def estimate(chunks: Sequence[Chunk], priors: Priors, rate: Rate) -> Estimate:
-    """Estimates time and cost of these chunks in one run."""
+def estimate(chunks: Sequence[Chunk], priors: Priors, rate: Rate, machines: int = 1) -> Estimate:
+    """Estimates time and cost of these chunks in one run, shared evenly by its machines."""
     audio = sum(priors.audio_seconds(chunk) for chunk in chunks)
-    work = audio / priors.speed
+    work = audio / priors.speed / machines
     return Estimate(
         chunks=len(chunks),
         audio_seconds=audio,
         setup_seconds=priors.setup_seconds,
         work_seconds=work,
         release_seconds=priors.release_seconds,
-        cost=cost(rate, priors.setup_seconds + work + priors.release_seconds),
+        cost=_sum_cost(rate, priors.setup_seconds + work + priors.release_seconds, machines),
         rate=rate,
+        machines=machines,
     )
 
 
+def _sum_cost(rate: Rate, seconds: float, machines: int) -> Usd:
+    return Usd(cost(rate, seconds).micros * machines)
+
+
 def foresee(
-    backlog: Backlog, priors: Priors, rate: Rate, *, runtime: float, pause: float, limit: int | None
-) -> Outlook:
-    """Estimates all pending chunks: runs of `runtime` seconds and `limit` chunks at most, and pauses."""
+    backlog: Backlog,
+    priors: Priors,
+    rate: Rate,
+    *,
+    runtime: float,
+    pause: float,
+    limit: int | None,
+    machines: range = ONE,
+) -> tuple[Outlook, ...]:
+    """Estimates all pending chunks: runs of `runtime` seconds and `limit` chunks at most, and pauses.
+
+    Returns an outlook for each number of machines that share the work of a run.
+    """
     audio = sum(priors.audio_seconds(chunk) for chunk in backlog.candidates)
     listed = sum(chunk.size for chunk in backlog.candidates)
     if listed < backlog.pending_bytes and listed:
         audio *= backlog.pending_bytes / listed
-    work = audio / priors.speed
     overhead = priors.setup_seconds + priors.release_seconds
-    runs = _count_runs(backlog.pending, work, runtime - overhead, limit)
     slow = max(priors.setup_seconds, priors.setup_p95_seconds)
-    between = max(0, runs - 1) * (priors.release_seconds + pause)
-    return Outlook(
-        audio_seconds=audio,
-        runs=runs,
-        seconds=runs * slow + work + between,
-        cost=cost(rate, runs * overhead + work),
-    )
+
+    def with_machines(number: int) -> Outlook:
+        work = audio / priors.speed / number
+        runs = _count_runs(backlog.pending, work, runtime - overhead, limit)
+        between = max(0, runs - 1) * (priors.release_seconds + pause)
+        return Outlook(
+            audio_seconds=audio,
+            runs=runs,
+            seconds=runs * slow + work + between,
+            cost=_sum_cost(rate, runs * overhead + work, number),
+            machines=number,
+        )
+
+    return tuple(map(with_machines, machines))
 
 
 def _count_runs(pending: int, work: float, budget: float, limit: int | None) -> int:
@@ -139,8 +170,9 @@ def pack(
     rate: Rate,
     seconds: float,
     limit: int | None = None,
+    machines: int = 1,
 ) -> Batch:
-    """Takes candidates in order until `seconds` are full; at least one chunk if there is any.
+    """Takes candidates in order until `seconds` of all machines are full; at least one chunk if there is any.
 
     Prefers whole sessions: one that does not fit is left for the next run, unless it comes first and is too
     long for any run. A chunk that exceeds the time by itself is taken only if nothing else is left, and
@@ -149,8 +181,24 @@ def pack(
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
     wanted = candidates[:limit]
     fitting = [chunk for chunk in wanted if priors.audio_seconds(chunk) <= budget]
-    taken = _take_whole_sessions(fitting, priors, budget) or list(wanted[:1])
-    return Batch(chunks=tuple(taken), estimate=estimate(taken, priors, rate), left=pending - len(taken))
+    taken = _take_whole_sessions(fitting, priors, budget * machines) or list(wanted[:1])
+    return Batch(
+        chunks=tuple(taken), estimate=estimate(taken, priors, rate, machines), left=pending - len(taken)
+    )
+
+
+def take_portion(
+    chunks: Sequence[Chunk], *, total: float, given: int, machines: int, priors: Priors
+) -> Sequence[Chunk]:
+    """Takes one machine's next portion of the shared work, in order; at least one chunk if there is any.
+
+    Factoring: each round of one portion for each machine gives half of the rest, so that the first portions
+    are long and the last ones end at about the same time (Hummel, Schonberg, Flynn, 1992). `total`: audio
+    seconds of the shared work; `given`: portions so far. Whole sessions, unless one is longer than the portion.
+    """
+    share = total / machines / 2 ** min(given // machines + 1, LAST_ROUND)
+    audio = max(share, LEAST_PORTION_SECONDS * priors.speed)
+    return _take_whole_sessions(chunks, priors, audio) or chunks[:1]
 
 
 def _take_whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from batchscribe.core.decide.money import ZERO, Usd, cost
 from batchscribe.core.decide.observation import InstanceChoice, Observation, Policy
-from batchscribe.core.decide.offers import Offer
-from batchscribe.core.decide.packing import Batch, Outlook, foresee, pack
-from batchscribe.core.figures import format_minutes
+from batchscribe.core.decide.offers import Market, Offer
+from batchscribe.core.decide.packing import LEAST_PORTION_SECONDS, ONE, Batch, Outlook, Priors, foresee, pack
+from batchscribe.core.figures import format_count, format_minutes
 from batchscribe.core.run.instances import InstanceState
 
 ALREADY_UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
@@ -49,7 +50,7 @@ class PlannedStart:
     note: str = ""
     """Why this offer was chosen; empty if there was no choice."""
     runner_up: str = ""
-    """Type of the second best offer."""
+    """Name of the second best offer."""
     difference: Usd = ZERO
     """What the runner-up would cost more."""
 
@@ -57,13 +58,15 @@ class PlannedStart:
     def setup_cost(self) -> Usd:
         """Cost of a start without its work."""
         priors = self.offer.priors
-        return cost(self.offer.rate, priors.setup_seconds + priors.release_seconds)
+        each = cost(self.offer.rate, priors.setup_seconds + priors.release_seconds)
+        return Usd(each.micros * self.outlook.machines)
 
 
 def plan_start(seen: Observation, policy: Policy) -> PlannedStart:
     """Plans a start of the current backlog with the offer that the policy chooses."""
     up = any(instance.state in ALREADY_UP for instance in seen.instances)
-    ordered = policy.choice is InstanceChoice.ORDERED or up
+    # A created machine has no type of its own that a choice could prefer.
+    ordered = bool(seen.instances) and (policy.choice is InstanceChoice.ORDERED or up)
     first, *others = [_plan_with(offer, seen, policy) for offer in seen.offers[: 1 if ordered else None]]
     return _choose_cheapest([first, *others], seen, policy) if others else first
 
@@ -90,8 +93,7 @@ def plan_lane(seen: Observation, policy: Policy, start: PlannedStart) -> Planned
 
 def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Policy) -> PlannedStart:
     """The cheapest plan that keeps the longest wait; the fastest if none does. Names the runner-up."""
-    since = find_waiting_since(seen)
-    left = (since + policy.max_wait - seen.now).total_seconds() if since else math.inf
+    left = _find_time_left(seen, policy)
     in_time = sorted(
         (plan for plan in plans if plan.outlook.seconds <= left), key=lambda plan: plan.outlook.cost
     )
@@ -104,8 +106,8 @@ def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Polic
         rank = "is the cheapest that keeps the longest wait" if late else "is the cheapest"
     return replace(
         best,
-        note=_compare(best, second, rank),
-        runner_up=second.offer.instance_type,
+        note="; ".join(filter(None, (best.note, _compare(best, second, rank)))),
+        runner_up=second.offer.name,
         difference=second.outlook.cost - best.outlook.cost,
     )
 
@@ -114,8 +116,7 @@ def _compare(best: PlannedStart, second: PlannedStart, rank: str) -> str:
     more = second.outlook.cost - best.outlook.cost
     difference = f"{more} more" if more >= ZERO else f"{best.outlook.cost - second.outlook.cost} less"
     return (
-        f"{best.offer.instance_type} {rank}, at about {best.outlook.cost}; next is "
-        f"{second.offer.instance_type}, {difference}"
+        f"{best.offer.name} {rank}, at about {best.outlook.cost}; next is {second.offer.name}, {difference}"
     )
 
 
@@ -125,8 +126,25 @@ def find_waiting_since(seen: Observation) -> datetime | None:
     return min(since, seen.now) if since else None
 
 
+def _find_time_left(seen: Observation, policy: Policy) -> float:
+    """Seconds until the longest wait of the oldest chunk; infinite without one."""
+    since = find_waiting_since(seen)
+    return (since + policy.max_wait - seen.now).total_seconds() if since else math.inf
+
+
 def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
     runtime = policy.max_runtime.total_seconds()
+    numbers = ONE if offer.market is Market.LANE else seen.machine_numbers
+    outlooks = foresee(
+        seen.backlog,
+        offer.priors,
+        offer.rate,
+        runtime=runtime,
+        pause=policy.check_interval.total_seconds(),
+        limit=policy.limit,
+        machines=numbers,
+    )
+    outlook, note = _choose_number(outlooks, offer.priors, _find_time_left(seen, policy))
     return PlannedStart(
         offer=offer,
         batch=pack(
@@ -136,20 +154,34 @@ def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
             rate=offer.rate,
             seconds=runtime,
             limit=policy.limit,
+            machines=outlook.machines,
         ),
-        outlook=foresee(
-            seen.backlog,
-            offer.priors,
-            offer.rate,
-            runtime=runtime,
-            pause=policy.check_interval.total_seconds(),
-            limit=policy.limit,
-        ),
-        waits=_measure_waits(seen, offer),
+        outlook=outlook,
+        waits=_measure_waits(seen, offer, outlook.machines),
+        note=note,
     )
 
 
-def _measure_waits(seen: Observation, offer: Offer) -> BacklogWait:
+def _choose_number(outlooks: Sequence[Outlook], priors: Priors, left: float) -> tuple[Outlook, str]:
+    """The cheapest number of machines for one run that keeps the longest wait, and the sentence for it.
+
+    If no number does both, the one that needs the fewest runs, then the least time. Each machine has at least
+    one portion of work.
+    """
+    if len(outlooks) == 1:
+        return outlooks[0], ""
+    portions = outlooks[0].audio_seconds / priors.speed // LEAST_PORTION_SECONDS
+    outlooks = outlooks[: max(1, int(portions))]
+    able = [outlook for outlook in outlooks if outlook.runs == 1 and outlook.seconds <= left]
+    if able:
+        best, rank = min(able, key=lambda outlook: outlook.cost), "for one run within the longest wait"
+    else:
+        best = min(outlooks, key=lambda outlook: (outlook.runs, outlook.seconds))
+        rank = f"for {format_count(best.runs, 'run')}: no number keeps the longest wait in one run"
+    return best, f"{format_count(best.machines, 'machine')} {rank}, at about {best.cost}"
+
+
+def _measure_waits(seen: Observation, offer: Offer, machines: int) -> BacklogWait:
     audio = waited = 0.0
     tightest, newest = 0.0, None
     for chunk in seen.backlog.candidates:
@@ -160,5 +192,5 @@ def _measure_waits(seen: Observation, offer: Offer) -> BacklogWait:
         wait = max(0.0, (seen.now - chunk.modified).total_seconds() / _HOUR)
         waited += hours * wait
         newest = max(newest or chunk.modified, chunk.modified)
-        tightest = max(tightest, wait + audio / offer.priors.speed)
+        tightest = max(tightest, wait + audio / offer.priors.speed / machines)
     return BacklogWait(audio, waited, newest, tightest)

@@ -49,6 +49,7 @@ class Launch:
     reason: Reason
     batch: Batch
     offer: Offer
+    machines: int = 1
     borrowed: bool = False
     outside_hours: bool = False
     """BATCH_HOURS begin too late for the longest wait."""
@@ -132,8 +133,9 @@ def _launch(seen: Observation, policy: Policy, start: PlannedStart, reason: Reas
     if outside:
         sentence = f"{reason.sentence}; BATCH_HOURS ({policy.hours}) would begin too late"
         reason = replace(reason, sentence=sentence)
-    borrowed = all(instance.state in ALREADY_UP for instance in seen.instances)
-    return Launch(reason, start.batch, start.offer, borrowed=borrowed, outside_hours=outside)
+    borrowed = bool(seen.instances) and all(each.state in ALREADY_UP for each in seen.instances)
+    machines = start.outlook.machines
+    return Launch(reason, start.batch, start.offer, machines, borrowed=borrowed, outside_hours=outside)
 
 
 def find_obstacles(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Reason]:
@@ -335,6 +337,7 @@ def _collect_numbers(
         "waiting_dollars": start.waits.cost(policy.wait_price).dollars,
         "hourly_dollars": batch.estimate.rate.per_hour.dollars,
         "instance_type": start.offer.instance_type,
+        "machines": start.outlook.machines,
         "runner_up": start.runner_up or None,
         "runner_up_dollars": start.difference.dollars if start.runner_up else None,
     }

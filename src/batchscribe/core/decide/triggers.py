@@ -35,6 +35,10 @@ def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
         before = f", {backlog.troubled} of them failed before" if backlog.troubled else ""
         sentence = f"requested by the user: {format_count(backlog.pending, 'chunk')} pending{before}"
         yield Trigger(seen.now, ReasonCode.NOW, sentence)
+    if backlog.triggering and seen.interrupted:
+        pending = format_count(backlog.triggering, "chunk")
+        sentence = f"the cloud took a spot machine back from run {seen.interrupted}: {pending} pending"
+        yield Trigger(seen.now, ReasonCode.INTERRUPTED, sentence)
     if backlog.triggering:
         match policy.name:
             case PolicyName.NOW:

@@ -10,6 +10,8 @@ RUN_TAG = "batchscribe:run"
 DEADLINE_TAG = "batchscribe:deadline"
 MANIFEST_TAG = "batchscribe:manifest"
 """SHA-256 of the run's last manifest, for a GPU host that starts without ssh."""
+MACHINE_TAG = "batchscribe:machine"
+"""The run's name of a machine that was created for it, such as RUN-0: known before the cloud has an ID."""
 STOP_PATIENCE_SECONDS = 600.0
 """From the stop request to `stopped`; a longer stop raises an alarm."""
 
@@ -58,6 +60,10 @@ class Instance:
     id: str
     state: InstanceState
     type: str = ""
+    market: str = ""
+    """spot or on-demand, if the provider has several; else empty."""
+    zone: str = ""
+    """Availability zone, if its price depends on it; else empty."""
     public_address: str | None = None
     private_address: str | None = None
     launched_at: datetime | None = None

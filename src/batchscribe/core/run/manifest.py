@@ -113,6 +113,8 @@ class Manifest(Dated, frozen=True, kw_only=True):
     endpoint: str = ""
     """AWS region and endpoint of the stores, for a worker without them in its environment."""
     chunks: Annotated[tuple[ManifestChunk, ...], Meta(max_length=MAX_CHUNKS)]
+    machine: Word | msgspec.UnsetType = msgspec.UNSET
+    """Id of the machine that works on it, if its run has several."""
     seal: str = ""
     """See core/run/seals.py; empty if its scheduler has no secret."""
 

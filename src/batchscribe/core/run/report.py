@@ -20,7 +20,7 @@ from batchscribe.core.figures import encode_json
 from batchscribe.core.run.billing import BilledParts, split_bill
 from batchscribe.core.run.engine_time import EngineTime, make_engine_time, sum_engine_time
 from batchscribe.core.run.meter import Moment
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.scan.backlog import Backlog
 
 FORMAT = "batchscribe.report"
@@ -81,6 +81,22 @@ _OBSERVED = Scan.__struct_fields__[2:]
 """Fields with their names in a backlog."""
 
 
+class MachineBill(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several machines of a run; dollars are for reading."""
+
+    name: str
+    type: str
+    market: str
+    outcome: str
+    """How its work ended early; empty if it did not."""
+    seconds: float
+    """Billed, at most."""
+    rate: float
+    rate_micros: int
+    cost: float
+    cost_micros: int
+
+
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """`cost` and `rate` are dollars for reading; the micro-dollars beside them are exact."""
 
@@ -103,6 +119,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     rate_micros: int
     source: str
     as_of: str
+    machines: tuple[MachineBill, ...] = ()
+    """If there are several; `type` and `rate` are then those of the last offer."""
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +307,22 @@ def _make_gpu(run: Run) -> Gpu:
         rate_micros=run.rate.per_hour.micros,
         source=run.rate.source,
         as_of=run.rate.as_of,
+        machines=tuple(_make_bill(run, each) for each in run.machines) if len(run.machines) > 1 else (),
+    )
+
+
+def _make_bill(run: Run, machine: Machine) -> MachineBill:
+    rate, amount = (machine.rate or run.rate).per_hour, run.bill_of(machine)
+    return MachineBill(
+        name=machine.id,
+        type=machine.type or run.instance_type,
+        market=machine.market,
+        outcome=machine.outcome.value if machine.outcome else "",
+        seconds=run.billed_seconds_of(machine),
+        rate=rate.dollars,
+        rate_micros=rate.micros,
+        cost=amount.dollars,
+        cost_micros=amount.micros,
     )
 
 

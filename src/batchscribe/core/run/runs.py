@@ -64,6 +64,8 @@ class Outcome(StrEnum):
     """It stalled or died without an exit record."""
     INSTANCE_LOST = "instance-lost"
     """Its instance was stopped from outside, or has another owner now."""
+    SPOT_INTERRUPTED = "spot-interrupted"
+    """The cloud took its spot machine back."""
     HUNG = "hung"
     """Only in runs of version 0.1: its controller hung and was ended by the watchdog."""
     ABANDONED = "abandoned"
@@ -93,21 +95,7 @@ _NO_START = frozenset(
         Outcome.START_FAILED,
     }
 )
-
-
 FAILURES_KEPT = 3
-
-
-class Step(StrEnum):
-    ARM = "arm"
-    PROVISION = "provision"
-    AWAIT_RUNNING = "await-running"
-    DISPATCH = "dispatch"
-    FOLLOW = "follow"
-    RELEASE = "release"
-    SETTLE = "settle"
-
-
 LEGAL: dict[RunState, frozenset[RunState]] = {
     RunState.PLANNED: frozenset({RunState.ARMED, RunState.RELEASING}),
     RunState.ARMED: frozenset({RunState.PROVISIONING, RunState.RELEASING}),
@@ -120,22 +108,16 @@ LEGAL: dict[RunState, frozenset[RunState]] = {
     RunState.SETTLED: frozenset(),
 }
 
-_STEPS = {
-    RunState.PLANNED: Step.ARM,
-    RunState.ARMED: Step.PROVISION,
-    RunState.PROVISIONING: Step.AWAIT_RUNNING,
-    RunState.DISPATCHING: Step.DISPATCH,
-    RunState.TRANSCRIBING: Step.FOLLOW,
-    RunState.RELEASING: Step.RELEASE,
-    RunState.VERIFYING: Step.SETTLE,
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A machine of a run."""
 
     id: str
+    type: str = ""
+    market: str = ""
+    """Type and market of a machine that was created for the run; empty until its start was accepted."""
+    rate: Rate | None = None
+    """Its price. None is the run's: that of an existing instance, or before the start was accepted."""
     meter: Meter = field(default_factory=Meter)
     """Observations of the instance: the billed time, and if it is still ours."""
     reaching_since: Moment | None = None
@@ -144,6 +126,8 @@ class Machine:
     """Time of the first connection since when its host refused every one."""
     over: bool = False
     """True if it does no more work for the run, while others do."""
+    over_since: Moment | None = None
+    """Time since when it is over: its stop is due."""
     outcome: Outcome | None = None
     """How its work ended, if it is over."""
     released: bool = False
@@ -160,6 +144,8 @@ class RunWorker:
     """Id of the machine."""
     launched: bool = False
     ended: datetime | None = None
+    revoked: bool = False
+    """Its unfinished chunks are for other workers of the run, as soon as it has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +243,11 @@ class Run:
         return self.machines[0].id
 
     @property
+    def creates_machines(self) -> bool:
+        """True if its machines were created for it: each has its name, RUN-n, before the cloud has an ID."""
+        return self.instance.startswith(f"{self.id}-")
+
+    @property
     def manifests(self) -> tuple[str, ...]:
         """Keys of the manifests, in the order of the workers."""
         return tuple(worker.manifest for worker in self.workers)
@@ -272,9 +263,13 @@ class Run:
     def machine(self, instance: str) -> Machine:
         return next(machine for machine in self.machines if machine.id == instance)
 
+    def workers_on(self, instance: str) -> tuple[int, ...]:
+        """Numbers of the machine's workers."""
+        return tuple(n for n, worker in enumerate(self.workers) if worker.machine == instance)
+
     def worker_on(self, instance: str) -> int | None:
         """Number of the machine's last worker. None if it has none."""
-        return max((n for n, worker in enumerate(self.workers) if worker.machine == instance), default=None)
+        return max(self.workers_on(instance), default=None)
 
     @property
     def last_workers(self) -> tuple[int, ...]:
@@ -288,11 +283,20 @@ class Run:
         return tuple(machine for machine in self.machines if not machine.over)
 
     @property
+    def awaited(self) -> tuple[Machine, ...]:
+        """Machines that were not observed up for it yet."""
+        return tuple(machine for machine in self.working if machine.reaching_since is None)
+
+    @property
     def undispatched(self) -> tuple[Machine, ...]:
         """Machines whose next worker is not launched yet."""
-        return tuple(machine for machine in self.working if not self._is_at_work(machine))
+        return tuple(machine for machine in self.working if not self.is_at_work(machine))
 
-    def _is_at_work(self, machine: Machine) -> bool:
+    def stop_due(self, machine: Machine) -> Moment | None:
+        """Time since when the machine's stop is due; None while it works."""
+        return machine.over_since or self.stop_requested
+
+    def is_at_work(self, machine: Machine) -> bool:
         number = self.worker_on(machine.id)
         return number is not None and self.workers[number].launched and self.workers[number].ended is None
 
@@ -355,9 +359,12 @@ class Run:
         return max(1.0, seconds) if machine.meter.ran and machine.meter.is_ended else seconds
 
     def bill(self) -> Usd:
+        return sum((self.bill_of(machine) for machine in self.machines), start=ZERO)
+
+    def bill_of(self, machine: Machine) -> Usd:
+        """Cost of one machine at its own rate, at most."""
         minimum = 0 if self.borrowed else MINIMUM_BILLED_SECONDS
-        bills = (cost(self.rate, self.billed_seconds_of(each), minimum=minimum) for each in self.machines)
-        return sum(bills, start=ZERO)
+        return cost(machine.rate or self.rate, self.billed_seconds_of(machine), minimum=minimum)
 
     def with_machine(self, instance: str, **changes: object) -> Run:
         changed = replace(self.machine(instance), **changes)  # type: ignore[arg-type]
@@ -388,8 +395,3 @@ class Run:
 
 def _find_first(moments: Iterable[Moment | None]) -> Moment | None:
     return min(filter(None, moments), key=lambda moment: moment.at, default=None)
-
-
-def next_step(run: Run) -> Step | None:
-    """The next step of a run; None if it is settled."""
-    return _STEPS.get(run.state)

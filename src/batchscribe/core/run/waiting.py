@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batchscribe.core.figures import format_count
 from batchscribe.core.run.meter import Moment
-from batchscribe.core.run.runs import Run, RunState
+from batchscribe.core.run.runs import Machine, Run, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,13 @@ def find_wait(run: Run, now: Moment, *, up: float, reach: float) -> Wait | None:
 
     `up` and `reach` are the limits in seconds for a running instance, and for a host that answers.
     """
+    several = len(run.machines) > 1
     match run.state:
+        case RunState.PROVISIONING if several:
+            text = f"starting {format_count(len(run.awaited), 'machine')}"
+            return Wait(_add_cause(text, run), _seconds_since(run.start_requested, now), up)
+        case RunState.DISPATCHING if several and run.worker_since is not None:
+            return None
         case RunState.PLANNED | RunState.ARMED:
             return Wait(_add_cause(f"waiting until {run.instance} is free", run))
         case RunState.PROVISIONING:
@@ -48,6 +55,32 @@ def wait_text(wait: Wait) -> str:
     """One line: `starting i-0123 (g4dn.xlarge), 0:25 of 10:00`."""
     limit = f" of {_format_minutes(wait.limit)}" if wait.limit is not None else ""
     return f"{wait.text}, {_format_minutes(wait.seconds)}{limit}"
+
+
+def describe_machines(run: Run) -> tuple[str, ...]:
+    """A sentence for each of several machines: its state, its price and its cost; none for one machine."""
+    if len(run.machines) == 1:
+        return ()
+    return tuple(
+        f"{machine.id}{_describe_offer(machine)} {_describe_state(run, machine)}, at most {run.bill_of(machine)}"
+        for machine in run.machines
+    )
+
+
+def _describe_offer(machine: Machine) -> str:
+    named = " ".join(filter(None, (machine.type, machine.market)))
+    priced = f"{named}, {machine.rate.per_hour} an hour" if machine.rate else named
+    return f" ({priced})" if priced else ""
+
+
+def _describe_state(run: Run, machine: Machine) -> str:
+    if machine.released:
+        return f"is stopped: {machine.outcome}" if machine.outcome else "is stopped"
+    if machine.over:
+        return "is being stopped"
+    if run.is_at_work(machine):
+        return "is at work"
+    return "waits for work" if machine.reaching_since else "is being started"
 
 
 def _add_cause(text: str, run: Run) -> str:

@@ -1,0 +1,79 @@
+"""A simulated GPU host of a created machine: it is booted from an image, once."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchscribe.agent import boot as production
+from batchscribe.agent.boot import BoxAgent, BoxSeams
+from batchscribe.core import keys
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
+from batchscribe.core.run.manifest import Manifest
+from batchscribe.testing.compute import Cloud, CloudMachine
+from batchscribe.testing.worker import WorkerScript
+from simulation.box import Boot, Box, Marks
+from simulation.seams import Bucket
+from simulation.timeline import START, Timeline
+
+
+class CreatedMarks(Marks):
+    """State files in which a claim replaces that of a machine without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = ""
+
+    def record_claim(self, run: str, *, limit: float, now: float) -> float:
+        if self._run != run:
+            self._run, self.limit = run, None
+        return super().record_claim(run, limit=limit, now=now)
+
+
+class CreatedBox(Box):
+    """Host whose agent takes the claim of its name, and powers itself off without one."""
+
+    def __init__(
+        self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: CloudMachine, script: WorkerScript
+    ) -> None:
+        super().__init__(line, cloud, bucket, machine, script)
+        self.notice = ""
+        """Announced end of the machine by its cloud."""
+
+    @property
+    def name(self) -> str:
+        return self._machine.tags[MACHINE_TAG]
+
+    def given(self, run: str, worker: int) -> bool:  # noqa: ARG002  the signature of the base
+        """True if there is a manifest for this machine that no worker was started on."""
+        prefix = keys.manifests(run)
+        stored = [key for key in self._bucket.keys(prefix) if key.endswith("/manifest.json")]
+        manifests = [wire.decode(self._bucket.get(key).data, Manifest) for key in stored]
+        own = [each for each in manifests if each.machine is msgspec.UNSET or each.machine == self.name]
+        return any((each.run, each.worker) not in self.workers for each in own)
+
+    def _booted(self, boot: Boot, number: int) -> None:
+        if self._boots != number:
+            return
+        self.up = True
+        self._marks = CreatedMarks()
+        self._start_agent(boot)
+        self._deadman(self._marks, number)
+
+    def _start_agent(self, boot: Boot, run: str = "") -> None:
+        assert self._marks is not None
+        seams = BoxSeams(
+            clock=self._line,
+            workers=self,
+            marks=self.marks,
+            permit=self.permit,
+            announced=lambda: self._machine.tags.get(MANIFEST_TAG),
+            home=lambda: self._store,
+            runs=lambda _claim: self._store,
+            machine=lambda: self.name,
+            unclaimed=self._marks,
+            interruption=lambda: self.notice,
+        )
+        this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
+        self._agent = BoxAgent(self._place, this, seams, run=run)
+        self._step_agent(self._agent, boot)

@@ -1,0 +1,300 @@
+"""A run that creates its machines: how many, of which offers, and what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchscribe import __version__
+from batchscribe.adapters.no_guard import NoGuard
+from batchscribe.controller.advance import PassResult, advance_all
+from batchscribe.controller.commands.overview import overview
+from batchscribe.controller.observe import observe
+from batchscribe.controller.tick import reconcile, tick, watch
+from batchscribe.core import keys
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.observation import Policy, PolicyName, ReasonCode
+from batchscribe.core.decide.offers import Market, Offer
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import Launch, decide
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.instances import MACHINE_TAG, InstanceState
+from batchscribe.core.run.manifest import Manifest, WorkerEnd
+from batchscribe.core.run.report import build
+from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.errors import ComputeUnavailableError, NoCapacityError, QuotaError
+from batchscribe.ledger import Ledger
+from batchscribe.testing.compute import CloudMachine, Fault
+from batchscribe.testing.fleet import FakeFleet
+from batchscribe.testing.worker import ChunkFate
+from support.world import Stage, stage
+
+IMAGE = "template"
+CHUNKS = 48
+SPOT = Offer(
+    provider="fleet",
+    instance_type="g4dn.xlarge",
+    market=Market.SPOT,
+    rate=Rate(per_hour=Usd.parse("0.20"), source="test"),
+)
+ON_DEMAND = replace(SPOT, market=Market.ON_DEMAND, rate=Rate(per_hour=Usd.parse("0.526"), source="test"))
+
+
+class Fleet(Stage):
+    """A stage whose cloud creates machines."""
+
+    cloud: FakeFleet
+
+    def of(self, run: Run, number: int) -> list[CloudMachine]:
+        """Cloud machines that have this machine's name."""
+        return self.cloud.list_named(f"{run.id}-{number}")
+
+    def states(self) -> set[InstanceState]:
+        return {machine.state for machine in self.cloud.machines.values()}
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Fleet]:
+    """48 chunks of 50 s of work each: 40 minutes, in runs of at most 30."""
+    yield from fleet(tmp_path, machines=4)
+
+
+def fleet(folder: Path, *, machines: int) -> Iterator[Fleet]:
+    policy = Policy(name=PolicyName.NOW, max_runtime=timedelta(minutes=30))
+    made = stage(
+        folder, policy=policy, instances=(), max_machines=machines, image=IMAGE, provider="fleet",
+        priors=Priors(speed=0.2, setup_seconds=60.0, setup_p95_seconds=120.0),
+    )
+    made.__class__ = Fleet
+    assert isinstance(made, Fleet)
+    made.cloud = FakeFleet(made.clock, (SPOT, ON_DEMAND))
+    made.world = replace(made.world, capacity=made.cloud, guard=NoGuard("none"))
+    made.worker.seconds_each = 20.0
+    record = InstanceRecord(
+        instance=IMAGE, release=__version__, at=made.clock.now(), boots=True, shows_tags=True
+    )
+    made.store.place(keys.instance(IMAGE), msgspec.json.encode(record))
+    for number in range(CHUNKS):
+        made.upload(1, session=f"s{number:02}")
+    made.clock.sleep(600)
+    yield made
+    made.ledger.close()
+
+
+def advanced(at: Fleet, is_there: Callable[[Run], bool]) -> Run:
+    """The open run, after as many passes as it takes."""
+    for _ in range(400):
+        (run,) = at.ledger.open_runs()
+        if is_there(run):
+            return run
+        at.clock.sleep(5)
+        advance_all(at.world, at.config, PassResult())
+    raise AssertionError("the run never came there")
+
+
+def started(at: Fleet, *, at_work: int) -> Run:
+    """The open run once so many machines are at work."""
+    tick(at.world, at.config, wait=False)
+    return advanced(at, lambda run: sum(map(run.is_at_work, run.machines)) >= at_work)
+
+
+def finished(at: Fleet) -> Run:
+    tick(at.world, at.config, wait=False)
+    (run,) = at.ledger.open_runs()
+    for _ in range(800):
+        at.clock.sleep(5)
+        advance_all(at.world, at.config, PassResult())
+        if (found := at.ledger.run(run.id)) is not None and not found.open:
+            return found
+    raise AssertionError("the run was never settled")
+
+
+def test_a_run_creates_as_many_machines_as_its_time_needs(at: Fleet) -> None:
+    run = finished(at)
+    assert run.instances == (f"{run.id}-0", f"{run.id}-1")
+    assert "2 machines for one run within the longest wait" in run.reason
+    assert (run.outcome, sorted(at.worker.published)) == (Outcome.COMPLETED, sorted(set(at.worker.published)))
+    assert len(at.worker.published) == CHUNKS
+    assert at.states() == {InstanceState.TERMINATED}
+    assert [key for key, _ in ((info.key, 0) for info in at.store.list(keys.INSTANCES))] == [
+        keys.instance(IMAGE)
+    ]
+
+
+def test_each_machine_is_billed_at_its_own_rate(at: Fleet) -> None:
+    at.cloud.fail("acquire", None, Fault(NoCapacityError("no spot capacity")))
+    run = finished(at)
+    first, second = run.machines
+    assert (first.market, second.market) == ("spot", "on-demand")
+    assert (first.rate, second.rate) == (SPOT.rate, ON_DEMAND.rate)
+    assert run.cost == run.bill_of(first) + run.bill_of(second)
+    truth = [sum(at.cloud.billed_seconds(each.id) for each in at.of(run, number)) for number in (0, 1)]
+    assert all(run.billed_seconds_of(m) >= true > 0 for m, true in zip(run.machines, truth, strict=True))
+    bills = build(run).gpu.machines
+    assert [bill.rate for bill in bills] == [0.2, 0.526]
+    assert sum(bill.cost_micros for bill in bills) == run.cost.micros
+
+
+def test_the_first_portions_are_half_of_the_work(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    given = [len(at.worker.started[run.id, number].manifest.chunks) for number in (0, 1)]
+    assert given == [CHUNKS // 4, CHUNKS // 4]
+
+
+def test_a_lost_reply_of_a_create_call_creates_nothing_twice(at: Fleet) -> None:
+    at.cloud.fail("acquire", Fault(ComputeUnavailableError("no answer"), applied=True))
+    run = finished(at)
+    assert [len(at.of(run, number)) for number in (0, 1)] == [1, 1]
+    assert run.outcome is Outcome.COMPLETED
+
+
+def test_a_machine_without_any_capacity_leaves_its_work_to_the_others(at: Fleet) -> None:
+    at.cloud.fail("acquire", None, Fault(NoCapacityError("none")), Fault(QuotaError("too many vCPUs")))
+    run = finished(at)
+    assert [machine.outcome for machine in run.machines] == [None, Outcome.QUOTA]
+    assert (run.outcome, len(at.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+    assert run.billed_seconds_of(run.machines[1]) == 0
+
+
+def test_a_second_machine_of_one_name_is_ended_too(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    name = f"{run.id}-0"
+    at.cloud.create(name, "g4dn.xlarge", "spot", "a", {**at.of(run, 0)[0].tags})
+    finished_run = advanced_to_end(at, run)
+    assert len([m for m in at.cloud.machines.values() if m.tags[MACHINE_TAG] == name]) == 2
+    assert at.states() == {InstanceState.TERMINATED}
+    assert finished_run.outcome is Outcome.COMPLETED
+
+
+def advanced_to_end(at: Fleet, run: Run) -> Run:
+    for _ in range(800):
+        at.clock.sleep(5)
+        advance_all(at.world, at.config, PassResult())
+        if (found := at.ledger.run(run.id)) is not None and not found.open:
+            return found
+    raise AssertionError("the run was never settled")
+
+
+def test_an_idle_machine_is_ended_while_the_other_works(at: Fleet) -> None:
+    at.worker.slow = {1: 90.0}
+    started(at, at_work=2)
+    run = advanced(at, lambda run: any(machine.over for machine in run.machines))
+    run = advanced(at, lambda run: any(machine.released for machine in run.machines))
+    assert run.state is RunState.TRANSCRIBING
+    assert at.states() == {InstanceState.RUNNING, InstanceState.TERMINATED}
+
+
+def test_a_slow_worker_shares_its_rest(at: Fleet) -> None:
+    """The idle machine takes a part of it, once the worker has ended; no chunk is done twice."""
+    run = started(at, at_work=2)
+    slow = at.worker.started[run.id, 1]
+    at.worker.slow = {1: 400.0}
+    run = advanced_to_end(at, run)
+    assert slow.ended
+    assert run.workers[1].revoked
+    assert (run.outcome, len(at.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+    assert len(set(at.worker.published)) == CHUNKS
+
+
+def test_the_rest_of_an_interrupted_machine_is_done_by_the_other(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    at.clock.sleep(100)
+    at.cloud.terminate(at.of(run, 1)[0].id)
+    at.worker.started[run.id, 1].die()
+    run = advanced_to_end(at, run)
+    assert run.machines[1].outcome is Outcome.SPOT_INTERRUPTED
+    assert (run.outcome, len(at.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+
+
+def test_a_chunk_that_killed_its_worker_ends_no_other_machine(
+    at: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killer, fate = "s03/chunk-001.webm", at.worker._fate
+
+    def fate_of(manifest: Manifest, key: str) -> ChunkFate:
+        return ChunkFate.KILLER if key == killer else fate(manifest, key)
+
+    monkeypatch.setattr(at.worker, "_fate", fate_of)
+    run = finished(at)
+    assert [machine.outcome for machine in run.machines] == [Outcome.WORKER_LOST, None]
+    assert (run.outcome, len(at.worker.published)) == (Outcome.INCOMPLETE, CHUNKS - 1)
+    given = [worker.manifest.chunks for worker in at.worker.started.values()]
+    assert sum(killer in {chunk.key for chunk in chunks} for chunks in given) == 1
+
+
+def test_after_an_interruption_the_next_check_starts_at_once(at: Fleet) -> None:
+    at.config = replace(at.config, max_machines=1)
+    run = started(at, at_work=1)
+    at.clock.sleep(130)
+    at.worker.started[run.id, 0].end(WorkerEnd.STOPPED, "the cloud takes this spot machine back")
+    at.cloud.terminate(at.of(run, 0)[0].id)
+    run = advanced_to_end(at, run)
+    assert run.outcome is Outcome.SPOT_INTERRUPTED
+    assert run.chunks_done
+    policy = replace(at.config.policy, name=PolicyName.THRESHOLD, threshold=1000)
+    config = replace(at.config, policy=policy)
+    decision = decide(observe(at.world, config), policy)
+    assert isinstance(decision, Launch)
+    assert decision.reason.code is ReasonCode.INTERRUPTED
+    assert run.id in decision.reason.sentence
+
+
+def test_a_lost_ledger_ends_no_work(at: Fleet, tmp_path: Path) -> None:
+    run = started(at, at_work=2)
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        at.world, at.ledger = replace(at.world, ledger=ledger), ledger
+        reconcile(at.world, at.config)
+        (found,) = ledger.open_runs()
+        assert [worker.machine for worker in found.workers] == [worker.machine for worker in run.workers]
+        assert [machine.market for machine in found.machines] == ["spot", "spot"]
+        run = advanced_to_end(at, run)
+    assert (run.outcome, len(at.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+    assert at.states() == {InstanceState.TERMINATED}
+
+
+def test_a_machine_that_never_ran_is_ended_if_the_ledger_is_lost(at: Fleet, tmp_path: Path) -> None:
+    tick(at.world, at.config, wait=False)
+    (run,) = at.ledger.open_runs()
+    assert run.state is RunState.PROVISIONING
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        at.world, at.ledger = replace(at.world, ledger=ledger), ledger
+        tick(at.world, at.config, wait=False)
+        run = advanced_to_end(at, run)
+    assert run.outcome is Outcome.INTERRUPTED
+    assert at.states() == {InstanceState.TERMINATED}
+
+
+def test_chunks_that_no_machine_got_in_time_are_left(at: Fleet) -> None:
+    at.worker.seconds_each = 100.0
+    run = finished(at)
+    assert len(at.worker.published) < CHUNKS
+    assert run.outcome is Outcome.TIMED_OUT or "that were left for the next run" in run.detail
+    assert run.outcome is not Outcome.COMPLETED
+
+
+def test_the_timer_lists_nothing_while_no_run_is_open(at: Fleet) -> None:
+    assert watch(at.world, at.config).found == "no run is open"
+
+
+def test_the_status_has_a_sentence_for_each_machine(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    (now,) = overview(at.world, at.config).runs
+    assert now.machines[0].startswith(
+        f"{run.id}-0 (g4dn.xlarge spot, $0.20 an hour) is at work, at most $0.00"
+    )
+    assert now.total == CHUNKS
+
+
+@pytest.mark.parametrize("machines", [1, 3])
+def test_one_machine_works_like_an_existing_one(tmp_path: Path, machines: int) -> None:
+    for at in fleet(tmp_path, machines=machines):
+        at.config = replace(at.config, policy=replace(at.config.policy, max_runtime=timedelta(hours=2)))
+        run = finished(at)
+        assert (len(run.machines), len(run.workers)) == (1, 1)
+        assert (run.outcome, len(at.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+        assert at.states() == {InstanceState.TERMINATED}
