@@ -91,6 +91,8 @@ class RunConfig:
     release: str
     provider: str
     instances: tuple[str, ...]
+    max_machines: int = 1
+    """The most machines of a run that creates its machines."""
     first_offer_only: bool = False
     """True for a rehearsal: it never changes the type of its instance."""
     launch: str = "auto"

@@ -35,9 +35,10 @@ from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
 from batchscribe.wiring.preflight import refuse_manual_start, unsupported
-from batchscribe.wiring.scheduler import list_instances, new_run_id
+from batchscribe.wiring.scheduler import new_run_id
 from batchscribe.wiring.seams import (
     describe_missing,
+    list_instances,
     open_compute,
     open_guard,
     open_ledger,

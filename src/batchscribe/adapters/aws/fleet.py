@@ -41,8 +41,11 @@ RateOf = Callable[[str, Market, str], Rate]
 """Rate of an instance type in a market and a zone (empty: the highest of all). Raises MisconfiguredError."""
 _NO_LINKED_ROLE: Meaning = (
     MisconfiguredError,
-    "this account never used Spot or EC2 Fleet: run `aws iam create-service-linked-role --aws-service-name "
-    "spot.amazonaws.com`, and the same for ec2fleet.amazonaws.com; nothing was started",
+    (
+        "this account never used Spot or EC2 Fleet: nothing was started; run `aws iam "
+        "create-service-linked-role --aws-service-name spot.amazonaws.com`, and again for "
+        "ec2fleet.amazonaws.com"
+    ),
 )
 _NO_SUCH_TEMPLATE: Meaning = (
     MisconfiguredError,
@@ -78,8 +81,10 @@ _FLEET_MEANINGS: dict[str, Meaning] = {
     "InvalidInstanceID.NotFound": AGAIN,
     "OperationNotPermitted": (
         MisconfiguredError,
-        "{right} on {subject} is not permitted: switch off termination protection in the launch template, and "
-        "for this machine (DisableApiTermination)",
+        (
+            "{right} on {subject} is not permitted: switch off termination protection "
+            "(DisableApiTermination) in the launch template, and of this machine"
+        ),
     ),
 }
 """Meanings of EC2's error codes for machines that a run creates, with messages for the user."""
@@ -164,7 +169,9 @@ class FleetCapacity:
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
         found = self._group_by_machine(instances)
-        return tuple(_show(name, found[name]) if name in found else self._show_absent(name) for name in instances)
+        return tuple(
+            _show(name, found[name]) if name in found else self._show_absent(name) for name in instances
+        )
 
     def list_created(self) -> tuple[Instance, ...]:
         found = self._group_by_machine(())

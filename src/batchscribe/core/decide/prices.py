@@ -110,7 +110,9 @@ class PriceTable:
 
     def find_spot_rate(self, instance_type: str, region: str, zone: str, now: datetime) -> Rate | None:
         """The spot rate in a zone, or if it is unknown, the highest in the region; None if all are old."""
-        places = {place for sheet in self.sheets for place in sheet.regions if place.startswith(region)}
+        places = sorted(
+            {place for sheet in self.sheets for place in sheet.regions if place.startswith(region)}
+        )
         found = {place: self.find(PriceKind.SPOT, instance_type, place) for place in places}
         fresh = {place: price for place, price in found.items() if price and _is_fresh(price, now)}
         if not fresh:
