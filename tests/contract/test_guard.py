@@ -149,10 +149,10 @@ def test_systems_manager_refuses_another_request(wrong: dict[str, Any]) -> None:
 
 
 def test_an_order_ends_every_instance_of_its_machine_and_no_other(endpoint: str) -> None:
-    make_launch_template(endpoint)
+    make_launch_template(endpoint, "guarded")
     fleet = FleetCapacity(
         provider="fleet",
-        template="gpu",
+        template="guarded",
         types=("g5.xlarge",),
         markets=(Market.SPOT,),
         rate_of=lambda *_offer: RATE,

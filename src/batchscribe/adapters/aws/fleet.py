@@ -133,13 +133,16 @@ class FleetCapacity:
         self._markets = markets
         self._rate_of = rate_of
         self._given_subnets = subnets
-        bounds: dict[str, Any] = {
-            "attempts": attempts,
-            "connect_timeout": connect_timeout,
-            "read_timeout": read_timeout,
-        }
-        self._open_client = partial(open_client, "ec2", region, endpoint, **bounds)
-        self._templates = LaunchTemplates(region=region, endpoint=endpoint, **bounds)
+        self._open_client = partial(
+            open_client,
+            "ec2",
+            region,
+            endpoint,
+            attempts=attempts,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+        )
+        self._templates = LaunchTemplates(lambda: self._client, region=region)
         self._api = Api(service="EC2", region=region, meanings=_FLEET_MEANINGS)
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning
 from batchscribe.core.run.account import MachineTemplate
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
@@ -38,29 +38,10 @@ def name_template(template: str) -> dict[str, str]:
 
 
 class LaunchTemplates:
-    """Bounded reads of EC2. `endpoint` replaces AWS's address; timeouts in seconds, for each attempt.
+    """Reads of EC2 by a bounded client. Each method raises our errors, also for a missing right."""
 
-    Each method raises our errors, also for a missing right.
-    """
-
-    def __init__(
-        self,
-        *,
-        region: str | None,
-        endpoint: str | None = None,
-        attempts: int = 4,
-        connect_timeout: float = 3.0,
-        read_timeout: float = 10.0,
-    ) -> None:
-        self._open_client = partial(
-            open_client,
-            "ec2",
-            region,
-            endpoint,
-            attempts=attempts,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-        )
+    def __init__(self, make_client: Callable[[], EC2Client], *, region: str | None) -> None:
+        self._make_client = make_client
         self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
 
     def describe(self, template: str) -> MachineTemplate:
@@ -100,8 +81,7 @@ class LaunchTemplates:
 
     @cached_property
     def _client(self) -> EC2Client:
-        client: EC2Client = self._open_client()
-        return client
+        return self._make_client()
 
     def _convert_errors(self, right: str, subject: str) -> AbstractContextManager[None]:
         return self._api.convert_errors(right, subject)
