@@ -78,6 +78,11 @@ class MachineSettings(TextSettings):
         return _MARKETS[self.market]
 
     @property
+    def host_record(self) -> str:
+        """Name of the set-up record of the machines: of the instance, or of the launch template."""
+        return self.launch_template if self.provider == FLEET else self.instance_id
+
+    @property
     def creates_machines(self) -> bool:
         """True if each run has machines of its own, which end with it."""
         return self.provider in {FLEET, RAY}

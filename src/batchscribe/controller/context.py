@@ -91,8 +91,11 @@ class RunConfig:
     release: str
     provider: str
     instances: tuple[str, ...]
+    """Existing instances; none if each run creates its machines."""
     max_machines: int = 1
     """The most machines of a run that creates its machines."""
+    image: str = ""
+    """Name of the record that created machines get a copy of: their launch template."""
     first_offer_only: bool = False
     """True for a rehearsal: it never changes the type of its instance."""
     launch: str = "auto"

@@ -75,6 +75,8 @@ class Preconditions:
     describe: Callable[[], Instance]
     shutdown: Callable[[], str] = lambda: ""
     """Effect of a power-off by the instance itself."""
+    templates: TemplateReads | None = None
+    """None if no run creates machines."""
 
     def check(self) -> Iterator[tuple[str, Finding]]:
         """Yields (group, finding) when each check is done. Never raises for a failed check."""
@@ -92,6 +94,9 @@ class Preconditions:
             yield "GPU instance", partial(self._check_instance, self.account)
             yield "guard", partial(self._check_guard, self.account)
             yield "host", partial(self._check_host, self.account)
+        if self.account and self.templates and self.settings.launch_template:
+            yield "machines", partial(self._check_machines, self.account, self.templates)
+            yield "guard", partial(self._check_guard, self.account)
         yield "engine", self._check_engine
         yield "schedule", self._check_schedule
         yield "messages", self._check_messages
@@ -101,7 +106,7 @@ class Preconditions:
         settings = self.settings
         for problem in settings.problems:
             yield failed("settings", problem, f"correct {settings.folder / DOTENV}")
-        required = ("BATCH_SOURCE",) if self.account is None else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
+        required = ("BATCH_SOURCE", *list_required(settings))
         missing = [attempt(name, partial(self._check_required, name)) for name in required]
         prices = attempt("prices", self._check_prices)
         yield from (finding for finding in (*missing, prices) if not finding.ok)
@@ -152,7 +157,32 @@ class Preconditions:
             optional="ec2:DescribeInstanceAttribute",
         )
 
-    def _check_type(self, account: AccountReads, name: str) -> Iterator[Finding]:
+    def _check_machines(self, account: AccountReads, templates: TemplateReads) -> Iterator[Finding]:
+        settings = self.settings
+        try:
+            template = templates.describe(settings.launch_template)
+            zones = () if template.has_subnet else templates.choose_subnets(settings.subnets)
+        except BatchscribeError as error:
+            yield to_failure("template", error)
+            return
+        yield from check_template(template)
+        for name in settings.instance_types:
+            if not template.has_subnet or settings.subnets:
+                zones_of = partial(templates.zones_with, name)
+                yield attempt(
+                    "zones",
+                    lambda name=name, zones_of=zones_of: check_zones(name, zones_of(), zones),
+                    optional="ec2:DescribeInstanceTypeOfferings",
+                )
+            yield from self._check_created_type(account, name)
+        yield attempt("price", self._check_market_prices)
+        record = self._instance_record
+        if isinstance(record, Finding):
+            yield record
+        else:
+            yield from check_record(settings, record)
+
+    def _check_created_type(self, account: AccountReads, name: str) -> Iterator[Finding]:
         kinds: list[MachineType] = []
 
         def check() -> Finding:

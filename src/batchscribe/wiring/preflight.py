@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
+from batchscribe.controller.commands.fleet_checks import check_template
 from batchscribe.core import keys
 from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.figures import format_count
 from batchscribe.core.near_names import suggest
+from batchscribe.core.run.account import MachineTemplate
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
@@ -22,7 +26,7 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
@@ -32,10 +36,12 @@ from batchscribe.wiring.engines import (
     engine_names,
     list_limits,
 )
+from batchscribe.wiring.seams import list_required, open_templates
 
 BOOT = "boot"
 FETCH = ": fetch it with "
 """What separates a missing model from its fix, in the engines' messages."""
+IMAGE = "run `batchscribe gpu image`, and set its image in the launch template"
 SET_UP = "run `batchscribe gpu setup`"
 
 
@@ -162,7 +168,39 @@ def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
     return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
 
 
+def check_image(template: MachineTemplate, output: Store, name: str) -> InstanceRecord | Finding:
+    """Reads the record of the template's image, and stores it under the template's `name` for the runs."""
+    try:
+        record = read_record(output, keys.instance(template.image), InstanceRecord)
+    except ObjectNotFoundError:
+        return failed("image", f"{template.image} was not made by `batchscribe gpu image`", IMAGE)
+    except UnreadableError as error:
+        return failed("image", f"the record of {template.image} is {error}", IMAGE)
+    output.replace(keys.instance(name), msgspec.json.encode(record))
+    return record
+
+
+def _check_fleet(settings: Settings, output: Store) -> Iterator[Finding]:
+    """Checks what a machine is created from, before the guard is armed and before anything costs money."""
+    for name in list_required(settings):
+        settings.require(name)
+    template = open_templates(settings).describe(settings.launch_template)
+    yield from check_template(template)
+    record = check_image(template, output, settings.launch_template) if template.image else None
+    if isinstance(record, Finding):
+        yield record
+    elif record is not None:
+        yield from check_record(settings, record)
+
+
 def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
+    if settings.provider == FLEET:
+        yield check_engine(engine_spec(settings))
+        yield check_state_folder(settings.state_dir)
+        yield check_rendering(settings)
+        yield check_guard_role(settings)
+        yield from _check_fleet(settings, output)
+        return
     instance = "" if settings.provider == LOCAL else settings.require("GPU_INSTANCE_ID")
     record = read_instance_record(output, instance) if instance else None
     spec = engine_spec(settings, record if isinstance(record, InstanceRecord) else None)

@@ -332,6 +332,7 @@ def _build_config(settings: Settings, choice: EngineChoice, identity: str, *, ma
         provider=settings.provider,
         instances=list_instances(settings),
         max_machines=settings.max_machines,
+        image=settings.host_record if settings.creates_machines else "",
         launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
@@ -30,6 +30,7 @@ from batchscribe.wiring.stores import open_store
 
 if TYPE_CHECKING:
     from batchscribe.adapters.aws.fleet import FleetCapacity
+    from batchscribe.adapters.aws.launch_templates import LaunchTemplates
 
 _REQUIRED = {EC2: ("GPU_INSTANCE_ID",), FLEET: ("GPU_LAUNCH_TEMPLATE", "GPU_INSTANCE_TYPES")}
 
@@ -145,6 +146,17 @@ def open_fleet(settings: Settings, clock: Clock) -> FleetCapacity:
         subnets=settings.subnets,
         endpoint=settings.endpoint_url or None,
     )
+
+
+def open_templates(settings: Settings, **bounds: Any) -> LaunchTemplates:
+    """Reads of launch template and zones; `bounds` are those of a client."""
+    try:
+        from batchscribe.adapters.aws.clients import open_client
+        from batchscribe.adapters.aws.launch_templates import LaunchTemplates
+    except ImportError as error:
+        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    return LaunchTemplates(partial(open_client, "ec2", region, endpoint, **bounds), region=region)
 
 
 def market_rate_of(settings: Settings, clock: Clock) -> Callable[[str, Market, str], Rate]:

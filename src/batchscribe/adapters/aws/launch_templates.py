@@ -54,7 +54,7 @@ class LaunchTemplates:
                 Versions=[DEFAULT_VERSION],
             )
         (found,) = answer["LaunchTemplateVersions"]
-        return _to_template(found)
+        return to_template(found)
 
     def choose_subnets(self, subnets: tuple[str, ...]) -> Mapping[str, str]:
         """One subnet for each zone, by zone: the one with the most free addresses.
@@ -87,7 +87,7 @@ class LaunchTemplates:
         return self._api.convert_errors(right, subject)
 
 
-def _to_template(found: Any) -> MachineTemplate:
+def to_template(found: Any) -> MachineTemplate:
     data = found["LaunchTemplateData"]
     options, cards = data.get("MetadataOptions", {}), data.get("NetworkInterfaces", [])
     profile = data.get("IamInstanceProfile", {})

@@ -26,7 +26,7 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Limit of running on-demand vCPUs for a family of types."""
+    """Limit of running vCPUs for a family of types, in one market."""
 
     code: str
     vcpus: int
