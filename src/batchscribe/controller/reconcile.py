@@ -60,9 +60,15 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in world.capacity.poll(config.instances)}
+        tagged = {seen.run for seen in _poll_all(world, config)}
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
+
+
+def _poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
+    """Polls the existing instances, and the machines that runs of any scheduler created."""
+    existing = world.capacity.poll(config.instances) if config.instances else ()
+    return (*existing, *world.capacity.list_created())
 
 
 def adopt_overdue(world: World, config: RunConfig) -> None:
@@ -72,7 +78,7 @@ def adopt_overdue(world: World, config: RunConfig) -> None:
     """
     if config.shared_machine:
         return
-    for seen in world.capacity.poll(config.instances):
+    for seen in _poll_all(world, config):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
         if seen.deadline and seen.launched_at and seen.launched_at > seen.deadline:
             continue  # started for another user, who left the tag of a run that is over
@@ -92,12 +98,11 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
     Raises RefusedError if the instance's tag does not name it.
     """
-    found = world.capacity.poll(config.instances)
+    found = _poll_all(world, config)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
-        raise RefusedError(
-            f"{found[0].id} is tagged with run {found[0].run or '(none)'}, not with {run_id}: not touched"
-        )
+        others = "; ".join(f"{seen.id} is tagged with run {seen.run or '(none)'}" for seen in found)
+        raise RefusedError(f"{others or 'no machine exists'}, not with {run_id}: not touched")
     run = _reopen_run(world, _build_foreign_run(world, config, run_id, tagged)).releasing(outcome, why)
     record_external_state(world, run)
     return save(world, run, "adopted")

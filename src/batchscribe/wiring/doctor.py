@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.clock import SystemClock
@@ -31,11 +32,12 @@ from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, w
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.lane import Lane
+from batchscribe.wiring.machine_checks import MachineChecks
 from batchscribe.wiring.preflight import (
     check_engine,
     check_guard_role,
@@ -48,8 +50,10 @@ from batchscribe.wiring.preflight import (
 from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.seams import (
     describe_missing,
+    list_required,
     open_ledger,
     open_store_if_possible,
+    open_templates,
     rate_of,
     with_control,
 )
@@ -75,7 +79,7 @@ class Preconditions:
     describe: Callable[[], Instance]
     shutdown: Callable[[], str] = lambda: ""
     """Effect of a power-off by the instance itself."""
-    templates: TemplateReads | None = None
+    machines: MachineChecks | None = None
     """None if no run creates machines."""
 
     def check(self) -> Iterator[tuple[str, Finding]]:
@@ -94,8 +98,8 @@ class Preconditions:
             yield "GPU instance", partial(self._check_instance, self.account)
             yield "guard", partial(self._check_guard, self.account)
             yield "host", partial(self._check_host, self.account)
-        if self.account and self.templates and self.settings.launch_template:
-            yield "machines", partial(self._check_machines, self.account, self.templates)
+        if self.account and self.machines and self.settings.launch_template:
+            yield "machines", partial(self._check_machines, self.account, self.machines)
             yield "guard", partial(self._check_guard, self.account)
         yield "engine", self._check_engine
         yield "schedule", self._check_schedule
@@ -157,32 +161,7 @@ class Preconditions:
             optional="ec2:DescribeInstanceAttribute",
         )
 
-    def _check_machines(self, account: AccountReads, templates: TemplateReads) -> Iterator[Finding]:
-        settings = self.settings
-        try:
-            template = templates.describe(settings.launch_template)
-            zones = () if template.has_subnet else templates.choose_subnets(settings.subnets)
-        except BatchscribeError as error:
-            yield to_failure("template", error)
-            return
-        yield from check_template(template)
-        for name in settings.instance_types:
-            if not template.has_subnet or settings.subnets:
-                zones_of = partial(templates.zones_with, name)
-                yield attempt(
-                    "zones",
-                    lambda name=name, zones_of=zones_of: check_zones(name, zones_of(), zones),
-                    optional="ec2:DescribeInstanceTypeOfferings",
-                )
-            yield from self._check_created_type(account, name)
-        yield attempt("price", self._check_market_prices)
-        record = self._instance_record
-        if isinstance(record, Finding):
-            yield record
-        else:
-            yield from check_record(settings, record)
-
-    def _check_created_type(self, account: AccountReads, name: str) -> Iterator[Finding]:
+    def _check_type(self, account: AccountReads, name: str) -> Iterator[Finding]:
         kinds: list[MachineType] = []
 
         def check() -> Finding:
@@ -190,12 +169,23 @@ class Preconditions:
             return checks.check_type(kinds[0], needs_gpu=self._engine_spec.device == "cuda")
 
         yield attempt("type", check, optional="ec2:DescribeInstanceTypes")
-        if kinds:
+        if kinds and self.machines:
+            yield from self.machines.check_quotas(account, kinds[0])
+        elif kinds:
             yield attempt(
                 "quota",
                 lambda: checks.check_quota(account.quota(name), kinds[0], self.settings.region),
                 optional="servicequotas:GetServiceQuota",
             )
+
+    def _check_machines(self, account: AccountReads, machines: MachineChecks) -> Iterator[Finding]:
+        """Checks what a machine is created from, where, with which types and prices, and its image."""
+        yield from machines.check_template()
+        for name in self.settings.instance_types:
+            yield from self._check_type(account, name)
+        yield attempt("price", partial(machines.check_prices, self.clock))
+        record = self._instance_record
+        yield from [record] if isinstance(record, Finding) else check_record(self.settings, record)
 
     def _check_guard(self, account: AccountReads) -> Iterator[Finding]:
         yield check_guard_role(self.settings)
@@ -302,6 +292,8 @@ class Preconditions:
     @cached_property
     def _instance_record(self) -> InstanceRecord | Finding:
         try:
+            if self.machines:
+                return self.machines.read_record(self.output)
             return read_instance_record(self.output, self.settings.instance_id)
         except BatchscribeError as error:
             return to_failure("set-up", error)
@@ -347,16 +339,17 @@ def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
     except ImportError as error:
         raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     region, endpoint = settings.region or None, settings.endpoint_url or None
-    compute = Ec2Compute(
-        region=region,
-        endpoint=endpoint,
-        attempts=TRIES,
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-    )
+    bounds: dict[str, Any] = {
+        "attempts": TRIES,
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+    }
+    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint))
+    if settings.provider == FLEET:
+        return replace(made, machines=MachineChecks(settings, open_templates(settings, **bounds)))
+    compute = Ec2Compute(region=region, endpoint=endpoint, **bounds)
     return replace(
         made,
-        account=AwsAccount(region=region, endpoint=endpoint),
         describe=partial(compute.describe, settings.instance_id),
         shutdown=partial(compute.shutdown_behaviour, settings.instance_id),
     )

@@ -50,7 +50,9 @@ def check_zones(instance_type: str, offered: Collection[str], zones: Collection[
     fitting = sorted(set(zones) & set(offered))
     if fitting:
         return passed("zones", f"{instance_type} in {', '.join(fitting)}")
-    detail = f"no subnet is in a zone with {instance_type}: {', '.join(sorted(offered)) or 'no zone offers it'}"
+    detail = (
+        f"no subnet is in a zone with {instance_type}: {', '.join(sorted(offered)) or 'no zone offers it'}"
+    )
     return failed("zones", detail, "set GPU_SUBNETS to subnets there, or other GPU_INSTANCE_TYPES")
 
 
