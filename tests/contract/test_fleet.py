@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.stub import Stubber
+from click.testing import CliRunner, Result
 
 from batchscribe.adapters.aws.fleet import FleetCapacity
+from batchscribe.cli.main import cli
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, InstanceState
@@ -20,6 +26,7 @@ from batchscribe.errors import (
     MissingRightError,
     NoCapacityError,
     QuotaError,
+    RefusedError,
 )
 from batchscribe.testing.capacity_suite import DEADLINE, CreatedCapacityCase, CreatedCapacitySuite
 from batchscribe.testing.clock import FakeClock
@@ -374,3 +381,76 @@ def test_instances_are_counted_over_every_page(fleet: FleetCapacity, endpoint: s
         page = {"Reservations": [{"Instances": [row]}]}
         stub.add_response("describe_instances", page, {"Filters": filters, "NextToken": "more"})
         assert fleet.poll((claim.instance,))[0].state is InstanceState.RUNNING
+
+
+# The way out: commands that need nothing but provider and region.
+
+
+@pytest.fixture
+def command(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    named = {
+        "GPU_PROVIDER": "fleet",
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": endpoint,
+        "BATCH_SOURCE": str(tmp_path),
+        "BATCH_CLOUD_GUARD": "off",
+        "BATCH_POLL_SECONDS": "0.1",
+    }
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(cli, words, env=named)
+
+    return run
+
+
+def overdue_claim() -> Claim:
+    return replace(fresh_claim(), deadline=datetime.now(UTC) - timedelta(hours=1))
+
+
+def end_all(endpoint: str) -> None:
+    fleet = make_fleet(endpoint)
+    for seen in fleet.list_created():
+        fleet.teardown(seen.id)
+
+
+def test_gpu_stop_ends_overdue_machines_and_leaves_those_at_work(
+    command: Callable[..., Result], endpoint: str
+) -> None:
+    end_all(endpoint)
+    fleet, late, working = make_fleet(endpoint), overdue_claim(), fresh_claim()
+    for claim in (late, working):
+        fleet.acquire(claim, SPOT_OFFER, fleet.poll((claim.instance,))[0])
+    listed = json.loads(command("gpu", "status", "--json").stdout)
+    assert {each["instance"] for each in listed["machines"]} == {late.instance, working.instance}
+    done = command("gpu", "stop")
+    assert isinstance(done.exception, RefusedError)
+    assert working.run in str(done.exception)
+    assert f"{late.instance} is terminated (observed)" in done.stdout
+    assert [seen.id for seen in fleet.list_created()] == [working.instance]
+    assert command("gpu", "stop", "--force").exit_code == 0
+    assert fleet.list_created() == ()
+    assert "no machine of a run exists" in command("gpu", "stop").stdout
+
+
+def test_reconcile_ends_the_machines_of_a_run_whose_scheduler_is_gone(
+    command: Callable[..., Result], endpoint: str
+) -> None:
+    end_all(endpoint)
+    fleet, late, working = make_fleet(endpoint), overdue_claim(), fresh_claim()
+    second = replace(late, instance=f"{late.run}-1")
+    for claim in (late, second, working):
+        fleet.acquire(claim, SPOT_OFFER, fleet.poll((claim.instance,))[0])
+    for _ in range(3):
+        command("reconcile")
+    assert [seen.id for seen in fleet.list_created()] == [working.instance]
+    end_all(endpoint)
+
+
+@pytest.mark.parametrize("words", [("start",), ("check",), ("setup",), ("ssh", "true")])
+def test_no_created_machine_is_controlled_manually(
+    command: Callable[..., Result], words: tuple[str, ...]
+) -> None:
+    done = command("gpu", *words)
+    assert isinstance(done.exception, MisconfiguredError)
+    assert "creates its own machines" in str(done.exception)

@@ -16,7 +16,7 @@ from batchscribe.controller.records import read_record, read_settlement, recover
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
-from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
+from batchscribe.core.run.instances import GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
@@ -80,7 +80,8 @@ def adopt_overdue(world: World, config: RunConfig) -> None:
         return
     for seen in _poll_all(world, config):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-        if seen.deadline and seen.launched_at and seen.launched_at > seen.deadline:
+        reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
+        if reused and MACHINE_TAG not in seen.tags:
             continue  # started for another user, who left the tag of a run that is over
         # A stop that hangs counts, too: it has to be forced.
         if seen.run and late and not seen.state.proved_stopped and world.ledger.run(seen.run) is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import structs
 
+from batchscribe.adapters.created_machines import CreatedMachines
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
@@ -30,7 +31,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
 from batchscribe.machine_settings import LOCAL
-from batchscribe.protocols import Clock, Guard, Lock, Store
+from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
@@ -39,11 +40,11 @@ from batchscribe.wiring.scheduler import new_run_id
 from batchscribe.wiring.seams import (
     describe_missing,
     list_instances,
+    open_capacity,
     open_compute,
     open_guard,
     open_ledger,
     open_stores,
-    rate_of,
     tick_lock,
 )
 
@@ -57,6 +58,7 @@ class GpuTools:
 
     provider: str
     instance: str
+    """Empty if runs create machines: `machines` has one for each."""
     compute: ManualCompute
     guard: Guard
     clock: Clock
@@ -77,11 +79,23 @@ class GpuTools:
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     find_prepared: Callable[[], EngineSpec | None] = lambda: None
     """The engine that the host was set up for; None: the one that a set-up would prepare."""
-    find_rate: Callable[[str], Rate | None] = lambda _type: None
-    """The rate of an instance type; None if it is unknown."""
+    find_rate: Callable[[Instance], Rate | None] = lambda _seen: None
+    """The rate of an instance; None if it is unknown."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
+
+    @property
+    def creates_machines(self) -> bool:
+        """True if each run has machines of its own, which end with it."""
+        return isinstance(self.compute, CreatedMachines)
+
+    def machines(self) -> tuple[GpuTools, ...]:
+        """The tools of each machine that exists: of the instance, or of those that runs created."""
+        if not isinstance(self.compute, CreatedMachines):
+            return (self,)
+        found = self.compute.capacity.list_created()
+        return tuple(replace(self, instance=seen.id) for seen in found)
 
     @property
     def local(self) -> bool:
@@ -122,7 +136,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         spec, besides = engine_spec(settings), list_session_engines(settings)
         yield GpuTools(
             provider=settings.provider,
-            instance=list_instances(settings)[0],
+            instance="".join(list_instances(settings)),
             compute=compute,
             guard=open_guard(settings),
             clock=clock,
@@ -137,7 +151,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
-            find_rate=partial(_find_rate, settings),
+            find_rate=partial(_find_rate, open_capacity(settings, clock)),
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
@@ -148,7 +162,7 @@ def _read_open_run(settings: Settings, instance: str) -> Run | None:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)
 
 
-def _find_rate(settings: Settings, instance_type: str) -> Rate | None:
+def _find_rate(capacity: Capacity, seen: Instance) -> Rate | None:
     with suppress(MisconfiguredError):
-        return rate_of(settings)(instance_type)
+        return capacity.offers(seen)[0].rate
     return None

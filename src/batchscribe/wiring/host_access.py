@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchscribe.adapters.aws.ec2 import Ec2Compute
-from batchscribe.adapters.host_access.client import SshHost
+from batchscribe.adapters.host_access.client import SilentHost, SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
@@ -22,8 +22,8 @@ from batchscribe.wiring.engines import known_factory
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
-    """Ssh with the settings' options; None if the GPU is in this machine."""
-    if settings.provider == LOCAL:
+    """Ssh with the settings' options; None if the GPU is in this machine, or in one that a run creates."""
+    if settings.provider == LOCAL or settings.creates_machines:
         return None
     return Ssh(
         SshOptions(
@@ -39,8 +39,7 @@ def open_ssh(settings: Settings) -> Ssh | None:
 def open_host_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
-    assert ssh is not None
-    return AgentLauncher(output, SshHost(ssh))
+    return AgentLauncher(output, SshHost(ssh) if ssh else SilentHost())
 
 
 def open_host_setup(
