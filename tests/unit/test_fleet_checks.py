@@ -25,8 +25,8 @@ from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import preflight as start
+from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.doctor import Preconditions
-from batchscribe.wiring.machine_checks import MachineChecks
 from batchscribe.wiring.preflight import preflight
 
 IMAGE = "ami-0123456789abcdef0"

@@ -102,8 +102,10 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
     found = _poll_all(world, config)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
-        others = "; ".join(f"{seen.id} is tagged with run {seen.run or '(none)'}" for seen in found)
-        raise RefusedError(f"{others or 'no machine exists'}, not with {run_id}: not touched")
+        others = ", ".join(f"{seen.id} with {seen.run or 'none'}" for seen in found)
+        raise RefusedError(
+            f"no instance is tagged with run {run_id} ({others or 'none exists'}): not touched"
+        )
     run = _reopen_run(world, _build_foreign_run(world, config, run_id, tagged)).releasing(outcome, why)
     record_external_state(world, run)
     return save(world, run, "adopted")

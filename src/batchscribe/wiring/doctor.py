@@ -35,9 +35,9 @@ from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
+from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.lane import Lane
-from batchscribe.wiring.machine_checks import MachineChecks
 from batchscribe.wiring.preflight import (
     check_engine,
     check_guard_role,

@@ -28,13 +28,13 @@ from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
+from batchscribe.wiring.created.machine_checks import IMAGE, MachineChecks
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
     engine_factory,
     engine_names,
     list_limits,
 )
-from batchscribe.wiring.machine_checks import IMAGE, MachineChecks
 from batchscribe.wiring.seams import list_required, open_templates
 
 BOOT = "boot"
