@@ -110,7 +110,7 @@ def store_with(**otherwise: Any) -> MemoryStore:
 @pytest.mark.parametrize(
     ("otherwise", "says"),
     [
-        ({"GPU_INSTANCE_ID": "i-0123456789abcdef0"}, "each run of GPU_PROVIDER=fleet creates its own"),
+        ({"GPU_INSTANCE_ID": "i-0123456789abcdef0", "GPU_PROVIDER": "ray"}, "GPU_PROVIDER=ray has"),
         ({"BATCH_LAUNCH": "ssh"}, "BATCH_LAUNCH=ssh cannot start a GPU of GPU_PROVIDER=fleet"),
         ({"GPU_HOURLY_COST": "0.5"}, "BATCH_PRICE_FILE"),
     ],

@@ -55,12 +55,12 @@ def tools(ctx: click.Context) -> GpuTools:
 
 
 def one_machine(ctx: click.Context, action: str) -> GpuTools:
-    """The tools of the instance. Raises MisconfiguredError if there is none, since runs create machines."""
+    """The tools of the instance. Raises MisconfiguredError if runs create machines, and there is no other."""
     at = tools(ctx)
-    if at.creates_machines:
+    if not at.instance:
         raise MisconfiguredError(
-            f"each run of GPU_PROVIDER={at.provider} creates its own machines: none to {action}; "
-            "`batchscribe gpu status` lists them, and `batchscribe gpu stop` ends those that are overdue"
+            f"each run of GPU_PROVIDER={at.provider} creates its own machines: none to {action}; set "
+            "GPU_INSTANCE_ID to the instance that images are made on"
         )
     return at
 
@@ -129,15 +129,15 @@ def stop(ctx: click.Context, force: bool) -> None:
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
-    if at.creates_machines:
-        _end_created(at, force=force)
+    if at.created:
+        _stop_each(at, force=force)
     elif not _is_local(at, "stop"):
         _stop_observed(at, force=force)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
 
 
-def _end_created(at: GpuTools, *, force: bool) -> None:
+def _stop_each(at: GpuTools, *, force: bool) -> None:
     """Ends each machine that no run needs any more. One that cannot be ended does not prevent the others."""
     machines, errors = at.machines(), list[BatchscribeError]()
     for machine in machines:
@@ -178,7 +178,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     at = tools(ctx)
     machines = [_describe_status(machine) for machine in at.machines()]
     if as_json:
-        print_json({"provider": at.provider, "machines": machines} if at.creates_machines else machines[0])
+        print_json({"provider": at.provider, "machines": machines} if at.created else machines[0])
         return
     if not machines:
         click.echo("no machine of a run exists in this region")

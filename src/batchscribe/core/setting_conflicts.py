@@ -26,11 +26,14 @@ def refuse_misplaced_launch(launch: str, provider: str) -> None:
 
 
 def refuse_unused_machine(values: Mapping[str, Any]) -> None:
-    """A run of these providers creates its machines, at prices of their own."""
+    """Refuses settings of one instance for machines that runs create.
+
+    With a fleet, GPU_INSTANCE_ID is the instance that images are made on.
+    """
     provider = values["provider"]
-    if provider in {"fleet", "ray"} and values.get("instance_id"):
+    if provider == "ray" and values.get("instance_id"):
         raise MisconfiguredError(
-            f"GPU_INSTANCE_ID names an instance, and each run of GPU_PROVIDER={provider} creates its own: "
+            "GPU_INSTANCE_ID names an instance, and a run of GPU_PROVIDER=ray has the nodes of its cluster: "
             "remove GPU_INSTANCE_ID, or use GPU_PROVIDER=ec2"
         )
     if provider == "fleet" and values.get("hourly_cost") is not None:

@@ -22,8 +22,8 @@ from batchscribe.wiring.engines import known_factory
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
-    """Ssh with the settings' options; None if the GPU is in this machine, or in one that a run creates."""
-    if settings.provider == LOCAL or settings.creates_machines:
+    """Ssh with the settings' options; None if the GPU is in this machine."""
+    if settings.provider == LOCAL:
         return None
     return Ssh(
         SshOptions(
@@ -37,8 +37,8 @@ def open_ssh(settings: Settings) -> Ssh | None:
 
 
 def open_host_launcher(settings: Settings, output: Store) -> Launcher:
-    """A launcher that starts workers through the host's agent."""
-    ssh = open_ssh(settings)
+    """A launcher that starts workers through the host's agent; that of a created machine starts at boot."""
+    ssh = None if settings.creates_machines else open_ssh(settings)
     return AgentLauncher(output, SshHost(ssh) if ssh else SilentHost())
 
 

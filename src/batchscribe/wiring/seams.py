@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.created_machines import CreatedMachines
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
@@ -111,8 +110,6 @@ def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
         from batchscribe.adapters.local.compute import LocalCompute
 
         return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
-    if settings.creates_machines:
-        return CreatedMachines(open_capacity(settings, clock))
     try:
         from batchscribe.adapters.aws.ec2 import Ec2Compute
     except ImportError as error:
