@@ -9,6 +9,7 @@ from typing import Annotated
 from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.setting_parsers import Name
 from batchscribe.text_settings import TextSettings, as_path
 
@@ -16,6 +17,13 @@ LOCAL, EC2, FLEET, RAY = "local", "ec2", "fleet", "ray"
 PROVIDERS = (LOCAL, EC2, FLEET, RAY)
 """Values of GPU_PROVIDER: a GPU in this machine, an existing instance, instances of an EC2 Fleet, actors of a
 Ray cluster."""
+
+_MARKETS = {
+    "spot": (Market.SPOT, Market.ON_DEMAND),
+    "spot-only": (Market.SPOT,),
+    "on-demand": (Market.ON_DEMAND,),
+}
+"""Values of GPU_MARKET."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +64,23 @@ class MachineSettings(TextSettings):
     ] = ()
     market: Annotated[
         str,
-        Name("GPU_MARKET", parse.one_of("spot", "spot-only", "on-demand"), "spot, spot-only or on-demand"),
+        Name("GPU_MARKET", parse.one_of(*_MARKETS), "spot, spot-only or on-demand"),
     ] = "spot"
     max_machines: Annotated[int, Name("GPU_MAX_MACHINES", parse.whole(1, 100), "1 to 100")] = 1
     ray_address: Annotated[
         str,
         Name("BATCH_RAY_ADDRESS", parse.matching(r"[A-Za-z0-9.:/_-]+"), "auto, host:port or ray://host:port"),
     ] = ""
+
+    @property
+    def markets(self) -> tuple[Market, ...]:
+        """Markets in which machines are created, in order of preference."""
+        return _MARKETS[self.market]
+
+    @property
+    def host_record(self) -> str:
+        """Name of the set-up record of the machines: of the instance, or of the launch template."""
+        return self.launch_template if self.provider == FLEET else self.instance_id
 
     @property
     def creates_machines(self) -> bool:

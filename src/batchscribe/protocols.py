@@ -100,6 +100,9 @@ class Capacity(Protocol):
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
         """Polls each machine once, in this order. An unknown id has the state `missing`."""
 
+    def list_created(self) -> tuple[Instance, ...]:
+        """Machines that runs of any scheduler created and that still exist; empty if runs create none."""
+
     def teardown(self, instance: str, *, force: bool = False) -> None:
         """Requests the stop of a machine. Repeatable; only `poll` proves success."""
 
@@ -209,6 +212,9 @@ class PriceSource(Protocol):
 
     def read(self, region: str) -> tuple[PriceSheet, ...]:
         """Prices of a region, GPU instances among them, dated with the present day."""
+
+    def read_spot(self, region: str, types: tuple[str, ...]) -> tuple[PriceSheet, ...]:
+        """Spot prices of these types, a sheet for each zone; none if no zone offers one."""
 
 
 class Lock(Protocol):

@@ -21,12 +21,16 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
-from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
+from batchscribe.core.setting_conflicts import (
+    refuse_misplaced_control,
+    refuse_misplaced_launch,
+    refuse_unused_machine,
+)
 from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import LOCAL, MachineSettings
+from batchscribe.machine_settings import EC2, FLEET, LOCAL, MachineSettings
 from batchscribe.text_settings import as_path
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
@@ -277,6 +281,7 @@ def load(
             values[attribute] = parsed
     completed = _with_defaults(values, home)
     checked(partial(refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
+    checked(partial(refuse_unused_machine, completed))
     checked(partial(refuse_misplaced_control, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))
@@ -288,7 +293,7 @@ def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
         values.setdefault(name, home / getattr(_BARE, name))
     values.setdefault("output", values.get("source", ""))
     values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
-    values.setdefault("cloud_guard", "eventbridge" if values["provider"] == "ec2" else "off")
+    values.setdefault("cloud_guard", "eventbridge" if values["provider"] in {EC2, FLEET} else "off")
     return values
 
 

@@ -6,17 +6,23 @@ of the double's own validator, with the request that the adapter really sends.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from botocore.stub import ANY, Stubber
+from botocore.validate import validate_parameters
 
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
+from batchscribe.adapters.aws.fleet import FleetCapacity
 from batchscribe.adapters.aws.schedules import GROUP, make_order
-from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Claim
+from batchscribe.core.decide.offers import Market
+from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Claim, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -29,8 +35,9 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.eventbridge import refusals
 from batchscribe.testing.guard import ROLE, FakeGuard
 from batchscribe.testing.guard_suite import GuardSuite
-from support.aws import make_schedule_group
+from support.aws import fire_order, make_launch_template, make_schedule_group
 from support.s3 import REGION, aws_client, aws_environment, moto_server
+from support.values import RATE
 
 if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
@@ -102,6 +109,67 @@ def test_what_the_adapter_really_sends_is_what_eventbridge_accepts(endpoint: str
     assert created["Target"]["Input"] == f'{{"InstanceIds": ["{claim.instance}"]}}'
     assert created["ActionAfterCompletion"] == "DELETE"
     assert created["Target"]["RetryPolicy"]["MaximumEventAgeInSeconds"] == 60
+
+
+CREATED = Claim(instance="20300101-120000-abcdef-0", run="20300101-120000-abcdef", deadline=DEADLINE)
+
+
+def test_the_order_of_a_created_machine_is_one_that_eventbridge_accepts() -> None:
+    request = make_order(CREATED).request(ROLE)
+    now = DEADLINE - timedelta(hours=2)
+    assert refusals(request, now) == []
+    target: Any = request["Target"]
+    assert target["Arn"] == "arn:aws:scheduler:::aws-sdk:ssm:startAutomationExecution"
+    asked = json.loads(target["Input"])
+    assert asked == {
+        "DocumentName": "AWS-TerminateEC2Instance",
+        "TargetParameterName": "InstanceId",
+        "Targets": [{"Key": "tag:batchscribe:machine", "Values": [CREATED.instance]}],
+    }
+    session: Any = boto3.session.Session()
+    model = session.client("ssm", region_name=REGION).meta.service_model
+    validate_parameters(asked, model.operation_model("StartAutomationExecution").input_shape)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"DocumentName": "AWS-StopEC2Instance"},
+        {"TargetParameterName": "InstanceIds"},
+        {"Targets": [{"Key": "batchscribe:machine", "Values": ["a"]}]},
+        {"Targets": [{"Key": "tag:a", "Values": ["a"]}, {"Key": "tag:b", "Values": ["b"]}]},
+        {"InstanceIds": ["i-0123456789abcdef0"]},
+    ],
+)
+def test_systems_manager_refuses_another_request(wrong: dict[str, Any]) -> None:
+    request: Any = make_order(CREATED).request(ROLE)
+    asked = json.loads(request["Target"]["Input"]) | wrong
+    changed = request | {"Target": request["Target"] | {"Input": json.dumps(asked)}}
+    assert refusals(changed, DEADLINE - timedelta(hours=2)) != []
+
+
+def test_an_order_ends_every_instance_of_its_machine_and_no_other(endpoint: str) -> None:
+    make_launch_template(endpoint, "guarded")
+    fleet = FleetCapacity(
+        provider="fleet",
+        template="guarded",
+        types=("g5.xlarge",),
+        markets=(Market.SPOT,),
+        rate_of=lambda *_offer: RATE,
+        region=REGION,
+        endpoint=endpoint,
+    )
+    claims = [replace(CREATED, instance=f"{CREATED.run}-{number}") for number in (0, 1)]
+    for claim in claims:
+        (nothing,) = fleet.poll((claim.instance,))
+        for _ in range(2):
+            fleet.acquire(claim, fleet.offers(nothing)[0], nothing)
+    real(endpoint).arm(claims[0])
+    name = make_order(claims[0]).name
+    kept: Any = scheduler(endpoint).get_schedule(Name=name, GroupName=GROUP)
+    assert len(fire_order(endpoint, kept["Target"])) == 2
+    states = [seen.state for seen in fleet.poll(tuple(claim.instance for claim in claims))]
+    assert states == [InstanceState.TERMINATED, InstanceState.RUNNING]
 
 
 def test_what_is_kept_is_what_was_asked_for(endpoint: str) -> None:

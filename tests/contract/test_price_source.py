@@ -52,13 +52,24 @@ class TestAws(PriceSourceSuite):
             (PriceKind.HOST, "t4g.nano"): (Usd(4_200), Usd(4_200)),
         }
 
+    def test_each_zone_has_its_latest_spot_price(self, aws: AwsPriceList) -> None:
+        found = {sheet.regions[0]: sheet.prices for sheet in aws.read_spot(REGION, ("g4dn.xlarge",))}
+        assert found == {
+            "us-east-2a": {"g4dn.xlarge": "0.1903"},
+            "us-east-2b": {"g4dn.xlarge": "0.1919"},
+        }
+
 
 class TestDouble(PriceSourceSuite):
     region, day = REGION, DAY
 
     @pytest.fixture
     def prices(self) -> FakePriceSource:
-        return FakePriceSource({REGION: {"g4dn.xlarge": "0.526"}}, as_of=DAY)
+        return FakePriceSource(
+            {REGION: {"g4dn.xlarge": "0.526"}},
+            as_of=DAY,
+            spot={f"{REGION}a": {"g4dn.xlarge": "0.19"}, f"{REGION}b": {"g4dn.xlarge": "0.2"}},
+        )
 
 
 @pytest.mark.parametrize(

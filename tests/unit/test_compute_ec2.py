@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.aws.ec2 import Ec2Compute, _has_fixed_address, _to_instance
+from batchscribe.adapters.aws.ec2 import Ec2Compute, _has_fixed_address, to_instance
 from batchscribe.adapters.machine.clock import Interrupts
 from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.instances import Claim, InstanceState
@@ -162,7 +162,7 @@ def test_a_type_that_cannot_be_had_has_its_meaning(
 
 
 @pytest.mark.parametrize(
-    ("force", "expected"), [(False, {"Force": False}), (True, {"Force": True, "SkipOsShutdown": True})]
+    ("force", "expected"), [(False, {}), (True, {"Force": True, "SkipOsShutdown": True})]
 )
 def test_only_a_forced_stop_skips_the_operating_system(
     endpoint: str, instance: str, force: bool, expected: dict[str, bool]
@@ -307,4 +307,4 @@ def test_an_address_of_the_account_is_a_fixed_one(cards: list[dict[str, Any]], f
 )
 def test_the_time_of_a_stop_is_read_from_its_reason(reason: str, at: datetime | None) -> None:
     row = {"InstanceId": "i-1", "State": {"Name": "stopped"}, "StateTransitionReason": reason}
-    assert _to_instance(row).stopped_at == at
+    assert to_instance(row).stopped_at == at

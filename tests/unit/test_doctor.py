@@ -31,6 +31,7 @@ from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import attempt
 from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
 from batchscribe.core.run.host import Finding, Grade, InstanceRecord, failed, passed
@@ -311,7 +312,7 @@ class FakeAccount:
     def machine_type(self, name: str) -> MachineType:
         return self._given(MachineType(name=name, vcpus=4, gpus="1 NVIDIA T4"))
 
-    def quota(self, instance_type: str) -> Quota:
+    def quota(self, instance_type: str, market: Market = Market.ON_DEMAND) -> Quota:
         return self._given(Quota(code="L-DB2E81BA", vcpus=8))
 
     def port_access(self, instance: str, port: int) -> PortAccess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from batchscribe.cli import prices as command
 from batchscribe.cli.app import App
 from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import (
     ADDRESS,
     GP3,
@@ -25,17 +26,19 @@ from batchscribe.core.decide.prices import (
     WRITES,
     PriceKind,
     PriceSheet,
+    combine_sheets,
     count_age_days,
     describe_rate,
     mark_age,
     replace_sheets,
 )
-from batchscribe.errors import MisconfiguredError
-from batchscribe.settings import load
+from batchscribe.errors import MisconfiguredError, MissingRightError
+from batchscribe.settings import Settings, load
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.prices import FakePriceSource
 from batchscribe.wiring import prices as wiring
-from batchscribe.wiring.prices import load_prices, refresh_prices
-from batchscribe.wiring.seams import rate_of
+from batchscribe.wiring.prices import load_prices, refresh_prices, refresh_spot_prices
+from batchscribe.wiring.seams import market_rate_of, rate_of
 
 TABLE = load_packaged_prices()
 REGIONS = ("us-east-1", "us-east-2", "us-west-2")
@@ -351,3 +354,88 @@ def test_the_region_of_an_aws_profile_has_its_own_prices(
     monkeypatch.setattr(wiring, "find_default_region", lambda: "eu-nowhere-1")
     with pytest.raises(MisconfiguredError, match=r"g4dn\.xlarge in eu-nowhere-1 is unknown"):
         rate_of(ec2)("g4dn.xlarge")
+
+
+# Spot prices by zone.
+
+
+def zone_sheet(zone: str, price: str, day: str = "2026-11-29") -> PriceSheet:
+    return PriceSheet(
+        kind=PriceKind.SPOT, source="spot", as_of=day, regions=(zone,), prices={"g5.xlarge": price}
+    )
+
+
+@pytest.mark.parametrize(
+    ("zone", "expected"),
+    [
+        ("us-east-2a", (0.4, "spot, us-east-2a")),
+        ("us-east-2b", (0.5, "spot, us-east-2b")),
+        ("us-east-2c", (0.5, "spot, us-east-2b")),
+        ("", (0.5, "spot, us-east-2b")),
+    ],
+)
+def test_a_zone_without_a_price_is_priced_as_the_dearest(zone: str, expected: tuple[float, str]) -> None:
+    other = zone_sheet("us-east-1a", "9")
+    table = combine_sheets((), [zone_sheet("us-east-2a", "0.4"), zone_sheet("us-east-2b", "0.5"), other])
+    found = table.find_spot_rate("g5.xlarge", "us-east-2", zone, NOW)
+    assert found is not None
+    assert (found.per_hour.dollars, found.source) == expected
+    assert found.as_of == "2026-11-29"
+
+
+def test_an_old_spot_price_is_none() -> None:
+    table = combine_sheets((), [zone_sheet("us-east-2a", "0.4", "2026-11-21")])
+    assert table.find_spot_rate("g5.xlarge", "us-east-2", "us-east-2a", NOW) is None
+    assert table.find_spot_rate("g6.xlarge", "us-east-2", "", NOW) is None
+
+
+def fleet_settings(tmp_path: Path, **values: str) -> Settings:
+    named = {
+        "GPU_PROVIDER": "fleet",
+        "GPU_LAUNCH_TEMPLATE": "gpu",
+        "GPU_INSTANCE_TYPES": "g5.xlarge",
+        "AWS_REGION": "us-east-2",
+    }
+    return load(named | values, folder=tmp_path)
+
+
+def spot_source(day: str = "2026-11-29", price: str = "0.4") -> FakePriceSource:
+    return FakePriceSource({}, as_of=day, spot={"us-east-2a": {"g5.xlarge": price}})
+
+
+def test_the_days_spot_prices_are_read_once(tmp_path: Path) -> None:
+    settings, first = fleet_settings(tmp_path), spot_source()
+    refresh_spot_prices(settings, first, NOW)
+    refresh_spot_prices(settings, spot_source(price="0.9"), NOW)
+    rate = market_rate_of(settings, FakeClock(NOW))
+    assert rate("g5.xlarge", Market.SPOT, "us-east-2a").per_hour == Usd(400_000)
+    refresh_spot_prices(settings, spot_source("2026-11-30", "0.9"), NOW + timedelta(days=1))
+    later = market_rate_of(settings, FakeClock(NOW + timedelta(days=1)))
+    assert later("g5.xlarge", Market.SPOT, "us-east-2a").per_hour == Usd(900_000)
+
+
+def test_a_failed_read_of_spot_prices_leaves_the_ones_before(tmp_path: Path) -> None:
+    class Refusing(FakePriceSource):
+        def read_spot(self, region: str, types: tuple[str, ...]) -> tuple[PriceSheet, ...]:
+            raise MissingRightError("no right")
+
+    settings = fleet_settings(tmp_path)
+    refresh_spot_prices(settings, Refusing({}, as_of="2026-11-29"), NOW)
+    rate = market_rate_of(settings, FakeClock(NOW + timedelta(days=60)))
+    found = rate("g5.xlarge", Market.SPOT, "us-east-2a")
+    assert found.per_hour == Usd(1_006_000)
+    assert found.source.startswith("AWS list, on-demand, us-east-2; upper bound: no spot price")
+    assert rate("g5.xlarge", Market.ON_DEMAND, "us-east-2a").source == "AWS list, on-demand, us-east-2"
+    with pytest.raises(MisconfiguredError, match="the price of x1-never in us-east-2 is unknown"):
+        rate("x1-never", Market.SPOT, "")
+
+
+def test_a_refresh_of_spot_prices_keeps_other_prices(tmp_path: Path) -> None:
+    settings = fleet_settings(tmp_path)
+    refresh_prices(
+        settings, FakePriceSource({"us-east-2": {"g5.xlarge": "7"}}, as_of="2026-11-28"), ["us-east-2"]
+    )
+    refresh_spot_prices(settings, spot_source(), NOW)
+    assert market_rate_of(settings, FakeClock(NOW))("g5.xlarge", Market.ON_DEMAND, "").per_hour == Usd(
+        7_000_000
+    )

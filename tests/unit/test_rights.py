@@ -56,6 +56,8 @@ SERVICES = {
 }
 """By module and the attribute that holds the client."""
 OPENER = "aws/clients"
+FLEET_SERVICES = {("aws/fleet", "_client"): "ec2", ("aws/launch_templates", "_client"): "ec2"}
+"""The same for machines that runs create: what they call in place of aws/ec2."""
 INTERACTIVE = {"aws/inventory", "aws/stacks"}
 """Used by `init` alone, with a user's own rights: they are no part of the printed policies."""
 
@@ -106,13 +108,26 @@ def test_all_that_the_adapters_call_is_allowed_and_nothing_else() -> None:
     assert actions(Who.SCHEDULER) - {"iam:PassRole"} == wanted
 
 
+def test_all_that_a_fleet_calls_is_allowed_and_nothing_else() -> None:
+    place = replace(PLACE, template="lt-0123456789abcdef0", instance="*")
+    services = {key: name for key, name in SERVICES.items() if key[0] != "aws/ec2"} | FLEET_SERVICES
+    wanted = {
+        right for (module, held), service in services.items() for right in called(module, held, service)
+    }
+    # EC2 checks the right to the launch beside that to the fleet; no host is reached over ssh.
+    assert actions(Who.SCHEDULER, place) - {"iam:PassRole", "ec2:RunInstances"} == wanted - {
+        "ec2:DescribeSecurityGroups"
+    }
+
+
 def test_every_adapter_of_aws_is_looked_at() -> None:
     users = {
         path.relative_to(ADAPTERS).with_suffix("").as_posix()
         for path in ADAPTERS.rglob("*.py")
         if re.search(r"\b(boto3\.client|open_client)\b", path.read_text())
     }
-    assert users - INTERACTIVE - {OPENER} == {module for module, _ in SERVICES}
+    called = {module for module, _ in SERVICES} | {"aws/fleet"}
+    assert users - INTERACTIVE - {OPENER} == called
 
 
 def test_the_box_reads_and_writes_the_store_and_touches_no_instance() -> None:

@@ -49,6 +49,9 @@ class ExistingInstances:
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
         return tuple(self.compute.describe(instance) for instance in instances)
 
+    def list_created(self) -> tuple[Instance, ...]:
+        return ()
+
     def teardown(self, instance: str, *, force: bool = False) -> None:
         self.compute.stop(instance, force=force)
 

@@ -31,6 +31,8 @@ from batchscribe.core.decide.money import Rate, Usd, cost
 from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
+    SEVERITY,
+    BatchscribeError,
     LockHeldError,
     MisconfiguredError,
     RefusedError,
@@ -52,6 +54,17 @@ def tools(ctx: click.Context) -> GpuTools:
     return make()
 
 
+def one_machine(ctx: click.Context, action: str) -> GpuTools:
+    """The tools of the instance. Raises MisconfiguredError if runs create machines, and there is no other."""
+    at = tools(ctx)
+    if not at.instance:
+        raise MisconfiguredError(
+            f"each run of GPU_PROVIDER={at.provider} creates its own machines: none to {action}; set "
+            "GPU_INSTANCE_ID to the instance that images are made on"
+        )
+    return at
+
+
 @click.group()
 def gpu() -> None:
     """Manual control of the GPU instance."""
@@ -71,7 +84,7 @@ def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
 
     Returns once it runs.
     """
-    at = tools(ctx)
+    at = one_machine(ctx, "start")
     if _is_local(at, "start"):
         return
     _check_guarded(at, length, wait=wait)
@@ -87,7 +100,7 @@ def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
     say = partial(ctx.ensure_object(App).console.print, markup=False)
     say(f"{seen.id} {'is running' if control.asked else 'was running already'}{_describe_address(seen)}.")
     stops = f", at the latest {end:%Y-%m-%d %H:%M} UTC: the guard stops it then" if end and not wait else ""
-    rate = at.find_rate(seen.type)
+    rate = at.find_rate(seen)
     price = f"${rate.per_hour.text(3)}/h" if rate else "money"
     say(f"The scheduler leaves it alone, and it costs {price} until `batchscribe gpu stop`{stops}.")
     if length and wait:
@@ -111,17 +124,38 @@ def _check_guarded(at: GpuTools, length: timedelta | None, *, wait: bool) -> Non
 def stop(ctx: click.Context, force: bool) -> None:
     """Stop the instance, and wait until it is observed stopped.
 
-    Exit code 3 if it is not observed stopped.
+    Exit code 3 if it is not observed stopped. Machines that runs created are terminated.
     """
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
-    if not _is_local(at, "stop"):
-        seen = _stop_instance(at, force=force)
-        click.echo(f"{seen.id} is {seen.state} (observed).")
-        clear_orders(at, seen)
+    if at.created:
+        _stop_each(at, force=force)
+    elif not _is_local(at, "stop"):
+        _stop_observed(at, force=force)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
+
+
+def _stop_each(at: GpuTools, *, force: bool) -> None:
+    """Ends each machine that no run needs any more. One that cannot be ended does not prevent the others."""
+    machines, errors = at.machines(), list[BatchscribeError]()
+    for machine in machines:
+        try:
+            _stop_observed(machine, force=force)
+        except BatchscribeError as error:
+            errors.append(error)
+    if not machines:
+        click.echo("no machine of a run exists in this region")
+    if errors:
+        worst = max(errors, key=lambda error: SEVERITY.index(error.exit_code))
+        raise type(worst)("; ".join(map(str, errors)))
+
+
+def _stop_observed(at: GpuTools, *, force: bool) -> None:
+    seen = _stop_instance(at, force=force)
+    click.echo(f"{seen.id} is {seen.state} (observed).")
+    clear_orders(at, seen)
 
 
 def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
@@ -142,11 +176,13 @@ def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
 def status(ctx: click.Context, as_json: bool) -> None:
     """State of the instance, its claim, lock and worker version."""
     at = tools(ctx)
-    rows = _describe_status(at)
+    machines = [_describe_status(machine) for machine in at.machines()]
     if as_json:
-        print_json(rows)
+        print_json({"provider": at.provider, "machines": machines} if at.created else machines[0])
         return
-    for name, value in rows.items():
+    if not machines:
+        click.echo("no machine of a run exists in this region")
+    for name, value in (row for rows in machines for row in rows.items()):
         shown = describe_holder(at.lock.holder()) if name == "lock" else _show_value(value)
         ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)
 
@@ -156,7 +192,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, start_it: bool) -> None:
     """Check the instance and its worker, step by step."""
-    at = tools(ctx)
+    at = one_machine(ctx, "check")
     refuse_unsupported(at.unsupported)
     at.preflight()
     seen = _poll_existing(at)
@@ -190,7 +226,7 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
 
     Fetches its model and pins its host key.
     """
-    at = tools(ctx)
+    at = one_machine(ctx, "set up")
     refuse_unsupported(at.unsupported)
     if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
         return
@@ -215,7 +251,7 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
 
     Example: `gpu ssh nvidia-smi -L`
     """
-    at = tools(ctx)
+    at = one_machine(ctx, "log in to")
     if at.ssh is None:
         raise MisconfiguredError("the GPU is in this machine: no login is needed")
     argv = at.ssh.argv(at.control.poll(), command)
@@ -247,7 +283,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
     """Rows of `gpu status`: state, claim, lock and worker version."""
     seen = _poll_existing(at)
     run = at.open_run(at.instance)
-    rate = at.find_rate(seen.type)
+    rate = at.find_rate(seen)
     return {
         "provider": at.provider,
         "instance": seen.id,

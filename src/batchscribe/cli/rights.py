@@ -10,12 +10,14 @@ import click
 import msgspec
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.machine_settings import FLEET
 from batchscribe.wiring.rights import documents_of, place_of
 
 _FROM = {
     "ACCOUNT_ID": "the account's number: set BATCH_GUARD_ROLE_ARN, or `aws sts get-caller-identity`",
     "REGION": "set AWS_REGION",
     "INSTANCE_ID": "set GPU_INSTANCE_ID",
+    "HOST_ROLE": "the role of the launch template's instance profile: the stack's output HostRoleArn",
     "GUARD_ROLE": "set BATCH_GUARD_ROLE_ARN to the role that the --template makes",
     "OWN_TYPE": "the instance's own type, restored after a run: set GPU_INSTANCE_TYPE",
     "BUCKET": "set BATCH_SOURCE=s3://…",
@@ -40,7 +42,7 @@ def _check_keys(_context: click.Context, _option: click.Parameter, keys: tuple[s
 
 
 @click.command(name="iam-policy")
-@click.option("--template", is_flag=True, help="Print the CloudFormation template of the stop role instead.")
+@click.option("--template", is_flag=True, help="Print the CloudFormation template instead, of the stop role.")
 @click.option(
     "--kms-key",
     "kms_keys",
@@ -64,7 +66,8 @@ def iam_policy(
 ) -> None:
     """The least AWS rights of scheduler, stop role and GPU host."""
     if template:
-        click.echo((files("batchscribe.deploy") / "guard.yaml").read_text(encoding="utf-8"), nl=False)
+        name = "fleet.yaml" if app.settings.provider == FLEET else "guard.yaml"
+        click.echo((files("batchscribe.deploy") / name).read_text(encoding="utf-8"), nl=False)
         return
     place = replace(place_of(app.settings), kms_keys=kms_keys, prices=prices)
     documents = documents_of(place)

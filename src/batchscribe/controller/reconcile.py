@@ -21,7 +21,7 @@ from batchscribe.controller.records import read_record, read_settlement, recover
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
-from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
+from batchscribe.core.run.instances import GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
@@ -65,9 +65,15 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in world.capacity.poll(config.instances)} if config.instances else set()
+        tagged = {seen.run for seen in _poll_all(world, config)}
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
+
+
+def _poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
+    """Polls the existing instances, and the machines that runs of any scheduler created."""
+    existing = world.capacity.poll(config.instances) if config.instances else ()
+    return (*existing, *world.capacity.list_created())
 
 
 def adopt_overdue(world: World, config: RunConfig) -> None:
@@ -75,11 +81,12 @@ def adopt_overdue(world: World, config: RunConfig) -> None:
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
     """
-    if config.shared_machine or not config.instances:
+    if config.shared_machine:
         return
-    for seen in world.capacity.poll(config.instances):
+    for seen in _poll_all(world, config):
         late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-        if seen.deadline and seen.launched_at and seen.launched_at > seen.deadline:
+        reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
+        if reused and MACHINE_TAG not in seen.tags:
             continue  # started for another user, who left the tag of a run that is over
         # A stop that hangs counts, too: it has to be forced.
         if seen.run and late and not seen.state.proved_stopped and world.ledger.run(seen.run) is None:
@@ -97,15 +104,12 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
     Raises RefusedError if the instance's tag does not name it.
     """
-    if not config.instances:
-        raise RefusedError(
-            f"run {run_id} is not of this scheduler: its machines end themselves at its deadline; not touched"
-        )
-    found = world.capacity.poll(config.instances)
+    found = _poll_all(world, config)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
+        others = ", ".join(f"{seen.id} with {seen.run or 'none'}" for seen in found)
         raise RefusedError(
-            f"{found[0].id} is tagged with run {found[0].run or '(none)'}, not with {run_id}: not touched"
+            f"no instance is tagged with run {run_id} ({others or 'none exists'}): not touched"
         )
     run = _reopen_run(world, _build_foreign_run(world, config, run_id, tagged)).releasing(outcome, why)
     record_external_state(world, run)

@@ -8,12 +8,38 @@ from typing import Any
 from batchscribe.core.keys import CONTROL
 from batchscribe.errors import MisconfiguredError
 
+_LAUNCHES = {
+    "local": ("auto", "local"),
+    "ec2": ("auto", "boot", "ssh"),
+    "fleet": ("auto", "boot"),
+    "ray": ("auto",),
+}
+"""Values of BATCH_LAUNCH, by provider."""
+
 
 def refuse_misplaced_launch(launch: str, provider: str) -> None:
-    fitting = ("auto", "local") if provider == "local" else ("auto", "boot", "ssh")
+    fitting = _LAUNCHES[provider]
     if launch not in fitting:
         raise MisconfiguredError(
             f"BATCH_LAUNCH={launch} cannot start a GPU of GPU_PROVIDER={provider}: use {' or '.join(fitting)}"
+        )
+
+
+def refuse_unused_machine(values: Mapping[str, Any]) -> None:
+    """Refuses settings of one instance for machines that runs create.
+
+    With a fleet, GPU_INSTANCE_ID is the instance that images are made on.
+    """
+    provider = values["provider"]
+    if provider == "ray" and values.get("instance_id"):
+        raise MisconfiguredError(
+            "GPU_INSTANCE_ID names an instance, and a run of GPU_PROVIDER=ray has the nodes of its cluster: "
+            "remove GPU_INSTANCE_ID, or use GPU_PROVIDER=ec2"
+        )
+    if provider == "fleet" and values.get("hourly_cost") is not None:
+        raise MisconfiguredError(
+            "GPU_HOURLY_COST is one price, and GPU_PROVIDER=fleet has one for each type, market and zone: "
+            "remove it, or write your prices into BATCH_PRICE_FILE"
         )
 
 

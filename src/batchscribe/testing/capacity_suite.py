@@ -7,7 +7,8 @@
     class TestMine(CapacitySuite):
         pass
 
-Each test gets a stopped machine without a claim.
+Each test gets a stopped machine without a claim. `CreatedCapacitySuite` is for providers whose runs create
+machines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from batchscribe.core.decide.offers import Offer
-from batchscribe.core.run.instances import MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Capacity
 from batchscribe.testing.expected_errors import expect_error
@@ -166,3 +167,113 @@ class CapacitySuite:
         case.capacity.teardown(case.missing)
         case.capacity.release(case.missing)
         assert case.poll(case.missing).state is InstanceState.MISSING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedCapacityCase(CapacityCase):
+    """A capacity under test that creates machines; `instance` and `missing` are names without a machine."""
+
+    run: str = "run-1"
+
+    def acquire(self, claim: Claim | None = None, offer: Offer | None = None) -> Instance:
+        """Creates the machine, and returns it running."""
+        claim = claim or self.claim(self.run)
+        (seen,) = self.capacity.poll((claim.instance,))
+        assert self.capacity.acquire(claim, offer or self.capacity.offers(seen)[0], seen)
+        return replace(self, instance=claim.instance).await_state(InstanceState.RUNNING)
+
+    def await_down(self) -> Instance:
+        """Returns the machine once it is observed ended."""
+        seen = self.poll()
+        for _ in range(POLLS):
+            if seen.state.proved_stopped:
+                return seen
+            self.sleep(POLL_SECONDS)
+            seen = self.poll()
+        raise AssertionError(f"never ended: it is {seen.state}")
+
+    def list_created(self) -> list[str]:
+        """Names of the case's machines that exist."""
+        names = {self.instance, self.missing}
+        return sorted(seen.id for seen in self.capacity.list_created() if seen.id in names)
+
+
+class CreatedCapacitySuite:
+    """Tests for a subclass to inherit; its fixture `case` is a `CreatedCapacityCase`.
+
+    Each test gets two names that were never used.
+    """
+
+    def test_a_name_without_a_machine_is_stopped(self, case: CreatedCapacityCase) -> None:
+        found = case.capacity.poll((case.missing, case.instance))
+        assert [seen.id for seen in found] == [case.missing, case.instance]
+        assert {(seen.state, seen.run, seen.type) for seen in found} == {(InstanceState.STOPPED, None, "")}
+
+    def test_each_offer_is_a_type_in_a_market(self, case: CreatedCapacityCase) -> None:
+        offers = case.capacity.offers(case.poll())
+        assert len({(offer.instance_type, offer.market) for offer in offers}) == len(offers)
+        assert all(offer.provider and offer.rate.source for offer in offers)
+
+    def test_a_created_machine_runs_under_its_claim(self, case: CreatedCapacityCase) -> None:
+        offer = case.capacity.offers(case.poll())[0]
+        seen = case.acquire(offer=offer)
+        assert (seen.id, seen.run, seen.deadline) == (case.instance, case.run, DEADLINE)
+        assert seen.tags[MACHINE_TAG] == case.instance
+        assert (seen.type, seen.market) == (offer.instance_type, offer.market)
+        assert seen.launched_at is not None
+        assert seen.launched_at.utcoffset() == timedelta(0)
+
+    def test_every_offer_can_be_acquired(self, case: CreatedCapacityCase) -> None:
+        for number, offer in enumerate(case.capacity.offers(case.poll())):
+            claim = replace(case.claim(case.run), instance=f"{case.instance}{number}")
+            seen = case.acquire(claim, offer)
+            assert (seen.type, seen.market) == (offer.instance_type, offer.market)
+            case.capacity.teardown(claim.instance)
+
+    def test_the_first_offer_is_the_machine_as_it_is(self, case: CreatedCapacityCase) -> None:
+        last = case.capacity.offers(case.poll())[-1]
+        offers = case.capacity.offers(case.acquire(offer=last))
+        assert (offers[0].instance_type, offers[0].market) == (last.instance_type, last.market)
+        assert len({(offer.instance_type, offer.market) for offer in offers}) == len(offers)
+
+    def test_a_repeated_request_creates_no_second_machine(self, case: CreatedCapacityCase) -> None:
+        offer = case.capacity.offers(case.poll())[0]
+        launched = case.acquire(offer=offer).launched_at
+        assert case.capacity.acquire(case.claim(case.run), offer, case.poll())
+        assert case.await_state(InstanceState.RUNNING).launched_at == launched
+        case.capacity.teardown(case.instance)
+        case.await_down()
+        assert case.list_created() == []
+
+    def test_an_end_is_observed_and_can_be_repeated(self, case: CreatedCapacityCase) -> None:
+        case.acquire()
+        for force in (False, False, True):
+            case.capacity.teardown(case.instance, force=force)
+            case.await_down()
+        case.capacity.release(case.instance)
+        case.capacity.restore(case.instance, "x1.never")
+        assert case.poll().state.proved_stopped
+
+    def test_the_end_of_a_machine_that_was_never_created_is_no_error(self, case: CreatedCapacityCase) -> None:
+        case.capacity.teardown(case.missing)
+        case.capacity.release(case.missing)
+        case.capacity.announce(case.missing, "a" * 64)
+        assert case.poll(case.missing).state is InstanceState.STOPPED
+
+    def test_the_end_of_one_machine_leaves_the_others(self, case: CreatedCapacityCase) -> None:
+        case.acquire()
+        case.acquire(replace(case.claim(case.run), instance=case.missing))
+        assert case.list_created() == sorted((case.instance, case.missing))
+        case.capacity.teardown(case.instance)
+        case.await_down()
+        assert case.list_created() == [case.missing]
+        assert case.poll(case.missing).state is InstanceState.RUNNING
+        case.capacity.teardown(case.missing)
+
+    def test_another_manifest_is_announced_beside_the_claim(self, case: CreatedCapacityCase) -> None:
+        claim = replace(case.claim(case.run), manifest="a" * 64)
+        assert case.acquire(claim).tags[MANIFEST_TAG] == "a" * 64
+        case.capacity.announce(case.instance, "b" * 64)
+        case.sleep(SETTLES)
+        seen = case.poll()
+        assert (seen.tags[MANIFEST_TAG], seen.run) == ("b" * 64, case.run)

@@ -1,7 +1,8 @@
 """Validation of CreateSchedule and UpdateSchedule requests, as EventBridge Scheduler does it.
 
 The rules are those of the service's model (lengths, patterns, ranges) and its answers to dates and
-expressions, and EC2's for the order's input, which it would refuse only at the stop. Emulators do not
+expressions, and those of EC2 and Systems Manager for the order's input, which they would refuse only at the
+stop. Emulators do not
 validate.
 """
 
@@ -81,9 +82,29 @@ def _check_target(target: Request) -> Iterator[str]:
         yield "MaximumEventAgeInSeconds must be from 60 to 86400"
     if not 0 <= retry.get("MaximumRetryAttempts", 185) <= 185:
         yield "MaximumRetryAttempts must be from 0 to 185"
+    if _find_targets(target) == []:
+        yield "Input is neither a StopInstances request with IDs, nor a termination of one tag, in JSON"
+
+
+def _find_targets(target: Request) -> list[str]:
+    """IDs of instances, or the tag whose instances are terminated; empty if the input is refused."""
     try:
-        instances = json.loads(target.get("Input", ""))["InstanceIds"]
+        asked = json.loads(target.get("Input", ""))
+        if str(target.get("Arn", "")).endswith(":ssm:startAutomationExecution"):
+            return _find_tag(asked)
+        instances = [str(each) for each in asked["InstanceIds"]]
     except (ValueError, TypeError, KeyError):
-        instances = []
-    if not instances or not all(_INSTANCE.fullmatch(str(each)) for each in instances):
-        yield "Input is not a StopInstances request in JSON that names instances by their ids"
+        return []
+    return instances if all(_INSTANCE.fullmatch(each) for each in instances) else []
+
+
+def _find_tag(asked: Request) -> list[str]:
+    """Automation takes one tag, and a parameter that the document has."""
+    ((only,), fields) = asked["Targets"], set(asked)
+    known = {"DocumentName", "TargetParameterName", "Targets", "MaxConcurrency", "MaxErrors", "Parameters"}
+    document = (asked["DocumentName"], asked["TargetParameterName"]) == (
+        "AWS-TerminateEC2Instance",
+        "InstanceId",
+    )
+    named = re.fullmatch(r"tag:.{1,128}", only["Key"]) and len(only["Values"]) == 1
+    return [str(only["Values"][0])] if document and named and fields <= known else []

@@ -69,6 +69,15 @@ class GuardSuite:
         assert guard.armed(self.new_claim().instance) == frozenset()
         guard.disarm(claim.instance, claim.run)
 
+    def test_a_machine_that_its_run_creates_is_guarded_before_it_exists(self, guard: Guard) -> None:
+        run = "20300101-120000-abcdef"
+        first, other = (replace(self.new_claim(), instance=f"{run}-{number}", run=run) for number in (1, 11))
+        guard.arm(first)
+        assert guard.armed(first.instance) == {run}
+        assert guard.armed(other.instance) == frozenset()
+        guard.disarm(first.instance, run)
+        assert guard.armed(first.instance) == frozenset()
+
     def test_the_description_is_one_line(self, guard: Guard) -> None:
         assert guard.description
         assert "\n" not in guard.description

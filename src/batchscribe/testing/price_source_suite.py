@@ -24,6 +24,8 @@ class PriceSourceSuite:
 
     region = "us-east-2"
     """A region with GPUs."""
+    spot_type = "g4dn.xlarge"
+    """A type with a spot price there."""
     nowhere = "mars-north-1"
     """A region without any."""
     day = "2026-11-29"
@@ -42,6 +44,22 @@ class PriceSourceSuite:
             rate = table.find_rate(price.name, self.region)
             assert rate is not None
             assert (rate.per_hour > Usd(0), rate.as_of) == (True, self.day)
+
+    def test_spot_prices_are_of_one_zone_and_of_the_day(self, prices: PriceSource) -> None:
+        sheets = prices.read_spot(self.region, (self.spot_type,))
+        zones = [sheet.regions for sheet in sheets]
+        assert zones
+        assert all(len(each) == 1 and each[0].startswith(self.region) for each in zones)
+        assert len(set(zones)) == len(zones)
+        for sheet in sheets:
+            assert (sheet.kind, sheet.as_of, set(sheet.prices)) == (
+                PriceKind.SPOT,
+                self.day,
+                {self.spot_type},
+            )
+
+    def test_a_type_without_a_spot_price_has_no_sheet(self, prices: PriceSource) -> None:
+        assert prices.read_spot(self.region, ("x1.never",)) == ()
 
     def test_a_second_read_replaces_the_first(self, prices: PriceSource) -> None:
         first = prices.read(self.region)

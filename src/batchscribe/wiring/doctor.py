@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.clock import SystemClock
@@ -31,9 +32,10 @@ from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, w
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
+from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.lane import Lane
 from batchscribe.wiring.preflight import (
@@ -48,8 +50,10 @@ from batchscribe.wiring.preflight import (
 from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.seams import (
     describe_missing,
+    list_required,
     open_ledger,
     open_store_if_possible,
+    open_templates,
     rate_of,
     with_control,
 )
@@ -75,6 +79,8 @@ class Preconditions:
     describe: Callable[[], Instance]
     shutdown: Callable[[], str] = lambda: ""
     """Effect of a power-off by the instance itself."""
+    machines: MachineChecks | None = None
+    """None if no run creates machines."""
 
     def check(self) -> Iterator[tuple[str, Finding]]:
         """Yields (group, finding) when each check is done. Never raises for a failed check."""
@@ -92,6 +98,9 @@ class Preconditions:
             yield "GPU instance", partial(self._check_instance, self.account)
             yield "guard", partial(self._check_guard, self.account)
             yield "host", partial(self._check_host, self.account)
+        if self.account and self.machines and self.settings.launch_template:
+            yield "machines", partial(self._check_machines, self.account, self.machines)
+            yield "guard", partial(self._check_guard, self.account)
         yield "engine", self._check_engine
         yield "schedule", self._check_schedule
         yield "messages", self._check_messages
@@ -101,7 +110,7 @@ class Preconditions:
         settings = self.settings
         for problem in settings.problems:
             yield failed("settings", problem, f"correct {settings.folder / DOTENV}")
-        required = ("BATCH_SOURCE",) if self.account is None else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
+        required = ("BATCH_SOURCE", *list_required(settings))
         missing = [attempt(name, partial(self._check_required, name)) for name in required]
         prices = attempt("prices", self._check_prices)
         yield from (finding for finding in (*missing, prices) if not finding.ok)
@@ -160,12 +169,23 @@ class Preconditions:
             return checks.check_type(kinds[0], needs_gpu=self._engine_spec.device == "cuda")
 
         yield attempt("type", check, optional="ec2:DescribeInstanceTypes")
-        if kinds:
+        if kinds and self.machines:
+            yield from self.machines.check_quotas(account, kinds[0])
+        elif kinds:
             yield attempt(
                 "quota",
                 lambda: checks.check_quota(account.quota(name), kinds[0], self.settings.region),
                 optional="servicequotas:GetServiceQuota",
             )
+
+    def _check_machines(self, account: AccountReads, machines: MachineChecks) -> Iterator[Finding]:
+        """Checks what a machine is created from, where, with which types and prices, and its image."""
+        yield from machines.check_template()
+        for name in self.settings.instance_types:
+            yield from self._check_type(account, name)
+        yield attempt("price", partial(machines.check_prices, self.clock))
+        record = self._instance_record
+        yield from [record] if isinstance(record, Finding) else check_record(self.settings, record)
 
     def _check_guard(self, account: AccountReads) -> Iterator[Finding]:
         yield check_guard_role(self.settings)
@@ -272,6 +292,8 @@ class Preconditions:
     @cached_property
     def _instance_record(self) -> InstanceRecord | Finding:
         try:
+            if self.machines:
+                return self.machines.read_record(self.output)
             return read_instance_record(self.output, self.settings.instance_id)
         except BatchscribeError as error:
             return to_failure("set-up", error)
@@ -317,16 +339,17 @@ def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
     except ImportError as error:
         raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     region, endpoint = settings.region or None, settings.endpoint_url or None
-    compute = Ec2Compute(
-        region=region,
-        endpoint=endpoint,
-        attempts=TRIES,
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-    )
+    bounds: dict[str, Any] = {
+        "attempts": TRIES,
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+    }
+    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint))
+    if settings.provider == FLEET:
+        return replace(made, machines=MachineChecks(settings, open_templates(settings, **bounds)))
+    compute = Ec2Compute(region=region, endpoint=endpoint, **bounds)
     return replace(
         made,
-        account=AwsAccount(region=region, endpoint=endpoint),
         describe=partial(compute.describe, settings.instance_id),
         shutdown=partial(compute.shutdown_behaviour, settings.instance_id),
     )

@@ -46,9 +46,9 @@ class EngineChoice:
     @cached_property
     def _record(self) -> InstanceRecord | None:
         settings = self._settings
-        if settings.provider == LOCAL or settings.model != AUTO or not settings.instance_id:
+        if settings.provider == LOCAL or settings.model != AUTO or not settings.host_record:
             return None
-        return read_if_valid(self._output, keys.instance(settings.instance_id), InstanceRecord)
+        return read_if_valid(self._output, keys.instance(settings.host_record), InstanceRecord)
 
     @property
     def depends_on_language(self) -> bool:

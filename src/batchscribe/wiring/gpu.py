@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import structs
 
+from batchscribe.adapters.created_machines import CreatedMachines
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
@@ -29,15 +30,17 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import LOCAL
-from batchscribe.protocols import Clock, Guard, Lock, Store
+from batchscribe.machine_settings import EC2, FLEET, LOCAL
+from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import open_host_setup, open_ssh
 from batchscribe.wiring.preflight import refuse_manual_start, unsupported
-from batchscribe.wiring.scheduler import list_instances, new_run_id
+from batchscribe.wiring.scheduler import new_run_id
 from batchscribe.wiring.seams import (
     describe_missing,
+    list_instances,
+    open_capacity,
     open_compute,
     open_guard,
     open_ledger,
@@ -56,6 +59,7 @@ class GpuTools:
 
     provider: str
     instance: str
+    """Empty if runs create machines, and no image is made on an instance here."""
     compute: ManualCompute
     guard: Guard
     clock: Clock
@@ -76,11 +80,21 @@ class GpuTools:
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     find_prepared: Callable[[], EngineSpec | None] = lambda: None
     """The engine that the host was set up for; None: the one that a set-up would prepare."""
-    find_rate: Callable[[str], Rate | None] = lambda _type: None
-    """The rate of an instance type; None if it is unknown."""
+    find_rate: Callable[[Instance], Rate | None] = lambda _seen: None
+    """The rate of an instance; None if it is unknown."""
+    created: Capacity | None = None
+    """None if no run creates machines."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
+
+    def machines(self) -> tuple[GpuTools, ...]:
+        """The tools of each machine that exists: of the instance, and of those that runs created."""
+        own = (self,) if self.instance else ()
+        if self.created is None:
+            return own
+        by_name = replace(self, compute=CreatedMachines(self.created), ssh=None)
+        return (*own, *(replace(by_name, instance=seen.id) for seen in self.created.list_created()))
 
     @property
     def local(self) -> bool:
@@ -116,12 +130,16 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
     """Builds the tools of one command; signals raise errors until it ends."""
     with Interrupts() as interrupts, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
+        provider, capacity = settings.provider, open_capacity(settings, clock)
+        created = capacity if settings.creates_machines else None
+        if provider == FLEET:
+            settings = replace(settings, provider=EC2)  # the instance that images are made on
         compute = open_compute(settings, clock)
         _source, output = open_stores(settings)
         spec, besides = engine_spec(settings), list_session_engines(settings)
         yield GpuTools(
-            provider=settings.provider,
-            instance=list_instances(settings)[0],
+            provider=provider,
+            instance=settings.instance_id if created else list_instances(settings)[0],
             compute=compute,
             guard=open_guard(settings),
             clock=clock,
@@ -136,7 +154,8 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
-            find_rate=partial(_find_rate, settings),
+            find_rate=partial(_find_rate, settings, created),
+            created=created,
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
@@ -147,7 +166,7 @@ def _read_open_run(settings: Settings, instance: str) -> Run | None:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)
 
 
-def _find_rate(settings: Settings, instance_type: str) -> Rate | None:
+def _find_rate(settings: Settings, created: Capacity | None, seen: Instance) -> Rate | None:
     with suppress(MisconfiguredError):
-        return rate_of(settings)(instance_type)
+        return created.offers(seen)[0].rate if created and seen.market else rate_of(settings)(seen.type)
     return None

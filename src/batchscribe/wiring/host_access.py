@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchscribe.adapters.aws.ec2 import Ec2Compute
-from batchscribe.adapters.host_access.client import SshHost
+from batchscribe.adapters.host_access.client import SilentHost, SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
@@ -37,10 +37,9 @@ def open_ssh(settings: Settings) -> Ssh | None:
 
 
 def open_host_launcher(settings: Settings, output: Store) -> Launcher:
-    """A launcher that starts workers through the host's agent."""
-    ssh = open_ssh(settings)
-    assert ssh is not None
-    return AgentLauncher(output, SshHost(ssh))
+    """A launcher that starts workers through the host's agent; that of a created machine starts at boot."""
+    ssh = None if settings.creates_machines else open_ssh(settings)
+    return AgentLauncher(output, SshHost(ssh) if ssh else SilentHost())
 
 
 def open_host_setup(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
@@ -22,16 +24,18 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
+from batchscribe.wiring.created.machine_checks import IMAGE, MachineChecks
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
     engine_factory,
     engine_names,
     list_limits,
 )
+from batchscribe.wiring.seams import list_required, open_templates
 
 BOOT = "boot"
 FETCH = ": fetch it with "
@@ -124,13 +128,15 @@ def read_instance_record(output: Store, instance: str) -> InstanceRecord | Findi
 
 def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding]:
     """Checks the host as its last set-up recorded it: version, launch, credentials and model."""
-    detail = f"{record.instance} has batchscribe {record.release}"
+    detail, fix = f"{record.instance} has batchscribe {record.release}", _choose_fix(settings)
     if record.release != __version__:
-        yield failed("set-up", f"{detail}, this is {__version__}", SET_UP)
+        yield failed("set-up", f"{detail}, this is {__version__}", fix)
     else:
         yield passed("set-up", f"{detail}, since {record.at:%Y-%m-%d %H:%M} UTC")
     boots = record.launch(ClaimLaunch.BOOT) is ClaimLaunch.BOOT
-    if settings.launch == BOOT and not boots:
+    if settings.creates_machines and not boots:
+        yield failed("launch", f"a machine of {record.instance} would not begin its work at boot", fix)
+    elif settings.launch == BOOT and not boots:
         missing = (
             "does not show its tags in its metadata" if record.boots else "has no units that start at boot"
         )
@@ -142,16 +148,20 @@ def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding
         yield passed(CREDENTIALS, "found on the host by its last set-up")
     else:
         yield failed(CREDENTIALS, f"no AWS credentials on {record.instance}", CREDENTIALS_FIX)
-    yield check_model(record, engine_spec(settings, record))
+    yield check_model(record, engine_spec(settings, record), fix)
 
 
-def check_model(record: InstanceRecord, spec: EngineSpec) -> Finding:
+def _choose_fix(settings: Settings) -> str:
+    return IMAGE if settings.creates_machines else SET_UP
+
+
+def check_model(record: InstanceRecord, spec: EngineSpec, fix: str = SET_UP) -> Finding:
     """Compares engine and model with those that the host's last set-up prepared: a run fetches none."""
     prepared, wanted = f"{record.engine} {record.model}".strip(), f"{spec.engine} {spec.model}".strip()
     if not prepared:
-        return warned("model", "not recorded by an older set-up", SET_UP)
+        return warned("model", "not recorded by an older set-up", fix)
     if prepared != wanted:
-        return failed("model", f"{record.instance} was prepared for {prepared}, not for {wanted}", SET_UP)
+        return failed("model", f"{record.instance} was prepared for {prepared}, not for {wanted}", fix)
     return passed("model", f"{prepared}, fetched by its last set-up")
 
 
@@ -162,7 +172,29 @@ def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
     return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
 
 
+def _check_created(settings: Settings, output: Store) -> Iterator[Finding]:
+    """Checks what machines are created from, before anything costs money."""
+    for name in list_required(settings):
+        settings.require(name)
+    machines = MachineChecks(settings, open_templates(settings))
+    yield from machines.check_template()
+    record = machines.read_record(output)
+    if isinstance(record, Finding):
+        yield record
+        return
+    # A run copies the template's record for each of its machines.
+    output.replace(keys.instance(settings.host_record), msgspec.json.encode(record))
+    yield from check_record(settings, record)
+
+
 def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
+    if settings.provider == FLEET:
+        yield check_engine(engine_spec(settings))
+        yield check_state_folder(settings.state_dir)
+        yield check_rendering(settings)
+        yield check_guard_role(settings)
+        yield from _check_created(settings, output)
+        return
     instance = "" if settings.provider == LOCAL else settings.require("GPU_INSTANCE_ID")
     record = read_instance_record(output, instance) if instance else None
     spec = engine_spec(settings, record if isinstance(record, InstanceRecord) else None)

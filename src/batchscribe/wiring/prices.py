@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from batchscribe.adapters.aws.prices import decode_sheets, load_packaged_prices
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import (
     DEFAULT_REGION,
+    PriceKind,
     PriceSheet,
     PriceTable,
     combine_sheets,
@@ -19,10 +23,12 @@ from batchscribe.core.decide.prices import (
 from batchscribe.core.messages import describe_install
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
-from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import LOCAL
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Clock, PriceSource
 from batchscribe.settings import Settings
+
+log = structlog.get_logger("batchscribe")
 
 _NUMBER = re.compile(r"Expected `str`, got `(int|float)` .*\.prices")
 FILE_NAME = "prices.json"
@@ -40,8 +46,41 @@ def refresh_prices(settings: Settings, source: PriceSource, regions: Iterable[st
 
     Prices of other regions stay. A file that cannot be read is replaced.
     """
+    return _write_refreshed(settings, [sheet for region in regions for sheet in source.read(region)])
+
+
+def refresh_spot_prices(settings: Settings, source: PriceSource, now: datetime) -> None:
+    """Reads the present spot prices of GPU_INSTANCE_TYPES, once a day, into the same file.
+
+    A failure is only logged: the prices before it, or those of on-demand machines, bound the cost.
+    """
+    region, today = price_region(settings), now.astimezone(UTC).date().isoformat()
+    try:
+        kept = _read_refreshed(settings)
+        known = {
+            name
+            for sheet in kept
+            if sheet.kind is PriceKind.SPOT and sheet.as_of == today and _is_zone(sheet, region)
+            for name in sheet.prices
+        }
+        if not known.issuperset(settings.instance_types):
+            _write_refreshed(settings, source.read_spot(region, settings.instance_types))
+    except BatchscribeError as error:
+        log.warning("spot_prices.not_read", region=region, error=str(error))
+
+
+def read_spot_prices(settings: Settings, clock: Clock) -> None:
+    """Reads the day's spot prices if runs create machines in that market: offers send no request."""
+    if settings.provider == FLEET and Market.SPOT in settings.markets:
+        refresh_spot_prices(settings, open_price_source(settings, clock), clock.now())
+
+
+def _is_zone(sheet: PriceSheet, region: str) -> bool:
+    return all(place.startswith(region) and place != region for place in sheet.regions)
+
+
+def _write_refreshed(settings: Settings, fresh: Iterable[PriceSheet]) -> Path:
     path = settings.state_dir / FILE_NAME
-    fresh = [sheet for region in regions for sheet in source.read(region)]
     try:
         kept = _read_refreshed(settings)
     except MisconfiguredError:

@@ -17,6 +17,7 @@ from batchscribe.adapters.aws.iam import (
     make_policy,
     make_trust,
 )
+from batchscribe.machine_settings import FLEET
 from batchscribe.settings import DEFAULT, Settings
 
 
@@ -27,17 +28,20 @@ def documents_of(place: AccountPlace) -> dict[str, dict[str, Document | None]]:
 
 def place_of(settings: Settings) -> AccountPlace:
     """Returns the locations from the settings, with placeholders for unknown ones."""
-    role = settings.guard_role_arn
+    role, created = settings.guard_role_arn, settings.provider == FLEET
+    # The ARN of a template has its ID.
+    template = settings.launch_template if settings.launch_template.startswith("lt-") else "*"
     place = AccountPlace(
         partition=role.split(":")[1] if role else _find_partition(settings.region),
         account=role.split(":")[4] if role else ACCOUNT,
         region=settings.region or REGION,
-        instance=settings.instance_id or INSTANCE,
+        instance="*" if created else settings.instance_id or INSTANCE,
         source=_parse_folder(settings.source),
         output=_parse_folder(settings.output),
         control=_parse_folder(settings.control) if settings.control else None,
         live_lock=_parse_live_lock(settings),
-        types=_list_types(settings),
+        types=settings.instance_types if created else _list_types(settings),
+        template=template if created else "",
     )
     unguarded = settings.cloud_guard == "off" and settings.origins["BATCH_CLOUD_GUARD"] != DEFAULT
     return place if unguarded else replace(place, guard_role=role or place.unknown_role)

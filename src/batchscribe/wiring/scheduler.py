@@ -38,7 +38,7 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import EC2, LOCAL
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
@@ -46,9 +46,12 @@ from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.lane import Lane, open_lane_capacity, open_lane_launcher
 from batchscribe.wiring.preflight import find_engine_problem, preflight
+from batchscribe.wiring.prices import read_spot_prices
 from batchscribe.wiring.process import scheduler_identity
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
+    list_instances,
+    list_required,
     open_capacity,
     open_guard,
     open_launcher,
@@ -121,6 +124,8 @@ def open_scheduler(
         settings = _collect_missing(settings)
     else:
         settings.require("BATCH_SOURCE")
+    if remember and not lenient:
+        read_spot_prices(settings, SystemClock())
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     view = ProgressView(SystemClock(), quiet=quiet)
     with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, view:
@@ -207,9 +212,8 @@ def _make_scheduler(
 
 def _collect_missing(settings: Settings) -> Settings:
     """Adds missing required settings to `problems`."""
-    names = ("BATCH_SOURCE",) if settings.provider == LOCAL else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
     problems = list(settings.problems)
-    for name in names:
+    for name in ("BATCH_SOURCE", *list_required(settings)):
         try:
             settings.require(name)
         except MisconfiguredError as error:
@@ -225,7 +229,9 @@ def _check_start(trouble: Fallbacks, settings: Settings, output: Store) -> None:
 def access_hash(settings: Settings) -> str:
     """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
     ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
-    return hash_values(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
+    return hash_values(
+        __version__, settings.provider, settings.instance_id, settings.launch_template, settings.launch, ssh
+    )
 
 
 def derived_values(settings: Settings) -> dict[str, str]:
@@ -237,12 +243,6 @@ def derived_values(settings: Settings) -> dict[str, str]:
         "BATCH_LANGUAGE": "auto",
         "BATCH_CHUNK_OVERLAP_MS": "auto",
     }
-
-
-def list_instances(settings: Settings) -> tuple[str, ...]:
-    if settings.provider == LOCAL:
-        return (LOCAL,)
-    return (settings.instance_id if settings.problems else settings.require("GPU_INSTANCE_ID"),)
 
 
 def _build_world(
@@ -298,7 +298,7 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
         settings,
         provider=run.provider,
         region=run.region,
-        instance_id="" if run.provider == LOCAL else run.instance,
+        instance_id=run.instance if run.provider == EC2 else "",
         source=run.source,
         output=run.output,
         cloud_guard=run.guard or settings.cloud_guard,
@@ -331,6 +331,8 @@ def _build_config(settings: Settings, choice: EngineChoice, identity: str, *, ma
         release=__version__,
         provider=settings.provider,
         instances=list_instances(settings),
+        max_machines=settings.max_machines,
+        image=settings.host_record if settings.creates_machines else "",
         launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
@@ -15,15 +17,22 @@ from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.prices import SPOT_DAYS
 from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME, READING
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.stores import open_store
+
+if TYPE_CHECKING:
+    from batchscribe.adapters.aws.fleet import FleetCapacity
+    from batchscribe.adapters.aws.launch_templates import LaunchTemplates
+
+_REQUIRED = {EC2: ("GPU_INSTANCE_ID",), FLEET: ("GPU_LAUNCH_TEMPLATE", "GPU_INSTANCE_TYPES")}
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
@@ -82,6 +91,20 @@ def open_settings_store(settings: Settings, url: str, *, expected: bool = True, 
     return open_store(url, region=region, endpoint=endpoint, expected=expected, retry=retry)
 
 
+def list_instances(settings: Settings) -> tuple[str, ...]:
+    """Machines of every run; none if each run creates its own."""
+    if settings.creates_machines:
+        return ()
+    if settings.provider == LOCAL:
+        return (LOCAL,)
+    return (settings.instance_id if settings.problems else settings.require("GPU_INSTANCE_ID"),)
+
+
+def list_required(settings: Settings) -> tuple[str, ...]:
+    """Names of the settings that runs of the provider need beside BATCH_SOURCE."""
+    return _REQUIRED.get(settings.provider, ())
+
+
 def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
     if settings.provider == LOCAL:
         from batchscribe.adapters.local.compute import LocalCompute
@@ -95,6 +118,8 @@ def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
 
 
 def open_capacity(settings: Settings, clock: Clock) -> Capacity:
+    if settings.provider == FLEET:
+        return open_fleet(settings, clock)
     local = settings.provider == LOCAL
     return ExistingInstances(
         compute=open_compute(settings, clock),
@@ -104,6 +129,54 @@ def open_capacity(settings: Settings, clock: Clock) -> Capacity:
         types=() if local else settings.instance_types,
         market=Market.LOCAL if local else Market.ON_DEMAND,
     )
+
+
+def open_fleet(settings: Settings, clock: Clock) -> FleetCapacity:
+    try:
+        from batchscribe.adapters.aws.fleet import FleetCapacity
+    except ImportError as error:
+        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
+    return FleetCapacity(
+        provider=FLEET,
+        template=settings.launch_template,
+        types=settings.instance_types,
+        markets=settings.markets,
+        rate_of=market_rate_of(settings, clock),
+        region=settings.region or None,
+        subnets=settings.subnets,
+        endpoint=settings.endpoint_url or None,
+    )
+
+
+def open_templates(settings: Settings, **bounds: Any) -> LaunchTemplates:
+    """Reads of launch template and zones; `bounds` are those of a client."""
+    try:
+        from batchscribe.adapters.aws.clients import open_client
+        from batchscribe.adapters.aws.launch_templates import LaunchTemplates
+    except ImportError as error:
+        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    return LaunchTemplates(partial(open_client, "ec2", region, endpoint, **bounds), region=region)
+
+
+def market_rate_of(settings: Settings, clock: Clock) -> Callable[[str, Market, str], Rate]:
+    """Hourly rate by type, market and zone. Raises MisconfiguredError.
+
+    Without a recent spot price, the on-demand price is its upper bound, and the source says so.
+    """
+    table, on_demand = cache(lambda: load_prices(settings)), rate_of(settings)
+
+    def rate(instance_type: str, market: Market, zone: str) -> Rate:
+        if market is not Market.SPOT:
+            return on_demand(instance_type)
+        region = price_region(settings)
+        if found := table().find_spot_rate(instance_type, region, zone, clock.now()):
+            return found
+        bound = on_demand(instance_type)
+        why = f"upper bound: no spot price of the last {SPOT_DAYS} days is known"
+        return replace(bound, source=f"{bound.source}; {why}")
+
+    return rate
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:

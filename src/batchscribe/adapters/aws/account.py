@@ -12,12 +12,17 @@ from typing import Any
 
 from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.adapters.aws.schedules import GROUP
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
 from batchscribe.errors import ObjectNotFoundError
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 5.0
-QUOTAS = {"g": "L-DB2E81BA", "vt": "L-DB2E81BA", "p": "L-417A185B"}
-"""Family -> quota of running on-demand vCPUs: `All G and VT instances`, `All P instances`."""
+QUOTAS = {
+    Market.ON_DEMAND: {"g": "L-DB2E81BA", "vt": "L-DB2E81BA", "p": "L-417A185B"},
+    Market.SPOT: {"g": "L-3819A6DF", "vt": "L-3819A6DF", "p": "L-7212CCBC"},
+}
+"""Family -> quota of running vCPUs, by market: `All G and VT instances`, `All P instances`, and their Spot
+requests."""
 _NONE: Meaning = (ObjectNotFoundError, "{service} has no {subject} in {region}")
 _MEANINGS = dict.fromkeys(
     (
@@ -68,10 +73,10 @@ class AwsAccount:
         ]
         return MachineType(name=name, vcpus=found["VCpuInfo"]["DefaultVCpus"], gpus=", ".join(gpus))
 
-    def quota(self, instance_type: str) -> Quota:
-        """Limit of running on-demand vCPUs for the family of a GPU type."""
+    def quota(self, instance_type: str, market: Market = Market.ON_DEMAND) -> Quota:
+        """Limit of running vCPUs for the family of a GPU type."""
         family = re.match("[a-z]*", instance_type)
-        code = QUOTAS.get(family[0] if family else "")
+        code = QUOTAS[market].get(family[0] if family else "")
         if code is None:
             raise ObjectNotFoundError(f"no quota is known for the family of {instance_type}")
         right = "servicequotas:GetServiceQuota"

@@ -21,33 +21,33 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import InstanceTypeDef
 
 
-class _MissingError(MisconfiguredError):
+class MissingInstanceError(MisconfiguredError):
     """There is no such instance."""
 
 
-_CAPACITY: Meaning = (
+CAPACITY: Meaning = (
     NoCapacityError,
     (
         "EC2 has no capacity for {subject} at the moment ({code}): nothing was started; the next check tries "
         "again, or list alternative types in GPU_INSTANCE_TYPES"
     ),
 )
-_QUOTA: Meaning = (
+QUOTA: Meaning = (
     QuotaError,
     (
         "the account's quota does not let {subject} start ({code}): nothing was started; ask for more vCPUs "
         "under Service Quotas, EC2"
     ),
 )
-_NO_CAPACITY = (
+NO_CAPACITY = (
     "InsufficientCapacity",
     "InsufficientHostCapacity",
     "InsufficientInstanceCapacity",
     "Unsupported",
 )
-_MEANINGS: dict[str, Meaning] = {
+EC2_MEANINGS: dict[str, Meaning] = {
     "InvalidInstanceID.NotFound": (
-        _MissingError,
+        MissingInstanceError,
         "there is no instance {subject} in {region}: fix GPU_INSTANCE_ID or AWS_REGION",
     ),
     "InvalidInstanceID.Malformed": (
@@ -58,8 +58,8 @@ _MEANINGS: dict[str, Meaning] = {
         MisconfiguredError,
         "{right} on {subject} is not permitted: switch off its stop protection (DisableApiStop)",
     ),
-    **dict.fromkeys(_NO_CAPACITY, _CAPACITY),
-    **dict.fromkeys(("InstanceLimitExceeded", "VcpuLimitExceeded"), _QUOTA),
+    **dict.fromkeys(NO_CAPACITY, CAPACITY),
+    **dict.fromkeys(("InstanceLimitExceeded", "VcpuLimitExceeded"), QUOTA),
     **dict.fromkeys(("IncorrectInstanceState", "IncorrectState"), AGAIN),
 }
 """Meanings of EC2's error codes, with messages for the user."""
@@ -110,16 +110,16 @@ class Ec2Compute:
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
         )
-        self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
+        self._api = Api(service="EC2", region=region, meanings=EC2_MEANINGS)
 
     def describe(self, instance: str) -> Instance:
         try:
             with self._convert_errors("ec2:DescribeInstances", instance):
                 answer = self._client.describe_instances(InstanceIds=[instance])
-        except _MissingError:
+        except MissingInstanceError:
             return Instance(id=instance, state=InstanceState.MISSING)
         found = [row for group in answer["Reservations"] for row in group["Instances"]]
-        return _to_instance(found[0]) if found else Instance(id=instance, state=InstanceState.MISSING)
+        return to_instance(found[0]) if found else Instance(id=instance, state=InstanceState.MISSING)
 
     def claim(self, claim: Claim) -> None:
         self._write_tags(claim.instance, claim.tags)
@@ -138,13 +138,12 @@ class Ec2Compute:
             self._client.start_instances(InstanceIds=[instance])
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        # A forced stop is for an operating system that does not shut down.
-        how = {"Force": True, "SkipOsShutdown": True} if force and self._may_skip else {"Force": force}
-        with suppress(_MissingError), self._convert_errors("ec2:StopInstances", instance):
+        how = choose_force(self._client, "StopInstances", force=force)
+        with suppress(MissingInstanceError), self._convert_errors("ec2:StopInstances", instance):
             self._client.stop_instances(InstanceIds=[instance], **how)
 
     def release(self, instance: str) -> None:
-        with suppress(_MissingError):
+        with suppress(MissingInstanceError):
             self._write_tags(instance, RELEASED_TAGS)
 
     def change_type(self, instance: str, instance_type: str) -> None:
@@ -196,15 +195,9 @@ class Ec2Compute:
             self._client.create_tags(Resources=[instance], Tags=rows)  # type: ignore[arg-type]
 
     @cached_property
-    def _may_skip(self) -> bool:
-        """True if botocore is recent enough to skip the operating system's shutdown."""
-        known = self._client.meta.service_model.operation_model("StopInstances").input_shape
-        return "SkipOsShutdown" in getattr(known, "members", {})
-
-    @cached_property
     def _client(self) -> EC2Client:
         client: EC2Client = self._open_client()
-        client.meta.events.register_first("needs-retry.ec2.StartInstances", _raise_missing_capacity)
+        client.meta.events.register_first("needs-retry.ec2.StartInstances", raise_missing_capacity)
         return client
 
     def _convert_errors(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
@@ -213,21 +206,31 @@ class Ec2Compute:
         return self._api.convert_errors(right, instance, **meanings)
 
 
-def _raise_missing_capacity(
+def choose_force(client: EC2Client, operation: str, *, force: bool) -> dict[str, bool]:
+    """Options of a stop or termination that does not wait for an operating system that hangs.
+
+    Only those that this version of botocore knows.
+    """
+    known = getattr(client.meta.service_model.operation_model(operation).input_shape, "members", {})
+    return {name: True for name in ("Force", "SkipOsShutdown") if name in known} if force else {}
+
+
+def raise_missing_capacity(
     response: tuple[object, Mapping[str, Any]] | None = None, **_event: object
 ) -> None:
     """Prevents botocore's retry of missing capacity, which is a server error: the run decides on retries."""
     parsed = response[1] if response else {}
-    if code_of(parsed) in _NO_CAPACITY:
+    if code_of(parsed) in NO_CAPACITY:
         raise ClientError(parsed, "StartInstances")  # type: ignore[arg-type]
 
 
-def _to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
+def to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
     reason = found.get("StateReason", {}).get("Message") or found.get("StateTransitionReason") or ""
     return Instance(
         id=found["InstanceId"],
         state=InstanceState(found["State"]["Name"]),
         type=found.get("InstanceType", ""),
+        zone=found.get("Placement", {}).get("AvailabilityZone", ""),
         public_address=found.get("PublicIpAddress") or None,
         private_address=found.get("PrivateIpAddress") or None,
         launched_at=found.get("LaunchTime"),

@@ -1,7 +1,7 @@
-"""The guard outside this machine: EventBridge Scheduler stops the instance through EC2's API.
+"""The guard outside this machine: EventBridge Scheduler stops an instance, or terminates a created machine.
 
-It needs the schedule group and the role of the template deploy/guard.yaml. Orders take effect without this
-machine and without any process of ours.
+It needs the schedule group and the role of the template deploy/guard.yaml or deploy/fleet.yaml. Orders take
+effect without this machine and without any process of ours.
 """
 
 from __future__ import annotations

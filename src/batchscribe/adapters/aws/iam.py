@@ -1,6 +1,6 @@
 """Least-privilege IAM policy documents for scheduler, stop role and GPU host.
 
-Each statement names the instance by its ID and the stores by their prefixes, so no tags are needed first.
+Each statement names the instance by its ID, or created machines by their tag, and the stores by prefixes.
 Nothing is denied, so existing permissions stay.
 """
 
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from batchscribe.adapters.aws.iam_fleet import allow_creation, allow_termination
 from batchscribe.adapters.aws.schedules import GROUP, name_prefix
 from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.run.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
 
 ACCOUNT, REGION, INSTANCE, BUCKET = "ACCOUNT_ID", "REGION", "INSTANCE_ID", "BUCKET"
-ROLE, OWN_TYPE = "GUARD_ROLE", "OWN_TYPE"
+ROLE, HOST_ROLE, OWN_TYPE = "GUARD_ROLE", "HOST_ROLE", "OWN_TYPE"
 """Placeholders for values that the settings lack."""
 SESSION_FILES = ("json", "srt", "vtt", "txt")
 Document = dict[str, object]
@@ -56,15 +57,26 @@ class AccountPlace:
     guard_role: str = ""
     """ARN of the stop role; empty if there is no guard."""
     types: tuple[str, ...] = ()
-    """The types that the instance may be changed to, and back to."""
+    """The types that the instance may be changed to, and back to; or that machines are created with."""
+    template: str = ""
+    """ID of the launch template of created machines, `*` if only its name is known; empty without them."""
     prices: bool = False
     """Rights for `batchscribe prices --refresh`, too."""
     kms_keys: tuple[str, ...] = ()
     """ARNs of the keys that the buckets are encrypted with."""
 
     @property
+    def ec2_arn(self) -> str:
+        """Common prefix of the ARNs of EC2's resources."""
+        return f"arn:{self.partition}:ec2:{self.region}:{self.account}:"
+
+    @property
     def instance_arn(self) -> str:
-        return f"arn:{self.partition}:ec2:{self.region}:{self.account}:instance/{self.instance}"
+        return f"{self.ec2_arn}instance/{self.instance}"
+
+    @property
+    def host_role(self) -> str:
+        return f"arn:{self.partition}:iam::{self.account}:role/{HOST_ROLE}"
 
     @property
     def unknown_role(self) -> str:
@@ -77,7 +89,8 @@ class AccountPlace:
         role = self.guard_role.rpartition("/")[2]
         buckets = (folder.bucket for folder in folders)
         found = {self.account, self.region, self.instance, role, *self.types, *buckets}
-        placeholders = (ACCOUNT, REGION, INSTANCE, ROLE, OWN_TYPE, BUCKET)
+        found |= {HOST_ROLE} if self.template else set()
+        placeholders = (ACCOUNT, REGION, INSTANCE, ROLE, HOST_ROLE, OWN_TYPE, BUCKET)
         return tuple(name for name in placeholders if name in found)
 
 
@@ -120,6 +133,8 @@ def make_trust(who: Who, place: AccountPlace) -> Document | None:
 
 
 def _allow_stop(place: AccountPlace) -> list[Document]:
+    if place.template:
+        return allow_termination(place.ec2_arn)
     return [_allow_action("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
 
 
@@ -137,6 +152,14 @@ def _allow_host(place: AccountPlace) -> list[Document]:
 
 
 def _allow_instance(place: AccountPlace) -> list[Document]:
+    if place.template:
+        return allow_creation(
+            place.ec2_arn,
+            types=place.types,
+            template=place.template,
+            host_role=place.host_role,
+            region="" if place.region == REGION else place.region,
+        )
     see = _allow_action("SeeInstances", "ec2:DescribeInstances", "*")
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
@@ -154,7 +177,7 @@ def _allow_instance(place: AccountPlace) -> list[Document]:
 
 
 def _allow_type_change(place: AccountPlace) -> list[Document]:
-    if not place.types:
+    if not place.types or place.template:
         return []
     change = _allow_action("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
     change["Condition"] = {"StringEquals": {"ec2:Attribute/InstanceType": list(place.types)}}
@@ -181,6 +204,8 @@ def _allow_checks(place: AccountPlace) -> list[Document]:
     """Facts for `doctor` and `gpu setup`, which skip a check without its right."""
     quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
     reads = [f"ec2:Describe{what}" for what in ("InstanceTypes", "SecurityGroups", "Volumes")]
+    if place.template:
+        reads = ["ec2:DescribeInstanceTypes"]
     reads.append("sts:GetCallerIdentity")
     return [
         _allow_action("CheckTypePortAndIdentity", reads, "*"),
@@ -189,7 +214,7 @@ def _allow_checks(place: AccountPlace) -> list[Document]:
 
 
 def _allow_prices(place: AccountPlace) -> list[Document]:
-    reads = ["pricing:GetProducts", "ec2:DescribeSpotPriceHistory"]
+    reads = ["pricing:GetProducts"] + ([] if place.template else ["ec2:DescribeSpotPriceHistory"])
     return [_allow_action("ReadPrices", reads, "*")] if place.prices else []
 
 

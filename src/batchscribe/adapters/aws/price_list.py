@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC
 from functools import cache, partial
@@ -74,12 +74,20 @@ class AwsPriceList:
         on_demand = {row["instanceType"]: _format(Usd.parse(price)) for row, price in rows}
         if not on_demand:
             raise ObjectNotFoundError(f"AWS lists no GPU instance in {region}: check the region's name")
-        spot = self._read_spot(region, [name for name in on_demand if name.startswith(SPOT_FAMILIES)])
+        zones = self._read_zones(region, [name for name in on_demand if name.startswith(SPOT_FAMILIES)])
+        spot = {name: _format_range(each.values()) for name, each in zones.items()}
         sheets = [(PriceKind.ON_DEMAND, ON_DEMAND, on_demand), (PriceKind.SPOT, SPOT, spot)]
         for kind, wanted in groupby(_OTHERS, key=itemgetter(0)):
             found = [(name, self._find_price(name, region, *where)) for _, name, where in wanted]
             sheets.append((kind, LIST, {name: price for name, price in found if price}))
         return tuple(self._make_sheet(region, *sheet) for sheet in sheets if sheet[2])
+
+    def read_spot(self, region: str, types: tuple[str, ...]) -> tuple[PriceSheet, ...]:
+        by_zone: dict[str, dict[str, str]] = {}
+        for name, zones in self._read_zones(region, types).items():
+            for zone, price in zones.items():
+                by_zone.setdefault(zone, {})[name] = _format(Usd.parse(price))
+        return tuple(self._make_sheet(zone, PriceKind.SPOT, SPOT, by_zone[zone]) for zone in sorted(by_zone))
 
     def _make_sheet(self, region: str, kind: PriceKind, source: str, prices: dict[str, str]) -> PriceSheet:
         day = self._clock.now().astimezone(UTC).date().isoformat()
@@ -103,16 +111,16 @@ class AwsPriceList:
             for page in pages.paginate(ServiceCode=service, Filters=config, FormatVersion="aws_v1"):
                 yield from _parse_products(page["PriceList"])
 
-    def _read_spot(self, region: str, types: list[str]) -> dict[str, str]:
-        """Lowest and highest present spot price of each type, over the zones."""
+    def _read_zones(self, region: str, types: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Present spot price in each zone, by type."""
         prices: dict[str, dict[str, str]] = {}
         with self._convert_errors("EC2", "ec2:DescribeSpotPriceHistory", region):
             pages = self._client("ec2", region).get_paginator("describe_spot_price_history")
-            asked = {"InstanceTypes": types, "ProductDescriptions": [_PLATFORM]} if types else {}
+            asked = {"InstanceTypes": list(types), "ProductDescriptions": [_PLATFORM]} if types else {}
             for page in pages.paginate(StartTime=self._clock.now(), **asked) if asked else ():
                 for row in sorted(page["SpotPriceHistory"], key=itemgetter("Timestamp")):
                     prices.setdefault(row["InstanceType"], {})[row["AvailabilityZone"]] = row["SpotPrice"]
-        return {name: _format_range(zones.values()) for name, zones in prices.items()}
+        return prices
 
     def _convert_errors(self, service: str, right: str, region: str) -> AbstractContextManager[None]:
         return Api(service=service, region=region, meanings={}).convert_errors(right, f"prices of {region}")

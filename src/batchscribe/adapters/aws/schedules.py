@@ -1,19 +1,25 @@
 """The guard's stop order: its name, its times, and its EventBridge request.
 
-An order belongs to one instance and one run or manual session; its name contains both.
+An order belongs to one machine and one run or manual session; its name contains both. A machine that a run
+creates has no ID of EC2 yet when its order is armed: such an order finds it by its tag, and terminates it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST, Claim
+from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST, MACHINE_TAG, Claim
 
 GROUP = "batchscribe"
 """The schedule group of all orders; the template creates it."""
 STOP_TARGET = "arn:{partition}:scheduler:::aws-sdk:ec2:stopInstances"
+TERMINATE_TARGET = "arn:{partition}:scheduler:::aws-sdk:ssm:startAutomationExecution"
+TERMINATE_DOCUMENT = "AWS-TerminateEC2Instance"
+"""Runbook of Systems Manager: its parameter InstanceId is filled with the instances that have a tag."""
+_EC2_ID = re.compile(r"i-[0-9a-f]+")
 OLDEST_EVENT_SECONDS = 60
 """EventBridge's minimum: a later stop could hit another session."""
 RETRIES = 2
@@ -21,7 +27,7 @@ RETRIES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrder:
-    """Stops `instance` every GUARD_EVERY from `first` until before `end`."""
+    """Stops `instance` every GUARD_EVERY from `first` until before `end`; terminates a created machine."""
 
     instance: str
     run: str
@@ -33,6 +39,11 @@ class StopOrder:
         return f"{name_prefix(self.instance)}{self.run}"
 
     @property
+    def terminates(self) -> bool:
+        """True for a machine that its run creates: its id is a name, not an ID of EC2."""
+        return _EC2_ID.fullmatch(self.instance) is None
+
+    @property
     def tries(self) -> tuple[datetime, ...]:
         """Times at which it stops the instance."""
         count = -((self.first - self.end) // GUARD_EVERY)
@@ -41,10 +52,12 @@ class StopOrder:
     def request(self, role: str) -> dict[str, object]:
         """The parameters of CreateSchedule; `role` is the stop role's ARN."""
         minutes = GUARD_EVERY // timedelta(minutes=1)
+        act = "terminates" if self.terminates else "stops"
+        partition = role.split(":")[1] if role.count(":") else "aws"
         target = {
-            "Arn": STOP_TARGET.format(partition=role.split(":")[1] if role.count(":") else "aws"),
+            "Arn": (TERMINATE_TARGET if self.terminates else STOP_TARGET).format(partition=partition),
             "RoleArn": role,
-            "Input": json.dumps({"InstanceIds": [self.instance]}),
+            "Input": json.dumps(self._make_input()),
             "RetryPolicy": {
                 "MaximumEventAgeInSeconds": OLDEST_EVENT_SECONDS,
                 "MaximumRetryAttempts": RETRIES,
@@ -53,7 +66,7 @@ class StopOrder:
         return {
             "Name": self.name,
             "GroupName": GROUP,
-            "Description": f"stops {self.instance} if run {self.run} left it running",
+            "Description": f"{act} {self.instance} if run {self.run} left it running",
             "ScheduleExpression": f"rate({minutes} minutes)",
             "ScheduleExpressionTimezone": "UTC",
             "StartDate": self.first,
@@ -62,6 +75,15 @@ class StopOrder:
             "FlexibleTimeWindow": {"Mode": "OFF"},
             "ActionAfterCompletion": "DELETE",
             "Target": target,
+        }
+
+    def _make_input(self) -> dict[str, object]:
+        if not self.terminates:
+            return {"InstanceIds": [self.instance]}
+        return {
+            "DocumentName": TERMINATE_DOCUMENT,
+            "TargetParameterName": "InstanceId",
+            "Targets": [{"Key": f"tag:{MACHINE_TAG}", "Values": [self.instance]}],
         }
 
 

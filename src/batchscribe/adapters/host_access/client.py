@@ -44,6 +44,15 @@ class SshHost:
         )
 
 
+class SilentHost:
+    """A client of a host that accepts no login: its agent starts at boot, and works through the store."""
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:  # noqa: ARG002
+        raise LaunchError(
+            f"{instance.id} has no claim to start at boot, and is not reached over ssh: it ends with its run"
+        )
+
+
 def check_reply(answer: HostReply, instance: Instance) -> HostReply:
     """Returns the reply, unless it is an error: that is raised."""
     if answer.box != host.VERSION:

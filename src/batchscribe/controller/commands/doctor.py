@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from batchscribe.controller.commands.rehearsal import decode_proofs, describe_proof
 from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.near_names import suggest
@@ -60,7 +61,7 @@ class AccountReads(Protocol):
 
     def machine_type(self, name: str) -> MachineType: ...
 
-    def quota(self, instance_type: str) -> Quota: ...
+    def quota(self, instance_type: str, market: Market = ...) -> Quota: ...
 
     def port_access(self, instance: str, port: int) -> PortAccess: ...
 

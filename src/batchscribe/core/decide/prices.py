@@ -20,6 +20,8 @@ DEFAULT_REGION = "us-east-1"
 """Region of the prices for a machine outside AWS, which has none."""
 GP3, SNAPSHOT, ADDRESS, READS, WRITES = "gp3", "snapshot", "public IPv4", "GET", "PUT, LIST"
 """Names of prices other than those of instance types."""
+SPOT_DAYS = 7
+"""Age up to which a spot price is used: later, the on-demand price is the known upper bound."""
 REQUESTS_PRICED = 1_000
 """Number of requests that a price of requests is for."""
 
@@ -59,6 +61,7 @@ class PriceSheet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     as_of: str
     """Date of the prices, such as 2026-11-23."""
     regions: tuple[str, ...]
+    """Or one zone, such as us-east-2a, for spot prices."""
     about: str = ""
     prices: dict[str, str]
     """Dollars by name, such as "0.526"; "0.190-0.192" if they differ by zone."""
@@ -104,6 +107,18 @@ class PriceTable:
         """The on-demand rate in a region; None if it is not listed there."""
         found = self.find(PriceKind.ON_DEMAND, instance_type, region)
         return Rate(per_hour=found.high, source=found.origin, as_of=found.as_of) if found else None
+
+    def find_spot_rate(self, instance_type: str, region: str, zone: str, now: datetime) -> Rate | None:
+        """The spot rate in a zone, or if it is unknown, the highest in the region; None if all are old."""
+        places = sorted(
+            {place for sheet in self.sheets for place in sheet.regions if place.startswith(region)}
+        )
+        found = {place: self.find(PriceKind.SPOT, instance_type, place) for place in places}
+        fresh = {place: price for place, price in found.items() if price and _is_fresh(price, now)}
+        if not fresh:
+            return None
+        price = fresh.get(zone) or max(fresh.values(), key=lambda each: each.high)
+        return Rate(per_hour=price.high, source=price.origin, as_of=price.as_of)
 
     def list_prices(self, region: str) -> Iterator[Price]:
         """Yields each price of a region that applies, by kind."""
@@ -151,6 +166,11 @@ def describe_origin(source: str, as_of: str, now: datetime) -> str:
 def describe_rate(rate: Rate, now: datetime) -> str:
     """Formats a rate, such as `$0.526/h (AWS list, as of 2026-11-23)`."""
     return f"${rate.per_hour.text(3)}/h ({describe_origin(rate.source, rate.as_of, now)})"
+
+
+def _is_fresh(price: Price, now: datetime) -> bool:
+    age = count_age_days(price.as_of, now)
+    return age is not None and age <= SPOT_DAYS
 
 
 def _make_price(sheet: PriceSheet, name: str, region: str) -> Price:

@@ -26,7 +26,7 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Limit of running on-demand vCPUs for a family of types."""
+    """Limit of running vCPUs for a family of types, in one market."""
 
     code: str
     vcpus: int
@@ -38,6 +38,27 @@ class PortAccess:
 
     groups: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineTemplate:
+    """The default version of a launch template, as far as runs depend on it."""
+
+    id: str
+    name: str = ""
+    version: int = 1
+    image: str = ""
+    """Empty if it names none: no machine can be created from it."""
+    shutdown: str = "stop"
+    """Effect of a power-off by the machine itself: `stop` or `terminate`."""
+    shows_tags: bool = False
+    """True if a machine's metadata service shows its tags."""
+    requires_tokens: bool = False
+    """True if the metadata service answers to IMDSv2 alone."""
+    has_subnet: bool = False
+    """True if it says in which subnet machines are created."""
+    profile: str = ""
+    """ARN or name of the machines' instance profile; empty if they have no role."""
 
 
 def aws_command(region: str, *words: str) -> str:

@@ -1,0 +1,43 @@
+"""Manual control of machines that runs created: they can be polled and ended, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from batchscribe.core.run.instances import Claim, Instance
+from batchscribe.errors import MisconfiguredError
+from batchscribe.protocols import Capacity
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedMachines:
+    """A protocols.Compute over a protocols.Capacity, by the names that runs gave their machines."""
+
+    capacity: Capacity
+
+    def describe(self, instance: str) -> Instance:
+        (seen,) = self.capacity.poll((instance,))
+        return seen
+
+    def stop(self, instance: str, *, force: bool = False) -> None:
+        self.capacity.teardown(instance, force=force)
+
+    def release(self, instance: str) -> None:
+        self.capacity.release(instance)
+
+    def announce(self, instance: str, manifest: str) -> None:
+        self.capacity.announce(instance, manifest)
+
+    def start(self, claim: Claim) -> None:
+        _refuse(claim.instance)
+
+    def start_unclaimed(self, instance: str) -> None:
+        _refuse(instance)
+
+    def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002
+        _refuse(instance)
+
+
+def _refuse(instance: str) -> NoReturn:
+    raise MisconfiguredError(f"a run creates its own machines: {instance} is not changed from outside of it")
