@@ -4,6 +4,9 @@ After a manual start there is no claim, and the agent does nothing. If it cannot
 timeout, it does nothing either: it powers off only for a claim. It writes the dead-man's files before it
 takes the claim: a run that could not be ended from here does not begin.
 
+A machine that was created for a run has no other purpose: without a claim that it can take, it powers itself
+off, and its dead-man does so if the agent dies before.
+
 An agent that a controller starts over ssh gets its claim with the start request instead.
 """
 
@@ -17,6 +20,7 @@ import msgspec
 import structlog
 
 from batchscribe import __version__
+from batchscribe.agent.state_files import NoDeadman
 from batchscribe.agent.supervisor import Marks, Watch, Workers
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
@@ -38,6 +42,8 @@ RETRY_SECONDS = 10.0
 EARLY_RETRY_SECONDS = 1.0
 """In the first EARLY_SECONDS: the unit does not wait for the network, and paid time passes."""
 EARLY_SECONDS = 60.0
+UNCLAIMED = "unclaimed"
+"""Stands for the run in the dead-man's file of a created machine that has not taken its claim yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,14 @@ class BoxSeams:
     """Opens the store with the instance's record."""
     runs: Callable[[HostClaim], Store]
     """Opens the store with the claim's run."""
+    machine: Callable[[], str] | None = None
+    """Returns the run's name of this machine from its tag; raises TransientError, MisconfiguredError.
+
+    None for an existing instance."""
+    unclaimed: Marks = NoDeadman()
+    """The dead-man's files of a created machine before it takes a claim; it powers itself off without one."""
+    interruption: Callable[[], str] = str
+    """Returns the announced end of this machine by its cloud, empty if none; raises TransientError."""
 
 
 class BoxAgent:
@@ -82,8 +96,10 @@ class BoxAgent:
         self._run = run
         self._began = seams.clock.monotonic()
         self._began_at = seams.clock.now()
+        self._machine = ""
         self._untimely: str | None = None
         self._limit: float | None = None
+        self._held = False
         self._watch: Watch | None = None
 
     def step(self) -> float | None:
@@ -92,20 +108,41 @@ class BoxAgent:
 
     def _seek_claim(self) -> float | None:
         try:
+            self._guard_unclaimed()
             self._watch = self._take_claim()
         except (TransientError, MisconfiguredError) as error:
             waited = self._seams.clock.monotonic() - self._began
             if waited >= self._place.waits.store:
-                dead_man = self._limit is not None
+                dead_man = self._limit is not None or self._seams.unclaimed.powers_off
                 then = "the dead-man powers off" if dead_man else "nothing is done, and nothing powered off"
                 LOG.warning("host.gives_up", why=str(error), then=then)
-                return None
+                return self._power_off_unclaimed()
             LOG.warning("host.waits_for_its_record", why=str(error))
             return EARLY_RETRY_SECONDS if waited < EARLY_SECONDS else RETRY_SECONDS
-        return 0.0 if self._watch else None
+        if self._watch or self._held:
+            return 0.0 if self._watch else None
+        return self._power_off_unclaimed()
+
+    def _guard_unclaimed(self) -> None:
+        """Lets the dead-man power off a created machine that takes no claim in time."""
+        if self._limit is None:
+            waits = self._place.waits
+            limit = self._began + waits.store + waits.overtime
+            self._seams.unclaimed.record_claim(UNCLAIMED, limit=limit, now=self._seams.clock.monotonic())
+
+    def _power_off_unclaimed(self) -> float | None:
+        """Requests the power-off of a created machine. Retries while its files cannot be written."""
+        try:
+            self._guard_unclaimed()  # the dead-man powers off only for a claim
+            self._seams.unclaimed.request_power_off()
+        except MisconfiguredError as error:
+            LOG.warning("host.power_off_failed", why=str(error))
+            return RETRY_SECONDS
+        return None
 
     def _take_claim(self) -> Watch | None:
         claim = self._read_claim()
+        self._held = claim is not None and claim.launch is ClaimLaunch.HELD
         if claim is None:
             return None
         runs = self._seams.runs(claim)
@@ -115,7 +152,8 @@ class BoxAgent:
         if not self._run:
             self._require_timely(claim)
         again = self._taken_by_another(claim, runs)
-        if again and self._is_over(claim, runs):
+        # Another boot of a created machine is a copy, or its work died with the first boot: nothing to end.
+        if again and (self._machine or self._is_over(claim, runs)):
             LOG.info("host.claim_not_taken", run=claim.run, why="another boot took it up")
             return None
         marks = self._seams.marks(claim)
@@ -133,6 +171,7 @@ class BoxAgent:
             claimed=lambda: self._still_claimed(claim),
             expected=lambda: self._expected_hash(claim),
             rebooted=again,
+            interruption=self._seams.interruption if claim.launch is ClaimLaunch.BOOT else str,
         )
 
     def _expected_hash(self, claim: HostClaim) -> str | None:
@@ -152,13 +191,16 @@ class BoxAgent:
         if self._run:
             permit = self._seams.permit(self._run)
             return permit.claim() if permit else None
+        if self._seams.machine and not self._machine:
+            self._machine = self._seams.machine()
+        instance = self._machine or self._place.instance
         try:
-            record = read_record(self._seams.home(), keys.instance(self._place.instance), InstanceRecord)
+            record = read_record(self._seams.home(), keys.instance(instance), InstanceRecord)
         except ObjectNotFoundError:
-            LOG.info("host.not_recorded", instance=self._place.instance)
+            LOG.info("host.not_recorded", instance=instance)
             return None
         if record.claim is None:
-            LOG.info("host.no_claim", instance=self._place.instance)
+            LOG.info("host.no_claim", instance=instance)
         return record.claim
 
     def _still_claimed(self, claim: HostClaim) -> bool:
@@ -168,6 +210,8 @@ class BoxAgent:
     def _refusal_reason(self, claim: HostClaim, runs: Store) -> str:
         """Reason why the claim is not for this boot. Empty if it may be taken."""
         WorkerName(run=claim.run, worker=0).checked()
+        if claim.machine != self._machine:
+            return f"it is for machine {claim.machine or 'without a name'}"
         if claim.launch is ClaimLaunch.HELD:
             return "its launch is `held`: the GPU host must do nothing"
         if self._untimely not in {None, claim.run}:
@@ -195,7 +239,7 @@ class BoxAgent:
 
     def _taken_by_another(self, claim: HostClaim, runs: Store) -> bool:
         """True if another boot took the claim. An earlier agent of this boot does not count."""
-        record = read_optional(runs, keys.boot(claim.run), BootRecord)
+        record = read_optional(runs, keys.boot(claim.run, claim.machine), BootRecord)
         return record is not None and record.boot != self._boot.id
 
     def _is_over(self, claim: HostClaim, runs: Store) -> bool:
@@ -216,7 +260,7 @@ class BoxAgent:
 
     def _write_boot_record(self, claim: HostClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
-        key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
+        key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run, claim.machine)
         boot = self._boot
         record = BootRecord(run=claim.run, boot=boot.id, at=boot.at, agent=boot.agent, release=__version__)
         created = runs.create(key, msgspec.json.encode(record))

@@ -100,9 +100,16 @@ class Watch:
     """SHA-256 of the manifest that a worker may start on, empty for any; None while none may start."""
     rebooted: bool
     """An earlier boot took the claim and went down during it; this one only ends the run."""
+    interruption: Callable[[], str] = str
+    """Returns the announced end of this machine by its cloud, empty if none; raises TransientError."""
 
     def __post_init__(self) -> None:
         self._worker = 0
+        self._ended: set[int] = set()
+        """This machine's workers with an exit record."""
+        self._hashes: dict[int, str] = {}
+        """SHA-256 of each manifest of the run that was read, for a created machine."""
+        self._interruption = ""
         self._mark: Mark | None = None
         self._moved_at = self._idle_since = self.clock.monotonic()
         self._cancelled_at: float | None = None
@@ -121,6 +128,7 @@ class Watch:
         """
         if self._ending:
             return self._power_off()
+        self._poll_interruption()
         try:
             result = self._poll_worker() or self._check_deadline() or self._check_stall()
         except (TransientError, MisconfiguredError) as error:
@@ -160,7 +168,7 @@ class Watch:
         running = self._is_running()
         if running:
             self._idle_since = self.clock.monotonic()
-        while is_stored(self.runs, keys.exit_record(self.claim.run, self._worker)):
+        while self._has_ended():
             self._move_to_next_worker()
             running = self._is_running()
         if not self.workers.was_started(self._worker_name):
@@ -181,12 +189,24 @@ class Watch:
         why = "the GPU host was rebooted during the run"
         return EndOfRun(why, self._worker if given else None, self.waits.after_report)
 
+    def _has_ended(self) -> bool:
+        """True if the current worker left its exit record. Other numbers belong to other machines."""
+        own = not self.claim.machine or self.workers.was_started(self._worker_name)
+        return own and is_stored(self.runs, keys.exit_record(self.claim.run, self._worker))
+
     def _move_to_next_worker(self) -> None:
+        self._ended.add(self._worker)
         self._worker += 1
         self._idle_since = self.clock.monotonic()
         self._cancelled_at = self._obeyed = None
 
     def _poll_manifest(self) -> EndOfRun | None:
+        if self._interruption:
+            return EndOfRun(self._interruption)
+        if self.claim.machine:
+            self._find_own_manifest()
+        if self.workers.was_started(self._worker_name):
+            return None  # by an earlier agent of this boot: followed from the next poll on
         if not is_stored(self.runs, keys.manifest(self.claim.run, self._worker)):
             self._record_progress((self._worker, "none", 0, 0))
             return self._check_idle()
@@ -202,6 +222,27 @@ class Watch:
             )
         return self._start_worker(expected or "")
 
+    def _find_own_manifest(self) -> None:
+        """Moves to the manifest with the announced hash; the run's other machines have the other ones.
+
+        Without one, moves to a number that has no manifest yet.
+        """
+        listed = self.runs.list(keys.manifests(self.claim.run))
+        stored = {info.key for info in listed}
+        count = 0
+        while keys.manifest(self.claim.run, count) in stored:
+            count += 1
+        expected = self.expected()
+        own = (number for number in range(count) if self._hash_manifest(number) == expected)
+        self._worker = next((number for number in own if number not in self._ended), count)
+
+    def _hash_manifest(self, worker: int) -> str:
+        """SHA-256 of a stored manifest; read once, since a manifest never changes."""
+        if worker not in self._hashes:
+            data = read_bytes(self.runs, keys.manifest(self.claim.run, worker), limit_of(Manifest))
+            self._hashes[worker] = sha256(data).hexdigest()
+        return self._hashes[worker]
+
     def _refusal_reason(self, expected: str | None) -> str:
         """Reason why no worker may start on the manifest. Empty if one may. A tag may lag behind it."""
         if expected is None:
@@ -214,7 +255,7 @@ class Watch:
 
     def _check_idle(self) -> EndOfRun | None:
         waited = self.clock.monotonic() - self._idle_since
-        if self._worker > 0:
+        if self._ended:
             return EndOfRun("work ended") if waited >= self.waits.linger else None
         if waited < self.waits.first:
             return None
@@ -222,12 +263,13 @@ class Watch:
         # started it meanwhile.
         if self.claimed():
             return EndOfRun("no work came")
-        return EndOfRun("its claim was revoked before any work came", leave=True)
+        why = "its claim was revoked before any work came"
+        return EndOfRun(why, leave=not self.claim.machine)
 
     def _check_ended(self) -> EndOfRun | None:
         """Detects ended work while the store is unreachable, by the worker's process."""
         given = self._mark == (self._worker, "given", 0, 0)
-        begun = self.workers.was_started(self._worker_name) or (self._worker > 0 and not given)
+        begun = self.workers.was_started(self._worker_name) or (bool(self._ended) and not given)
         waited = self.clock.monotonic() - self._idle_since
         if not begun or waited < self.waits.linger or self._is_running() is not False:
             return None
@@ -284,11 +326,19 @@ class Watch:
             self.marks.record_progress(self._moved_at)
         self._mark = mark
 
+    def _poll_interruption(self) -> None:
+        """Polls for a notice of the cloud until there is one. A failed poll ends no work."""
+        try:
+            self._interruption = self._interruption or self.interruption()
+        except TransientError as error:
+            LOG.warning("host.interruption_unknown", run=self.claim.run, why=str(error))
+
     def _check_deadline(self) -> EndOfRun | None:
+        """Lets the worker finish what is in the engine when its time is over; the rest stays pending."""
         now = self.clock.monotonic()
-        if now < self.limit - self.waits.overtime:
+        why = self._interruption or ("the deadline passed" if now >= self.limit - self.waits.overtime else "")
+        if not why:
             return None
-        why = "the deadline passed"
         if self._is_running() is False:
             return EndOfRun(why)
         if self._asked_at is None:
@@ -316,7 +366,7 @@ class Watch:
 
     def _store_end(self, end: HostEnd) -> None:
         """Stores the end; a first reason stays unless a restarted agent lost another worker."""
-        key, data = keys.box_end(self.claim.run), msgspec.json.encode(end)
+        key, data = keys.box_end(self.claim.run, self.claim.machine), msgspec.json.encode(end)
         if self.runs.create(key, data) or end.worker is None:
             return
         earlier = read_optional(self.runs, key, HostEnd)

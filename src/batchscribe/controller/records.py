@@ -159,14 +159,14 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
     return reading.read_if_valid(world.output, keys.progress(worker.run, worker.worker), Progress)
 
 
-def read_boot(world: World, run: Run) -> BootRecord | None:
+def read_boot(world: World, run: Run, machine: str = "") -> BootRecord | None:
     """Reads which boot of the host accepted the run. None if missing or unreadable."""
-    return reading.read_if_valid(world.output, keys.boot(run.id), BootRecord)
+    return reading.read_if_valid(world.output, keys.boot(run.id, machine), BootRecord)
 
 
-def read_host_end(world: World, run: Run) -> HostEnd | None:
+def read_host_end(world: World, run: Run, machine: str = "") -> HostEnd | None:
     """Reads why the GPU host powered itself off. None if not reported."""
-    return reading.read_if_valid(world.output, keys.box_end(run.id), HostEnd)
+    return reading.read_if_valid(world.output, keys.box_end(run.id, machine), HostEnd)
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:

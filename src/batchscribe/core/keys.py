@@ -49,9 +49,18 @@ def cancel(run: str, worker: int) -> str:
     return f"{RUNS}{run}/workers/{worker}/cancel.json"
 
 
-def boot(run: str) -> str:
-    """Written by the GPU host: the boot that accepted this run's claim."""
-    return f"{RUNS}{run}/boot.json"
+def manifests(run: str) -> str:
+    """Prefix of the run's manifests, progress and exit records."""
+    return f"{RUNS}{run}/workers/"
+
+
+def boot(run: str, machine: str = "") -> str:
+    """Written by the GPU host: the boot that accepted this run's claim.
+
+    `machine`: here and in `box_end`, the machine's id. One that was created for the run (RUN-n) has records of
+    its own; an existing instance is the only one of its run.
+    """
+    return f"{_host_folder(run, machine)}boot.json"
 
 
 def later_boot(run: str, boot: str) -> str:
@@ -59,9 +68,13 @@ def later_boot(run: str, boot: str) -> str:
     return f"{RUNS}{run}/boots/{boot}.json"
 
 
-def box_end(run: str) -> str:
+def box_end(run: str, machine: str = "") -> str:
     """Written by the GPU host before it powers itself off: the reason."""
-    return f"{RUNS}{run}/box.json"
+    return f"{_host_folder(run, machine)}box.json"
+
+
+def _host_folder(run: str, machine: str) -> str:
+    return f"{RUNS}{run}/machines/{machine}/" if machine.startswith(f"{run}-") else f"{RUNS}{run}/"
 
 
 def attempt(key: str, etag: str, run: str) -> str:

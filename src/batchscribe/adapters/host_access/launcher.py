@@ -53,12 +53,12 @@ class AgentLauncher:
         )
         self._host.ask(instance, "start", msgspec.json.encode(request), timeout=self._timeout)
 
-    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
         """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
             if is_stored(self._store, keys.exit_record(worker.run, worker.worker)):
                 return False
-            end = read_optional(self._store, keys.box_end(worker.run), HostEnd)
+            end = read_optional(self._store, keys.box_end(worker.run, instance.id), HostEnd)
         except (TransientError, MisconfiguredError):
             return None
         return False if end and end.worker == worker.worker else None

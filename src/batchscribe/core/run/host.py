@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from batchscribe.core.bounds import Count, Dated, Key, Name, Seconds, Time
+from batchscribe.core.bounds import Count, Dated, Key, Name, Seconds, Time, Word
 from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.manifest import VERSION as WIRE_VERSION
 from batchscribe.core.run.manifest import EngineSpec, WorkerName
@@ -180,6 +180,8 @@ class HostClaim(Dated, frozen=True, kw_only=True):
     endpoint: str = ""
     borrowed: bool = False
     """The instance keeps running after the run: it is never powered off for it."""
+    machine: Word = ""
+    """The run's name of a machine that was created for it (RUN-n); empty for an existing instance."""
 
     def meant_for(self, boot: datetime) -> bool:
         """True if a boot at this time may be for this claim."""
@@ -217,6 +219,8 @@ class HostPlace(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the control objects, the record among them; empty if they are below `home`."""
     region: str = ""
     endpoint: str = ""
+    created: bool = False
+    """The disk is an image for machines that runs create; `instance` is the one that it was made on."""
     waits: HostWaits = HostWaits()
 
     def control_of(self, output: str) -> str:
@@ -257,7 +261,7 @@ class PreparedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceRecord(Dated, frozen=True, kw_only=True):
-    """Stored state of an instance that was set up."""
+    """Stored state of an instance that was set up, or of an image: a launch template's name."""
 
     version: Count = VERSION
     instance: Name
