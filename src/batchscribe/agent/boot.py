@@ -13,7 +13,7 @@ An agent that a controller starts over ssh gets its claim with the start request
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
@@ -79,7 +79,7 @@ class BoxSeams:
     """Returns the run's name of this machine from its tag; raises TransientError, MisconfiguredError.
 
     None for an existing instance."""
-    unclaimed: Marks = NoDeadman()
+    unclaimed: Marks = field(default_factory=NoDeadman)
     """The dead-man's files of a created machine before it takes a claim; it powers itself off without one."""
     interruption: Callable[[], str] = str
     """Returns the announced end of this machine by its cloud, empty if none; raises TransientError."""

@@ -1,4 +1,4 @@
-"""Reads what the metadata service shows of this EC2 instance (IMDSv2): tags, and the end of a spot instance."""
+"""Reads tags and the interruption notice of this EC2 instance from its metadata service (IMDSv2)."""
 
 from __future__ import annotations
 
