@@ -94,7 +94,7 @@ def test_each_session_goes_whole_to_one_gpu(sessions: list[list[int]], count: in
     assert all(part.chunks == tuple(sorted(part.chunks, key=chunks.index)) for part in parts)
 
 
-def progress(phase: Phase, done: int, *in_flight: str, **timings: float) -> Progress:
+def progress(phase: Phase, done: int, *in_flight: str, **timings: Any) -> Progress:
     return Progress(
         run="run-1",
         worker=3,

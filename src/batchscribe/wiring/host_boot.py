@@ -74,7 +74,7 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
             return
         read_ahead(box.read_model_files())
         boot = Boot(id=boot_id(), at=clock.booted(), agent=process_start())
-        seams = open_seams(place, box, clock)
+        seams = open_seams(place, box, clock, MARKERS)
         if is_created(place) and not run:
             seams = replace(seams, machine=read_machine_name, unclaimed=MarkerFiles(MARKERS))
         run_agent(BoxAgent(place, boot, seams, run=run), clock)
