@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from msgspec import structs
+from msgspec import json, structs
 
+from batchscribe.adapters.aws.images import MachineImages
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
@@ -24,12 +26,13 @@ from batchscribe.controller.commands.manual_control import (
 )
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.decide.money import Rate
-from batchscribe.core.run.host import Finding
+from batchscribe.core.run.account import aws_command
+from batchscribe.core.run.host import Finding, passed
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
@@ -46,6 +49,8 @@ from batchscribe.wiring.seams import (
     tick_lock,
 )
 
+TEMPLATE = "batchscribe"
+"""Name of the launch template that `gpu image` creates without GPU_LAUNCH_TEMPLATE."""
 EXTRAS = installation.EXTRAS
 """Extras that `gpu setup` can install on a GPU host."""
 
@@ -78,6 +83,10 @@ class GpuTools:
     """The engine that the host was set up for; None: the one that a set-up would prepare."""
     find_rate: Callable[[str], Rate | None] = lambda _type: None
     """The rate of an instance type; None if it is unknown."""
+    images: MachineImages | None = None
+    """None without a cloud that creates machines."""
+    template: str = TEMPLATE
+    """The launch template of created machines."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
@@ -110,10 +119,34 @@ class GpuTools:
         """Prepares the host, with the options of `gpu setup`."""
         return self.setup.set_up(instance, SetupOptions(**options))
 
+    def make_image(self, instance: Instance) -> Iterator[Finding]:
+        """Makes an image of the instance that was set up for it, and the template's next version."""
+        assert self.images is not None
+        asked = self.images.plan_image(instance.id, self.clock.now())
+        image = self.images.create_image(asked)
+        yield passed("image", f"{image}, {asked['Name']}: takes minutes until it can be used")
+        self.images.await_image(image, self.clock)
+        planned = self.images.plan_template(self.template, instance.id, image)
+        version = self.images.save_template(planned, image)
+        yield passed("launch template", f"{self.template}, version {version}, now the default one")
+        yield self.setup.record_image(self.template, image)
+
+    def describe_image(self, instance: Instance) -> Iterator[str]:
+        """AWS commands that do the same; writes the image's record."""
+        assert self.images is not None
+        asked = self.images.plan_image(instance.id, self.clock.now())
+        planned = self.images.plan_template(self.template, instance.id, "IMAGE_ID")
+        for command, request in (("create-image", asked), ("create-launch-template", planned)):
+            words = ("ec2", command, "--cli-input-json", shlex.quote(json.encode(request).decode()))
+            yield aws_command(self.setup.request.region, *words)
+        self.setup.record_image(self.template, instance.id)
+
 
 @contextmanager
 def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
     """Builds the tools of one command; signals raise errors until it ends."""
+    if settings.provider == FLEET:
+        settings = replace(settings, provider=EC2)  # the instance that images are made on
     with Interrupts() as interrupts, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
         compute = open_compute(settings, clock)
@@ -137,6 +170,8 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             unsupported=unsupported(spec),
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
             find_rate=partial(_find_rate, settings),
+            images=MachineImages(region=settings.region or None, endpoint=settings.endpoint_url or None),
+            template=settings.launch_template or TEMPLATE,
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
