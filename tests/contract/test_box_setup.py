@@ -149,8 +149,8 @@ def test_the_disk_of_an_image_knows_that_it_is_one(
     place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), HostPlace)
     assert (place.instance, place.created) == (INSTANCE.id, True)
     assert list(setup.output.list()) == []
-    assert setup.record_image("lt-0123", "ami-0123").ok
-    record = decode(setup.output.get(keys.instance("lt-0123")).data, InstanceRecord)
+    assert setup.record_image("ami-0123").ok
+    record = decode(setup.output.get(keys.instance("ami-0123")).data, InstanceRecord)
     assert (record.instance, record.release, record.engine) == ("ami-0123", __version__, "pocketsphinx")
     assert record.launch(ClaimLaunch.BOOT) is ClaimLaunch.BOOT
 

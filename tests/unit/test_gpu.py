@@ -573,7 +573,7 @@ def test_an_image_is_made_of_a_stopped_instance_that_was_set_up(desk: Desk, imag
     assert images.made == [f"image of {ID}", "template batchscribe of ami-1"]
     assert "version 7, now the default" in result.output
     assert "GPU_LAUNCH_TEMPLATE=batchscribe" in result.output
-    record = decode(desk.store.get(keys.instance("batchscribe")).data, InstanceRecord)
+    record = decode(desk.store.get(keys.instance("ami-1")).data, InstanceRecord)
     assert (record.instance, record.release, record.boots) == ("ami-1", __version__, True)
 
 
@@ -595,7 +595,10 @@ def test_the_commands_of_an_image_can_be_printed(desk: Desk, images: FakeImages)
         ["ec2", "create-launch-template"],
     ]
     assert json.loads(shlex.split(lines[0])[-1])["InstanceId"] == ID
-    assert [info.key for info in desk.store.list()] == [keys.instance("batchscribe")]
+    assert list(desk.store.list()) == []
+    assert "gpu image --made IMAGE_ID" in result.output
+    assert desk("image", "--made", "ami-7").exit_code == 0
+    assert [info.key for info in desk.store.list()] == [keys.instance("ami-7")]
 
 
 def test_an_image_wants_a_running_instance(desk: Desk, images: FakeImages) -> None:

@@ -135,6 +135,6 @@ def test_an_image_whose_machines_could_not_start_their_work_is_refused(
 ) -> None:
     monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_units", lambda *_: "no systemd")
     setup = replace(Cloud().setup, ssh=Ssh(SshOptions(known_hosts=Path("known"))))
-    with pytest.raises(MisconfiguredError, match="no image was made.*no systemd"):
+    with pytest.raises(MisconfiguredError, match=r"no image was made.*no systemd"):
         list(setup._install_units(INSTANCE, image=True))
     assert [each.what for each in setup._install_units(INSTANCE)][-1] == "launch at boot"

@@ -211,9 +211,10 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
 @click.option("--wheel", type=click.Path(path_type=Path), help="An existing wheel of this version.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Settings and credentials of the workers.")
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
-@click.option("--print", "print_it", is_flag=True, help="Set up, then print the AWS commands for the rest.")
+@click.option("--print", "print_it", is_flag=True, help="Set up, then print the commands for the rest.")
+@click.option("--made", metavar="IMAGE_ID", help="Only record an image that the printed commands made.")
 @click.pass_context
-def image(ctx: click.Context, /, start_it: bool, print_it: bool, **options: Any) -> None:
+def image(ctx: click.Context, /, start_it: bool, print_it: bool, made: str | None, **options: Any) -> None:
     """Make the image and launch template of machines that runs create.
 
     Sets up the instance GPU_INSTANCE_ID as `gpu setup` does, then makes an image of its disk. A running
@@ -223,8 +224,11 @@ def image(ctx: click.Context, /, start_it: bool, print_it: bool, **options: Any)
     refuse_unsupported(at.unsupported)
     if _is_local(at, "make an image of"):
         return
-    at.preflight()
     show = partial(_print_findings, ctx.ensure_object(App))
+    if made:
+        show([at.setup.record_image(made)])
+        return
+    at.preflight()
     with running_instance(at, _poll_existing(at), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(

@@ -129,17 +129,17 @@ class GpuTools:
         planned = self.images.plan_template(self.template, instance.id, image)
         version = self.images.save_template(planned, image)
         yield passed("launch template", f"{self.template}, version {version}, now the default one")
-        yield self.setup.record_image(self.template, image)
+        yield self.setup.record_image(image)
 
     def describe_image(self, instance: Instance) -> Iterator[str]:
-        """AWS commands that do the same; writes the image's record."""
+        """Commands that do the same, of AWS and of ours."""
         assert self.images is not None
         asked = self.images.plan_image(instance.id, self.clock.now())
         planned = self.images.plan_template(self.template, instance.id, "IMAGE_ID")
         for command, request in (("create-image", asked), ("create-launch-template", planned)):
             words = ("ec2", command, "--cli-input-json", shlex.quote(json.encode(request).decode()))
             yield aws_command(self.setup.request.region, *words)
-        self.setup.record_image(self.template, instance.id)
+        yield "batchscribe gpu image --made IMAGE_ID"
 
 
 @contextmanager

@@ -317,11 +317,11 @@ class HostSetup:
             return warned("recorded", f"{key}: nothing is started until the host has credentials")
         return passed("recorded", f"{key}{_describe_parked(record.parked)}")
 
-    def record_image(self, template: str, image: str) -> Finding:
-        """Writes the record of an image, under its launch template: runs copy it for each machine."""
+    def record_image(self, image: str) -> Finding:
+        """Writes the record of an image, which runs copy for each machine."""
         record = structs.replace(self._make_record(image), boots=True, shows_tags=True)
-        self.output.replace(keys.instance(template), msgspec.json.encode(record))
-        return passed("recorded", keys.instance(template))
+        self.output.replace(keys.instance(image), msgspec.json.encode(record))
+        return passed("recorded", keys.instance(image))
 
     def _make_record(self, instance: str) -> InstanceRecord:
         engine = self.request.engine
