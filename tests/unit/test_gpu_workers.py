@@ -6,6 +6,7 @@ import ctypes
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import wave
@@ -248,6 +249,41 @@ def test_a_process_that_dies_ends_the_worker_and_only_its_chunks_are_in_flight(t
     part = split_manifest(host.manifest, 2)[DEVICES.index(killed[0])]
     assert set(host.progress().in_flight) <= {each.key for each in part.chunks}
     assert host.progress().in_flight
+
+
+KILLED = """
+from pathlib import Path
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.run.manifest import Manifest, decode
+from batchscribe.testing.store import MemoryStore
+from batchscribe.worker.gpu_workers import run_on_gpus
+run_on_gpus(
+    decode(Path("manifest.json").read_bytes(), Manifest),
+    ("0", "1"),
+    output=MemoryStore(SystemClock()),
+    open_control=lambda number: MemoryStore(SystemClock()),
+    command=("sh", "-c", "exec sleep 300"),
+    clock=SystemClock(),
+    should_stop=lambda: False,
+)
+"""
+
+
+def test_no_process_outlives_its_worker(tmp_path: Path) -> None:
+    """The agent kills the one process that it started."""
+    (tmp_path / "manifest.json").write_bytes(encode(manifest_of(chunk("a/", 1, 1), chunk("b/", 1, 1))))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    parent = subprocess.Popen([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
+    known: list[psutil.Process] = []
+    for _ in range(2400):
+        known = [each for each in psutil.Process(parent.pid).children() if each.name() == "sleep"]
+        if len(known) == 2:
+            break
+        threading.Event().wait(0.05)
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(known, timeout=60)
+    assert (len(gone), alive) == (2, [])
 
 
 def in_flight(host: Host) -> int:

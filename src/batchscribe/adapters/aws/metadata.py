@@ -37,8 +37,8 @@ def read_tag(name: str, endpoint: str) -> str | None:
 def read_interruption(endpoint: str) -> str:
     """Reason why EC2 takes this spot instance back; empty if it does not, or if the instance is on demand.
 
-    Raises ComputeUnavailableError. Rebalance recommendations are ignored: they announce a risk, not an end, and
-    the notice leaves enough time to publish what is in the engine.
+    Raises ComputeUnavailableError. Rebalance recommendations are ignored: they announce a risk, not an end,
+    and the notice leaves enough time to publish what is in the engine.
     """
     if _read_life_cycle(endpoint) != SPOT:
         return ""
