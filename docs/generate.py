@@ -96,6 +96,7 @@ def _describe_default(value: object) -> str:
 
 def describe_keys() -> str:
     run, worker, some = "<run>", 0, "KEY"
+    machine = f"{run}-<n>"
     rows = (
         (keys.intent(run), "scheduler", "the run as it was opened, before anything is started"),
         (keys.manifest(run, worker), "scheduler", "the work of one worker"),
@@ -105,6 +106,8 @@ def describe_keys() -> str:
         (keys.boot(run), "GPU host", "the boot that accepted the run's claim"),
         (keys.later_boot(run, "<boot>"), "GPU host", "another boot during the run"),
         (keys.box_end(run), "GPU host", "the reason of the power-off"),
+        (keys.boot(run, machine), "GPU host", "the same of a machine that the run created"),
+        (keys.box_end(run, machine), "GPU host", "the same of a machine that the run created"),
         (keys.settlement(run), "scheduler", "the run with its result and its cost, written once"),
         (keys.single(f"<digest>/<etag>/{run}"), "both", "one failed attempt at one chunk"),
         (keys.compacted("<sha256>"), "scheduler", "many failed attempts, merged"),

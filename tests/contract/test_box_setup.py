@@ -137,6 +137,24 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
 
 
+def test_the_disk_of_an_image_knows_that_it_is_one(
+    setup: HostSetup, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SetupOptions(extra="demo", wheel=wheel, image=True)
+    ending = replace(setup, shutdown=lambda _instance: "terminate", shows_tags=lambda _instance: False)
+    monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_units", lambda *_: "")
+    findings = {finding.what: finding for finding in ending.set_up(INSTANCE, options)}
+    assert [each.what for each in findings.values() if not each.ok] == ["units"], "this host has no systemd"
+    assert "recorded" not in findings
+    place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), HostPlace)
+    assert (place.instance, place.created) == (INSTANCE.id, True)
+    assert list(setup.output.list()) == []
+    assert setup.record_image("ami-0123").ok
+    record = decode(setup.output.get(keys.instance("ami-0123")).data, InstanceRecord)
+    assert (record.instance, record.release, record.engine) == ("ami-0123", __version__, "pocketsphinx")
+    assert record.launch(ClaimLaunch.BOOT) is ClaimLaunch.BOOT
+
+
 def test_an_installation_that_fails_leaves_the_old_one(
     ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path
 ) -> None:

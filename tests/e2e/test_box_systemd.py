@@ -73,7 +73,14 @@ class SetUp:
         self.store = DirectoryStore(bucket)
         self.clock = SystemClock()
 
-    def install(self, *, waits: HostWaits = QUICK, silence: int | None = None, timer: bool = True) -> None:
+    def install(
+        self,
+        *,
+        waits: HostWaits = QUICK,
+        silence: int | None = None,
+        timer: bool = True,
+        created: bool = False,
+    ) -> None:
         """The units, and where this box is. `silence` is the dead-man's patience in seconds; without its
         `timer` it comes only where it is asked to.
         """
@@ -97,7 +104,7 @@ class SetUp:
         # What will not end is given as long by systemd as by default, in earnest.
         self.machine.write("/etc/systemd/system.conf.d/quick.conf", "[Manager]\nDefaultTimeoutStopSec=2s\n")
         self.machine.link(f"{HOME}/venv", sys.prefix)
-        place = HostPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits)
+        place = HostPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits, created=created)
         self.machine.write(f"{HOME}/box.json", msgspec.json.encode(place).decode())
         self.machine.write(
             f"{HOME}/env",
@@ -322,6 +329,14 @@ def test_a_box_without_a_claim_of_its_own_is_left_alone(box: SetUp, launch: Clai
     assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
     assert box.machine.up
     assert not box.there(keys.boot(RUN))
+
+
+def test_a_created_machine_without_a_name_powers_itself_off(box: SetUp) -> None:
+    """Its launch template does not let it show its tags: nothing but its image is known to it."""
+    box.install(waits=msgspec.structs.replace(QUICK, store=3.0), timer=False, created=True)
+    box.machine.boot()
+    box.machine.wait_off(120)
+    assert "powering off: the host requested it" in box.machine.journal(DEADMAN)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -107,12 +107,13 @@ class NotedMarks:
     powers_off = True
     clock: FakeClock
     limit: float | None = None
+    run: str = ""
     moved: list[float] = field(default_factory=list)
     off_at: float | None = None
 
     def record_claim(self, run: str, *, limit: float, now: float) -> float:
-        if self.limit is None:
-            self.limit = limit
+        if self.limit is None or self.run != run:
+            self.limit, self.run = limit, run
             self.moved.append(now)
         return self.limit
 
@@ -120,6 +121,7 @@ class NotedMarks:
         self.moved.append(now)
 
     def request_power_off(self) -> None:
+        assert self.taken, "the dead-man powers off only for a claim"
         self.off_at = self.off_at or self.clock.monotonic()
 
     def delete_claim(self) -> None:
@@ -133,7 +135,13 @@ class NotedMarks:
 class Awake:
     """One box, one run, and everything that may happen around them. Times are seconds from now on."""
 
-    def __init__(self, *, waits: HostWaits | None = None) -> None:
+    def __init__(self, *, waits: HostWaits | None = None, machine: str = "") -> None:
+        """`machine`: the name of a machine that was created for the run; empty is an existing instance."""
+        self.machine = machine
+        self.named: Callable[[], str] = lambda: machine
+        """What its tag shows."""
+        self.interruption = ""
+        """The cloud's notice that it takes the machine back."""
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock)
         self.workers = RecordedWorkers()
@@ -151,13 +159,14 @@ class Awake:
         claim = HostClaim(
             run=RUN, created=self.created, deadline=self.deadline, output=self.store.url, launch=launch
         )
-        return msgspec.structs.replace(claim, **changes)
+        return msgspec.structs.replace(claim, **{"machine": self.machine} | changes)
 
     def record(self, claim: HostClaim | None) -> None:
+        instance = self.machine or INSTANCE
         record = InstanceRecord(
-            instance=INSTANCE, release=__version__, at=self.created, boots=True, shows_tags=True, claim=claim
+            instance=instance, release=__version__, at=self.created, boots=True, shows_tags=True, claim=claim
         )
-        self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+        self.store.replace(keys.instance(instance), msgspec.json.encode(record))
 
     def start_over_ssh(self, *, borrowed: bool = False, run: str = RUN, sha256: str = "") -> None:
         """The controller's start request, as the host keeps it."""
@@ -246,10 +255,14 @@ class Awake:
             announced=lambda: self.announced,
             home=lambda: self.store,
             runs=lambda _claim: self.store,
+            interruption=lambda: self.interruption,
         )
 
     def agent(self, run: str = "") -> BoxAgent:
-        return BoxAgent(self.place, self.boot, self.seams(), run=run)
+        seams = self.seams()
+        if self.machine:
+            seams = replace(seams, machine=self.named, unclaimed=self.marks)
+        return BoxAgent(self.place, self.boot, seams, run=run)
 
     def live(self, run: str = "") -> float | None:
         """Steps an agent to its end. Seconds until it asked for the power-off; None if it did not."""
@@ -257,10 +270,10 @@ class Awake:
         return None if self.marks.off_at is None else self.marks.off_at - self.began
 
     def end(self) -> HostEnd | None:
-        return self._found(keys.box_end(RUN), HostEnd)
+        return self._found(keys.box_end(RUN, self.machine), HostEnd)
 
     def taken_by(self) -> str | None:
-        record = self._found(keys.boot(RUN), BootRecord)
+        record = self._found(keys.boot(RUN, self.machine), BootRecord)
         return record.boot if record else None
 
     def _found(self, key: str, kind: type[T]) -> T | None:

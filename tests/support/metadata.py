@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler
 from support.http_server import LoopbackServer, serving
 
 TOKEN = "a-token"
-TAGS = "/latest/meta-data/tags/instance/"
+ROOT = "/latest/meta-data/"
+TAGS = f"{ROOT}tags/instance/"
 
 
 class Metadata(LoopbackServer):
@@ -18,6 +19,8 @@ class Metadata(LoopbackServer):
     def __init__(self, tags: Mapping[str, str] | None = None) -> None:
         super().__init__(_Reply)
         self.tags = tags
+        self.shown: dict[str, str] = {}
+        """What it shows besides, by its path."""
         self.error = 0
         """A status that answers every request instead."""
 
@@ -33,7 +36,8 @@ class _Reply(BaseHTTPRequestHandler):
         if self.headers.get("X-aws-ec2-metadata-token") != TOKEN:
             self._answer(401, "")
             return
-        value = (self.server.tags or {}).get(self.path.removeprefix(TAGS))
+        tag = (self.server.tags or {}).get(self.path.removeprefix(TAGS))
+        value = self.server.shown.get(self.path.removeprefix(ROOT), tag)
         self._answer(404 if value is None else 200, value or "")
 
     def _answer(self, status: int, text: str) -> None:

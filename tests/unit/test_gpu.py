@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -533,11 +534,85 @@ def test_a_setup_is_recorded_only_when_all_is_well(desk: Desk) -> None:
     assert json.loads(desk("status", "--json").output)["worker"] == __version__
 
 
+class FakeImages:
+    """An account in which an image takes a minute."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.made: list[str] = []
+
+    def plan_image(self, instance: str, now: datetime) -> dict[str, object]:
+        return {"InstanceId": instance, "Name": f"made at {now:%H:%M}"}
+
+    def plan_template(self, template: str, instance: str, image: str) -> dict[str, object]:
+        return {"LaunchTemplateName": template, "LaunchTemplateData": {"ImageId": image}}
+
+    def create_image(self, request: dict[str, object]) -> str:
+        self.made.append(f"image of {request['InstanceId']}")
+        return "ami-1"
+
+    def await_image(self, image: str, clock: FakeClock) -> None:
+        clock.sleep(60)
+
+    def save_template(self, request: dict[str, object], image: str) -> int:
+        self.made.append(f"template {request['LaunchTemplateName']} of {image}")
+        return 7
+
+
+@pytest.fixture
+def images(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> FakeImages:
+    made, tools = FakeImages(desk.clock), desk.tools
+    monkeypatch.setattr(desk, "tools", lambda: replace(tools(), images=made))  # type: ignore[arg-type]
+    return made
+
+
+def test_an_image_is_made_of_a_stopped_instance_that_was_set_up(desk: Desk, images: FakeImages) -> None:
+    result = desk("image", "--start")
+    assert result.exit_code == 0, result.output
+    assert desk.state is InstanceState.STOPPED
+    assert images.made == [f"image of {ID}", "template batchscribe of ami-1"]
+    assert "version 7, now the default" in result.output
+    assert "GPU_LAUNCH_TEMPLATE=batchscribe" in result.output
+    record = decode(desk.store.get(keys.instance("ami-1")).data, InstanceRecord)
+    assert (record.instance, record.release, record.boots) == ("ami-1", __version__, True)
+
+
+def test_no_image_is_made_of_a_host_that_fails_its_checks(desk: Desk, images: FakeImages) -> None:
+    desk.running()
+    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    result = desk("image")
+    assert (result.exit_code, images.made, list(desk.store.list())) == (1, [], [])
+    assert "no image was made" in result.output
+
+
+def test_the_commands_of_an_image_can_be_printed(desk: Desk, images: FakeImages) -> None:
+    desk.running()
+    result = desk("image", "--print")
+    assert (result.exit_code, images.made) == (0, [])
+    lines = [line for line in result.output.splitlines() if line.startswith("aws ")]
+    assert [shlex.split(line)[1:3] for line in lines] == [
+        ["ec2", "create-image"],
+        ["ec2", "create-launch-template"],
+    ]
+    assert json.loads(shlex.split(lines[0])[-1])["InstanceId"] == ID
+    assert list(desk.store.list()) == []
+    assert "gpu image --made IMAGE_ID" in result.output
+    assert desk("image", "--made", "ami-7").exit_code == 0
+    assert [info.key for info in desk.store.list()] == [keys.instance("ami-7")]
+
+
+def test_an_image_wants_a_running_instance(desk: Desk, images: FakeImages) -> None:
+    assert "--start" in desk.refused(MisconfiguredError, "image")
+    assert images.made == []
+
+
 def test_there_is_nothing_to_log_in_to_on_this_machine(desk: Desk) -> None:
     desk.refused(MisconfiguredError, "ssh")
 
 
-@pytest.mark.parametrize("words", [("start",), ("stop",), ("setup",), ("check",), ("start", "--for", "2h")])
+@pytest.mark.parametrize(
+    "words", [("start",), ("stop",), ("setup",), ("image",), ("check",), ("start", "--for", "2h")]
+)
 def test_a_gpu_in_this_machine_is_neither_started_nor_held(desk: Desk, words: tuple[str, ...]) -> None:
     desk.provider = "local"
     result = desk(*words)

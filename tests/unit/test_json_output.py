@@ -41,6 +41,7 @@ WITHOUT_JSON |= {
     "gpu stop",
     "gpu ssh",
     "gpu check",
+    "gpu image",
     "gpu setup",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from batchscribe import aws_environment
-from batchscribe.adapters.aws.metadata import read_tag
+from batchscribe.adapters.aws.metadata import read_interruption, read_tag
 from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.errors import ComputeUnavailableError
 from support.metadata import Metadata, metadata_service
@@ -50,3 +50,36 @@ def test_the_service_is_where_aws_has_it_unless_the_environment_names_another() 
     assert aws_environment.find_metadata_url({}) == "http://169.254.169.254"
     named = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1/"}
     assert aws_environment.find_metadata_url(named) == "http://127.0.0.1:1"
+
+
+NOTICE = '{"action": "terminate", "time": "2026-11-30T03:00:00Z"}'
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ({}, ""),
+        ({"instance-life-cycle": "spot"}, ""),
+        (
+            {"instance-life-cycle": "spot", "spot/instance-action": NOTICE},
+            "terminate at 2026-11-30T03:00:00Z",
+        ),
+        ({"instance-life-cycle": "spot", "spot/instance-action": "?"}, "EC2 takes this spot instance back"),
+        ({"instance-life-cycle": "on-demand", "spot/instance-action": NOTICE}, ""),
+    ],
+)
+def test_a_spot_instance_shows_that_it_is_taken_back(
+    service: Metadata, shown: dict[str, str], why: str
+) -> None:
+    service.shown = shown
+    assert why in read_interruption(service.url)
+    assert bool(read_interruption(service.url)) is bool(why)
+
+
+def test_an_unknown_life_cycle_is_asked_for_again(service: Metadata) -> None:
+    service.error = 500
+    with pytest.raises(ComputeUnavailableError):
+        read_interruption(service.url)
+    service.error = 0
+    service.shown = {"instance-life-cycle": "spot", "spot/instance-action": NOTICE}
+    assert read_interruption(service.url)

@@ -149,7 +149,8 @@ BOX_WRITES = {
     "superseded": keys.superseded("a/transcription-chunk-001.json", "run-1"),
 }
 """By the name of their function: whatever else the box names, it only reads."""
-BOX_READS = {"cancel", "instance", "intent", "manifest", "settlement"}
+BOX_READS = {"cancel", "instance", "intent", "manifest", "manifests", "settlement"}
+OF_A_CREATED_MACHINE = (keys.boot("run-1", "run-1-0"), keys.box_end("run-1", "run-1-0"))
 
 
 def test_every_control_object_that_the_box_names_is_known_here() -> None:
@@ -171,7 +172,7 @@ def test_every_control_object_that_the_box_names_is_known_here() -> None:
         (Who.BOX, "s3:GetObject", keys.instance(INSTANCE)),
         (Who.BOX, "s3:PutObject", "a/b/transcription-chunk-001.json"),
         (Who.BOX, "s3:PutObject", "transcription-x.wav.json"),
-        *((Who.BOX, "s3:PutObject", key) for key in BOX_WRITES.values()),
+        *((Who.BOX, "s3:PutObject", key) for key in (*BOX_WRITES.values(), *OF_A_CREATED_MACHINE)),
         *((Who.BOX, "s3:PutObject", f"{keys.REHEARSALS}R/{key}") for key in BOX_WRITES.values()),
         (Who.SCHEDULER, "s3:PutObject", keys.intent("run-1")),
         (Who.SCHEDULER, "s3:PutObject", keys.quarantine("a")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import HostSetup
+from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
 from batchscribe.core import keys
 from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.host import CheckRequest, Finding, HostReply, InstanceRecord
@@ -127,3 +128,13 @@ def test_what_the_cloud_does_not_tell_is_reported(
     found = cloud.finding()
     assert found is not None
     assert f"not checked: {error}" in found.detail
+
+
+def test_an_image_whose_machines_could_not_start_their_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_units", lambda *_: "no systemd")
+    setup = replace(Cloud().setup, ssh=Ssh(SshOptions(known_hosts=Path("known"))))
+    with pytest.raises(MisconfiguredError, match=r"no image was made.*no systemd"):
+        list(setup._install_units(INSTANCE, image=True))
+    assert [each.what for each in setup._install_units(INSTANCE)][-1] == "launch at boot"

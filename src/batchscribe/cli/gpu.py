@@ -243,6 +243,47 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
         ctx.exit(1)
 
 
+@gpu.command()
+@click.option("--wheel", type=click.Path(path_type=Path), help="An existing wheel of this version.")
+@click.option("--env-file", type=click.Path(path_type=Path), help="Settings and credentials of the workers.")
+@click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
+@click.option("--print", "print_it", is_flag=True, help="Set up, then print the commands for the rest.")
+@click.option("--made", metavar="IMAGE_ID", help="Only record an image that the printed commands made.")
+@click.pass_context
+def image(ctx: click.Context, /, start_it: bool, print_it: bool, made: str | None, **options: Any) -> None:
+    """Make the image and launch template of machines that runs create.
+
+    Sets up the instance GPU_INSTANCE_ID as `gpu setup` does, then makes an image of its disk. A running
+    instance is rebooted for that, so that the file system in the image is complete.
+    """
+    at = tools(ctx)
+    refuse_unsupported(at.unsupported)
+    if _is_local(at, "make an image of"):
+        return
+    show = partial(_print_findings, ctx.ensure_object(App))
+    if made:
+        show([at.setup.record_image(made)])
+        return
+    at.preflight()
+    with running_instance(at, _poll_existing(at), start_it=start_it, alone=True) as running:
+        if running is None:
+            raise MisconfiguredError(
+                f"{at.instance} is not running: `batchscribe gpu image --start` starts it"
+            )
+        click.echo(f"setting up {running.id} for an image: takes some minutes")
+        fine = show(at.set_up(running, image=True, **options))
+    if not fine:
+        click.echo("no image was made: fix what failed, and run `batchscribe gpu image` again")
+        ctx.exit(1)
+    if print_it:
+        click.echo("\n".join(at.describe_image(running)))
+    else:
+        show(at.make_image(running))
+    click.echo(
+        f"For runs that create machines from it: GPU_PROVIDER=fleet, GPU_LAUNCH_TEMPLATE={at.template}"
+    )
+
+
 @gpu.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1)
 @click.pass_context

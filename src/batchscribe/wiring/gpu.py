@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from msgspec import structs
+from msgspec import json, structs
 
 from batchscribe.adapters.created_machines import CreatedMachines
+from batchscribe.adapters.aws.images import MachineImages
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
@@ -25,7 +27,8 @@ from batchscribe.controller.commands.manual_control import (
 )
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.decide.money import Rate
-from batchscribe.core.run.host import Finding
+from batchscribe.core.run.account import aws_command
+from batchscribe.core.run.host import Finding, passed
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
@@ -49,6 +52,8 @@ from batchscribe.wiring.seams import (
     tick_lock,
 )
 
+TEMPLATE = "batchscribe"
+"""Name of the launch template that `gpu image` creates without GPU_LAUNCH_TEMPLATE."""
 EXTRAS = installation.EXTRAS
 """Extras that `gpu setup` can install on a GPU host."""
 
@@ -84,6 +89,10 @@ class GpuTools:
     """The rate of an instance; None if it is unknown."""
     created: Capacity | None = None
     """None if no run creates machines."""
+    images: MachineImages | None = None
+    """None without a cloud that creates machines."""
+    template: str = TEMPLATE
+    """The launch template of created machines."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     waits: Waits = field(default_factory=Waits)
@@ -124,10 +133,34 @@ class GpuTools:
         """Prepares the host, with the options of `gpu setup`."""
         return self.setup.set_up(instance, SetupOptions(**options))
 
+    def make_image(self, instance: Instance) -> Iterator[Finding]:
+        """Makes an image of the instance that was set up for it, and the template's next version."""
+        assert self.images is not None
+        asked = self.images.plan_image(instance.id, self.clock.now())
+        image = self.images.create_image(asked)
+        yield passed("image", f"{image}, {asked['Name']}: takes minutes until it can be used")
+        self.images.await_image(image, self.clock)
+        planned = self.images.plan_template(self.template, instance.id, image)
+        version = self.images.save_template(planned, image)
+        yield passed("launch template", f"{self.template}, version {version}, now the default one")
+        yield self.setup.record_image(image)
+
+    def describe_image(self, instance: Instance) -> Iterator[str]:
+        """Commands that do the same, of AWS and of ours."""
+        assert self.images is not None
+        asked = self.images.plan_image(instance.id, self.clock.now())
+        planned = self.images.plan_template(self.template, instance.id, "IMAGE_ID")
+        for command, request in (("create-image", asked), ("create-launch-template", planned)):
+            words = ("ec2", command, "--cli-input-json", shlex.quote(json.encode(request).decode()))
+            yield aws_command(self.setup.request.region, *words)
+        yield "batchscribe gpu image --made IMAGE_ID"
+
 
 @contextmanager
 def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
     """Builds the tools of one command; signals raise errors until it ends."""
+    if settings.provider == FLEET:
+        settings = replace(settings, provider=EC2)  # the instance that images are made on
     with Interrupts() as interrupts, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
         provider, capacity = settings.provider, open_capacity(settings, clock)
@@ -156,6 +189,8 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
             find_rate=partial(_find_rate, settings, created),
             created=created,
+            images=MachineImages(region=settings.region or None, endpoint=settings.endpoint_url or None),
+            template=settings.launch_template or TEMPLATE,
             ssh=open_ssh(settings),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )

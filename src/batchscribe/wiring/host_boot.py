@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import structlog
 
 from batchscribe import aws_environment
-from batchscribe.adapters.aws.metadata import read_tag
+from batchscribe.adapters.aws.metadata import read_interruption, read_tag
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, run_agent
 from batchscribe.agent.host import WORKER_COMMAND, Box
@@ -24,7 +25,7 @@ from batchscribe.agent.state_files import MarkerFiles, NoDeadman
 from batchscribe.agent.supervisor import Marks
 from batchscribe.control_place import combine_stores
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostPlace
-from batchscribe.core.run.instances import MANIFEST_TAG
+from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
 from batchscribe.detached import boot_id, process_start, try_lock
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.page_cache import read_ahead
@@ -52,7 +53,7 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
             _run_agent(_read_place_over_ssh(box), box, clock, run=given[1])
             return 0
         place = box.read_place()
-        if another := copied_from(place):
+        if (another := copied_from(place)) and not place.created:
             LOG.warning("host.is_a_copy", here=another, recorded=place.instance)
             return 0
         aws_environment.replace_environment(
@@ -73,7 +74,10 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
             return
         read_ahead(box.read_model_files())
         boot = Boot(id=boot_id(), at=clock.booted(), agent=process_start())
-        run_agent(BoxAgent(place, boot, open_seams(place, box, clock), run=run), clock)
+        seams = open_seams(place, box, clock, MARKERS)
+        if is_created(place) and not run:
+            seams = replace(seams, machine=read_machine_name, unclaimed=MarkerFiles(MARKERS))
+        run_agent(BoxAgent(place, boot, seams, run=run), clock)
 
 
 def _read_place_over_ssh(box: Box) -> HostPlace:
@@ -84,13 +88,38 @@ def _read_place_over_ssh(box: Box) -> HostPlace:
         return HostPlace(instance="", home="")
 
 
+def read_machine_name() -> str:
+    """The run's name of this machine, from its tag.
+
+    Raises ComputeUnavailableError, and MisconfiguredError if the metadata service does not show the tag.
+    """
+    name = read_tag(MACHINE_TAG, aws_environment.find_metadata_url())
+    if not name:
+        raise MisconfiguredError(
+            f"this machine has no tag {MACHINE_TAG}, or its metadata service does not show tags: set "
+            "InstanceMetadataTags to enabled in the launch template (`batchscribe gpu image` does)"
+        )
+    return name
+
+
 def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:
     """The ID of this instance if its disk is a copy of another's; empty if not, or if unknown."""
+    here = _read_instance_id(tag)
+    return here if here != place.instance else ""
+
+
+def is_created(place: HostPlace, tag: Path = ASSET_TAG) -> bool:
+    """True if a run created this machine from an image; False on the instance that the image was made on."""
+    return place.created and _read_instance_id(tag) != place.instance
+
+
+def _read_instance_id(tag: Path) -> str:
+    """The ID of this instance; empty if unknown."""
     try:
         here = tag.read_text().strip()
     except OSError:
         return ""
-    return here if here.startswith("i-") and here != place.instance else ""
+    return here if here.startswith("i-") else ""
 
 
 def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
@@ -112,6 +141,7 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
         marks=lambda claim: marks_of(claim, markers),
         permit=box.read_permit,
         announced=lambda: read_tag(MANIFEST_TAG, aws_environment.find_metadata_url()),
+        interruption=lambda: read_interruption(aws_environment.find_metadata_url()),
         home=lambda: opened(place.home, place.region, place.endpoint),
         runs=runs,
     )

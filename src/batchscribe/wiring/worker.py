@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from types import FrameType
 
 from batchscribe import ACCEPTED_RELEASES, __version__, aws_environment
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
+from batchscribe.adapters.machine import nvidia
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import WORKER_COMMAND, Box
 from batchscribe.control_place import combine_stores
 from batchscribe.core import keys
 from batchscribe.core.run.host import HostPlace
@@ -29,6 +31,7 @@ from batchscribe.reading import limit_of, read_bytes
 from batchscribe.wiring.engines import engine_factory
 from batchscribe.wiring.environments import find_other_python
 from batchscribe.wiring.stores import open_store
+from batchscribe.worker.gpu_workers import run_on_gpus
 from batchscribe.worker.pipeline import ConcurrencySettings, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
 
@@ -79,6 +82,8 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
     with _stop_on_signals() as stop:
         try:
             factory = find_factory(manifest)
+            if len(devices := find_gpus(manifest, factory)) > 1:
+                return _run_on_gpus(manifest, devices, home, clock, stop.is_set)
             source, output = _open_stores(manifest, home)
             find_speech = find_voice_detector()
         except (MisconfiguredError, ImportError) as error:
@@ -141,6 +146,33 @@ def find_factory(manifest: Manifest) -> EngineFactory:
         read_ahead(factory.model_files(manifest.engine))
     factory.check(manifest.engine)
     return factory
+
+
+def find_gpus(manifest: Manifest, factory: EngineFactory) -> tuple[str, ...]:
+    """GPUs for this manifest, as in CUDA_VISIBLE_DEVICES; at most one for each session."""
+    if not factory.needs_gpu or manifest.engine.device == "cpu":
+        return ()
+    return nvidia.list_usable()[: len({chunk.session for chunk in manifest.chunks})]
+
+
+def _run_on_gpus(
+    manifest: Manifest, devices: Sequence[str], home: Store, clock: Clock, should_stop: Callable[[], bool]
+) -> ExitRecord:
+    with tempfile.TemporaryDirectory(prefix="batchscribe-") as folder:
+
+        def open_control(number: str) -> Store:
+            (Path(folder) / number).mkdir()
+            return open_store((Path(folder) / number).as_uri())
+
+        return run_on_gpus(
+            manifest,
+            devices,
+            output=home,
+            open_control=open_control,
+            command=WORKER_COMMAND,
+            clock=clock,
+            should_stop=should_stop,
+        )
 
 
 def _open_stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:

@@ -294,8 +294,6 @@ class _Worker:
             chunks = "1 chunk" if left == 1 else f"{left} chunks"
             message = f"{self._ending.reason}: {chunks} left; finished transcripts are kept"
         else:
-            tally = self._tracker.tally
-            end = WorkerEnd.FINISHED
-            message = f"{tally.done} transcribed, {tally.skipped} were done already, {tally.failed} failed"
+            end, message = WorkerEnd.FINISHED, self._tracker.tally.describe()
         broken = isinstance(self._ending.error, GpuError)
         return self._tracker.make_exit_record(end, message, self._device, gpu_broken=broken)

@@ -6,6 +6,7 @@ middle, but sleeps meanwhile. Tests of recognised words name a real engine.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -28,4 +29,4 @@ class SlowFactory(ScriptedFactory):
         return ""
 
 
-FACTORY = SlowFactory(SlowEngine())
+FACTORY = SlowFactory(SlowEngine(device=f"double {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip()))

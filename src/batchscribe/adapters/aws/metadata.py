@@ -1,17 +1,29 @@
-"""Reads the tags of this EC2 instance from its metadata service (IMDSv2)."""
+"""Reads tags and the interruption notice of this EC2 instance from its metadata service (IMDSv2)."""
 
 from __future__ import annotations
 
+from functools import cache
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
+import msgspec
+
+from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ComputeUnavailableError
 
 TIMEOUT = 5.0
 """Seconds; the service is on the instance's own host."""
 LONGEST = 1024
 """Maximum bytes read of a response; a tag has at most 256 characters."""
+SPOT = "spot"
 _TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105  a header's name
+
+
+class _InstanceAction(msgspec.Struct, frozen=True):
+    """Interruption notice of a spot instance: `terminate`, `stop` or `hibernate`, 2 minutes ahead."""
+
+    action: str
+    time: str
 
 
 def read_tag(name: str, endpoint: str) -> str | None:
@@ -19,8 +31,36 @@ def read_tag(name: str, endpoint: str) -> str | None:
 
     Raises ComputeUnavailableError. No proxy is used: it would return another machine's tags.
     """
+    return _read_metadata(f"tags/instance/{name}", endpoint)
+
+
+def read_interruption(endpoint: str) -> str:
+    """Reason why EC2 takes this spot instance back; empty if it does not, or if the instance is on demand.
+
+    Raises ComputeUnavailableError. Rebalance recommendations are ignored: they announce a risk, not an end,
+    and the notice leaves enough time to publish what is in the engine.
+    """
+    if _read_life_cycle(endpoint) != SPOT:
+        return ""
+    notice = _read_metadata("spot/instance-action", endpoint)
+    if notice is None:
+        return ""
+    try:
+        known = msgspec.json.decode(notice, type=_InstanceAction)
+    except UNREADABLE:
+        return "EC2 takes this spot instance back"
+    return f"EC2 takes this spot instance back ({known.action} at {known.time})"
+
+
+@cache
+def _read_life_cycle(endpoint: str) -> str:
+    """`spot` or `on-demand`, which never changes; empty if it is not shown."""
+    return _read_metadata("instance-life-cycle", endpoint) or ""
+
+
+def _read_metadata(path: str, endpoint: str) -> str | None:
     token = _send_request(endpoint, "PUT", "/latest/api/token", {f"{_TOKEN}-ttl-seconds": "60"})
-    return _send_request(endpoint, "GET", f"/latest/meta-data/tags/instance/{name}", {_TOKEN: token or ""})
+    return _send_request(endpoint, "GET", f"/latest/meta-data/{path}", {_TOKEN: token or ""})
 
 
 def _send_request(endpoint: str, method: str, path: str, headers: dict[str, str]) -> str | None:

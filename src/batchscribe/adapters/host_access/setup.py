@@ -69,6 +69,8 @@ class SetupOptions:
     repin: bool = False
     fingerprint: str | None = None
     """The host key's fingerprint, from another channel."""
+    image: bool = False
+    """Prepares the disk for an image: machines that are created from it start their work at boot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +107,13 @@ class HostSetup:
         if isinstance(trouble, LaunchError):
             raise trouble
 
-    def check(self, instance: Instance, *, boots: bool | None = None) -> Iterator[Finding]:
+    def check(
+        self, instance: Instance, *, boots: bool | None = None, image: bool = False
+    ) -> Iterator[Finding]:
         """Checks the connection, the worker, and the host itself if it can be reached.
 
-        `boots`: True if the host starts its agent at boot; None: as in its record.
+        `boots`: True if the host starts its agent at boot; None: as in its record. `image`: what matters is
+        its disk, not how the instance itself shows its tags or ends.
         """
         recorded = self._read_record(instance)
         promised = boots is None and recorded is not None and recorded.shows_tags
@@ -124,19 +129,24 @@ class HostSetup:
         same = release == __version__
         detail = f"version {release}" + ("" if same else f", this is {__version__}")
         yield Finding(what="worker", ok=same, detail=detail, fix="batchscribe gpu setup")
+        if not image:
+            yield from self._check_instance(instance, boots=boots, promised=promised)
+        if same:
+            yield from self._request_check(instance, boots=boots)
+
+    def _check_instance(self, instance: Instance, *, boots: bool, promised: bool) -> Iterator[Finding]:
         shutdown = self._check_shutdown(instance)
         if boots or not shutdown.ok:
             yield shutdown
         if boots:
             shown, detail = self._check_tags(instance)
             yield Finding(what="instance tags", ok=shown or not promised, detail=detail, fix=SHOW_TAGS)
-        if same:
-            yield from self._request_check(instance, boots=boots)
 
     def set_up(self, instance: Instance, options: SetupOptions) -> Iterator[Finding]:
         """Yields each step of the set-up when it is done. The record is written if all checks pass.
 
-        Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
+        That of an image is written by `record_image`, once there is one. Raises LaunchError,
+        MisconfiguredError if a step fails; the previous set-up still works.
         """
         environment = read_environment(options.env_file) if options.env_file else None
         fingerprint = ""
@@ -163,20 +173,23 @@ class HostSetup:
             yield passed("installed", f"batchscribe {__version__} on {python}")
         if environment is not None:
             self._send_request(instance, "environment", EnvironmentRequest(text=environment), ASK_SECONDS)
-            yield passed("environment file", "written, readable by its user only")
-        boots = yield from self._install_units(instance)
-        if boots:
+            copied = "; every machine of the image has a copy" if options.image else ""
+            yield passed("environment file", f"written, readable by its user only{copied}")
+        boots = yield from self._install_units(instance, image=options.image)
+        if boots and not options.image:
             self._enable_tags(instance)
         # The host reads the files of the last one ahead at each boot.
         for engine in (*(spec for spec, _ in self.besides), self.request.engine):
             self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
             yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
-        for finding in chain(self.check(instance, boots=boots), self._check_besides(instance)):
+        for finding in chain(
+            self.check(instance, boots=boots, image=options.image), self._check_besides(instance)
+        ):
             findings.append(finding)
             yield finding
         missing = {finding.what for finding in findings if not finding.ok}
-        if missing <= {CREDENTIALS}:
+        if missing <= {CREDENTIALS} and not options.image:
             yield self._write_record(instance, fingerprint, boots=boots, credentials=not missing)
 
     def _check_besides(self, instance: Instance) -> Iterator[Finding]:
@@ -229,8 +242,11 @@ class HostSetup:
         except (ComputeUnavailableError, MisconfiguredError) as error:
             return frozenset(), str(error)
 
-    def _install_units(self, instance: Instance) -> Generator[Finding, None, bool]:
-        """Installs the units. True if the host now processes its claim at boot and powers itself off."""
+    def _install_units(self, instance: Instance, *, image: bool = False) -> Generator[Finding, None, bool]:
+        """Installs the units. True if the host now processes its claim at boot and powers itself off.
+
+        Raises MisconfiguredError if an image cannot have them: nothing else starts work on its machines.
+        """
         if self.ssh is None:
             return False
         request = self.request
@@ -241,11 +257,16 @@ class HostSetup:
             control=request.control,
             region=request.region,
             endpoint=request.endpoint,
+            created=image,
         )
         self._send_request(instance, "place", place, ASK_SECONDS)
-        if not self._check_shutdown(instance).ok:
+        if not image and not self._check_shutdown(instance).ok:
             return False
         why_not = install_units(self.ssh, instance)
+        if image and why_not:
+            raise MisconfiguredError(
+                f"no image was made: machines of this one could not start their work at boot, since {why_not}"
+            )
         yield passed("launch at boot", NO_UNITS.format(why=why_not) if why_not else UNITS)
         return not why_not
 
@@ -281,17 +302,12 @@ class HostSetup:
         parked = None
         with suppress(ComputeUnavailableError, MisconfiguredError):
             parked = self.parked_parts(instance.id)
-        record = InstanceRecord(
-            instance=instance.id,
-            release=__version__,
-            at=self.clock.now(),
+        record = structs.replace(
+            self._make_record(instance.id),
             fingerprint=fingerprint,
             boots=boots,
             shows_tags=boots and self._check_tags(instance)[0],
             credentials=credentials,
-            engine=self.request.engine.engine,
-            model=self.request.engine.model,
-            engines=tuple(PreparedEngine(engine=spec.engine, model=spec.model) for spec, _ in self.besides),
             claim=recorded.claim if recorded else None,
             parked=parked or (recorded.parked if recorded else None),
         )
@@ -300,6 +316,23 @@ class HostSetup:
         if not credentials:
             return warned("recorded", f"{key}: nothing is started until the host has credentials")
         return passed("recorded", f"{key}{_describe_parked(record.parked)}")
+
+    def record_image(self, image: str) -> Finding:
+        """Writes the record of an image, which runs copy for each machine."""
+        record = structs.replace(self._make_record(image), boots=True, shows_tags=True)
+        self.output.replace(keys.instance(image), msgspec.json.encode(record))
+        return passed("recorded", keys.instance(image))
+
+    def _make_record(self, instance: str) -> InstanceRecord:
+        engine = self.request.engine
+        return InstanceRecord(
+            instance=instance,
+            release=__version__,
+            at=self.clock.now(),
+            engine=engine.engine,
+            model=engine.model,
+            engines=tuple(PreparedEngine(engine=spec.engine, model=spec.model) for spec, _ in self.besides),
+        )
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 VENDOR = "0x10de"
 DRIVER = "libcuda.so.1"
+_UUID_BYTES = 16
 
 
 def is_present() -> bool:
@@ -30,3 +32,15 @@ def count_usable() -> int:
     except (OSError, AttributeError):
         return 0
     return count.value if works else 0
+
+
+def list_usable() -> tuple[str, ...]:
+    """UUIDs of the GPUs that the driver offers, as in CUDA_VISIBLE_DEVICES; empty if it is broken."""
+    found = []
+    for number in range(count_usable()):
+        device, uuid = ctypes.c_int(0), (ctypes.c_ubyte * _UUID_BYTES)()
+        driver = ctypes.CDLL(DRIVER)
+        if driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetUuid(uuid, device):
+            return ()
+        found.append(f"GPU-{UUID(bytes=bytes(uuid))}")
+    return tuple(found)

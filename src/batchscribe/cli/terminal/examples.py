@@ -34,6 +34,7 @@ EXAMPLES = {
     "gpu status": "gpu status --json",
     "gpu check": "gpu check --start",
     "gpu setup": "gpu setup --start",
+    "gpu image": "gpu image --start",
     "prices": "prices --refresh",
     "rehearse": "rehearse --act box",
     "engines": "engines --fetch small.en",

@@ -66,8 +66,8 @@ def sum_engine_time(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
         busy=sum(part.busy for part in parts),
         starved=sum(part.starved for part in parts),
         blocked=sum(part.blocked for part in parts),
-        starved_by=_sum_tables(part.starved_by for part in parts),
-        flags=_sum_tables(part.flags for part in parts),
+        starved_by=sum_tables(part.starved_by for part in parts),
+        flags=sum_tables(part.flags for part in parts),
     )
 
 
@@ -133,7 +133,8 @@ def _compute_share(seconds: float, reported: EngineTimeSummary) -> float | None:
     return round(seconds / reported.after_load, 4) if reported.after_load > 0 else None
 
 
-def _sum_tables(tables: Iterable[Mapping[str, N]]) -> dict[str, N]:
+def sum_tables(tables: Iterable[Mapping[str, N]]) -> dict[str, N]:
+    """Sums by name."""
     sums: dict[str, N] = {}
     for table in tables:
         for name, value in table.items():

@@ -261,7 +261,7 @@ class PreparedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceRecord(Dated, frozen=True, kw_only=True):
-    """Stored state of an instance that was set up, or of an image: a launch template's name."""
+    """Stored state of an instance that was set up, or of an image."""
 
     version: Count = VERSION
     instance: Name

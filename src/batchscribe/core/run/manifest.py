@@ -139,6 +139,9 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     def seen(self) -> int:
         return self.done + self.failed + self.skipped
 
+    def describe(self) -> str:
+        return f"{self.done} transcribed, {self.skipped} were done already, {self.failed} failed"
+
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, each measured by the worker's monotonic clock from its own start, the process's."""
