@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replace_manifest
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.adapters.ray.capacity import AUTOSCALED, RayCapacity
+from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
+from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.run.manifest import (
+    EngineSpec,
+    ExitRecord,
+    Manifest,
+    ManifestChunk,
+    WorkerEnd,
+    encode,
+)
+from batchscribe.errors import LaunchError
+from batchscribe.protocols import Store
+from batchscribe.reading import read_optional
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
 from batchscribe.testing.launcher_suite import LauncherCase, LauncherSuite, make_manifest
+from batchscribe.wiring.stores import open_store
+from support.cli import spoken
 from support.ray_cluster import ADDRESS, INSIDE, PlayedCluster, await_true
 from support.stand_in import StandIns
 
@@ -63,7 +82,68 @@ def case(capacity: RayCapacity) -> Iterator[CapacityCase]:
 
 
 class TestCapacity(CapacitySuite):
-    """The suite that ships."""
+    """The suite that ships, and what differs if the machines do not exist before their runs."""
+
+    def test_each_machine_is_polled_in_the_given_order(self, case: CapacityCase) -> None:
+        case.acquire()
+        found = case.capacity.poll((case.missing, case.instance))
+        assert [seen.id for seen in found] == [case.missing, case.instance]
+        assert [seen.state for seen in found] == [InstanceState.STOPPED, InstanceState.RUNNING]
+
+    def test_a_released_machine_can_keep_running(self, case: CapacityCase) -> None:
+        case.acquire()
+        case.capacity.release(case.instance)
+        assert case.poll().run == "run-1", "a claim ends with its machine"
+
+    def test_the_next_claim_replaces_the_last_one(self, case: CapacityCase) -> None:
+        case.acquire()
+        assert case.acquire(case.claim("run-2")).tags[RUN_TAG] == "run-1", "a machine has one run"
+
+    def test_a_machine_that_does_not_exist_cannot_be_acquired(self, case: CapacityCase) -> None:
+        assert case.poll().state is InstanceState.STOPPED
+        assert case.acquire().tags[MACHINE_TAG] == case.instance
+
+    def test_the_end_of_a_machine_that_does_not_exist_is_no_error(self, case: CapacityCase) -> None:
+        case.capacity.teardown(case.missing)
+        case.capacity.release(case.missing)
+        assert case.poll(case.missing).state is InstanceState.STOPPED
+
+    def test_a_machine_waits_for_a_free_gpu_and_can_be_stopped_meanwhile(self, case: CapacityCase) -> None:
+        case.acquire()
+        other = f"{case.instance}0"
+        assert case.capacity.acquire(replace(case.claim(), instance=other), OFFER, case.poll(other))
+        seen = case.poll(other)
+        assert (seen.state, seen.run, seen.state_reason) == (InstanceState.PENDING, "run-1", NO_NODE)
+        case.capacity.teardown(other)
+        await_true(lambda: case.poll(other).state is InstanceState.STOPPED, "the waiting machine is stopped")
+
+    def test_an_autoscaled_node_is_billed_until_it_is_gone(
+        self, case: CapacityCase, cluster: PlayedCluster
+    ) -> None:
+        case.acquire()
+        other = f"{case.instance}0"
+        node = cluster.add_node("--labels", f"{AUTOSCALED}=true")
+        case.capacity.acquire(replace(case.claim(), instance=other), OFFER, case.poll(other))
+        await_true(lambda: case.poll(other).state is InstanceState.RUNNING, "it has a node")
+        case.capacity.teardown(other)
+        await_true(lambda: case.poll(other).state_reason == IDLE_NODE, "its actor has ended")
+        assert case.poll(other).state is InstanceState.RUNNING
+        cluster.kill_node(node)
+        await_true(lambda: case.poll(other).state is InstanceState.STOPPED, "its node is gone")
+
+    def test_a_machine_ends_itself_after_its_deadline(self, case: CapacityCase) -> None:
+        passed = datetime.now(UTC) - timedelta(hours=1)
+        case.capacity.acquire(replace(case.claim(), deadline=passed), OFFER, case.poll())
+        await_true(lambda: case.poll().state is InstanceState.RUNNING, "it has a node")
+        await_true(lambda: case.poll().state is InstanceState.STOPPED, "it ends itself")
+
+    def test_ray_takes_no_signal_from_the_scheduler(self, case: CapacityCase) -> None:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            case.acquire()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -81,3 +161,123 @@ class TestLauncher(LauncherSuite):
     @pytest.fixture
     def case(self, launchers: LauncherCase) -> LauncherCase:
         return launchers
+
+    def test_a_driver_that_is_killed_leaves_machine_and_worker_to_the_next_one(
+        self, case: LauncherCase, tmp_path: Path
+    ) -> None:
+        machine = case.instance.id
+        driver = [sys.executable, "-c", DRIVER, ADDRESS, machine, str(case.url())]
+        subprocess.run(driver, check=False, timeout=120)
+        assert case.started(1) == [case.url()]
+        assert case.is_alive() is True
+        case.launch()
+        assert case.started(1) == [case.url()]
+
+
+DRIVER = """
+import os, signal, sys
+from batchscribe.adapters.ray.cluster import RayCluster
+from batchscribe.adapters.ray.launcher import RayLauncher
+from batchscribe.testing.launcher_suite import INSTANCE, make_manifest
+from dataclasses import replace
+address, machine, url = sys.argv[1:]
+RayLauncher(RayCluster(address)).launch(replace(INSTANCE, id=machine), make_manifest(), url)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class RealRun:
+    """One machine of a run with real workers, and a folder as the bucket."""
+
+    def __init__(self, folder: Path, machine: str) -> None:
+        self.store = open_store((folder / "bucket").as_uri(), expected=False)
+        self.capacity = RayCapacity(cluster=RayCluster(ADDRESS), clock=SystemClock(), offer=OFFER)
+        self.launcher = RayLauncher(RayCluster(ADDRESS))
+        self.machine = machine
+        claim = Claim(instance=machine, run="run-1", deadline=datetime.now(UTC) + timedelta(hours=1))
+        self.capacity.acquire(claim, OFFER, self.poll())
+        await_true(lambda: self.poll().state is InstanceState.RUNNING, "the machine runs")
+
+    def poll(self) -> Instance:
+        return self.capacity.poll((self.machine,))[0]
+
+    def store_manifest(self, worker: int, chunks: int) -> Manifest:
+        """Stores recordings and the manifest of a worker."""
+        manifest = make_spoken_manifest(self.store, worker, chunks)
+        self.store.create(keys.manifest(manifest.run, worker), encode(manifest))
+        return manifest
+
+    def launch(self, manifest: Manifest) -> bool:
+        url = f"{self.store.url.rstrip('/')}/{keys.manifest(manifest.run, manifest.worker)}"
+        try:
+            self.launcher.launch(self.poll(), manifest, url)
+        except LaunchError:  # Ray is starting the actor again
+            return False
+        return True
+
+    def read_exit(self, worker: int) -> ExitRecord | None:
+        return read_optional(self.store, keys.exit_record("run-1", worker), ExitRecord)
+
+    def list_done(self) -> list[str]:
+        return [info.key for info in self.store.list("s") if info.key.endswith(".json")]
+
+
+@pytest.fixture
+def real_run(cluster: PlayedCluster, tmp_path: Path) -> Iterator[RealRun]:
+    run = RealRun(tmp_path, f"run-1-{next(_numbers)}")
+    yield run
+    run.capacity.teardown(run.machine)
+
+
+def test_the_second_manifest_finds_the_engine_loaded(real_run: RealRun) -> None:
+    for worker in (0, 1):
+        manifest = real_run.store_manifest(worker, chunks=2)
+        assert real_run.launch(manifest)
+        await_true(lambda: real_run.read_exit(worker) is not None, f"worker {worker} ends")  # noqa: B023
+    records = [real_run.read_exit(worker) for worker in (0, 1)]
+    assert [record.end for record in records if record] == [WorkerEnd.FINISHED] * 2
+    first, second = (record.timings.manifest for record in records if record)
+    assert second is not None
+    assert first is not None
+    assert second < first / 2, "no interpreter was started for the second one"
+    assert len(real_run.list_done()) == 4
+
+
+def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_done_twice(
+    real_run: RealRun, cluster: PlayedCluster
+) -> None:
+    cluster.add_node()
+    manifest = real_run.store_manifest(0, chunks=12)
+    assert real_run.launch(manifest)
+    await_true(lambda: len(real_run.list_done()) >= 2, "it is at work")
+    cluster.kill_node(0)
+    before = {key: real_run.store.get(key).data for key in real_run.list_done()}
+    assert len(before) < 12, "it was killed in mid-run"
+    await_true(lambda: real_run.launch(manifest), "Ray starts the actor on the other node")
+    assert real_run.poll().state is InstanceState.RUNNING
+    await_true(lambda: real_run.read_exit(0) is not None, "the worker ends")
+    record = real_run.read_exit(0)
+    assert record is not None
+    assert (record.end, record.tally.skipped) == (WorkerEnd.FINISHED, len(before))
+    assert len(real_run.list_done()) == 12
+    assert all(real_run.store.get(key).data == data for key, data in before.items())
+
+
+def make_spoken_manifest(store: Store, worker: int, chunks: int) -> Manifest:
+    """Stores recordings, each a session of its own: the engine takes 0.3 s for each."""
+    for number in range(chunks):
+        store.create(f"s{worker}/talk-{number}.wav", spoken(2.0))
+    return replace_manifest(
+        make_manifest(worker=worker, output=store.url),
+        engine=EngineSpec(engine="scripted"),
+        chunks=tuple(
+            ManifestChunk(
+                key=info.key,
+                etag=info.etag,
+                size=info.size,
+                session=info.key,
+                transcript=info.key.replace("talk", "transcription-talk").replace(".wav", ".json"),
+            )
+            for info in store.list(f"s{worker}/")
+        ),
+    )

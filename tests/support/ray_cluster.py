@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from support.forked import ENGINES
 
 ENTER = (
     *"unshare --map-root-user --net --pid --fork --mount-proc --kill-child".split(),
@@ -33,7 +36,7 @@ def make_environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
         "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), ENGINES]),
         INSIDE: str(folder),
     }
 
@@ -68,13 +71,10 @@ class PlayedCluster:
 
 def await_true(condition: Callable[[], bool], what: str) -> None:
     """Polls the condition, with a bound for what hangs."""
-    from batchscribe.adapters.machine.clock import SystemClock
-
-    clock = SystemClock()
-    for _ in range(240):
+    for _ in range(600):
         if condition():
             return
-        clock.sleep(0.25)
+        time.sleep(0.1)
     raise AssertionError(f"never: {what}")
 
 

@@ -92,10 +92,11 @@ class RayCapacity:
         """Adds what only the actor knows; unchanged while Ray restarts it on another node."""
         machine = self.cluster.find_machine(seen.id)
         try:
-            claim, launched_at = self.cluster.call(machine.describe)
+            claim, launched_at, address = self.cluster.call(machine.describe)
         except (AttributeError, ActorUnavailableError):
             return seen
-        return replace(seen, tags=seen.tags | claim.tags, launched_at=launched_at)
+        tags = seen.tags | claim.tags
+        return replace(seen, tags=tags, launched_at=launched_at, public_address=address)
 
     def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
         """True if the actor's node is autoscaled, still up, and used by no other actor."""

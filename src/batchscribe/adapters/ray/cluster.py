@@ -8,7 +8,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayError
-from ray.util import state
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
 
 from batchscribe.errors import BatchscribeError, CredentialsError, MisconfiguredError
 
@@ -57,7 +58,7 @@ class RayCluster:
 
     def _list_actors(self, *filters: tuple[str, str, str]) -> list[Any]:
         self.connect()
-        return state.list_actors(self.address, filters=list(filters), limit=_MOST, detail=True)
+        return list_actors(self.address, filters=list(filters), limit=_MOST, detail=True)
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def convert_errors(subject: str, kind: type[BatchscribeError]) -> Iterator[None]
         if "ersion mismatch" in str(error):
             raise MisconfiguredError(f"{_first_line(error)}: install the cluster's Ray and Python here") from error
         raise kind(f"{subject}: {_first_line(error)}") from error
-    except (RayError, state.RayStateApiException, OSError, ValueError) as error:
+    except (RayError, RayStateApiException, OSError, ValueError) as error:
         raise kind(f"{subject}: {_first_line(error)}") from error
 
 

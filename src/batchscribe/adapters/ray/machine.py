@@ -52,9 +52,9 @@ class RayMachine:
         threading.Thread(target=self._process_lines, daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def describe(self) -> tuple[Claim, datetime]:
-        """The claim, and the time of the request for this machine."""
-        return self._claim, self._launched_at
+    def describe(self) -> tuple[Claim, datetime, str]:
+        """The claim, the time of the request for this machine, and the address of its node."""
+        return self._claim, self._launched_at, ray.util.get_node_ip_address()
 
     def read_version(self) -> str:
         """Version of batchscribe on this node."""
