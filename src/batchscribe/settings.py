@@ -21,7 +21,11 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
-from batchscribe.core.setting_conflicts import refuse_misplaced_control, refuse_misplaced_launch
+from batchscribe.core.setting_conflicts import (
+    refuse_misplaced_control,
+    refuse_misplaced_launch,
+    refuse_unfitting_guard,
+)
 from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
@@ -277,6 +281,7 @@ def load(
             values[attribute] = parsed
     completed = _with_defaults(values, home)
     checked(partial(refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
+    checked(partial(refuse_unfitting_guard, completed["cloud_guard"], completed["provider"]))
     checked(partial(refuse_misplaced_control, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))

@@ -42,13 +42,15 @@ from support.cli import spoken
 from support.ray_cluster import ADDRESS, INSIDE, PlayedCluster, await_true
 from support.stand_in import StandIns
 
-OFFER = Offer(
-    provider="ray",
-    instance_type="",
-    market=Market.ON_DEMAND,
-    rate=Rate(per_hour=Usd.parse("1"), source="test"),
-)
+RATE = Rate(per_hour=Usd.parse("1"), source="test")
+OFFER = Offer(provider="ray", instance_type="", market=Market.ON_DEMAND, rate=RATE)
 _numbers = itertools.count()
+
+
+def open_capacity(command: tuple[str, ...] = ()) -> RayCapacity:
+    return RayCapacity(
+        cluster=RayCluster(ADDRESS), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
+    )
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +71,7 @@ def stand_ins(tmp_path: Path) -> Iterator[StandIns]:
 @pytest.fixture
 def capacity(cluster: PlayedCluster, stand_ins: StandIns) -> RayCapacity:
     command = (*stand_ins.command, "-")
-    return RayCapacity(cluster=RayCluster(ADDRESS), clock=SystemClock(), offer=OFFER, command=command)
+    return open_capacity(command)
 
 
 @pytest.fixture
@@ -191,7 +193,7 @@ class RealRun:
 
     def __init__(self, folder: Path, machine: str) -> None:
         self.store = open_store((folder / "bucket").as_uri(), expected=False)
-        self.capacity = RayCapacity(cluster=RayCluster(ADDRESS), clock=SystemClock(), offer=OFFER)
+        self.capacity = open_capacity()
         self.launcher = RayLauncher(RayCluster(ADDRESS))
         self.machine = machine
         claim = Claim(instance=machine, run="run-1", deadline=datetime.now(UTC) + timedelta(hours=1))

@@ -38,7 +38,7 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import EC2, LOCAL
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
@@ -298,7 +298,7 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
         settings,
         provider=run.provider,
         region=run.region,
-        instance_id="" if run.provider == LOCAL else run.instance,
+        instance_id=run.instance if run.provider == EC2 else "",
         source=run.source,
         output=run.output,
         cloud_guard=run.guard or settings.cloud_guard,

@@ -1,17 +1,18 @@
-"""Machines of a run as detached actors of a Ray cluster, which starts and ends their nodes."""
+"""Machines of a run as detached actors of a Ray cluster, each with the machine's name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError
 
-from batchscribe.adapters.ray.cluster import NAMESPACE, RayCluster, convert_errors
-from batchscribe.adapters.ray.machine import WORKER_COMMAND, RayMachine
-from batchscribe.core.decide.offers import Offer
+from batchscribe.adapters.ray.cluster import NAMESPACE, RayCluster, call, convert_errors
+from batchscribe.adapters.ray.machine import RayMachine
+from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import ComputeUnavailableError
 from batchscribe.protocols import Clock
@@ -19,23 +20,29 @@ from batchscribe.protocols import Clock
 AUTOSCALED = "batchscribe.autoscaled"
 """Label of nodes that an autoscaler ends once they are idle."""
 MAX_RESTARTS = 3
-"""A chunk that takes down its node must not take down one after the other until the deadline."""
+"""A chunk that takes down its node must not take down others until the deadline."""
 NO_NODE = "no node of the Ray cluster has a free GPU yet"
 IDLE_NODE = "its work has ended; its node is up until the autoscaler's idle timeout"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayCapacity:
-    """A protocols.Capacity that creates an actor for each machine, which is named as the machine."""
+    """A protocols.Capacity that creates an actor with one GPU for each machine."""
 
     cluster: RayCluster
     clock: Clock
-    offer: Offer
-    command: Sequence[str] = WORKER_COMMAND
-    """Starts a worker on the machine's node."""
+    rate_of: Callable[[str], Rate]
+    """Returns the rate of one GPU of a node type. Raises MisconfiguredError if it is unknown."""
+    node_type: str = ""
+    """Only prices the nodes."""
+    control: str = ""
+    """URL of the control objects; empty if they are below the output."""
+    command: tuple[str, ...] = ()
+    """Starts a worker on the machine's node; empty: `batchscribe worker -`."""
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol's signature
-        return (self.offer,)
+        rate = self.rate_of(self.node_type)
+        return (Offer(provider="ray", instance_type=self.node_type, market=Market.ON_DEMAND, rate=rate),)
 
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:  # noqa: ARG002
         with convert_errors(f"the start of {claim.instance} is not confirmed", ComputeUnavailableError):
@@ -49,7 +56,7 @@ class RayCapacity:
                 num_gpus=1,
                 max_restarts=MAX_RESTARTS,
             )
-            machine.remote(claim, self.clock.now(), tuple(self.command))
+            machine.remote(claim, self.clock.now(), self.control, self.command)
         return True
 
     def announce(self, instance: str, manifest: str) -> None:
@@ -62,8 +69,7 @@ class RayCapacity:
 
     def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  it is always killed
         with convert_errors(f"the end of {instance} is not confirmed", ComputeUnavailableError):
-            machine = self.cluster.find_machine(instance)
-            if machine is not None:
+            if machine := self.cluster.find_machine(instance):
                 ray.kill(machine, no_restart=True)
 
     def restore(self, instance: str, instance_type: str) -> None:
@@ -73,43 +79,37 @@ class RayCapacity:
         """Does nothing: the machine ends with its run."""
 
     def _poll_machine(self, name: str, nodes: Mapping[str, Mapping[str, str]]) -> Instance:
-        actor, seen = self.cluster.read_actor(name), self._make_instance(name)
-        if actor is None:
-            return seen
-        if actor.state == "DEAD":
-            if self._holds_node(actor.node_id, nodes):
-                # Paid for until it is gone.
-                return replace(seen, state=InstanceState.RUNNING, tags=_tag(name), state_reason=IDLE_NODE)
-            return replace(seen, state_reason=_explain_death(actor.death_cause or {}))
-        if actor.state not in {"ALIVE", "RESTARTING"}:
-            return replace(seen, state=InstanceState.PENDING, tags=_tag(name), state_reason=NO_NODE)
-        return self._read_claim(replace(seen, state=InstanceState.RUNNING, tags=_tag(name)))
-
-    def _make_instance(self, name: str) -> Instance:
-        return Instance(id=name, state=InstanceState.STOPPED, type=self.offer.instance_type)
+        stopped = Instance(id=name, state=InstanceState.STOPPED, type=self.node_type)
+        tags = {RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name}
+        actors = self.cluster.list_actors(("name", "=", name), ("ray_namespace", "=", NAMESPACE))
+        live = next((actor for actor in actors if actor.state != "DEAD"), None)
+        if live and live.state in {"ALIVE", "RESTARTING"}:
+            return self._read_claim(replace(stopped, state=InstanceState.RUNNING, tags=tags))
+        if live:
+            return replace(stopped, state=InstanceState.PENDING, tags=tags, state_reason=NO_NODE)
+        if any(self._holds_node(actor.node_id, nodes) for actor in actors):
+            # Paid for until it is gone.
+            return replace(stopped, state=InstanceState.RUNNING, tags=tags, state_reason=IDLE_NODE)
+        return replace(stopped, state_reason=_explain_death(actors[0].death_cause) if actors else "")
 
     def _read_claim(self, seen: Instance) -> Instance:
         """Adds what only the actor knows; unchanged while Ray restarts it on another node."""
-        machine = self.cluster.find_machine(seen.id)
         try:
-            claim, launched_at, address = self.cluster.call(machine.describe)
+            machine = self.cluster.find_machine(seen.id)
+            claim, launched_at, address = call(machine.describe)
         except (AttributeError, ActorUnavailableError):
             return seen
         tags = seen.tags | claim.tags
         return replace(seen, tags=tags, launched_at=launched_at, public_address=address)
 
     def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
-        """True if the actor's node is autoscaled, still up, and used by no other actor."""
-        return node in nodes and AUTOSCALED in nodes[node] and not self.cluster.has_live_actor(node)
+        """True if the node is autoscaled, still up, and without any live actor."""
+        if node not in nodes or AUTOSCALED not in nodes[node]:
+            return False
+        return not self.cluster.list_actors(("node_id", "=", node), ("state", "=", "ALIVE"))
 
 
-def _tag(machine: str) -> dict[str, str]:
-    return {RUN_TAG: machine.rpartition("-")[0], MACHINE_TAG: machine}
-
-
-def _explain_death(cause: Mapping[str, Any]) -> str:
+def _explain_death(cause: Mapping[str, Mapping[str, Any]] | None) -> str:
     """First line of Ray's reason; empty without one."""
-    for context in cause.values():
-        text = context.get("error_message") or context.get("formatted_exception_string") or ""
-        return str(text).strip().partition("\n")[0]
-    return ""
+    texts = [str(context.get("error_message", "")) for context in (cause or {}).values()]
+    return "".join(texts).strip().partition("\n")[0]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import ActorDiedError, RayError
-
-from batchscribe.adapters.ray.cluster import RayCluster, convert_errors
+from batchscribe.adapters.ray.cluster import RayCluster, call, convert_errors
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef, digest
-from batchscribe.errors import LaunchError, MisconfiguredError
+from batchscribe.errors import LaunchError
 
 
 class RayLauncher:
@@ -41,4 +39,4 @@ class RayLauncher:
             machine = self._cluster.find_machine(instance.id)
             if machine is None:
                 raise LaunchError(f"{instance.id} has ended: it has no actor in the Ray cluster")
-            return self._cluster.call(getattr(machine, method), *arguments, **named)
+            return call(getattr(machine, method), *arguments, **named)
