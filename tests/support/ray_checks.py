@@ -78,7 +78,7 @@ def capacity(cluster: PlayedCluster, stand_ins: StandIns) -> RayCapacity:
 def case(capacity: RayCapacity) -> Iterator[CapacityCase]:
     name = f"run-1-{next(_numbers)}"
     yield CapacityCase(
-        capacity=capacity, instance=name, missing="run-0-0", sleep=lambda _: time.sleep(0.1), has_tags=False
+        capacity=capacity, instance=name, missing="run-0-0", sleep=lambda _: time.sleep(0.5), has_tags=False
     )
     capacity.teardown(name)
 
@@ -246,7 +246,7 @@ def test_the_second_manifest_finds_the_engine_loaded(real_run: RealRun) -> None:
 
 
 def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_done_twice(
-    real_run: RealRun, cluster: PlayedCluster
+    real_run: RealRun, cluster: PlayedCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.add_node()
     manifest = real_run.store_manifest(0, chunks=12)
@@ -263,6 +263,7 @@ def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_don
     assert (record.end, record.tally.skipped) == (WorkerEnd.FINISHED, len(before))
     assert len(real_run.list_done()) == 12
     assert all(real_run.store.get(key).data == data for key, data in before.items())
+    assert not capfd.readouterr().out, "Ray prints nothing into a command's result"
 
 
 def make_spoken_manifest(store: Store, worker: int, chunks: int) -> Manifest:

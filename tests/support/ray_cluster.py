@@ -19,7 +19,7 @@ import psutil
 from support.forked import ENGINES
 
 ENTER = (
-    *"unshare --map-root-user --net --pid --fork --mount-proc --kill-child".split(),
+    *("unshare", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"),
     *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
 )
 """Begin of a command line that runs the rest with an empty network but for loopback, as process 1's child."""
@@ -36,6 +36,10 @@ def make_environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A node counts as dead after 5 s, not 15.
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "2000",
         "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), ENGINES]),
         INSIDE: str(folder),
     }
@@ -49,7 +53,9 @@ class PlayedCluster:
     nodes: list[psutil.Process] = field(default_factory=list)
 
     def start(self) -> None:
-        self._start_ray("--head", "--port=6379", "--num-gpus=0", "--num-cpus=0", f"--temp-dir={self.folder}/ray")
+        self._start_ray(
+            "--head", "--port=6379", "--num-gpus=0", "--num-cpus=0", f"--temp-dir={self.folder}/ray"
+        )
 
     def add_node(self, *options: str) -> int:
         """Starts a node, and returns its place in `nodes`."""

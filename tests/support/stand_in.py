@@ -1,7 +1,7 @@
 """A worker that only notes how it was started, and ends when it is asked to.
 
-Run as a program: `stand_in.py FOLDER URL`. It writes FOLDER/<pid>.json, then waits for SIGTERM. If URL is `-`,
-it is the end of the first line of standard input, and nothing is printed.
+Run as a program: `stand_in.py FOLDER URL`. It writes FOLDER/<pid>.json, then waits for SIGTERM. If URL is
+`-`, it is the end of the first line of standard input, and nothing is printed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ OFF = (
 )
 NOT_NEEDED = "none: the GPU is in this machine"
 RAY_ENDS = (
-    "none outside the Ray cluster: each machine ends itself 3 min after its deadline, or after 10 min without "
+    "none outside the Ray cluster: each machine ends itself 3 min after its deadline or after 10 min without "
     "work, and the autoscaler ends idle nodes"
 )
 

@@ -73,8 +73,8 @@ def process_manifest(
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
-    `sha256`: the required hash of the manifest; empty for any. `load` loads its engine. `begun`: monotonic time
-    of its beginning; None for the start of this process.
+    `sha256`: the required hash of the manifest; empty for any. `load` loads its engine. `begun`: monotonic
+    time of its beginning; None for the start of this process.
     Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
     clock, begun = SystemClock(), process_start() if begun is None else begun

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
-from ray.exceptions import AuthenticationError, RayError
+from ray._private import worker as driver
+from ray.exceptions import RayError
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from batchscribe.errors import BatchscribeError, CredentialsError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 
 NAMESPACE = "batchscribe"
 CALL_SECONDS = 10.0
@@ -21,12 +23,24 @@ CALL_SECONDS = 10.0
 class RayCluster:
     """A cluster, connected at its first use. `address` is as `ray.init` takes it."""
 
+    api: ClassVar = ""
+    """URL of the API that lists actors; one connection is that of the whole process."""
+
     def __init__(self, address: str) -> None:
         self._address = address
 
     def connect(self) -> None:
+        """Connects this process, once. Raises OSError, and what Ray raises."""
         if not ray.is_initialized():
-            ray.init(self._address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+            host, _, port = self._address.removeprefix("ray://").rpartition(":")
+            if host:  # Ray itself gives up after minutes
+                socket.create_connection((host, int(port)), timeout=CALL_SECONDS).close()
+            # Ray prints errors of its nodes to standard output, which has the command's result.
+            driver.print_to_stdstream = lambda *_arguments, **_named: None
+            context = ray.init(
+                self._address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False
+            )
+            RayCluster.api = f"http://{context.dashboard_url}"
 
     def find_machine(self, name: str) -> Any:
         """Handle of the live actor of this name; None without one."""
@@ -39,7 +53,7 @@ class RayCluster:
     def list_actors(self, *filters: tuple[str, str, str]) -> list[Any]:
         """Ray's records of actors in all namespaces, the dead ones among them."""
         self.connect()
-        return list_actors(self._address, filters=list(filters), limit=10_000, detail=True)
+        return list_actors(self.api, filters=list(filters), limit=10_000, detail=True)
 
     def list_live_nodes(self) -> dict[str, dict[str, str]]:
         """Labels of each live node, by its ID."""
@@ -54,14 +68,12 @@ def call(method: Any, *arguments: object, **named: object) -> Any:
 
 @contextmanager
 def convert_errors(subject: str, kind: type[BatchscribeError]) -> Iterator[None]:
-    """Raises `kind` for Ray's errors, CredentialsError and MisconfiguredError if a user has to act."""
+    """Raises `kind` for Ray's errors, and MisconfiguredError for different versions."""
     try:
         yield
-    except AuthenticationError as error:
-        raise CredentialsError(
-            f"the Ray cluster rejects this machine's token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, "
-            f"nothing was changed ({_first_line(error)})"
-        ) from error
+    except ConnectionError as error:
+        hint = "if it is up, check its address, and the token in RAY_AUTH_TOKEN_PATH"
+        raise kind(f"{subject}: {_first_line(error)}; {hint}") from error
     except (RayError, RayStateApiException, OSError, RuntimeError, ValueError) as error:
         text = _first_line(error)
         if "ersion mismatch" in str(error):
