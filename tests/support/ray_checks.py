@@ -11,46 +11,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace as replace_manifest
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
-from batchscribe.core import keys
-from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, Instance, InstanceState
-from batchscribe.core.run.manifest import (
-    EngineSpec,
-    ExitRecord,
-    Manifest,
-    ManifestChunk,
-    WorkerEnd,
-    encode,
-)
-from batchscribe.errors import LaunchError
-from batchscribe.protocols import Store
-from batchscribe.reading import read_optional
+from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
+from batchscribe.core.run.manifest import WorkerEnd
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
-from batchscribe.testing.launcher_suite import LauncherCase, LauncherSuite, make_manifest
-from batchscribe.wiring.stores import open_store
-from support.cli import spoken
+from batchscribe.testing.launcher_suite import LauncherCase, LauncherSuite
 from support.ray_cluster import ADDRESS, INSIDE, PlayedCluster, await_true
+from support.ray_run import OFFER, RealRun, open_capacity
 from support.stand_in import StandIns
 
-RATE = Rate(per_hour=Usd.parse("1"), source="test")
-OFFER = Offer(provider="ray", instance_type="", market=Market.ON_DEMAND, rate=RATE)
 _numbers = itertools.count()
-
-
-def open_capacity(command: tuple[str, ...] = ()) -> RayCapacity:
-    return RayCapacity(
-        cluster=RayCluster(ADDRESS), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
-    )
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +47,7 @@ def stand_ins(tmp_path: Path) -> Iterator[StandIns]:
 
 @pytest.fixture
 def capacity(cluster: PlayedCluster, stand_ins: StandIns) -> RayCapacity:
-    command = (*stand_ins.command, "-")
-    return open_capacity(command)
+    return open_capacity((*stand_ins.command, "-"))
 
 
 @pytest.fixture
@@ -188,42 +164,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-class RealRun:
-    """One machine of a run with real workers, and a folder as the bucket."""
-
-    def __init__(self, folder: Path, machine: str) -> None:
-        self.store = open_store((folder / "bucket").as_uri(), expected=False)
-        self.capacity = open_capacity()
-        self.launcher = RayLauncher(RayCluster(ADDRESS))
-        self.machine = machine
-        claim = Claim(instance=machine, run="run-1", deadline=datetime.now(UTC) + timedelta(hours=1))
-        self.capacity.acquire(claim, OFFER, self.poll())
-        await_true(lambda: self.poll().state is InstanceState.RUNNING, "the machine runs")
-
-    def poll(self) -> Instance:
-        return self.capacity.poll((self.machine,))[0]
-
-    def store_manifest(self, worker: int, chunks: int) -> Manifest:
-        """Stores recordings and the manifest of a worker."""
-        manifest = make_spoken_manifest(self.store, worker, chunks)
-        self.store.create(keys.manifest(manifest.run, worker), encode(manifest))
-        return manifest
-
-    def launch(self, manifest: Manifest) -> bool:
-        url = f"{self.store.url.rstrip('/')}/{keys.manifest(manifest.run, manifest.worker)}"
-        try:
-            self.launcher.launch(self.poll(), manifest, url)
-        except LaunchError:  # Ray is starting the actor again
-            return False
-        return True
-
-    def read_exit(self, worker: int) -> ExitRecord | None:
-        return read_optional(self.store, keys.exit_record("run-1", worker), ExitRecord)
-
-    def list_done(self) -> list[str]:
-        return [info.key for info in self.store.list("s") if info.key.endswith(".json")]
-
-
 @pytest.fixture
 def real_run(cluster: PlayedCluster, tmp_path: Path) -> Iterator[RealRun]:
     run = RealRun(tmp_path, f"run-1-{next(_numbers)}")
@@ -235,7 +175,7 @@ def test_the_second_manifest_finds_the_engine_loaded(real_run: RealRun) -> None:
     for worker in (0, 1):
         manifest = real_run.store_manifest(worker, chunks=2)
         assert real_run.launch(manifest)
-        await_true(lambda: real_run.read_exit(worker) is not None, f"worker {worker} ends")  # noqa: B023
+        await_true(partial(real_run.has_ended, worker), f"worker {worker} ends")
     records = [real_run.read_exit(worker) for worker in (0, 1)]
     assert [record.end for record in records if record] == [WorkerEnd.FINISHED] * 2
     first, second = (record.timings.manifest for record in records if record)
@@ -257,30 +197,10 @@ def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_don
     assert len(before) < 12, "it was killed in mid-run"
     await_true(lambda: real_run.launch(manifest), "Ray starts the actor on the other node")
     assert real_run.poll().state is InstanceState.RUNNING
-    await_true(lambda: real_run.read_exit(0) is not None, "the worker ends")
+    await_true(partial(real_run.has_ended, 0), "the worker ends")
     record = real_run.read_exit(0)
     assert record is not None
     assert (record.end, record.tally.skipped) == (WorkerEnd.FINISHED, len(before))
     assert len(real_run.list_done()) == 12
     assert all(real_run.store.get(key).data == data for key, data in before.items())
     assert not capfd.readouterr().out, "Ray prints nothing into a command's result"
-
-
-def make_spoken_manifest(store: Store, worker: int, chunks: int) -> Manifest:
-    """Stores recordings, each a session of its own: the engine takes 0.3 s for each."""
-    for number in range(chunks):
-        store.create(f"s{worker}/talk-{number}.wav", spoken(2.0))
-    return replace_manifest(
-        make_manifest(worker=worker, output=store.url),
-        engine=EngineSpec(engine="scripted"),
-        chunks=tuple(
-            ManifestChunk(
-                key=info.key,
-                etag=info.etag,
-                size=info.size,
-                session=info.key,
-                transcript=info.key.replace("talk", "transcription-talk").replace(".wav", ".json"),
-            )
-            for info in store.list(f"s{worker}/")
-        ),
-    )

@@ -113,7 +113,7 @@ def open_capacity(settings: Settings, clock: Clock) -> Capacity:
 
 
 def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
-    cluster = _open_ray_cluster(settings)
+    cluster = open_ray_cluster(settings)
     from batchscribe.adapters.ray.capacity import RayCapacity
 
     return RayCapacity(
@@ -125,7 +125,7 @@ def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
     )
 
 
-def _open_ray_cluster(settings: Settings) -> RayCluster:
+def open_ray_cluster(settings: Settings) -> RayCluster:
     try:
         from batchscribe.adapters.ray.cluster import RayCluster
     except ImportError as error:
@@ -147,8 +147,8 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
             return FREE
         if settings.provider == RAY and not instance_type:
             raise MisconfiguredError(
-                "the price of the Ray cluster's GPUs is unknown: set GPU_HOURLY_COST (that of a node, divided by "
-                "its GPUs) or GPU_INSTANCE_TYPE"
+                "the price of the Ray cluster's GPUs is unknown: set GPU_HOURLY_COST (a node's, divided by its "
+                "GPUs) or GPU_INSTANCE_TYPE"
             )
         if not instance_type:
             raise MisconfiguredError(describe_missing(settings))
@@ -198,7 +198,7 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             control=find_control_url(output),
         )
     if settings.provider == RAY:
-        cluster = _open_ray_cluster(settings)
+        cluster = open_ray_cluster(settings)
         from batchscribe.adapters.ray.launcher import RayLauncher
 
         return RayLauncher(cluster)
