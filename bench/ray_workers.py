@@ -1,7 +1,7 @@
-"""Throughput of one, two and four workers on a Ray cluster, with an engine that sleeps: at least 0.9 of linear.
+"""Throughput of 1, 2 and 4 workers on a Ray cluster, with an engine that sleeps: at least 0.9 of linear.
 
-The cluster is this machine's processes, in a network of its own, and each worker has loaded its engine before.
-Each number of workers gets the same recordings, shared evenly, in one run; in turn, three times over. Time from
+The cluster is this machine's processes, in a network of its own, and each worker has loaded its engine
+before. Each number of workers gets the same recordings, shared evenly; in turn, three times over. Time from
 the launches to the last exit record; medians, and the speed as a part of so many times one worker's.
 """
 
@@ -16,12 +16,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from support.ray_cluster import ENTER, INSIDE, PlayedCluster, await_true, make_environment
-
-if TYPE_CHECKING:
-    from support.ray_run import RealRun
+from support.ray_run import RealRun
 
 COUNTS = (1, 2, 4)
 RECORDINGS = 24
@@ -39,8 +36,6 @@ def main() -> None:
 
 
 def run_inside(folder: Path) -> None:
-    from support.ray_run import RealRun
-
     cluster = PlayedCluster(folder)
     cluster.start()
     for _ in range(max(COUNTS)):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Tally, Timings, WorkerEnd
-from batchscribe.engine import Engine
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
 from batchscribe.wiring import worker
 
@@ -25,7 +24,7 @@ class CountedFactory(ScriptedFactory):
         super().__init__()
         self.loaded: list[str] = []
 
-    def load(self, spec: EngineSpec) -> Engine:
+    def load(self, spec: EngineSpec) -> ScriptedEngine:
         self.loaded.append(spec.model)
         return ScriptedEngine()
 
@@ -92,7 +91,7 @@ def test_a_manifest_that_did_not_finish_is_the_last_one(monkeypatch: pytest.Monk
 
 def test_a_process_ends_with_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(worker.os, "_exit", ended.append)
+    monkeypatch.setattr("os._exit", ended.append)
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     worker._read_lines(["0 s3://b/small\n"], waiting)
     assert (waiting.get_nowait(), ended) == ("0 s3://b/small\n", [1])

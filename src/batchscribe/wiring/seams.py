@@ -147,8 +147,8 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
             return FREE
         if settings.provider == RAY and not instance_type:
             raise MisconfiguredError(
-                "the price of the Ray cluster's GPUs is unknown: set GPU_HOURLY_COST (a node's, divided by its "
-                "GPUs) or GPU_INSTANCE_TYPE"
+                "the price of the Ray cluster's GPUs is unknown: set GPU_HOURLY_COST (a node's, divided by "
+                "its GPUs) or GPU_INSTANCE_TYPE"
             )
         if not instance_type:
             raise MisconfiguredError(describe_missing(settings))

@@ -104,7 +104,7 @@ class RayCapacity:
 
     def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
         """True if the node is autoscaled, still up, and without any live actor."""
-        if node not in nodes or AUTOSCALED not in nodes[node]:
+        if node is None or AUTOSCALED not in nodes.get(node, {}):
             return False
         return not self.cluster.list_actors(("node_id", "=", node), ("state", "=", "ALIVE"))
 

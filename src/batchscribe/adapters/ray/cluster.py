@@ -53,7 +53,8 @@ class RayCluster:
     def list_actors(self, *filters: tuple[str, str, str]) -> list[Any]:
         """Ray's records of actors in all namespaces, the dead ones among them."""
         self.connect()
-        return list_actors(self.api, filters=list(filters), limit=10_000, detail=True)
+        found: list[Any] = list_actors(self.api, filters=list(filters), limit=10_000, detail=True)
+        return found
 
     def list_live_nodes(self) -> dict[str, dict[str, str]]:
         """Labels of each live node, by its ID."""
