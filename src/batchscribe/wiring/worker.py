@@ -67,7 +67,7 @@ def process_manifest(
     *,
     control: str = "",
     sha256: str = "",
-    load: Callable[[EngineFactory, EngineSpec], Engine] = EngineFactory.load,
+    load: Callable[[EngineFactory, EngineSpec], Engine] = lambda factory, spec: factory.load(spec),
     begun: float | None = None,
 ) -> ExitRecord:
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
