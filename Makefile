@@ -74,11 +74,12 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --doctree-dir build/doctrees docs build/docs
 
 lock: dev
-	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --extra ray --group dev pyproject.toml -o requirements/dev.txt
 	$(PIN) --extra aws --extra dashboard --extra demo --group build --constraint requirements/dev.txt pyproject.toml -o requirements/user.txt
 	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
 	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
 	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
+	$(PIN) --extra gpu --extra ray --constraint requirements/dev.txt pyproject.toml -o requirements/ray.txt
 	$(PIN) --group docs --constraint requirements/dev.txt -o requirements/docs.txt
 
 clean:

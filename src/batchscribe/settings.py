@@ -25,6 +25,7 @@ from batchscribe.core.setting_conflicts import (
     refuse_misplaced_control,
     refuse_misplaced_launch,
     refuse_unused_machine,
+    refuse_unfitting_guard,
 )
 from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
@@ -282,6 +283,7 @@ def load(
     completed = _with_defaults(values, home)
     checked(partial(refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
     checked(partial(refuse_unused_machine, completed))
+    checked(partial(refuse_unfitting_guard, completed["cloud_guard"], completed["provider"]))
     checked(partial(refuse_misplaced_control, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))

@@ -1,6 +1,7 @@
 """A worker that only notes how it was started, and ends when it is asked to.
 
-Run as a program: `stand_in.py FOLDER URL`. It writes FOLDER/<pid>.json, then waits for SIGTERM.
+Run as a program: `stand_in.py FOLDER URL`. It writes FOLDER/<pid>.json, then waits for SIGTERM. If URL is
+`-`, it is the end of the first line of standard input, and nothing is printed.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     folder, url = Path(sys.argv[1]), sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
+    if url == "-":
+        url = sys.stdin.readline().rstrip("\n").partition(" ")[2]
     note = {
         "process": msgspec.to_builtins(find_identity(os.getpid())),
         "url": url,
@@ -83,8 +86,9 @@ def main() -> None:
     draft = folder / f"{os.getpid()}.draft"
     draft.write_text(json.dumps(note))
     draft.rename(folder / f"{os.getpid()}.json")
-    sys.stdout.write("started\n")
-    sys.stdout.flush()
+    if sys.argv[2] != "-":
+        sys.stdout.write("started\n")
+        sys.stdout.flush()
     signal.sigtimedwait({signal.SIGTERM}, PATIENCE_SECONDS)
 
 

@@ -9,6 +9,10 @@ OFF = (
     "on until this machine is back (BATCH_CLOUD_GUARD=off)"
 )
 NOT_NEEDED = "none: the GPU is in this machine"
+RAY_ENDS = (
+    "none outside the Ray cluster: each machine ends itself 3 min after its deadline or after 10 min without "
+    "work, and the autoscaler ends idle nodes"
+)
 
 
 class NoGuard:

@@ -43,6 +43,15 @@ def refuse_unused_machine(values: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_unfitting_guard(guard: str, provider: str) -> None:
+    """EventBridge can stop neither this machine nor the actors of a Ray cluster."""
+    if provider == "ray" and guard != "off":
+        raise MisconfiguredError(
+            f"BATCH_CLOUD_GUARD={guard} cannot stop a machine of GPU_PROVIDER=ray: remove it; machines end "
+            "themselves, and the cluster's idle timeout ends their nodes"
+        )
+
+
 def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
     """Only the prefix `_batchscribe/` distinguishes control objects from audio and results."""
     control = f"{completed.get('control', '')}/"

@@ -26,13 +26,14 @@ from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
 from batchscribe.controller.reconcile import find_other_scheduler
+from batchscribe.core.figures import format_count
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, MisconfiguredError
-from batchscribe.machine_settings import FLEET, LOCAL
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
+from batchscribe.machine_settings import FLEET, LOCAL, RAY
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.created.machine_checks import MachineChecks
@@ -52,6 +53,7 @@ from batchscribe.wiring.seams import (
     describe_missing,
     list_required,
     open_ledger,
+    open_ray_cluster,
     open_store_if_possible,
     open_templates,
     rate_of,
@@ -92,6 +94,8 @@ class Preconditions:
         yield "settings", self._check_settings
         if self.account:
             yield "AWS account", partial(self._check_account, self.account)
+        if self.settings.provider == RAY:
+            yield "Ray cluster", self._check_ray
         if self.settings.source:
             yield "store", self._check_stores
         if self.account and self.settings.instance_id:
@@ -137,6 +141,12 @@ class Preconditions:
             region = self.settings.region or f"{price_region(self.settings)} (boto3's default)"
             yield passed("identity", f"account {caller.account}, {caller.arn}, {region}")
             yield checks.check_clock(caller, self.clock.now())
+
+    def _check_ray(self) -> Iterator[Finding]:
+        settings = self.settings
+        yield attempt("cluster", lambda: check_ray_cluster(settings))
+        types = (settings.instance_type,)
+        yield attempt("price", lambda: checks.check_price(types, rate_of(settings), self.clock.now()))
 
     def _check_stores(self) -> Iterator[Finding]:
         yield attempt("audio", lambda: checks.check_source(self.source, self.open_root))
@@ -230,7 +240,7 @@ class Preconditions:
     def _check_engine(self) -> Iterator[Finding]:
         engine = check_engine(self._engine_spec)
         yield engine
-        if self.account is None and engine.ok:
+        if self.settings.provider == LOCAL and engine.ok:
             yield check_local_engine(self._engine_spec)
             yield attempt("decoder", check_decoder)
             yield check_model_space(Path.home() / ".cache")
@@ -317,7 +327,19 @@ def open_preconditions(settings: Settings) -> Preconditions:
         open_root=opened,
         describe=lambda: here,
     )
-    return made if settings.provider == LOCAL else _add_cloud(made, settings)
+    return made if settings.provider in {LOCAL, RAY} else _add_cloud(made, settings)
+
+
+def check_ray_cluster(settings: Settings) -> Finding:
+    """Connects to the cluster. Raises MisconfiguredError, ComputeUnavailableError."""
+    cluster = open_ray_cluster(settings)
+    from batchscribe.adapters.ray.capacity import AUTOSCALED
+    from batchscribe.adapters.ray.cluster import convert_errors
+
+    with convert_errors("the Ray cluster could not be polled", ComputeUnavailableError):
+        nodes = cluster.list_live_nodes().values()
+    idle = sum(AUTOSCALED in labels for labels in nodes)
+    return passed("cluster", f"{format_count(len(nodes), 'node')} up, {idle} with the label {AUTOSCALED}")
 
 
 def check_decoder() -> Finding:

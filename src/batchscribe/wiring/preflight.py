@@ -24,7 +24,7 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
-from batchscribe.machine_settings import FLEET, LOCAL
+from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
@@ -195,7 +195,7 @@ def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
         yield check_guard_role(settings)
         yield from _check_created(settings, output)
         return
-    instance = "" if settings.provider == LOCAL else settings.require("GPU_INSTANCE_ID")
+    instance = settings.require("GPU_INSTANCE_ID") if settings.provider == EC2 else ""
     record = read_instance_record(output, instance) if instance else None
     spec = engine_spec(settings, record if isinstance(record, InstanceRecord) else None)
     engine = check_engine(spec)
@@ -203,7 +203,7 @@ def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
     yield check_state_folder(settings.state_dir)
     yield check_rendering(settings)
     if record is None:
-        if engine.ok:
+        if engine.ok and settings.provider == LOCAL:
             yield check_local_engine(spec)
         return
     yield check_guard_role(settings)

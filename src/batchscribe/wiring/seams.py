@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
-from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
+from batchscribe.adapters.no_guard import NOT_NEEDED, RAY_ENDS, NoGuard
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import combine_stores, find_control_url
@@ -22,7 +22,7 @@ from batchscribe.core.messages import describe_install
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME, READING
-from batchscribe.machine_settings import EC2, FLEET, LOCAL
+from batchscribe.machine_settings import EC2, FLEET, LOCAL, RAY
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.prices import load_prices, price_region
@@ -31,9 +31,13 @@ from batchscribe.wiring.stores import open_store
 if TYPE_CHECKING:
     from batchscribe.adapters.aws.fleet import FleetCapacity
     from batchscribe.adapters.aws.launch_templates import LaunchTemplates
+    from batchscribe.adapters.ray.cluster import RayCluster
 
-_REQUIRED = {EC2: ("GPU_INSTANCE_ID",), FLEET: ("GPU_LAUNCH_TEMPLATE", "GPU_INSTANCE_TYPES")}
-
+_REQUIRED = {
+    EC2: ("GPU_INSTANCE_ID",),
+    FLEET: ("GPU_LAUNCH_TEMPLATE", "GPU_INSTANCE_TYPES"),
+    RAY: ("BATCH_RAY_ADDRESS",),
+}
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
     """The ledger in the state directory. With `remember=False` none is created: a missing one is empty."""
@@ -120,6 +124,8 @@ def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
 def open_capacity(settings: Settings, clock: Clock) -> Capacity:
     if settings.provider == FLEET:
         return open_fleet(settings, clock)
+    if settings.provider == RAY:
+        return _open_ray_capacity(settings, clock)
     local = settings.provider == LOCAL
     return ExistingInstances(
         compute=open_compute(settings, clock),
@@ -177,6 +183,25 @@ def market_rate_of(settings: Settings, clock: Clock) -> Callable[[str, Market, s
         return replace(bound, source=f"{bound.source}; {why}")
 
     return rate
+def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
+    cluster = open_ray_cluster(settings)
+    from batchscribe.adapters.ray.capacity import RayCapacity
+
+    return RayCapacity(
+        cluster=cluster,
+        clock=clock,
+        rate_of=rate_of(settings),
+        node_type=settings.instance_type,
+        control=settings.control,
+    )
+
+
+def open_ray_cluster(settings: Settings) -> RayCluster:
+    try:
+        from batchscribe.adapters.ray.cluster import RayCluster
+    except ImportError as error:
+        raise MisconfiguredError(f"Ray needs its extra: {describe_install('ray')}") from error
+    return RayCluster(settings.require("BATCH_RAY_ADDRESS"))
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
@@ -191,6 +216,11 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
             return found
         if settings.provider == LOCAL and not instance_type:
             return FREE
+        if settings.provider == RAY and not instance_type:
+            raise MisconfiguredError(
+                "the price of the Ray cluster's GPUs is unknown: set GPU_HOURLY_COST (a node's, divided by "
+                "its GPUs) or GPU_INSTANCE_TYPE"
+            )
         if not instance_type:
             raise MisconfiguredError(describe_missing(settings))
         raise MisconfiguredError(
@@ -215,6 +245,8 @@ def describe_missing(settings: Settings) -> str:
 def open_guard(settings: Settings) -> Guard:
     if settings.provider == LOCAL:
         return NoGuard(NOT_NEEDED)
+    if settings.provider == RAY:
+        return NoGuard(RAY_ENDS)
     if settings.cloud_guard == "off":
         return NoGuard()
     from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
@@ -236,6 +268,11 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             environment=settings.child_environment(),
             control=find_control_url(output),
         )
+    if settings.provider == RAY:
+        cluster = open_ray_cluster(settings)
+        from batchscribe.adapters.ray.launcher import RayLauncher
+
+        return RayLauncher(cluster)
     from batchscribe.wiring.host_access import open_host_launcher
 
     return open_host_launcher(settings, output)

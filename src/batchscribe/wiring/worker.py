@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,9 @@ from batchscribe.agent.host import WORKER_COMMAND, Box
 from batchscribe.control_place import combine_stores
 from batchscribe.core import keys
 from batchscribe.core.run.host import HostPlace
-from batchscribe.core.run.manifest import ExitRecord, Manifest, decode
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, WorkerEnd, decode
 from batchscribe.detached import process_start
-from batchscribe.engine import EngineFactory
+from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.page_cache import read_ahead
 from batchscribe.protocols import Clock, Store
@@ -64,14 +65,22 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
     return decode(data, Manifest), store
 
 
-def process_manifest(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
+def process_manifest(
+    location: str,
+    *,
+    control: str = "",
+    sha256: str = "",
+    load: Callable[[EngineFactory, EngineSpec], Engine] = lambda factory, spec: factory.load(spec),
+    begun: float | None = None,
+) -> ExitRecord:
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
-    `sha256`: the required hash of the manifest; empty for any.
+    `sha256`: the required hash of the manifest; empty for any. `load` loads its engine. `begun`: monotonic
+    time of its beginning; None for the start of this process.
     Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
-    clock, begun = SystemClock(), process_start()
+    clock, begun = SystemClock(), process_start() if begun is None else begun
     root, key = split_location(location)
     place = _read_place(clock)
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
@@ -93,7 +102,7 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
             manifest,
             source=source,
             output=output,
-            load=lambda: factory.load(manifest.engine),
+            load=lambda: load(factory, manifest.engine),
             find_speech=find_speech,
             clock=clock,
             should_stop=stop.is_set,
@@ -102,6 +111,40 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
             abandon=partial(os._exit, 1),
             begun=begun,
         )
+
+
+def process_each(lines: Iterable[str], *, control: str = "") -> Iterator[ExitRecord]:
+    """Processes manifests one after the other, with one load of their engine; yields their exit records.
+
+    Each line is `SHA256 URL`. Ends after a manifest that did not finish: the engine may be in any state. When
+    the lines end, so does this process, at once: its supervisor is gone, and another machine may process the
+    same manifest already.
+    """
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read_lines, args=(lines, waiting), daemon=True).start()
+    kept: dict[EngineSpec, Engine] = {}
+    begun, end = process_start(), WorkerEnd.FINISHED
+    while end is WorkerEnd.FINISHED:
+        sha256, _, location = waiting.get().rstrip("\n").partition(" ")
+        record = process_manifest(
+            location, control=control, sha256=sha256, load=partial(_load_once, kept), begun=begun
+        )
+        yield record
+        begun, end = SystemClock().monotonic(), record.end
+
+
+def _read_lines(lines: Iterable[str], waiting: queue.SimpleQueue[str]) -> None:
+    for line in lines:
+        waiting.put(line)
+    os._exit(1)
+
+
+def _load_once(kept: dict[EngineSpec, Engine], factory: EngineFactory, spec: EngineSpec) -> Engine:
+    """Returns the kept engine, or loads it in the place of another one."""
+    if spec not in kept:
+        kept.clear()  # before the load: the GPU's memory may not hold two
+        kept[spec] = factory.load(spec)
+    return kept[spec]
 
 
 def _read_place(clock: Clock) -> HostPlace | None:

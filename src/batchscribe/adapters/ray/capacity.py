@@ -1,0 +1,115 @@
+"""Machines of a run as detached actors of a Ray cluster, each with the machine's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError
+
+from batchscribe.adapters.ray.cluster import NAMESPACE, RayCluster, call, convert_errors
+from batchscribe.adapters.ray.machine import RayMachine
+from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.offers import Market, Offer
+from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.errors import ComputeUnavailableError
+from batchscribe.protocols import Clock
+
+AUTOSCALED = "batchscribe.autoscaled"
+"""Label of nodes that an autoscaler ends once they are idle."""
+MAX_RESTARTS = 3
+"""A chunk that takes down its node must not take down others until the deadline."""
+NO_NODE = "no node of the Ray cluster has a free GPU yet"
+IDLE_NODE = "its work has ended; its node is up until the autoscaler's idle timeout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayCapacity:
+    """A protocols.Capacity that creates an actor with one GPU for each machine."""
+
+    cluster: RayCluster
+    clock: Clock
+    rate_of: Callable[[str], Rate]
+    """Returns the rate of one GPU of a node type. Raises MisconfiguredError if it is unknown."""
+    node_type: str = ""
+    """Only prices the nodes."""
+    control: str = ""
+    """URL of the control objects; empty if they are below the output."""
+    command: tuple[str, ...] = ()
+    """Starts a worker on the machine's node; empty: `batchscribe worker -`."""
+
+    def offers(self, seen: Instance) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol's signature
+        rate = self.rate_of(self.node_type)
+        return (Offer(provider="ray", instance_type=self.node_type, market=Market.ON_DEMAND, rate=rate),)
+
+    def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:  # noqa: ARG002
+        with convert_errors(f"the start of {claim.instance} is not confirmed", ComputeUnavailableError):
+            self.cluster.connect()
+            machine = ray.remote(RayMachine).options(
+                name=claim.instance,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                num_gpus=1,
+                max_restarts=MAX_RESTARTS,
+            )
+            machine.remote(claim, self.clock.now(), self.control, self.command)
+        return True
+
+    def announce(self, instance: str, manifest: str) -> None:
+        """Does nothing: the worker gets the hash with its manifest's URL."""
+
+    def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
+        with convert_errors("the Ray cluster could not be polled", ComputeUnavailableError):
+            nodes = self.cluster.list_live_nodes()
+            return tuple(self._poll_machine(name, nodes) for name in instances)
+
+    def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  it is always killed
+        with convert_errors(f"the end of {instance} is not confirmed", ComputeUnavailableError):
+            if machine := self.cluster.find_machine(instance):
+                ray.kill(machine, no_restart=True)
+
+    def restore(self, instance: str, instance_type: str) -> None:
+        """Does nothing: the machine ends with its run."""
+
+    def release(self, instance: str) -> None:
+        """Does nothing: the machine ends with its run."""
+
+    def _poll_machine(self, name: str, nodes: Mapping[str, Mapping[str, str]]) -> Instance:
+        stopped = Instance(id=name, state=InstanceState.STOPPED, type=self.node_type)
+        tags = {RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name}
+        actors = self.cluster.list_actors(("name", "=", name), ("ray_namespace", "=", NAMESPACE))
+        live = next((actor for actor in actors if actor.state != "DEAD"), None)
+        if live and live.state in {"ALIVE", "RESTARTING"}:
+            return self._read_claim(replace(stopped, state=InstanceState.RUNNING, tags=tags))
+        if live:
+            return replace(stopped, state=InstanceState.PENDING, tags=tags, state_reason=NO_NODE)
+        if any(self._holds_node(actor.node_id, nodes) for actor in actors):
+            # Paid for until it is gone.
+            return replace(stopped, state=InstanceState.RUNNING, tags=tags, state_reason=IDLE_NODE)
+        return replace(stopped, state_reason=_explain_death(actors[0].death_cause) if actors else "")
+
+    def _read_claim(self, seen: Instance) -> Instance:
+        """Adds what only the actor knows; unchanged while Ray restarts it on another node."""
+        try:
+            machine = self.cluster.find_machine(seen.id)
+            claim, launched_at, address = call(machine.describe)
+        except (AttributeError, ActorUnavailableError):
+            return seen
+        tags = seen.tags | claim.tags
+        return replace(seen, tags=tags, launched_at=launched_at, public_address=address)
+
+    def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
+        """True if the node is autoscaled, still up, and without any live actor."""
+        if node is None or AUTOSCALED not in nodes.get(node, {}):
+            return False
+        return not self.cluster.list_actors(("node_id", "=", node), ("state", "=", "ALIVE"))
+
+
+def _explain_death(cause: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """First line of Ray's reason; empty without one."""
+    texts = [str(context.get("error_message", "")) for context in (cause or {}).values()]
+    return "".join(texts).strip().partition("\n")[0]

@@ -1,0 +1,86 @@
+"""A Ray cluster: the connection of this process, its records of actors, and its errors as ours."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import ray
+from ray._private import worker as driver
+from ray.exceptions import RayError
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
+
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+
+NAMESPACE = "batchscribe"
+CALL_SECONDS = 10.0
+"""Longest wait for an actor's reply: its methods return at once."""
+
+
+class RayCluster:
+    """A cluster, connected at its first use. `address` is as `ray.init` takes it."""
+
+    api: ClassVar = ""
+    """URL of the API that lists actors; one connection is that of the whole process."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def connect(self) -> None:
+        """Connects this process, once. Raises OSError, and what Ray raises."""
+        if not ray.is_initialized():
+            host, _, port = self._address.removeprefix("ray://").rpartition(":")
+            if host:  # Ray itself gives up after minutes
+                socket.create_connection((host, int(port)), timeout=CALL_SECONDS).close()
+            # Ray prints errors of its nodes to standard output, which has the command's result.
+            driver.print_to_stdstream = lambda *_arguments, **_named: None
+            context = ray.init(
+                self._address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False
+            )
+            RayCluster.api = f"http://{context.dashboard_url}"
+
+    def find_machine(self, name: str) -> Any:
+        """Handle of the live actor of this name; None without one."""
+        self.connect()
+        try:
+            return ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:  # Ray's error for a name without a live actor
+            return None
+
+    def list_actors(self, *filters: tuple[str, str, str]) -> list[Any]:
+        """Ray's records of actors in all namespaces, the dead ones among them."""
+        self.connect()
+        found: list[Any] = list_actors(self.api, filters=list(filters), limit=10_000, detail=True)
+        return found
+
+    def list_live_nodes(self) -> dict[str, dict[str, str]]:
+        """Labels of each live node, by its ID."""
+        self.connect()
+        return {node["NodeID"]: node["Labels"] for node in ray.nodes() if node["Alive"]}
+
+
+def call(method: Any, *arguments: object, **named: object) -> Any:
+    """Result of an actor's method. Raises RayError."""
+    return ray.get(method.remote(*arguments, **named), timeout=CALL_SECONDS)
+
+
+@contextmanager
+def convert_errors(subject: str, kind: type[BatchscribeError]) -> Iterator[None]:
+    """Raises `kind` for Ray's errors, and MisconfiguredError for different versions."""
+    try:
+        yield
+    except ConnectionError as error:
+        hint = "if it is up, check its address, and the token in RAY_AUTH_TOKEN_PATH"
+        raise kind(f"{subject}: {_first_line(error)}; {hint}") from error
+    except (RayError, RayStateApiException, OSError, RuntimeError, ValueError) as error:
+        text = _first_line(error)
+        if "ersion mismatch" in str(error):
+            raise MisconfiguredError(f"{text}: install the cluster's versions of Ray and Python") from error
+        raise kind(f"{subject}: {text}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
