@@ -123,7 +123,7 @@ def store_url(text: str) -> str:
 
 def folder_or_url(text: str) -> str:
     """Parses a folder, which stays as it is, or a store's URL."""
-    return store_url(text) if "://" in text else matching()(text)
+    return store_url(text) if "://" in text or suggest_url(text) else matching()(text)
 
 
 def suggest_url(text: str) -> str:
