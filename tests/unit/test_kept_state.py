@@ -156,7 +156,7 @@ def test_old_generations_are_deleted(store: MemoryStore, tmp_path: Path) -> None
     for number in range(1, KEPT + 6):
         (state.folder / "prices.json").write_text(str(number))
         state.save()
-    assert generations(store) == [f"generation-{number:010}" for number in range(6, KEPT + 6)]
+    assert generations(store) == [f"generations/{number:010}" for number in range(6, KEPT + 6)]
 
 
 def test_a_writer_whose_number_was_pruned_already_is_refused(store: MemoryStore, tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_a_damaged_generation_is_reported_and_the_one_before_is_in_effect_after_
     state = copy_of(store, tmp_path / "first")
     (state.folder / "prices.json").write_text("[]")
     state.save()
-    store.create("generation-0000000002", data)
+    store.create("generations/0000000002", data)
     with pytest.raises(UnreadableError, match="delete it"):
         copy_of(store, tmp_path / "second")
-    store.delete("generation-0000000002")
+    store.delete("generations/0000000002")
     assert copy_of(store, tmp_path / "third").files == {"prices.json": b"[]"}
 
 
@@ -200,7 +200,7 @@ def test_a_forged_generation_cannot_write_elsewhere(store: MemoryStore, tmp_path
 
     import msgspec
 
-    store.create("generation-0000000001", gzip.compress(msgspec.msgpack.encode({name: b"evil"})))
+    store.create("generations/0000000001", gzip.compress(msgspec.msgpack.encode({name: b"evil"})))
     with pytest.raises(UnreadableError, match="no file of a state"):
         copy_of(store, tmp_path / "first")
 

@@ -34,7 +34,7 @@ from batchscribe.wiring.fallback import find_temporary_folder
 from batchscribe.wiring.process import scheduler_identity
 from batchscribe.wiring.seams import open_settings_store
 
-PREFIX = "generation-"
+PREFIX = "generations/"
 KEPT = 10
 """Generations that stay: if the newest one is damaged, and deleted, the one before is in effect."""
 MAX_BYTES = 256 * MIB
