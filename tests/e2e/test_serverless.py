@@ -1,4 +1,4 @@
-"""A scheduler without a disk: each pass is a process in an empty folder, its state is in a bucket of its own."""
+"""A scheduler without a disk: each pass is a process in an empty folder, its state is in a bucket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -55,7 +55,7 @@ class Serverless:
 
     cloud: Cloud
     folder: Path
-    names: Mapping[str, str]
+    names: dict[str, str]
     numbers: Iterator[int]
 
     def make_folder(self) -> Path:
@@ -64,7 +64,7 @@ class Serverless:
         return place
 
     def json(self, *words: str) -> Any:
-        return Desk(self.make_folder(), dict(self.names)).json(*words)
+        return Desk(self.make_folder(), self.names).json(*words)
 
     def run_script(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
         names = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{SOURCES}:{ENGINES}"} | self.names
@@ -158,7 +158,7 @@ def test_the_function_makes_a_pass_and_reports_its_failure(
 
 
 def test_a_pause_from_elsewhere_holds_the_next_pass(serverless: Serverless) -> None:
-    paused = Desk(serverless.make_folder(), dict(serverless.names)).run("pause")
+    paused = Desk(serverless.make_folder(), serverless.names).run("pause")
     assert paused.returncode == 0, paused.stderr
     held = serverless.json("tick", "--no-wait")
     assert json.dumps(held["reason"]).count("paused")

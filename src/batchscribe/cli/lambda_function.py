@@ -15,8 +15,8 @@ PASSES = {"tick": ("tick", "--no-wait"), "watchdog": ("watchdog",)}
 def handle(event: Mapping[str, object], _context: object) -> None:
     """Makes the pass that the event names: `{"pass": "tick"}` or `{"pass": "watchdog"}`.
 
-    Its output goes to the function's log. Raises BatchscribeError if it failed, so that Lambda counts it as an
-    error: an alarm can watch them.
+    Its output goes to the function's log. Raises BatchscribeError if it failed: Lambda counts errors, and an
+    alarm can watch them.
     """
     words = PASSES.get(str(event.get("pass")))
     if words is None:
