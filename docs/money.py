@@ -41,7 +41,7 @@ DISK_GB, HOST_DISK_GB = 20, 8
 PASS_CPU_SECONDS = 0.9
 """Of a pass that finds nothing to do, measured: docs/serverless.md."""
 FUNCTION_CPU_GB = 1.769
-"""Memory of a function that has one processor; with less memory it has a part of it, for as many GB-seconds."""
+"""Memory of a function that has one processor; less memory has a part of it, for as many GB-seconds."""
 PASSES = MONTH_HOURS * 60 + MONTH_HOURS
 """Of the watchdog each minute and the tick each hour, a month."""
 FREE_GB_SECONDS, FREE_INVOCATIONS, FREE_SCHEDULED = 400_000, 1_000_000, 14_000_000

@@ -12,7 +12,9 @@ import pytest
 
 from batchscribe.adapters.aws.iam import Folder, Who, make_policy
 from batchscribe.cli.lambda_function import PASSES
+from batchscribe.core.decide.fixed import MONTH_HOURS
 from batchscribe.settings import load
+from docs import money
 from support import templates
 from support.templates import INSTANCE, PLACE, ROLE, complaints, filled, loaded, ordered
 
@@ -79,3 +81,7 @@ def test_the_function_gets_settings_that_load(resources: dict[str, Any], tmp_pat
     assert (settings.state_url, settings.instance_id) == ("s3://state", INSTANCE)
     assert (settings.guard_role_arn, settings.launch) == (ROLE, "boot")
     assert settings.warnings == ()
+    assert settings.host_hourly_cost is not None
+    hourly = money._function_month().per(MONTH_HOURS)
+    assert hourly is not None
+    assert settings.host_hourly_cost.text(4) == hourly.text(4), "the price on its page"
