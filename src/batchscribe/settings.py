@@ -183,7 +183,7 @@ class Settings(TextSettings):
     log_dir: Annotated[Path, Name("BATCH_LOG_DIR", as_path, _FOLDER, placed=True)] = Path("logs")
 
     state_dir: Path = Path(".batchscribe")
-    """The folder of `state`, or the command's copy of the state in a store (`wiring.kept_state`)."""
+    """The folder of `state`, or the command's copy of the state in a store (`ledger.kept_state`)."""
     folder: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict)
     """Origin by name: default, .env, environment or flag."""

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import batchscribe
-from batchscribe.cli.lambda_function import handle
 from batchscribe.core import keys
+from batchscribe.deploy.lambda_function import handle
 from support.booted import Cloud, booted_cloud
 from support.cli import PATIENCE, Desk, wait_for
 from support.forked import ENGINES
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 SAVE = """
 import os, signal, subprocess, sys
 from batchscribe.cli.main import main
-from batchscribe.wiring.kept_state import KeptState
+from batchscribe.ledger.kept_state import KeptState
 
 save, words = KeptState.save, sys.argv[1:]
 

@@ -13,12 +13,13 @@ import pytest
 from batchscribe.cli.app import App
 from batchscribe.errors import MisconfiguredError, NotStoppedError, RefusedError, UnreadableError
 from batchscribe.ledger import Ledger
+from batchscribe.ledger.kept_state import KEPT, KeptState
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.kept_state import KEPT, KeptState, open_state
 from batchscribe.wiring.process import scheduler_identity
+from batchscribe.wiring.seams import open_state
 
 INSTANCE = "i-0123456789abcdef0"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from batchscribe.adapters.aws.iam import Folder, Who, make_policy
-from batchscribe.cli.lambda_function import PASSES
 from batchscribe.core.decide.fixed import MONTH_HOURS
+from batchscribe.deploy.lambda_function import PASSES
 from batchscribe.settings import load
 from docs import money
 from support import templates

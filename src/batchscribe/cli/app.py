@@ -92,7 +92,7 @@ class App:
         apply_settings(settings, log_level=self.log_level)
         if not (self.reads_state and settings.state_url):
             return settings
-        from batchscribe.wiring.kept_state import open_state  # slow to import, and rarely needed
+        from batchscribe.wiring.seams import open_state  # slow to import, and rarely needed
 
         command = click.get_current_context().find_root()
         return command.with_resource(open_state(settings, lenient=self.lenient))

@@ -95,7 +95,7 @@ class SystemClock:
     def __init__(self, interrupts: Interrupts | None = None, *, boot: str = "") -> None:
         self._interrupts = interrupts
         self._boot = boot
-        """Id instead of the kernel's, for a machine whose uptime stands still or is copied with it."""
+        """Id instead of the kernel's, for a machine whose uptime does not count while it is frozen."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)

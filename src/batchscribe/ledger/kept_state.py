@@ -12,11 +12,10 @@ import gzip
 import io
 import re
 import sqlite3
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -24,15 +23,9 @@ import structlog
 
 from batchscribe.core.objects import MIB
 from batchscribe.core.unreadable import UNREADABLE
-from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, RefusedError, UnreadableError
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Store
-from batchscribe.reading import read_bytes
-from batchscribe.settings import Settings
-from batchscribe.wiring.fallback import find_temporary_folder
-from batchscribe.wiring.process import scheduler_identity
-from batchscribe.wiring.seams import open_settings_store
 
 PREFIX = "generations/"
 KEPT = 10
@@ -49,32 +42,6 @@ _OMITTED = (".lock", "-wal", "-shm")
 DAMAGED = (*UNREADABLE, ValueError, EOFError, gzip.BadGzipFile, zlib.error)
 Files = dict[str, bytes]
 log = structlog.get_logger("batchscribe")
-
-
-@contextmanager
-def open_state(settings: Settings, *, lenient: bool = False) -> Iterator[Settings]:
-    """Yields the settings with `state_dir` a copy of the kept state, and stores what changed in it.
-
-    Settings with a folder are yielded as they are. With `lenient`, a state that cannot be fetched is one of
-    the `problems`: a GPU can be stopped without it, nothing is started, and nothing is stored.
-    """
-    if not settings.state_url:
-        yield settings
-        return
-    with tempfile.TemporaryDirectory(prefix="batchscribe-state-") as folder:
-        copied = replace(settings, state_dir=Path(folder))
-        try:
-            state = _fetch_copy(copied)
-        except BatchscribeError as error:
-            if not lenient:
-                raise
-            # The same folder each time: the ledger in it keeps alerts from being repeated each minute.
-            place = find_temporary_folder(settings.state_url) or Path(folder)
-            problem = f"the state in {settings.state_url} could not be fetched ({error}); nothing was started"
-            yield replace(settings, state_dir=place, problems=(*settings.problems, problem))
-            return
-        with _stored_after(state):
-            yield copied
 
 
 @dataclass(slots=True)
@@ -137,7 +104,7 @@ class KeptState:
 
     def _read(self) -> Files:
         key = _build_key(self.number)
-        data = read_bytes(self.store, key, MAX_BYTES, what="state")
+        data = self.store.get(key, limit=MAX_BYTES).data
         try:
             return _decode(data)
         except DAMAGED as error:
@@ -147,22 +114,8 @@ class KeptState:
             ) from error
 
 
-def _fetch_copy(settings: Settings) -> KeptState:
-    """Fetches the newest generation into the settings' folder; stores the first one if there is none."""
-    store = open_settings_store(settings, settings.state_url, expected=False)
-    state = KeptState(store, settings.state_dir)
-    state.fetch()
-    for name, data in state.files.items():
-        write_atomically(state.folder / name, data)
-    if not state.number:
-        # Before any effect: a run of a scheduler whose id was lost is not recovered.
-        scheduler_identity(settings)
-        state.save()
-    return state
-
-
 @contextmanager
-def _stored_after(state: KeptState) -> Iterator[None]:
+def stored_after(state: KeptState) -> Iterator[None]:
     """Stores the state at the end of the block, if it failed, too: the ledger has what was done."""
     try:
         yield
