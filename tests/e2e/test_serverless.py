@@ -113,8 +113,8 @@ def serverless(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_passes_with_an_empty_disk_each_make_a_whole_run(serverless: Serverless) -> None:
-    begun = serverless.json("tick", "--no-wait")
-    assert begun["decision"] == "launch"
+    begun = serverless.json("tick")
+    assert (begun["decision"], serverless.transcripts) == ("launch", []), "it does not wait"
     assert serverless.finish() == {"completed": 1}
     assert (len(serverless.transcripts), len(serverless.intents)) == (3, 1)
     assert (serverless.cloud.orders, serverless.cloud.record.claim) == ([], None)
@@ -162,3 +162,12 @@ def test_a_pause_from_elsewhere_holds_the_next_pass(serverless: Serverless) -> N
     assert paused.returncode == 0, paused.stderr
     held = serverless.json("tick", "--no-wait")
     assert json.dumps(held["reason"]).count("paused")
+
+
+def test_without_its_state_a_pass_starts_nothing_and_fails(serverless: Serverless) -> None:
+    serverless.names["BATCH_STATE_DIR"] = "s3://no-such-bucket"
+    for command in (("watchdog",), ("tick", "--no-wait")):
+        done = Desk(serverless.make_folder(), serverless.names).run(*command)
+        assert done.returncode == 2, done.stderr
+        assert "no-such-bucket" in done.stderr
+    assert (serverless.intents, serverless.cloud.state) == ([], "stopped")

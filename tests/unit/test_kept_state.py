@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from batchscribe.cli.app import App
+from batchscribe.detached import boot_id
 from batchscribe.errors import MisconfiguredError, NotStoppedError, RefusedError, UnreadableError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.kept_state import KEPT, KeptState
@@ -18,7 +20,9 @@ from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.process import scheduler_identity
+from batchscribe.wiring.scheduler import open_scheduler
 from batchscribe.wiring.seams import open_state
 
 INSTANCE = "i-0123456789abcdef0"
@@ -28,10 +32,10 @@ INSTANCE = "i-0123456789abcdef0"
 def settings(tmp_path: Path) -> Settings:
     names = {
         "BATCH_SOURCE": str(tmp_path / "audio"),
-        "BATCH_STATE_DIR": (tmp_path / "kept").as_uri(),
+        "BATCH_STATE_DIR": "s3://state",
         "GPU_INSTANCE_ID": INSTANCE,
     }
-    return load(names, folder=tmp_path)
+    return replace(load(names, folder=tmp_path), state=(tmp_path / "kept").as_uri())
 
 
 @pytest.fixture
@@ -228,6 +232,7 @@ def test_a_state_that_cannot_be_fetched_stops_no_way_out(settings: Settings, tmp
         ({"GPU_PROVIDER": "local"}, "needs a folder"),
         ({"BATCH_CPU_LANE": "auto"}, "needs a folder"),
         ({"BATCH_STATE_DIR": "s3:/state"}, "did you mean"),
+        ({"BATCH_STATE_DIR": "file:///state"}, "the folder itself"),
     ],
 )
 def test_settings_that_exclude_it_are_refused(tmp_path: Path, names: dict[str, str], refusal: str) -> None:
@@ -247,3 +252,23 @@ def test_commands_of_several_processes_are_refused(settings: Settings) -> None:
     app.__dict__["settings"] = settings
     with pytest.raises(MisconfiguredError, match="needs a folder of this machine"):
         app.require_state_folder("use another command")
+
+
+def test_each_pass_is_on_a_machine_of_the_same_name_and_with_a_boot_of_its_own(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    settings = replace(settings, region="us-east-1")
+    boots = set()
+    for machine in ("one", "another"):
+        monkeypatch.setattr("socket.gethostname", lambda machine=machine: machine)
+        with open_state(settings) as copied, open_scheduler(copied, quiet=True) as made:
+            assert made.config.host == settings.state_url
+            boots.add(made.world.clock.boot())
+    assert len(boots) == 2
+    assert boot_id() not in boots
+
+
+def test_the_schedule_of_a_state_in_a_store_is_elsewhere(settings: Settings) -> None:
+    assert describe_schedule(settings) == f"not on this machine: its state is in {settings.state_url}"

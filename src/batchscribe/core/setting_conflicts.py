@@ -36,6 +36,11 @@ def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
     state = completed.get("state", "")
     if "://" not in state:
         return
+    if state.startswith("file:"):
+        raise MisconfiguredError(
+            "BATCH_STATE_DIR is a file URL, and the machine's users could read the scheduler's secret there: "
+            "write the folder itself, as a path"
+        )
     if completed["provider"] == "local" or completed.get("cpu_lane", "off") != "off":
         raise MisconfiguredError(
             "BATCH_STATE_DIR is in a store, but work on this machine's own GPU or processor needs a folder: "
