@@ -25,27 +25,32 @@ from support.forked import ENGINES
 from support.s3 import CREDENTIALS, create_bucket
 
 pytestmark = pytest.mark.e2e
-SAVE = """
-import os, signal, subprocess, sys
+KILLED = """
+import os, signal, sys
 from batchscribe.cli.main import main
 from batchscribe.ledger.kept_state import KeptState
 
-save, words = KeptState.save, sys.argv[1:]
+KeptState.save = lambda _state: os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = ["batchscribe", *sys.argv[1:]]
+main()
+"""
+"""A command line that is killed before its state is stored."""
+OVERTAKEN = """
+import subprocess, sys
+from batchscribe.cli.main import main
+from batchscribe.controller import tick
 
-def save_otherwise(state):
-    {act}
+open_run, words = tick._open_run, sys.argv[1:]
 
-KeptState.save = save_otherwise
+def open_late(*args):
+    subprocess.run([sys.executable, "-m", "batchscribe", *words], check=True, stdout=2)
+    return open_run(*args)
+
+tick._open_run = open_late
 sys.argv = ["batchscribe", *words]
 main()
 """
-"""A command line that does something else before its state is stored."""
-KILLED = SAVE.format(act="os.kill(os.getpid(), signal.SIGKILL)")
-OVERTAKEN = SAVE.format(
-    act="subprocess.run([sys.executable, '-m', 'batchscribe', *words], check=True, stdout=2); save(state)"
-)
-
-
+"""A command line that decided to start a run, when another one makes a whole pass."""
 SOURCES = Path(batchscribe.__file__).parents[1]
 
 
@@ -134,12 +139,14 @@ def test_a_pass_that_was_killed_before_its_state_was_stored_is_continued(serverl
     assert (serverless.cloud.orders, serverless.cloud.record.claim) == ([], None)
 
 
-def test_of_two_passes_at_once_one_is_refused_and_the_work_is_done_once(serverless: Serverless) -> None:
+def test_of_two_passes_at_once_one_is_refused_and_pays_nothing(serverless: Serverless) -> None:
     assert serverless.json("watchdog")["released"] == []
     slow = serverless.run_script(OVERTAKEN, "tick", "--no-wait")
     assert (slow.returncode, "changed by another process" in slow.stderr) == (1, True), slow.stderr
+    assert "abandoned" in slow.stdout
+    assert "Cost: at most $0.00" in slow.stdout
     assert serverless.finish() == {"completed": 1}
-    assert (len(serverless.transcripts), len(serverless.intents)) == (3, 1)
+    assert (len(serverless.transcripts), len(serverless.intents)) == (3, 2)
     assert (serverless.cloud.orders, serverless.cloud.record.claim) == ([], None)
 
 
