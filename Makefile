@@ -12,7 +12,7 @@ SEED ?= 1
 SKIP ?= 0
 WORKERS ?= $(shell echo $$(($$(nproc) + 2)))
 
-.PHONY: install dev demo test test-deep soak lint format bench docs lock clean
+.PHONY: install dev demo test test-deep soak lint format bench docs lambda lock clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -73,9 +73,18 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m docs.generate
 	$(BIN)/sphinx-build --quiet --fail-on-warning --doctree-dir build/doctrees docs build/docs
 
+# The code of the function in deploy/cloudformation/serverless.yaml: build/lambda.zip (docs/serverless.md).
+lambda: install
+	rm -rf build/lambda
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --only-binary=:all: --implementation cp --python-version 3.12 \
+		--platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --target build/lambda -r requirements/scheduler.txt
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --no-build-isolation --target build/lambda .
+	cd build/lambda && $(abspath $(BIN))/python -m zipfile -c ../lambda.zip *
+
 lock: dev
 	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --extra ray --group dev pyproject.toml -o requirements/dev.txt
 	$(PIN) --extra aws --extra dashboard --extra demo --group build --constraint requirements/dev.txt pyproject.toml -o requirements/user.txt
+	$(PIN) --extra aws --constraint requirements/dev.txt pyproject.toml -o requirements/scheduler.txt
 	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
 	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
 	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt

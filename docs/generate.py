@@ -152,6 +152,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "keys": describe_keys,
     "errors": describe_errors,
     "fixed": money.describe_fixed,
+    "function": money.describe_function,
     "prices": money.describe_prices,
     "thresholds": money.describe_thresholds,
     "designs": money.describe_designs,

@@ -11,7 +11,18 @@ from batchscribe.core.decide.fixed import MONTH_HOURS
 from batchscribe.core.decide.hosted import HOSTED, HostedService
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Rate, Usd, cost
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.decide.prices import ADDRESS, GP3, READS, SNAPSHOT, WRITES, Price, PriceKind
+from batchscribe.core.decide.prices import (
+    ADDRESS,
+    FUNCTION_TIME,
+    GP3,
+    INVOCATIONS,
+    READS,
+    SCHEDULED,
+    SNAPSHOT,
+    WRITES,
+    Price,
+    PriceKind,
+)
 from docs.tables import table
 
 REGION = "us-east-1"
@@ -27,6 +38,14 @@ GPUS = {
 CHUNK_SECONDS = 10.0
 THRESHOLDS = (50, 100, 200, 500, 1000)
 DISK_GB, HOST_DISK_GB = 20, 8
+PASS_CPU_SECONDS = 0.9
+"""Of a pass that finds nothing to do, measured: docs/serverless.md."""
+FUNCTION_CPU_GB = 1.769
+"""Memory of a function that has one processor; less memory has a part of it, for as many GB-seconds."""
+PASSES = MONTH_HOURS * 60 + MONTH_HOURS
+"""Of the watchdog each minute and the tick each hour, a month."""
+FREE_GB_SECONDS, FREE_INVOCATIONS, FREE_SCHEDULED = 400_000, 1_000_000, 14_000_000
+"""Each month, of Lambda and of EventBridge Scheduler."""
 VOLUMES = (10, 100, 1000)
 """Audio hours a month."""
 COMPARED = tuple(each for each in HOSTED if each.name.startswith(("AWS", "AssemblyAI Universal-2", "Groq")))
@@ -87,6 +106,21 @@ def describe_fixed() -> str:
         ("writes of a run", _show(write), each_chunk),
     ]
     return table(("what", "price", "example (computed)"), rows)
+
+
+def describe_function() -> str:
+    """Monthly price of a scheduler as a function, beside a small machine's."""
+    rows = [
+        (name, f"{quantity:,.0f}", _show(price), f"${price.high.times(quantity / 1000).text(2)}")
+        for name, quantity, price in _function_parts()
+    ]
+    total, billed = _function_month(), _function_month(free=True)
+    rows += [
+        ("sum, without free amounts", "", "", f"${total.text(2)}"),
+        ("sum, if nothing else uses the account's free amounts", "", "", f"${billed.text(2)}"),
+        (f"`{_host().name}` with {HOST_DISK_GB} GB and an address", "", "", f"${_host_month().text(2)}"),
+    ]
+    return table(("what", "a month", "price", "dollars"), rows)
 
 
 def describe_prices() -> str:
@@ -191,7 +225,31 @@ def _designs() -> Iterator[tuple[str, Usd]]:
     host = _host_month()
     yield f"stopped instance with {DISK_GB} GB, scheduler host `{_host().name}`", parked + host
     yield f"launch from an image of {DISK_GB} GB, the same host", image + host
+    yield "no host: stopped instance, scheduler in AWS Lambda", parked + _function_month()
     yield "no host: stopped instance, schedule on a machine that you have", parked
+
+
+def _function_parts() -> Iterator[tuple[str, float, Price]]:
+    """(name, quantity a month, price of 1,000) of each part of a scheduler as a function."""
+    seconds = PASSES * PASS_CPU_SECONDS * FUNCTION_CPU_GB
+    yield "GB-seconds of the passes", seconds, _find(PriceKind.FUNCTION, FUNCTION_TIME)
+    yield "invocations", PASSES, _find(PriceKind.FUNCTION, INVOCATIONS)
+    yield "scheduled invocations", PASSES, _find(PriceKind.FUNCTION, SCHEDULED)
+    # A tick records its decision: one write, and one listing after it.
+    yield "listings and writes of the state", PASSES + 2 * MONTH_HOURS, _find(PriceKind.REQUESTS, WRITES)
+    yield "reads of the state", PASSES, _find(PriceKind.REQUESTS, READS)
+
+
+def _function_month(*, free: bool = False) -> Usd:
+    """Dollars a month; with `free`, without what AWS gives away each month."""
+    given = {FUNCTION_TIME: FREE_GB_SECONDS, INVOCATIONS: FREE_INVOCATIONS, SCHEDULED: FREE_SCHEDULED}
+    return sum(
+        (
+            price.high.times(max(0.0, quantity - (given.get(price.name, 0) if free else 0)) / 1000)
+            for _, quantity, price in _function_parts()
+        ),
+        start=Usd(0),
+    )
 
 
 def _all_in(fixed: Usd, hours: int, chunks: int) -> Usd:

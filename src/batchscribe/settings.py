@@ -21,12 +21,7 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
-from batchscribe.core.setting_conflicts import (
-    refuse_misplaced_control,
-    refuse_misplaced_launch,
-    refuse_unused_machine,
-    refuse_unfitting_guard,
-)
+from batchscribe.core.setting_conflicts import CONFLICTS
 from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
@@ -43,6 +38,7 @@ _POSITIVE = "a whole number, 1 or more"
 _HOURS = "hours above 0, such as 2 or 0.5"
 _STORE = "s3://bucket/prefix, gs://…, az://…, file:///folder or a folder"
 _FOLDER = "a folder; relative paths start at the folder of .env"
+_STATE = f"{_FOLDER}; or a URL as of BATCH_SOURCE"
 
 
 class Effective(NamedTuple):
@@ -153,12 +149,14 @@ class Settings(MachineSettings):
             secret=True,
         ),
     ] = field(default="", repr=False)
-    state_dir: Annotated[Path, Name("BATCH_STATE_DIR", as_path, _FOLDER, placed=True)] = Path(".batchscribe")
+    state: Annotated[str, Name("BATCH_STATE_DIR", parse.folder_or_url, _STATE, placed=True)] = ".batchscribe"
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", as_path, _FOLDER, placed=True)] = Path(
         "batch-reports"
     )
     log_dir: Annotated[Path, Name("BATCH_LOG_DIR", as_path, _FOLDER, placed=True)] = Path("logs")
 
+    state_dir: Path = Path(".batchscribe")
+    """The folder of `state`, or the command's copy of the state in a store (`ledger.kept_state`)."""
     folder: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict)
     """Origin by name: default, .env, environment or flag."""
@@ -187,6 +185,11 @@ class Settings(MachineSettings):
     def has_lane(self) -> bool:
         """True if this machine's processor works beside a GPU elsewhere."""
         return self.cpu_lane != "off" and self.provider != LOCAL
+
+    @property
+    def state_url(self) -> str:
+        """URL of the store that keeps the state directory; empty if it is a folder."""
+        return self.state if "://" in self.state else ""
 
     @property
     def min_age(self) -> timedelta:
@@ -281,18 +284,18 @@ def load(
         if parsed is not None:
             values[attribute] = parsed
     completed = _with_defaults(values, home)
-    checked(partial(refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
-    checked(partial(refuse_unused_machine, completed))
-    checked(partial(refuse_unfitting_guard, completed["cloud_guard"], completed["provider"]))
-    checked(partial(refuse_misplaced_control, completed))
+    for refuse_conflict in CONFLICTS:
+        checked(partial(refuse_conflict, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))
 
 
 def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
     """The values with defaults derived from others, e.g. provider ec2 if there is an instance ID."""
-    for name in ("state_dir", "reports_dir", "log_dir"):
+    for name in ("reports_dir", "log_dir"):
         values.setdefault(name, home / getattr(_BARE, name))
+    values.setdefault("state", str(home / _BARE.state_dir))
+    values["state_dir"] = home / _BARE.state_dir if "://" in values["state"] else Path(values["state"])
     values.setdefault("output", values.get("source", ""))
     values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
     values.setdefault("cloud_guard", "eventbridge" if values["provider"] in {EC2, FLEET} else "off")

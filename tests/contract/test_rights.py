@@ -29,6 +29,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import MisconfiguredError, MissingRightError, ObjectNotFoundError
+from batchscribe.ledger.kept_state import KEPT, KeptState
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
@@ -82,6 +83,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
             instance=cloud.instance,
             source=FOLDER,
             output=FOLDER,
+            state=Folder(bucket=BUCKET, prefix="kept/"),
             live_lock=(BUCKET, "batch-lock.json"),
             guard_role=ROLE,
             types=("g6.xlarge",),
@@ -101,8 +103,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
 
 def by_action(document: dict[str, Any]) -> dict[str, Any]:
     kept = [
-        each if str(each["Action"]).startswith("s3:") else each | {"Resource": "*"}
-        for each in document["Statement"]
+        each if "s3:" in str(each["Action"]) else each | {"Resource": "*"} for each in document["Statement"]
     ]
     return document | {"Statement": kept}
 
@@ -131,6 +132,24 @@ def test_the_scheduler_needs_no_more_for_instance_and_guard(cloud: Cloud, as_: R
     compute.release(cloud.instance)
     assert guard.armed(cloud.instance) == {"run-1"}
     guard.disarm(cloud.instance, "run-1")
+
+
+def test_the_scheduler_keeps_its_state_and_the_box_cannot_read_it(
+    cloud: Cloud, as_: Restricted, tmp_path: Path
+) -> None:
+    as_(Who.SCHEDULER)
+    state = KeptState(open_store(f"s3://{BUCKET}/kept", region=REGION, endpoint=cloud.endpoint), tmp_path)
+    for number in range(KEPT + 2):
+        (tmp_path / "prices.json").write_text(str(number))
+        state.save()
+    state.fetch()
+    assert state.files == {"prices.json": str(KEPT + 1).encode()}
+    as_(Who.BOX)
+    foreign = open_store(f"s3://{BUCKET}/kept", region=REGION, endpoint=cloud.endpoint)
+    with pytest.raises(MissingRightError):
+        KeptState(foreign, tmp_path).fetch()
+    with pytest.raises(MissingRightError):
+        foreign.get(f"generations/{KEPT + 2:010}")
 
 
 def test_the_doctor_reads_the_account_with_the_printed_rights(cloud: Cloud, as_: Restricted) -> None:

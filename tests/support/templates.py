@@ -1,26 +1,71 @@
-"""CloudFormation templates, with their parameters put in."""
+"""CloudFormation templates as values, with their parameters put in."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from batchscribe.adapters.aws.iam import AccountPlace, Folder
+
 FOLDER = Path(__file__).parents[2] / "deploy" / "cloudformation"
+ROLE = "arn:aws:iam::123456789012:role/stop"
+INSTANCE = "i-0123456789abcdef0"
+NAMES = {
+    "AWS::Partition": "aws",
+    "AWS::Region": "us-east-2",
+    "AWS::AccountId": "123456789012",
+    "AWS::StackName": "batchscribe",
+    "Bucket": "audio",
+    "Prefix": "sessions",
+    "ControlPrefix": "control",
+    "GpuType": "g4dn.xlarge",
+    "Package": "batchscribe[aws]",
+    "Gpu": INSTANCE,
+    "StopRole.Arn": ROLE,
+    "SchedulerGroup.GroupId": "sg-scheduler",
+    "Key.KeyPairId": "key-0",
+}
+PLACE = AccountPlace(
+    account="123456789012",
+    region="us-east-2",
+    instance=INSTANCE,
+    source=Folder(bucket="audio", prefix="sessions/"),
+    output=Folder(bucket="audio", prefix="sessions/"),
+    control=Folder(bucket="audio", prefix="control/"),
+    live_lock=("audio", "batch-lock.json"),
+    guard_role=ROLE,
+)
+
+
+@cache
+def loaded(path: Path) -> Any:
+    from cfnlint.decode import cfn_yaml  # slow to import
+
+    return cfn_yaml.load(str(path))
 
 
 def read_resources(template: str, names: Mapping[str, str]) -> dict[str, Any]:
     """Properties of each resource, with everything put in that is in `names`."""
-    from cfnlint.decode import cfn_yaml  # slow to import
-
-    made: dict[str, Any] = cfn_yaml.load(str(FOLDER / template))["Resources"]
-    return {name: fill(resource, names)["Properties"] for name, resource in made.items()}
+    made: dict[str, Any] = loaded(FOLDER / template)["Resources"]
+    return {name: filled(resource, names)["Properties"] for name, resource in made.items()}
 
 
-def fill(value: Any, names: Mapping[str, str]) -> Any:
+def complaints(path: Path) -> str:
+    """What cfn-lint reports; empty if it is content."""
+    command = [sys.executable, "-c", "from cfnlint.runner import main; main()", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def filled(value: Any, names: Mapping[str, str]) -> Any:
+    """The template's value with everything put in that is in `names`."""
     if isinstance(value, list):
-        return [fill(each, names) for each in value]
+        return [filled(each, names) for each in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"Ref"}:
@@ -30,7 +75,7 @@ def fill(value: Any, names: Mapping[str, str]) -> Any:
         return names.get(name, name)
     if set(value) == {"Fn::Sub"}:
         return re.sub(r"\$\{([A-Za-z:.]+)\}", lambda found: names[found[1]], value["Fn::Sub"])
-    return {key: fill(each, names) for key, each in value.items()}
+    return {key: filled(each, names) for key, each in value.items()}
 
 
 def ordered(value: Any) -> Any:

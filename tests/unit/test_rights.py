@@ -348,6 +348,17 @@ def test_the_settings_fill_it_in(tmp_path: Path) -> None:
     assert (place.guard_role, place.missing) == (NAMED["BATCH_GUARD_ROLE_ARN"], ())
 
 
+def test_the_state_in_a_store_is_for_the_scheduler_alone(tmp_path: Path) -> None:
+    kept = Folder(bucket="kept", prefix="s/")
+    assert place_of(load(NAMED | {"BATCH_STATE_DIR": "s3://kept/s"}, folder=tmp_path)).state == kept
+    place = replace(PLACE, state=kept)
+    for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+        assert allowed(Who.SCHEDULER, action, "arn:aws:s3:::kept/s/generations/0000000001", place)
+        assert not allowed(Who.BOX, action, "arn:aws:s3:::kept/s/generations/0000000001", place)
+    assert not allowed(Who.BOX, "s3:ListBucket", "arn:aws:s3:::kept", place)
+    assert place_of(load(NAMED, folder=tmp_path)).state is None
+
+
 def test_control_objects_of_their_own_place_get_rights_there(tmp_path: Path) -> None:
     place = place_of(load(NAMED | {"BATCH_CONTROL": "s3://control/c"}, folder=tmp_path))
     assert place.control == Folder(bucket="control", prefix="c/")

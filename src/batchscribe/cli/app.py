@@ -17,6 +17,7 @@ from batchscribe.cli.terminal.layout import fold
 from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.figures import encode_json
 from batchscribe.core.redaction import printable, printable_json
+from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings
 from batchscribe.wiring.process import apply_settings
 
@@ -63,6 +64,8 @@ class App:
         self.verbose = not sys.stderr.isatty()
         """True if events of the log are shown: by default only where no user watches."""
         self.quiet = False
+        self.reads_state = True
+        """False for commands that need no state directory, nor rights to the store that keeps it."""
 
     @property
     def log_level(self) -> str:
@@ -87,7 +90,20 @@ class App:
     def settings(self) -> Settings:
         settings = configuration.load(flags=self.flags, lenient=self.lenient)
         apply_settings(settings, log_level=self.log_level)
-        return settings
+        if not (self.reads_state and settings.state_url):
+            return settings
+        from batchscribe.wiring.seams import open_state  # slow to import, and rarely needed
+
+        command = click.get_current_context().find_root()
+        return command.with_resource(open_state(settings, lenient=self.lenient))
+
+    def require_state_folder(self, instead: str) -> None:
+        """Refuses a state directory in a store, for commands of several processes or of days."""
+        if self.settings.state_url:
+            raise MisconfiguredError(
+                "BATCH_STATE_DIR is in a store, and this command needs a folder of this machine (nothing was "
+                f"started): {instead}"
+            )
 
     def warn_of_names(self) -> None:
         """Prints on stderr which names of settings have no effect."""

@@ -21,5 +21,6 @@ def dashboard(app: App, *, host: str, port: int, token: str | None) -> None:
 
     if token:
         app.flags["BATCH_DASHBOARD_TOKEN"] = token
+    app.require_state_folder("use `batchscribe status` and `batchscribe report --format html`")
     app.warn_of_names()
     serve(app.settings, host=host, port=port, announce=lambda url: app.console.print(url, markup=False))

@@ -65,6 +65,17 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "completion": ("terminal.completion:completion", "A script that completes commands in your shell."),
     },
 }
+WITHOUT_STATE = (
+    "completion",
+    "config",
+    "dashboard",
+    "demo",
+    "iam-policy",
+    "init",
+    "install",
+    "rehearse",
+    "uninstall",
+)
 COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}
 """Command -> (module:attribute, help)."""
 
@@ -113,6 +124,7 @@ def cli(ctx: click.Context, *, verbose: bool, quiet: bool) -> None:
     ctx.obj = app = App()
     app.verbose |= verbose
     app.quiet = quiet
+    app.reads_state = ctx.invoked_subcommand not in WITHOUT_STATE
 
     def tools() -> object:
         from batchscribe.wiring.gpu import open_gpu_tools

@@ -59,6 +59,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
 
     First the GPU host has to power itself off, then the guard has to stop it.
     """
+    app.require_state_folder("set BATCH_STATE_DIR=rehearsal for this command")
     chosen = tuple(Act(act) for act in acts) or tuple(Act)
     if controller:
         return _run_controller(app, controller, chosen[0])

@@ -102,7 +102,7 @@ def _show_value(value: str | float | None) -> str:
 def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
     document: dict[str, Any] = {
         "at": now.at,
-        "timer": describe_schedule(made.settings.folder),
+        "timer": describe_schedule(made.settings),
         "lock": made.lock.holder(),
         "last_tick": now.last_tick,
         "paused_until": now.paused_until,

@@ -43,7 +43,8 @@ PASS_PATIENCE = 0.5
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
-    help="Wait until no run is open, or return after one pass; the watchdog's timer does the rest.",
+    help="Wait until no run is open, or return after one pass; the watchdog's timer does the rest. "
+    "With BATCH_STATE_DIR in a store, always one pass.",
 )
 
 
@@ -108,6 +109,8 @@ def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
 def _run_tick(
     app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
 ) -> int:
+    # The state is stored at the end of a command: a waiting one would keep it from the schedule's passes.
+    wait = wait and not app.settings.state_url
     with opened(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         show = partial(_print_decision, app, made, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Settings that contradict each other."""
+"""Settings that contradict each other; `completed` has values by attribute, with derived defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _LAUNCHES = {
 """Values of BATCH_LAUNCH, by provider."""
 
 
-def refuse_misplaced_launch(launch: str, provider: str) -> None:
+def refuse_misplaced_launch(completed: Mapping[str, Any]) -> None:
+    launch, provider = completed.get("launch", "auto"), completed["provider"]
     fitting = _LAUNCHES[provider]
     if launch not in fitting:
         raise MisconfiguredError(
@@ -25,26 +26,27 @@ def refuse_misplaced_launch(launch: str, provider: str) -> None:
         )
 
 
-def refuse_unused_machine(values: Mapping[str, Any]) -> None:
+def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
     """Refuses settings of one instance for machines that runs create.
 
     With a fleet, GPU_INSTANCE_ID is the instance that images are made on.
     """
-    provider = values["provider"]
-    if provider == "ray" and values.get("instance_id"):
+    provider = completed["provider"]
+    if provider == "ray" and completed.get("instance_id"):
         raise MisconfiguredError(
             "GPU_INSTANCE_ID names an instance, and a run of GPU_PROVIDER=ray has the nodes of its cluster: "
             "remove GPU_INSTANCE_ID, or use GPU_PROVIDER=ec2"
         )
-    if provider == "fleet" and values.get("hourly_cost") is not None:
+    if provider == "fleet" and completed.get("hourly_cost") is not None:
         raise MisconfiguredError(
             "GPU_HOURLY_COST is one price, and GPU_PROVIDER=fleet has one for each type, market and zone: "
             "remove it, or write your prices into BATCH_PRICE_FILE"
         )
 
 
-def refuse_unfitting_guard(guard: str, provider: str) -> None:
+def refuse_unfitting_guard(completed: Mapping[str, Any]) -> None:
     """EventBridge can stop neither this machine nor the actors of a Ray cluster."""
+    guard, provider = completed["cloud_guard"], completed["provider"]
     if provider == "ray" and guard != "off":
         raise MisconfiguredError(
             f"BATCH_CLOUD_GUARD={guard} cannot stop a machine of GPU_PROVIDER=ray: remove it; machines end "
@@ -63,3 +65,37 @@ def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
                 f"BATCH_CONTROL is inside {name}, so its objects would be listed as audio: use a separate "
                 "prefix or bucket"
             )
+
+
+def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
+    """The state has the key of the scheduler's seals: no writer of audio and no GPU host may read it."""
+    state = completed.get("state", "")
+    if "://" not in state:
+        return
+    if state.startswith("file:"):
+        raise MisconfiguredError(
+            "BATCH_STATE_DIR is a file URL, and the machine's users could read the scheduler's secret there: "
+            "write the folder itself, as a path"
+        )
+    if completed["provider"] == "local" or completed.get("cpu_lane", "off") != "off":
+        raise MisconfiguredError(
+            "BATCH_STATE_DIR is in a store, but work on this machine's own GPU or processor needs a folder: "
+            "use one, or GPU_INSTANCE_ID without BATCH_CPU_LANE"
+        )
+    for name, attribute in (("SOURCE", "source"), ("OUTPUT", "output"), ("CONTROL", "control")):
+        place = completed.get(attribute, "")
+        if place and f"{state}/".startswith(f"{place}/"):
+            raise MisconfiguredError(
+                f"BATCH_STATE_DIR is inside BATCH_{name}, whose users could read the scheduler's secret: use "
+                "a separate prefix or bucket"
+            )
+
+
+CONFLICTS = (
+    refuse_misplaced_launch,
+    refuse_unused_machine,
+    refuse_unfitting_guard,
+    refuse_misplaced_control,
+    refuse_misplaced_state,
+)
+"""Each raises MisconfiguredError."""

@@ -121,6 +121,11 @@ def store_url(text: str) -> str:
     return "file:///" if local and not parts.path.strip("/") else text.rstrip("/")
 
 
+def folder_or_url(text: str) -> str:
+    """Parses a folder, which stays as it is, or a store's URL."""
+    return store_url(text) if "://" in text or suggest_url(text) else matching()(text)
+
+
 def suggest_url(text: str) -> str:
     """Text with the URL that a mistyped one such as `s3:/x` stands for; empty for a path or a URL."""
     found = re.fullmatch(rf"({'|'.join(sorted(_STORES))}):(/?)([^/].*)", text, re.IGNORECASE)

@@ -65,7 +65,7 @@ class Context:
     @cached_property
     def schedule(self) -> Cached[str]:
         """What starts the next tick, which systemd or cron reports."""
-        return Cached(partial(describe_schedule, self.settings.folder), self.clock)
+        return Cached(partial(describe_schedule, self.settings), self.clock)
 
     def renew(self, cached: Cached[T], lasts: timedelta, *, patience: float = 0.0) -> Reading[T] | None:
         """The last reading; it ends after `lasts`, or after CHANGED if the ledger has a newer record."""

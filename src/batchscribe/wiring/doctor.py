@@ -20,7 +20,7 @@ from batchscribe.adapters.machine.files import (
     check_settings_file,
     check_state_folder,
 )
-from batchscribe.adapters.machine.installed import describe_schedule, has_lane_unit
+from batchscribe.adapters.machine.installed import has_lane_unit
 from batchscribe.adapters.notify.receivers import build_receivers
 from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
@@ -38,6 +38,7 @@ from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
+from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.lane import Lane
 from batchscribe.wiring.preflight import (
     check_engine,
@@ -253,13 +254,13 @@ class Preconditions:
             detail, _, fix = problem.rpartition(": ")
             return warned("CPU lane", detail or fix, fix if detail else "")
         folder = self.settings.folder
-        if has_lane_unit(folder) or not describe_schedule(folder).startswith("systemd"):
+        if has_lane_unit(folder) or not describe_schedule(self.settings).startswith("systemd"):
             return passed("CPU lane", lane.describe())
         detail = f"{lane.describe()}, but it has no unit, so the limits of the scheduler's hold for it"
         return warned("CPU lane", detail, "run `batchscribe install systemd` again")
 
     def _check_schedule(self) -> Iterator[Finding]:
-        yield checks.check_schedule(describe_schedule(self.settings.folder))
+        yield checks.check_schedule(describe_schedule(self.settings))
 
     def _check_messages(self) -> Iterator[Finding]:
         settings = self.settings

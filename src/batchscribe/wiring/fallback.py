@@ -81,12 +81,20 @@ def _replace_damaged(
 
 def _open_temporary(path: Path) -> Ledger:
     """A ledger in the temporary folder: it outlives this process, so that alerts do not repeat."""
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    try:
+        folder = find_temporary_folder(os.fspath(path))
+        return Ledger(folder / path.name if folder else Path(":memory:"))
+    except BatchscribeError:
+        return Ledger(Path(":memory:"))
+
+
+def find_temporary_folder(place: str) -> Path | None:
+    """Folder of this user for what belongs to `place`, the same for each process; None if it is unusable."""
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"batchscribe-{os.geteuid()}-{name}"
     try:
         make_folder(folder)
-        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-            return Ledger(Path(":memory:"))
-        return Ledger(folder / path.name)
-    except (OSError, BatchscribeError):
-        return Ledger(Path(":memory:"))
+        foreign = folder.is_symlink() or folder.stat().st_uid != os.geteuid()
+    except OSError:
+        return None
+    return None if foreign else folder

@@ -17,7 +17,14 @@ CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
 LANE_SERVICE = schedule.LANE_SERVICE
 UNIT_DIR = installed.UNIT_DIR
 install_units, render_cron = installed.install_units, schedule.render_cron
-describe_schedule = installed.describe_schedule
+
+
+def describe_schedule(settings: Settings) -> str:
+    """Describes what starts the next tick of the project. Never raises."""
+    found = installed.describe_schedule(settings.folder)
+    if settings.state_url and found.startswith("none"):
+        return f"not on this machine: its state is in {settings.state_url}"
+    return found
 
 
 def plan_of(settings: Settings, *, every: str | None, user: str | None, calendar: str = "") -> Plan:

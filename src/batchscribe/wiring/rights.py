@@ -39,6 +39,7 @@ def place_of(settings: Settings) -> AccountPlace:
         source=_parse_folder(settings.source),
         output=_parse_folder(settings.output),
         control=_parse_folder(settings.control) if settings.control else None,
+        state=_parse_folder(settings.state_url) if settings.state_url else None,
         live_lock=_parse_live_lock(settings),
         types=settings.instance_types if created else _list_types(settings),
         template=template if created else "",

@@ -129,7 +129,8 @@ def open_scheduler(
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     view = ProgressView(SystemClock(), quiet=quiet)
     with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, view:
-        clock = SystemClock(interrupts)
+        # A function's machine is frozen between two passes: its uptime would shorten the bill.
+        clock = SystemClock(interrupts, boot=secrets.token_hex(8) if settings.state_url else "")
         path = settings.state_dir / FILE_NAME
         ledger = (
             usable_ledger(path, clock.now(), trouble) if remember else open_ledger(settings, remember=False)
@@ -327,7 +328,8 @@ def _build_config(settings: Settings, choice: EngineChoice, identity: str, *, ma
     waits = LOCAL_WAITS if local else Waits()
     return RunConfig(
         scheduler=identity,
-        host=socket.gethostname(),
+        # The next pass may be on another machine.
+        host=settings.state_url or socket.gethostname(),
         release=__version__,
         provider=settings.provider,
         instances=list_instances(settings),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,13 +21,17 @@ from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import SPOT_DAYS
 from batchscribe.core.messages import describe_install
-from batchscribe.errors import MisconfiguredError
+from batchscribe.detached import write_atomically
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
+from batchscribe.ledger.kept_state import KeptState, stored_after
 from batchscribe.ledger.ledger import FILE_NAME, READING
 from batchscribe.machine_settings import EC2, FLEET, LOCAL, RAY
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
+from batchscribe.wiring.fallback import find_temporary_folder
 from batchscribe.wiring.prices import load_prices, price_region
+from batchscribe.wiring.process import scheduler_identity
 from batchscribe.wiring.stores import open_store
 
 if TYPE_CHECKING:
@@ -54,6 +60,46 @@ def open_ledger_to_read(settings: Settings) -> Ledger:
     if not path.exists():
         return Ledger(Path(":memory:"))
     return Ledger(path, pragmas=READING, read_only=True)
+
+
+@contextmanager
+def open_state(settings: Settings, *, lenient: bool = False) -> Iterator[Settings]:
+    """Yields the settings with `state_dir` a copy of the kept state, and stores what changed in it.
+
+    Settings with a folder are yielded as they are. With `lenient`, a state that cannot be fetched is one of
+    the `problems`: a GPU can be stopped without it, nothing is started, and nothing is stored.
+    """
+    if not settings.state_url:
+        yield settings
+        return
+    with tempfile.TemporaryDirectory(prefix="batchscribe-state-") as folder:
+        copied = replace(settings, state_dir=Path(folder))
+        try:
+            state = _fetch_copy(copied)
+        except BatchscribeError as error:
+            if not lenient:
+                raise
+            # The same folder each time: the ledger in it keeps alerts from being repeated each minute.
+            place = find_temporary_folder(settings.state_url) or Path(folder)
+            problem = f"the state in {settings.state_url} could not be fetched ({error}); nothing was started"
+            yield replace(settings, state_dir=place, problems=(*settings.problems, problem))
+            return
+        with stored_after(state):
+            yield copied
+
+
+def _fetch_copy(settings: Settings) -> KeptState:
+    """Fetches the newest generation into the settings' folder; stores the first one if there is none."""
+    store = open_settings_store(settings, settings.state_url, expected=False)
+    state = KeptState(store, settings.state_dir)
+    state.fetch()
+    for name, data in state.files.items():
+        write_atomically(state.folder / name, data)
+    if not state.number:
+        # Before any effect: a run of a scheduler whose id was lost is not recovered.
+        scheduler_identity(settings)
+        state.save()
+    return state
 
 
 def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:

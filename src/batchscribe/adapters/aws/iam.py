@@ -52,6 +52,8 @@ class AccountPlace:
     """None if it is not on S3."""
     control: Folder | None = None
     """None: below the output."""
+    state: Folder | None = None
+    """Place of the scheduler's state, for the scheduler alone; None if that is a folder on its host."""
     live_lock: tuple[str, str] | None = None
     """(bucket, key)."""
     guard_role: str = ""
@@ -85,7 +87,8 @@ class AccountPlace:
     @property
     def missing(self) -> tuple[str, ...]:
         """The placeholders that remain in the documents."""
-        folders = tuple(folder for folder in (self.source, self.output, self.control) if folder)
+        stores = (self.source, self.output, self.control, self.state)
+        folders = tuple(folder for folder in stores if folder)
         role = self.guard_role.rpartition("/")[2]
         buckets = (folder.bucket for folder in folders)
         found = {self.account, self.region, self.instance, role, *self.types, *buckets}
@@ -102,6 +105,7 @@ def make_policy(who: Who, place: AccountPlace) -> Document:
             _allow_type_change,
             _allow_guard,
             _allow_results,
+            _allow_state,
             _allow_checks,
             _allow_prices,
         ),
@@ -236,6 +240,18 @@ def _allow_results(place: AccountPlace) -> list[Document]:
         *_allow_if_any("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
         *_allow_keys(place),
     ]
+
+
+def _allow_state(place: AccountPlace) -> list[Document]:
+    if place.state is None:
+        return []
+    (below,) = _arns_below(place, place.state, "*")
+    listing = _allow_action("ListState", "s3:ListBucket", f"arn:{place.partition}:s3:::{place.state.bucket}")
+    if place.state.prefix:
+        shown = f"{_escape_key(place.state.prefix)}*"
+        listing["Condition"] = {"StringLikeIfExists": {"s3:prefix": [shown]}}
+    acts = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    return [listing, _allow_action("KeepState", acts, below)]
 
 
 def _allow_keys(place: AccountPlace) -> list[Document]:

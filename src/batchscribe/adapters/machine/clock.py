@@ -92,8 +92,10 @@ class TimeLimit:
 class SystemClock:
     """Wall time for records, time since boot for waits, since the wall clock may jump."""
 
-    def __init__(self, interrupts: Interrupts | None = None) -> None:
+    def __init__(self, interrupts: Interrupts | None = None, *, boot: str = "") -> None:
         self._interrupts = interrupts
+        self._boot = boot
+        """Id instead of the kernel's, for a machine whose uptime does not count while it is frozen."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -107,7 +109,7 @@ class SystemClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def boot(self) -> str:
-        return boot_id()
+        return self._boot or boot_id()
 
     def sleep(self, seconds: float) -> None:
         if self._interrupts:

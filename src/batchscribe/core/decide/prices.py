@@ -19,6 +19,7 @@ OLD_DAYS = 90
 DEFAULT_REGION = "us-east-1"
 """Region of the prices for a machine outside AWS, which has none."""
 GP3, SNAPSHOT, ADDRESS, READS, WRITES = "gp3", "snapshot", "public IPv4", "GET", "PUT, LIST"
+FUNCTION_TIME, INVOCATIONS, SCHEDULED = "x86 GB-second", "invocation", "scheduled invocation"
 """Names of prices other than those of instance types."""
 SPOT_DAYS = 7
 """Age up to which a spot price is used: later, the on-demand price is the known upper bound."""
@@ -34,6 +35,8 @@ class PriceKind(StrEnum):
     REQUESTS = "requests"
     HOST = "host"
     """On-demand price of a machine for the scheduler."""
+    FUNCTION = "function"
+    """A function of AWS Lambda and its schedules, for a scheduler without a host."""
     HOSTED = "hosted"
     """A transcription service."""
 
@@ -49,6 +52,7 @@ _UNITS = {
     PriceKind.ADDRESS: "hour",
     PriceKind.REQUESTS: "1,000",
     PriceKind.HOST: "hour",
+    PriceKind.FUNCTION: "1,000",
     PriceKind.HOSTED: "audio hour",
 }
 
