@@ -57,7 +57,7 @@ SERVICES = {
 """By module and the attribute that holds the client."""
 OPENER = "aws/clients"
 INTERACTIVE = {"aws/images", "aws/inventory", "aws/stacks"}
-"""Used by `init` and `gpu image` alone, with a user's own rights: they are no part of the printed policies."""
+"""Used by `init` and `gpu image`, with a user's own rights: they are no part of the printed policies."""
 
 
 def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:
