@@ -191,7 +191,7 @@ class Host:
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "list_usable", lambda: DEVICES)
-    monkeypatch.setattr(worker, "find_factory", lambda _manifest: ScriptedFactory())
+    monkeypatch.setattr(worker, "engine_factory", lambda _name: ScriptedFactory())
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ENGINES, *filter(None, sys.path)]))
 
 
@@ -296,11 +296,11 @@ def in_flight(host: Host) -> int:
 
 def test_the_gpus_of_a_host_are_as_many_as_there_are_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "list_usable", lambda: ("a", "b", "c"))
+    monkeypatch.setattr(worker, "engine_factory", lambda _name: ScriptedFactory())
     two = manifest_of(chunk("a/", 1, 1), chunk("a/", 2, 1), chunk("b/", 1, 1))
-    factory = ScriptedFactory()
-    assert worker.find_gpus(two, factory) == ("a", "b")
+    assert worker.find_gpus(two) == ("a", "b")
     on_cpu = structs.replace(two, engine=EngineSpec(engine="scripted", device="cpu"))
-    assert worker.find_gpus(on_cpu, factory) == ()
+    assert worker.find_gpus(on_cpu) == ()
 
 
 def test_gpus_are_named_by_their_uuid(monkeypatch: pytest.MonkeyPatch) -> None:

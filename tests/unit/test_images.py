@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.images import POLL_SECONDS, READY_SECONDS, MachineImages
-from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
+from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, MissingRightError
+from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
+from batchscribe.wiring.gpu import TEMPLATE, open_gpu_tools
 from support.aws import make_stopped_instance
+from support.faults import Refusal, fault_proxy
 from support.s3 import REGION, aws_client, aws_environment, moto_server
 
 NOW = datetime(2026, 11, 30, 2, 46, tzinfo=UTC)
@@ -80,6 +84,14 @@ def test_a_template_id_that_does_not_exist_is_a_setting_to_fix(endpoint: str, im
         images.save_template(request, "ami-1")
 
 
+def test_a_missing_right_names_the_way_without_it(endpoint: str) -> None:
+    with fault_proxy(endpoint) as proxy:
+        proxy.plan("CreateImage", Refusal("UnauthorizedOperation", 403))
+        images = MachineImages(region=REGION, endpoint=proxy.endpoint)
+        with pytest.raises(MissingRightError, match="gpu image --print"):
+            images.create_image(images.plan_image("i-1", NOW))
+
+
 def test_an_image_that_fails_changes_nothing_else(
     images: MachineImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,3 +110,21 @@ def test_the_wait_for_an_image_has_an_end(images: MachineImages, monkeypatch: py
     with pytest.raises(ComputeUnavailableError, match="still pending"):
         images.await_image("ami-1", clock)
     assert READY_SECONDS < clock.monotonic() - begun <= READY_SECONDS + 2 * POLL_SECONDS
+
+
+def test_the_commands_of_a_fleet_are_about_the_instance_that_images_are_made_on(tmp_path: Path) -> None:
+    environ = {
+        "BATCH_SOURCE": "s3://audio",
+        "GPU_PROVIDER": "fleet",
+        "GPU_INSTANCE_ID": "i-0123456789abcdef0",
+    }
+    with open_gpu_tools(load(environ, folder=tmp_path)) as tools:
+        assert (tools.provider, tools.instance, tools.template) == ("ec2", "i-0123456789abcdef0", TEMPLATE)
+    with open_gpu_tools(load(environ | {"GPU_LAUNCH_TEMPLATE": "lt-0123"}, folder=tmp_path)) as tools:
+        assert tools.template == "lt-0123"
+    del environ["GPU_INSTANCE_ID"]
+    with (
+        pytest.raises(MisconfiguredError, match="GPU_INSTANCE_ID"),
+        open_gpu_tools(load(environ, folder=tmp_path)),
+    ):
+        pass

@@ -58,8 +58,8 @@ SERVICES = {
 OPENER = "aws/clients"
 FLEET_SERVICES = {("aws/fleet", "_client"): "ec2", ("aws/launch_templates", "_client"): "ec2"}
 """The same for machines that runs create: what they call in place of aws/ec2."""
-INTERACTIVE = {"aws/inventory", "aws/stacks"}
-"""Used by `init` alone, with a user's own rights: they are no part of the printed policies."""
+INTERACTIVE = {"aws/images", "aws/inventory", "aws/stacks"}
+"""Used by `init` and `gpu image`, with a user's own rights: they are no part of the printed policies."""
 
 
 def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:

@@ -110,6 +110,8 @@ class BoxAgent:
         try:
             self._guard_unclaimed()
             self._watch = self._take_claim()
+            if self._held:
+                self._seams.unclaimed.delete_claim()
         except (TransientError, MisconfiguredError) as error:
             waited = self._seams.clock.monotonic() - self._began
             if waited >= self._place.waits.store:
@@ -119,9 +121,9 @@ class BoxAgent:
                 return self._power_off_unclaimed()
             LOG.warning("host.waits_for_its_record", why=str(error))
             return EARLY_RETRY_SECONDS if waited < EARLY_SECONDS else RETRY_SECONDS
-        if self._watch or self._held:
-            return 0.0 if self._watch else None
-        return self._power_off_unclaimed()
+        if self._watch:
+            return 0.0
+        return None if self._held else self._power_off_unclaimed()
 
     def _guard_unclaimed(self) -> None:
         """Lets the dead-man power off a created machine that takes no claim in time."""
@@ -142,9 +144,9 @@ class BoxAgent:
 
     def _take_claim(self) -> Watch | None:
         claim = self._read_claim()
-        self._held = claim is not None and claim.launch is ClaimLaunch.HELD
         if claim is None:
             return None
+        self._held = claim.launch is ClaimLaunch.HELD and claim.machine == self._machine
         runs = self._seams.runs(claim)
         if refused := self._refusal_reason(claim, runs):
             LOG.info("host.claim_not_taken", run=claim.run, why=refused)

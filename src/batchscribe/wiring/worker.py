@@ -90,9 +90,9 @@ def process_manifest(
         _enter_environment(manifest, home, clock, [location, "--control", control, "--sha256", sha256])
     with _stop_on_signals() as stop:
         try:
-            factory = find_factory(manifest)
-            if len(devices := find_gpus(manifest, factory)) > 1:
+            if len(devices := find_gpus(manifest)) > 1:
                 return _run_on_gpus(manifest, devices, home, clock, stop.is_set)
+            factory = find_factory(manifest)
             source, output = _open_stores(manifest, home)
             find_speech = find_voice_detector()
         except (MisconfiguredError, ImportError) as error:
@@ -191,9 +191,12 @@ def find_factory(manifest: Manifest) -> EngineFactory:
     return factory
 
 
-def find_gpus(manifest: Manifest, factory: EngineFactory) -> tuple[str, ...]:
-    """GPUs for this manifest, as in CUDA_VISIBLE_DEVICES; at most one for each session."""
-    if not factory.needs_gpu or manifest.engine.device == "cpu":
+def find_gpus(manifest: Manifest) -> tuple[str, ...]:
+    """GPUs for this manifest, as in CUDA_VISIBLE_DEVICES; at most one for each session.
+
+    Raises MisconfiguredError if there is no such engine. Imports none of its packages: each process does.
+    """
+    if not engine_factory(manifest.engine.engine).needs_gpu or manifest.engine.device == "cpu":
         return ()
     return nvidia.list_usable()[: len({chunk.session for chunk in manifest.chunks})]
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.clients import Api, Meaning, open_client
-from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import (
+    ComputeUnavailableError,
+    MisconfiguredError,
+    MissingRightError,
+    ObjectNotFoundError,
+)
 from batchscribe.protocols import Clock
 
 if TYPE_CHECKING:
@@ -20,7 +25,12 @@ READY_SECONDS = 3600.0
 """For the snapshot of the disk: minutes for the first one, less for the next ones."""
 ID_PREFIX = "lt-"
 _MISSING: Meaning = (ObjectNotFoundError, "there is no launch template {subject} in {region}")
+_DENIED: Meaning = (
+    MissingRightError,
+    "the right {right} on {subject} is missing: use credentials with it, or `batchscribe gpu image --print`",
+)
 _MEANINGS: dict[str, Meaning] = {
+    "UnauthorizedOperation": _DENIED,
     "InvalidLaunchTemplateId.NotFound": _MISSING,
     "InvalidLaunchTemplateName.NotFoundException": _MISSING,
 }
