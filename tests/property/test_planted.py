@@ -21,7 +21,7 @@ ENDLESS = {"crash": 0, "fault": 0, "endless": 0.05, "droughts": 0, "people": 0, 
 EXPIRED = QUIET | {"droughts": 10}
 DAMAGED = QUIET | {"ledger_files": 6, "hangs": 0.05}
 WRITER = ACTORS["a writer of the bucket"]
-SLOW_FLEET = FLEETS["a fleet without faults"] | {"slow_machines": 0.4}
+SLOW_FLEET: Focus = {**FLEETS["a fleet without faults"], "slow_machines": 0.4}
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 

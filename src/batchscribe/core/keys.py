@@ -57,8 +57,8 @@ def manifests(run: str) -> str:
 def boot(run: str, machine: str = "") -> str:
     """Written by the GPU host: the boot that accepted this run's claim.
 
-    `machine`: here and in `box_end`, the machine's id. One that was created for the run (RUN-n) has records of
-    its own; an existing instance is the only one of its run.
+    `machine`: its id, here and in `box_end`. A machine that was created for the run (RUN-n) has its own
+    records; an existing instance is the only one of its run.
     """
     return f"{_host_folder(run, machine)}boot.json"
 
