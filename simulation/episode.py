@@ -86,7 +86,7 @@ class Episode:
             self.weather = add_fleet_faults(self.rng, self.weather)
         self.stage = (FleetStage if self.weather.fleet else Stage)(self.rng, self.weather)
         self.result = Result(seed=seed)
-        self.hours = between(self.rng, 5.0, 11.0)
+        self.hours = between(self.rng, 5.0, 11.0) / (2 if self.weather.fleet else 1)
         self._every = self.stage.policy.check_interval.total_seconds()
         self._waits = self.rng.random() < 0.3
         """True if its ticks wait, as in a terminal or from units of version 0.1."""

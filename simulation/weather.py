@@ -181,19 +181,41 @@ _FLEET_SPICES: dict[str, Sequence[float | int]] = {
     "lost_tokens": (0.5, 1.0),
     "dry_offers": (2, 6),
 }
-_NOT_WITH_FLEETS = ("people", "strangers", "second_host", "edits", "forgeries", "stuck", "late_tags", "lane", "use")
+_NOT_WITH_FLEETS = (
+    "people",
+    "strangers",
+    "second_host",
+    "edits",
+    "forgeries",
+    "stuck",
+    "late_tags",
+    "lane",
+    "use",
+)
 FLEETS: Mapping[str, Focus] = {
     "a fleet": {"fleet": 20},
-    "a fleet without faults": {"fleet": 20, "crash": 0.0, "fault": 0.0, "interruptions": -1, "lost_disk": 0.0},
+    "a fleet without faults": {
+        "fleet": 20,
+        "crash": 0.0,
+        "fault": 0.0,
+        "interruptions": -1,
+        "lost_disk": 0.0,
+    },
     "a spot market": {"fleet": 12, "interruptions": 12, "dry_offers": 6, "crash": 0.002},
     "a fleet whose ledger is lost": {"fleet": 8, "outages": 3, "lost_disk": 1.0, "ledger_files": 2},
-    "lost replies of a fleet": {"fleet": 8, "fault": 0.1, "lost_reply": 0.8, "lost_tokens": 0.5, "crash": 0.005},
+    "lost replies of a fleet": {
+        "fleet": 8,
+        "fault": 0.1,
+        "lost_reply": 0.8,
+        "lost_tokens": 0.5,
+        "crash": 0.005,
+    },
 }
 """Weathers of runs that create their machines."""
 
 
 def add_fleet_faults(rng: random.Random, weather: Weather) -> Weather:
-    """Draws the faults that only created machines have, and drops those that only an existing instance has."""
+    """Draws the faults that only created machines have, without those that only an existing instance has."""
     spices = {
         name: pick(rng, levels)
         for name, levels in _FLEET_SPICES.items()

@@ -143,7 +143,7 @@ class FleetApi:
 
 
 class NamedGuard(FakeGuard):
-    """A FakeGuard whose orders terminate by name. Its doubles accept instance ids only, so each name gets one."""
+    """A FakeGuard whose orders terminate by name; it accepts instance ids only, so each name gets one."""
 
     def __init__(self, line: Timeline, terminate: Callable[[str], None]) -> None:
         self._names: dict[str, str] = {}

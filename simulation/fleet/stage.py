@@ -66,13 +66,9 @@ class FleetStage(Stage):
         self.tokens.lost = self._weather.lost_tokens
         self.uploads = ManyUploads(rng, self.line, self.bucket, self._weather)
         self.guard = NamedGuard(self.line, self._terminate)
-        self.checker = FleetChecker(
-            self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE
-        )
+        self.checker = FleetChecker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.checker.use(self.tokens.created)
-        self.promises = self.bounds = FleetPromises(
-            self.gate, self.line, self.machine, self.box, self._waits
-        )
+        self.promises = self.bounds = FleetPromises(self.gate, self.line, self.machine, self.box, self._waits)
         self._wire()
         self.cloud.on_running, self.cloud.on_down = self._begin_box, self._end_box
         self.bucket.place(keys.instance(IMAGE), msgspec.json.encode(self._image()))

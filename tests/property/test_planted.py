@@ -10,7 +10,7 @@ import pytest
 
 from simulation.episode import play
 from simulation.listening import listening
-from simulation.weather import ACTORS, FOCI, Focus
+from simulation.weather import ACTORS, FLEETS, FOCI, Focus
 from support import planted
 
 BUDGET = 500
@@ -21,6 +21,7 @@ ENDLESS = {"crash": 0, "fault": 0, "endless": 0.05, "droughts": 0, "people": 0, 
 EXPIRED = QUIET | {"droughts": 10}
 DAMAGED = QUIET | {"ledger_files": 6, "hangs": 0.05}
 WRITER = ACTORS["a writer of the bucket"]
+SLOW_FLEET: Focus = {**FLEETS["a fleet without faults"], "slow_machines": 0.4}
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 
@@ -131,6 +132,14 @@ BUGS = {
         planted.a_clock_set_back_bills_nothing, {"I13"}, 0, ACTORS["a clock set back"]
     ),
     "any record is believed": Bug(planted.any_record_is_believed, {"I7", "I12", "I13"}, 0, WRITER),
+    "idle machines are kept": Bug(planted.idle_machines_are_kept, {"P1"}, 0, SLOW_FLEET),
+    "a lost create reply leaks a machine": Bug(
+        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 0, FLEETS["lost replies of a fleet"]
+    ),
+    "every machine has the run's rate": Bug(
+        planted.every_machine_has_the_runs_rate, {"I7"}, 0, FLEETS["a spot market"]
+    ),
+    "a revoked worker is not asked": Bug(planted.a_revoked_worker_is_not_asked, {"I5"}, 0, SLOW_FLEET),
 }
 
 

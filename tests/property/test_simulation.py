@@ -11,7 +11,7 @@ import pytest
 
 from simulation.__main__ import Played, main, played
 from simulation.summary import Summary, broken
-from simulation.weather import Focus
+from simulation.weather import FLEETS, Focus
 
 SHORT, SHARE = 40, 100
 EPISODES = (
@@ -33,6 +33,14 @@ def test_every_invariant_holds_at_every_step(episodes: range) -> None:
     assert summary.crashes > len(episodes) / 2, "the episodes have become too quiet to find anything"
     assert summary.outcomes.total() > 2 * len(episodes)
     assert len(summary.outcomes) >= 8
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_every_invariant_holds_for_created_machines(name: str) -> None:
+    results, _seconds = played(range(2), {**FLEETS[name], "fleet": 5})
+    for result in results:
+        assert not result.violation, broken(result, FLEETS[name])
+    assert sum(result.outcomes.total() for result in results) > 2
 
 
 def test_a_run_that_the_ledger_lost_is_polled_each_minute() -> None:

@@ -16,6 +16,7 @@ from batchscribe.agent import supervisor
 from batchscribe.controller import (
     advance,
     alerts,
+    context,
     dispatch,
     external_state,
     follow,
@@ -30,6 +31,8 @@ from batchscribe.controller import (
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import RunConfig, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
+from batchscribe.controller.sharing import portions
+from batchscribe.controller.sharing.revocation import return_rest
 from batchscribe.core import keys
 from batchscribe.core.decide import policy, triggers
 from batchscribe.core.decide.money import ZERO
@@ -280,8 +283,7 @@ def what_is_done_is_given_out_again(patch: Patch) -> None:
         given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
         return with_manifest(world, config, run, instance, {chunk.key: chunk for chunk in given}.values())
 
-    for module in (dispatch, steps):
-        patch.setattr(module, "with_manifest", again)
+    patch.setattr(dispatch, "with_manifest", again)
 
 
 def every_alarm_is_due(patch: Patch) -> None:
@@ -446,3 +448,41 @@ def a_clock_set_back_bills_nothing(patch: Patch) -> None:
 
 def any_record_is_believed(patch: Patch) -> None:
     patch.setattr(records, "is_sealed", lambda _data, _secret: True)
+
+
+def idle_machines_are_kept(patch: Patch) -> None:
+    """Machines without work are stopped with the last one of their run."""
+    patch.setattr(steps, "stop_idle", lambda _world, _config, run: run)
+
+
+def a_lost_create_reply_leaks_a_machine(patch: Patch) -> None:
+    """A name without an instance proves that there will be none."""
+    patch.setattr(teardown, "_may_still_start", lambda _run, _machine, _now: False)
+
+
+def the_rest_is_returned_before_the_stop(patch: Patch) -> None:
+    """Chunks of a machine whose work is over are given to others while its worker may still do them."""
+    ended = context.end_machine
+
+    def end_machine(world: World, run: Run, instance: str, *details: Any, **notes: Any) -> Run:
+        out = ended(world, run, instance, *details, **notes)
+        return save(world, return_rest(world, out, instance)) if len(run.machines) > 1 else out
+
+    patch.setattr(follow, "end_machine", end_machine)
+
+
+def every_machine_has_the_runs_rate(patch: Patch) -> None:
+    billed = Run.bill_of
+    patch.setattr(Run, "bill_of", lambda run, machine: billed(run, replace(machine, rate=None)))
+
+
+def a_revoked_worker_is_not_asked(patch: Patch) -> None:
+    """Its chunks count as returned although it continues."""
+    tried = portions._list_tried
+
+    def list_tried(world: World, run: Run, number: int, manifest: Any) -> Any:
+        worker = run.workers[number]
+        known = run.with_worker(number, ended=world.clock.now()) if worker.revoked else run
+        return tried(world, known, number, manifest)
+
+    patch.setattr(portions, "_list_tried", list_tried)

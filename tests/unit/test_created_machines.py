@@ -67,7 +67,12 @@ def at(tmp_path: Path) -> Iterator[Fleet]:
 def fleet(folder: Path, *, machines: int) -> Iterator[Fleet]:
     policy = Policy(name=PolicyName.NOW, max_runtime=timedelta(minutes=30))
     made = stage(
-        folder, policy=policy, instances=(), max_machines=machines, image=IMAGE, provider="fleet",
+        folder,
+        policy=policy,
+        instances=(),
+        max_machines=machines,
+        image=IMAGE,
+        provider="fleet",
         priors=Priors(speed=0.2, setup_seconds=60.0, setup_p95_seconds=120.0),
     )
     made.__class__ = Fleet

@@ -17,8 +17,8 @@ from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import describe_proof
 from batchscribe.controller.observe import PAUSED
 from batchscribe.controller.run_message import count_failed
-from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.decide.observation import Observation
+from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.other_scheduler import FIX
 from batchscribe.core.run.runs import Run

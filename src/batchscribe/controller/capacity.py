@@ -69,7 +69,7 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
 
 
 def with_price(world: World, run: Run, seen: Instance) -> Run:
-    """The run with the price of a created machine, if a poll shows another type or market than was recorded."""
+    """The run with the price of a created machine, if a poll shows another offer than was recorded."""
     if not run.creates_machines or not seen.type:
         return run
     machine = run.machine(seen.id)
@@ -81,7 +81,8 @@ def take_another_offer(
 ) -> Run:
     """Chooses the next offer, or ends the machine's work if none is left.
 
-    A created machine's offer is also that of all that were not accepted yet. Only records the choice: `Capacity.acquire` is repeated until polls show it.
+    A created machine's offer is also that of all that were not accepted yet.
+    Only records the choice: `Capacity.acquire` is repeated until polls show it.
     """
     if not run.creates_machines and any(machine.meter.start_accepted for machine in run.machines):
         return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))

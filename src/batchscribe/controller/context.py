@@ -309,8 +309,8 @@ def end_machine(
 ) -> Run:
     """Ends the work of one machine. Begins teardown once none works.
 
-    The run has failed if the work of all its machines failed; its outcome is then one of a machine that ran, if
-    one did. A broken ledger does not prevent the teardown.
+    The run has failed if the work of all its machines failed; its outcome is then one of a machine that ran,
+    if one did. A broken ledger does not prevent the teardown.
     """
     others = [machine for machine in run.machines if machine.id != instance]
     if not others:

@@ -21,7 +21,9 @@ def learn(
     worked = [
         (engine, record)
         for engine, record in work
-        if record and record.timings.busy and record.tally.done
+        if record
+        and record.timings.busy
+        and record.tally.done
         # Of machines of several types, those of the last offer.
         and types[record.worker : record.worker + 1] in ([], [""], [run.instance_type])
     ]

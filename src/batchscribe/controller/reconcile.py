@@ -245,8 +245,8 @@ def _reopen_run(world: World, run: Run) -> Run:
 def _recover_created(world: World, run: Run, poll: Poll) -> Run:
     """Returns the run with a created machine's price; with its work ended, if it does not run.
 
-    A start of it may be under way, and is stopped. If its cloud has forgotten it, it is billed up to the latest
-    end that its deadline and its guard permit.
+    A start of it may be under way, and is stopped. If its cloud has forgotten it, it is billed up to the
+    latest end that its deadline and its guard permit.
     """
     name = poll.instance.id
     run = with_type(world, run, poll.instance)

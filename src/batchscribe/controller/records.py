@@ -127,7 +127,9 @@ def _copy_key(run_id: str, worker: int | str) -> str:
 def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
     """The workers of a run that the ledger lost, from its stored manifests."""
     found = (info.key for info in world.output.list(keys.manifests(run.id)))
-    manifests = sorted((key for key in found if key.endswith("/manifest.json")), key=lambda key: (len(key), key))
+    manifests = sorted(
+        (key for key in found if key.endswith("/manifest.json")), key=lambda key: (len(key), key)
+    )
     workers = tuple(RunWorker(manifest=key, machine=run.instance, launched=True) for key in manifests)
     if len(run.machines) == 1:
         return workers

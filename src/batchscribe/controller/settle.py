@@ -184,7 +184,9 @@ def _count_ungiven(world: World, run: Run, manifests: list[Manifest]) -> int:
     """Counts the pending chunks of the batch of several machines that are in no manifest."""
     given = {chunk.key for manifest in manifests for chunk in manifest.chunks}
     batch = read_batch(world, run) - given
-    return sum(chunk.key in batch for chunk in world.scanner(run.by_hand).backlog().candidates) if batch else 0
+    return (
+        sum(chunk.key in batch for chunk in world.scanner(run.by_hand).backlog().candidates) if batch else 0
+    )
 
 
 def _publish(world: World, scanner: Scanner, session: str) -> None:
@@ -263,7 +265,7 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
 
 
 def _find_outcome(run: Run, worker: int) -> Outcome | None:
-    """Outcome of the worker's machine, or else of the run. An earlier worker of several machines returned its rest."""
+    """Outcome of the run, or of the worker's machine if there are several and it was its last worker."""
     if len(run.machines) == 1 or worker >= len(run.workers):
         return run.outcome
     machine = run.machine(run.workers[worker].machine)

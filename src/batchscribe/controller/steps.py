@@ -174,7 +174,7 @@ def await_machines(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def work(world: World, config: RunConfig, run: Run) -> Run:
-    """Advances each machine of several by its own next act. A failure of one act does not prevent the others."""
+    """Advances each of several machines by its own next act. A failure of one prevents no other."""
     failed: TransientError | None = None
     for act in (await_machines, dispatch_and_follow, stop_idle):
         try:

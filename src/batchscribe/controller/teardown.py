@@ -191,8 +191,8 @@ def _is_ours(run: Run, machine: Machine, poll: Poll) -> bool:
     """True if the run may act on the instance.
 
     Requires our tag on our own start, or no tag on a start known as ours: tags get lost. If the tag was
-    emptied after our start, the claim was released: an instance that is up since then is foreign. Every instance
-    with the name of a created machine is ours.
+    emptied after our start, the claim was released: an instance that is up since then is foreign. Every
+    instance with the name of a created machine is ours.
     """
     seen, meter = poll.instance, machine.meter
     if run.borrowed or run.creates_machines:

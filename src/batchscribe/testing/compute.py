@@ -138,7 +138,9 @@ class Cloud:
         self._show(machine)
         return machine
 
-    def create(self, name: str, instance_type: str, market: str, zone: str, tags: dict[str, str]) -> CloudMachine:
+    def create(
+        self, name: str, instance_type: str, market: str, zone: str, tags: dict[str, str]
+    ) -> CloudMachine:
         """Creates and starts a machine with this name in its tag, beside others of that name."""
         instance = f"i-{len(self.machines):017x}"
         machine = CloudMachine(instance, instance_type, market, zone, tags={**tags, MACHINE_TAG: name})

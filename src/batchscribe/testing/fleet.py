@@ -33,7 +33,9 @@ class FakeFleet(FaultPlan, Cloud):
         self._tokens: set[tuple[str, str]] = set()
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
-        own = [offer for offer in self._offers if (offer.instance_type, offer.market) == (seen.type, seen.market)]
+        own = [
+            offer for offer in self._offers if (offer.instance_type, offer.market) == (seen.type, seen.market)
+        ]
         return (*own, *(offer for offer in self._offers if offer not in own))
 
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:  # noqa: ARG002  the protocol's signature

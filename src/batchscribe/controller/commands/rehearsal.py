@@ -85,7 +85,8 @@ def check(world: World, config: RunConfig, act: Act, *, guarded: bool) -> Instan
         raise RefusedError(f"run {run.id} is open: nothing was started; rehearse once it is settled")
     if not config.instances:
         raise MisconfiguredError(
-            "a rehearsal stops an existing instance, and each run creates its machines here; nothing was started"
+            "a rehearsal stops an existing instance, but each run creates its machines here; "
+            "nothing was started"
         )
     record = read_instance_record(world, config.instances[0])
     if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:

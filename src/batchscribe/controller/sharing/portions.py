@@ -26,7 +26,9 @@ def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batc
     """
     backlog = world.scanner(run.by_hand).backlog()
     given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
-    tried = {key for number, manifest in enumerate(given) for key in _list_tried(world, run, number, manifest)}
+    tried = {
+        key for number, manifest in enumerate(given) for key in _list_tried(world, run, number, manifest)
+    }
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.workers and run.limit is not None:
         batch = read_batch(world, run)

@@ -33,7 +33,9 @@ def await_rest(world: World, config: RunConfig, run: Run) -> Run | None:
     if not asked:
         if any(_returns_rest(run, number) for number in range(len(run.workers))):
             return run
-        asked = [number for left, number in sorted(_list_left(world, config, run))[-1:] if left >= WORTH_SECONDS]
+        asked = [
+            number for left, number in sorted(_list_left(world, config, run))[-1:] if left >= WORTH_SECONDS
+        ]
         if not asked:
             return None
         run = save(world, run.with_worker(asked[0], revoked=True), f"worker {asked[0]} shares its rest")

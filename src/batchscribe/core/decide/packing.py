@@ -194,7 +194,7 @@ def take_portion(
 
     Factoring: each round of one portion for each machine gives half of the rest, so that the first portions
     are long and the last ones end at about the same time (Hummel, Schonberg, Flynn, 1992). `total`: audio
-    seconds of the shared work; `given`: portions so far. Whole sessions, unless one is longer than the portion.
+    seconds of the shared work; `given`: portions so far. Whole sessions, unless one is longer than that.
     """
     share = total / machines / 2 ** min(given // machines + 1, LAST_ROUND)
     audio = max(share, LEAST_PORTION_SECONDS * priors.speed)

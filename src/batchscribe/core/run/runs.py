@@ -108,6 +108,7 @@ LEGAL: dict[RunState, frozenset[RunState]] = {
     RunState.SETTLED: frozenset(),
 }
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A machine of a run."""

@@ -8,6 +8,8 @@ from batchscribe.core.figures import format_count
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Machine, Run, RunState
 
+_SHARED = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANSCRIBING})
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -23,13 +25,21 @@ def find_wait(run: Run, now: Moment, *, up: float, reach: float) -> Wait | None:
 
     `up` and `reach` are the limits in seconds for a running instance, and for a host that answers.
     """
-    several = len(run.machines) > 1
+    if len(run.machines) > 1 and run.state in _SHARED:
+        return _find_shared_wait(run, now, up)
+    return _find_wait(run, now, up=up, reach=reach)
+
+
+def _find_shared_wait(run: Run, now: Moment, up: float) -> Wait | None:
+    """What several machines wait for; None as soon as one works."""
+    if run.worker_since is not None:
+        return None
+    text = f"starting {format_count(len(run.working), 'machine')}"
+    return Wait(_add_cause(text, run), _seconds_since(run.start_requested, now), up)
+
+
+def _find_wait(run: Run, now: Moment, *, up: float, reach: float) -> Wait | None:
     match run.state:
-        case RunState.PROVISIONING if several:
-            text = f"starting {format_count(len(run.awaited), 'machine')}"
-            return Wait(_add_cause(text, run), _seconds_since(run.start_requested, now), up)
-        case RunState.DISPATCHING if several and run.worker_since is not None:
-            return None
         case RunState.PLANNED | RunState.ARMED:
             return Wait(_add_cause(f"waiting until {run.instance} is free", run))
         case RunState.PROVISIONING:
@@ -62,8 +72,8 @@ def describe_machines(run: Run) -> tuple[str, ...]:
     if len(run.machines) == 1:
         return ()
     return tuple(
-        f"{machine.id}{_describe_offer(machine)} {_describe_state(run, machine)}, at most {run.bill_of(machine)}"
-        for machine in run.machines
+        f"{each.id}{_describe_offer(each)} {_describe_state(run, each)}, at most {run.bill_of(each)}"
+        for each in run.machines
     )
 
 
