@@ -13,7 +13,7 @@ from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MANIFEST_TAG, Claim, Instance
 from batchscribe.errors import BatchscribeError, NoCapacityError
 from batchscribe.testing.compute import Cloud, CloudMachine
-from batchscribe.testing.fleet import show_named
+from batchscribe.testing.fleet import show_created, show_named
 from batchscribe.testing.guard import FakeGuard
 from simulation.cloud import Act
 from simulation.gate import Gate
@@ -103,6 +103,9 @@ class FleetApi:
         if not instances:
             return ()
         return self._call("poll", f"{len(instances)}", lambda: self._poll(instances))
+
+    def list_created(self) -> tuple[Instance, ...]:
+        return self._call("list", "", lambda: show_created(self._cloud, self._line.seconds - self.lag()))
 
     def teardown(self, instance: str, *, force: bool = False) -> None:
         self._call("terminate", instance, lambda: self._terminate(instance, force=force))

@@ -11,7 +11,17 @@ import pytest
 
 from batchscribe.adapters.aws.iam import Who, make_policy, make_trust
 from batchscribe.settings import load
-from support.templates import FOLDER, INSTANCE, NAMES, PLACE, ROLE, complaints, loaded, ordered, read_resources
+from support.templates import (
+    FOLDER,
+    INSTANCE,
+    NAMES,
+    PLACE,
+    ROLE,
+    complaints,
+    loaded,
+    ordered,
+    read_resources,
+)
 
 TEMPLATE = FOLDER / "batchscribe.yaml"
 

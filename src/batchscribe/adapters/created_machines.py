@@ -29,6 +29,9 @@ class CreatedMachines:
     def announce(self, instance: str, manifest: str) -> None:
         self.capacity.announce(instance, manifest)
 
+    def claim(self, claim: Claim) -> None:
+        _refuse(claim.instance)
+
     def start(self, claim: Claim) -> None:
         _refuse(claim.instance)
 

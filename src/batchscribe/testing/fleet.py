@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from batchscribe.core.decide.offers import Offer
-from batchscribe.core.run.instances import MANIFEST_TAG, Claim, Instance, InstanceState
+from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG, Claim, Instance, InstanceState
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import Cloud, CloudMachine, FaultPlan
 
@@ -56,6 +56,10 @@ class FakeFleet(FaultPlan, Cloud):
         with self._meet_fault("poll", " ".join(instances)):
             return tuple(show_named(name, self.list_named(name), self._clock.seconds) for name in instances)
 
+    def list_created(self) -> tuple[Instance, ...]:
+        with self._meet_fault("list_created", ""):
+            return show_created(self, self._clock.seconds)
+
     def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  the protocol's signature
         with self._meet_fault("teardown", instance) as applied:
             for machine in self.list_named(instance) if applied else ():
@@ -75,3 +79,10 @@ def show_named(name: str, machines: Iterable[CloudMachine], at: float) -> Instan
     if not shown:
         return Instance(id=name, state=InstanceState.STOPPED)
     return replace(max(shown, key=lambda seen: _FROM_THE_END.index(seen.state)), id=name)
+
+
+def show_created(cloud: Cloud, at: float) -> tuple[Instance, ...]:
+    """What a list of all created machines showed at a moment of the clock."""
+    names = sorted({machine.tags.get(MACHINE_TAG, "") for machine in cloud.machines.values()} - {""})
+    shown = [show_named(name, cloud.list_named(name), at) for name in names]
+    return tuple(seen for seen in shown if not seen.state.proved_stopped)

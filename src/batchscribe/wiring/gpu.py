@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec import json, structs
 
-from batchscribe.adapters.created_machines import CreatedMachines
 from batchscribe.adapters.aws.images import MachineImages
+from batchscribe.adapters.created_machines import CreatedMachines
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh

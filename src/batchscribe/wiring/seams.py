@@ -45,6 +45,7 @@ _REQUIRED = {
     RAY: ("BATCH_RAY_ADDRESS",),
 }
 
+
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
     """The ledger in the state directory. With `remember=False` none is created: a missing one is empty."""
     path = settings.state_dir / FILE_NAME
@@ -229,6 +230,8 @@ def market_rate_of(settings: Settings, clock: Clock) -> Callable[[str, Market, s
         return replace(bound, source=f"{bound.source}; {why}")
 
     return rate
+
+
 def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
     cluster = open_ray_cluster(settings)
     from batchscribe.adapters.ray.capacity import RayCapacity

@@ -67,6 +67,13 @@ class RayCapacity:
             nodes = self.cluster.list_live_nodes()
             return tuple(self._poll_machine(name, nodes) for name in instances)
 
+    def list_created(self) -> tuple[Instance, ...]:
+        with convert_errors("the Ray cluster could not be polled", ComputeUnavailableError):
+            nodes = self.cluster.list_live_nodes()
+            actors = self.cluster.list_actors(("ray_namespace", "=", NAMESPACE))
+            shown = [self._poll_machine(name, nodes) for name in sorted({actor.name for actor in actors})]
+        return tuple(seen for seen in shown if not seen.state.proved_stopped)
+
     def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  it is always killed
         with convert_errors(f"the end of {instance} is not confirmed", ComputeUnavailableError):
             if machine := self.cluster.find_machine(instance):
