@@ -307,6 +307,11 @@ def test_a_machine_that_only_stopped_is_ended_at_its_release(fleet: FleetCapacit
     assert fleet.poll((claim.instance,))[0].state is InstanceState.TERMINATED
 
 
+def test_a_manifest_of_a_machine_that_does_not_show_yet_is_not_announced(fleet: FleetCapacity) -> None:
+    with pytest.raises(ComputeUnavailableError, match="was not announced"):
+        fleet.announce(fresh_claim().instance, "a" * 64)
+
+
 def test_no_instance_without_our_tag_is_touched(fleet: FleetCapacity, endpoint: str) -> None:
     made = client(endpoint).run_instances(
         ImageId=AMAZON_IMAGE,
@@ -447,10 +452,8 @@ def test_reconcile_ends_the_machines_of_a_run_whose_scheduler_is_gone(
     end_all(endpoint)
 
 
-@pytest.mark.parametrize("words", [("start",), ("check",), ("setup",), ("ssh", "true")])
-def test_no_created_machine_is_controlled_manually(
-    command: Callable[..., Result], words: tuple[str, ...]
-) -> None:
-    done = command("gpu", *words)
+@pytest.mark.parametrize("words", ["gpu start", "gpu check", "gpu setup", "gpu ssh true", "rehearse"])
+def test_no_created_machine_is_controlled_manually(command: Callable[..., Result], words: str) -> None:
+    done = command(*words.split())
     assert isinstance(done.exception, MisconfiguredError)
-    assert "creates its own machines" in str(done.exception)
+    assert "creates its" in str(done.exception)
