@@ -307,6 +307,15 @@ def test_a_machine_that_only_stopped_is_ended_at_its_release(fleet: FleetCapacit
     assert fleet.poll((claim.instance,))[0].state is InstanceState.TERMINATED
 
 
+def test_a_wildcard_in_a_tag_ends_that_machine_alone(fleet: FleetCapacity) -> None:
+    usual, odd = fresh_claim(), replace(fresh_claim(), instance="2*")
+    for claim in (usual, odd):
+        fleet.acquire(claim, SPOT_OFFER, fleet.poll((claim.instance,))[0])
+    fleet.teardown(odd.instance)
+    states = [seen.state for seen in fleet.poll((usual.instance, odd.instance))]
+    assert states == [InstanceState.RUNNING, InstanceState.TERMINATED]
+
+
 def test_a_manifest_of_a_machine_that_does_not_show_yet_is_not_announced(fleet: FleetCapacity) -> None:
     with pytest.raises(ComputeUnavailableError, match="was not announced"):
         fleet.announce(fresh_claim().instance, "a" * 64)
