@@ -30,6 +30,7 @@ from batchscribe.errors import (
 )
 from batchscribe.testing.capacity_suite import DEADLINE, CreatedCapacityCase, CreatedCapacitySuite
 from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.fleet import FakeFleet
 from support.aws import AMAZON_IMAGE, make_launch_template
 from support.faults import Drop, FaultProxy, Refusal, fault_proxy
 from support.s3 import REGION, aws_client, aws_environment, moto_server
@@ -105,6 +106,18 @@ class TestEc2Fleet(CreatedCapacitySuite):
             missing=f"{claim.run}-1",
             run=claim.run,
             sleep=FakeClock().sleep,
+        )
+
+
+class TestDouble(CreatedCapacitySuite):
+    @pytest.fixture
+    def case(self) -> CreatedCapacityCase:
+        clock = FakeClock()
+        return CreatedCapacityCase(
+            capacity=FakeFleet(clock, (SPOT_OFFER, replace(SPOT_OFFER, market=Market.ON_DEMAND))),
+            instance="run-1-0",
+            missing="run-1-1",
+            sleep=clock.sleep,
         )
 
 
@@ -307,6 +320,20 @@ def test_a_machine_that_only_stopped_is_ended_at_its_release(fleet: FleetCapacit
     assert fleet.poll((claim.instance,))[0].state is InstanceState.TERMINATED
 
 
+def test_a_wildcard_in_a_tag_ends_that_machine_alone(fleet: FleetCapacity) -> None:
+    usual, odd = fresh_claim(), replace(fresh_claim(), instance="2*")
+    for claim in (usual, odd):
+        fleet.acquire(claim, SPOT_OFFER, fleet.poll((claim.instance,))[0])
+    fleet.teardown(odd.instance)
+    states = [seen.state for seen in fleet.poll((usual.instance, odd.instance))]
+    assert states == [InstanceState.RUNNING, InstanceState.TERMINATED]
+
+
+def test_a_manifest_of_a_machine_that_does_not_show_yet_is_not_announced(fleet: FleetCapacity) -> None:
+    with pytest.raises(ComputeUnavailableError, match="was not announced"):
+        fleet.announce(fresh_claim().instance, "a" * 64)
+
+
 def test_no_instance_without_our_tag_is_touched(fleet: FleetCapacity, endpoint: str) -> None:
     made = client(endpoint).run_instances(
         ImageId=AMAZON_IMAGE,
@@ -447,10 +474,8 @@ def test_reconcile_ends_the_machines_of_a_run_whose_scheduler_is_gone(
     end_all(endpoint)
 
 
-@pytest.mark.parametrize("words", [("start",), ("check",), ("setup",), ("ssh", "true")])
-def test_no_created_machine_is_controlled_manually(
-    command: Callable[..., Result], words: tuple[str, ...]
-) -> None:
-    done = command("gpu", *words)
+@pytest.mark.parametrize("words", ["gpu start", "gpu check", "gpu setup", "gpu ssh true", "rehearse"])
+def test_no_created_machine_is_controlled_manually(command: Callable[..., Result], words: str) -> None:
+    done = command(*words.split())
     assert isinstance(done.exception, MisconfiguredError)
-    assert "creates its own machines" in str(done.exception)
+    assert "creates its" in str(done.exception)

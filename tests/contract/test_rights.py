@@ -22,10 +22,12 @@ from click.testing import CliRunner
 from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
+from batchscribe.adapters.aws.fleet import FleetCapacity
 from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy
 from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.cli.main import cli
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import MisconfiguredError, MissingRightError, ObjectNotFoundError
@@ -33,13 +35,14 @@ from batchscribe.ledger.kept_state import KEPT, KeptState
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
-from support.aws import make_schedule_group, make_stopped_instance
+from support.aws import make_launch_template, make_schedule_group, make_stopped_instance
 from support.s3 import REGION, aws_environment, create_bucket, moto_server, s3_client
+from support.values import RATE
 
 BUCKET, PREFIX = "rights-audio", "audio-sessions/"
 FOLDER = Folder(bucket=BUCKET, prefix=PREFIX)
 NUMBERS = itertools.count(1)
-Restricted = Callable[[Who], None]
+Restricted = Callable[..., None]
 
 
 @dataclass
@@ -72,7 +75,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
     # moto computes a signature of its own for a query string, and nothing here is about signatures.
     monkeypatch.setattr("moto.iam.access_control.IAMRequestBase.check_signature", lambda _self: None)
 
-    def become(who: Who) -> None:
+    def become(who: Who, template: str = "") -> None:
         enforced(cloud.endpoint, "inf")
         iam: Any = boto3.session.Session().client("iam", region_name=REGION, endpoint_url=cloud.endpoint)
         user = f"{who}-{next(NUMBERS)}"
@@ -87,6 +90,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
             live_lock=(BUCKET, "batch-lock.json"),
             guard_role=ROLE,
             types=("g6.xlarge",),
+            template=template,
         )
         document = json.dumps(by_action(make_policy(who, place)))
         iam.put_user_policy(UserName=user, PolicyName="printed", PolicyDocument=document)
@@ -150,6 +154,32 @@ def test_the_scheduler_keeps_its_state_and_the_box_cannot_read_it(
         KeptState(foreign, tmp_path).fetch()
     with pytest.raises(MissingRightError):
         foreign.get(f"generations/{KEPT + 2:010}")
+
+
+def test_the_scheduler_needs_no_more_for_machines_that_it_creates(cloud: Cloud, as_: Restricted) -> None:
+    make_launch_template(cloud.endpoint, "with-rights")
+    as_(Who.SCHEDULER, "*")
+    fleet = FleetCapacity(
+        provider="fleet",
+        template="with-rights",
+        types=("g5.xlarge",),
+        markets=(Market.SPOT,),
+        rate_of=lambda *_offer: RATE,
+        region=REGION,
+        endpoint=cloud.endpoint,
+    )
+    claim = Claim(instance="run-1-0", run="run-1", deadline=datetime(2030, 1, 1, tzinfo=UTC))
+    guard = EventBridgeGuard(role=ROLE, region=REGION, endpoint=cloud.endpoint)
+    guard.arm(claim)
+    (nothing,) = fleet.poll((claim.instance,))
+    fleet.acquire(claim, fleet.offers(nothing)[0], nothing)
+    fleet.announce(claim.instance, "a" * 64)
+    assert [seen.id for seen in fleet.list_created()] == [claim.instance]
+    fleet.teardown(claim.instance)
+    assert fleet.poll((claim.instance,))[0].state is InstanceState.TERMINATED
+    guard.disarm(claim.instance, claim.run)
+    with pytest.raises(MissingRightError):
+        Ec2Compute(region=REGION, endpoint=cloud.endpoint).stop(cloud.instance)
 
 
 def test_the_doctor_reads_the_account_with_the_printed_rights(cloud: Cloud, as_: Restricted) -> None:

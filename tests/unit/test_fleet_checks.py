@@ -24,9 +24,11 @@ from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring import engine_choice
 from batchscribe.wiring import preflight as start
 from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.doctor import Preconditions
+from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.preflight import preflight
 
 IMAGE = "ami-0123456789abcdef0"
@@ -200,6 +202,27 @@ def test_missing_settings_start_nothing(
 def test_an_image_that_was_not_made_by_us_starts_nothing(tmp_path: Path, templates: FakeTemplates) -> None:
     with pytest.raises(MisconfiguredError, match=f"{IMAGE} was not made by"):
         preflight(settings_of(tmp_path), MemoryStore(FakeClock()))
+
+
+def test_auto_is_the_engine_of_the_image_at_the_first_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "open_templates", lambda _settings: FakeTemplates())
+    settings = settings_of(tmp_path, BATCH_ENGINE="whisper")
+    chosen = EngineChoice(settings, store_with(engine="whisper", model="tiny.en")).choose("")
+    assert (chosen.engine, chosen.model) == ("whisper", "tiny.en")
+
+
+def test_auto_is_the_engine_of_the_last_start_if_ec2_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "open_templates", lambda _settings: FakeTemplates(None))
+    settings, store = (
+        settings_of(tmp_path, BATCH_ENGINE="whisper"),
+        store_with(engine="whisper", model="tiny.en"),
+    )
+    store.replace(keys.instance(GOOD.id), store.get(keys.instance(IMAGE)).data)
+    assert EngineChoice(settings, store).choose("").model == "tiny.en"
 
 
 # Doctor.

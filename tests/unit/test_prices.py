@@ -384,6 +384,13 @@ def test_a_zone_without_a_price_is_priced_as_the_dearest(zone: str, expected: tu
     assert found.as_of == "2026-11-29"
 
 
+def test_the_prices_of_the_latest_day_count() -> None:
+    whole, zone = zone_sheet("us-east-2", "0.9", "2026-11-28"), zone_sheet("us-east-2a", "0.4")
+    found = combine_sheets((), [whole, zone]).find_spot_rate("g5.xlarge", "us-east-2", "", NOW)
+    assert found is not None
+    assert found.per_hour == Usd(400_000)
+
+
 def test_an_old_spot_price_is_none() -> None:
     table = combine_sheets((), [zone_sheet("us-east-2a", "0.4", "2026-11-21")])
     assert table.find_spot_rate("g5.xlarge", "us-east-2", "us-east-2a", NOW) is None

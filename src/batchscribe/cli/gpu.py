@@ -256,7 +256,7 @@ def image(ctx: click.Context, /, start_it: bool, print_it: bool, made: str | Non
     Sets up the instance GPU_INSTANCE_ID as `gpu setup` does, then makes an image of its disk. A running
     instance is rebooted for that, so that the file system in the image is complete.
     """
-    at = tools(ctx)
+    at = one_machine(ctx, "make an image of")
     refuse_unsupported(at.unsupported)
     if _is_local(at, "make an image of"):
         return

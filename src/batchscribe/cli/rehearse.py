@@ -34,7 +34,7 @@ from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import GUARD_FIRST
-from batchscribe.errors import BatchscribeError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.wiring.scheduler import Scheduler
 
@@ -60,6 +60,11 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
     First the GPU host has to power itself off, then the guard has to stop it.
     """
     app.require_state_folder("set BATCH_STATE_DIR=rehearsal for this command")
+    if app.settings.creates_machines:
+        raise MisconfiguredError(
+            "a rehearsal needs an instance that exists, and each run of GPU_PROVIDER="
+            f"{app.settings.provider} creates its machines: nothing was started"
+        )
     chosen = tuple(Act(act) for act in acts) or tuple(Act)
     if controller:
         return _run_controller(app, controller, chosen[0])

@@ -257,7 +257,6 @@ class CreatedCapacitySuite:
     def test_the_end_of_a_machine_that_was_never_created_is_no_error(self, case: CreatedCapacityCase) -> None:
         case.capacity.teardown(case.missing)
         case.capacity.release(case.missing)
-        case.capacity.announce(case.missing, "a" * 64)
         assert case.poll(case.missing).state is InstanceState.STOPPED
 
     def test_the_end_of_one_machine_leaves_the_others(self, case: CreatedCapacityCase) -> None:

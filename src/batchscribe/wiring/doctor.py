@@ -281,7 +281,7 @@ class Preconditions:
         except BatchscribeError as error:
             yield to_failure("ledger", error)
             return
-        if self.account is not None:
+        if self.account is not None and self.machines is None:
             yield from checks.check_proofs(facts)
         yield from checks.check_open_runs(runs, self.clock.now())
         yield checks.check_other_scheduler(other)

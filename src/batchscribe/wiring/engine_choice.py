@@ -20,11 +20,13 @@ from batchscribe.core.decide.published_models import (
 )
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
 from batchscribe.settings import Settings
+from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.engines import known_factory, list_limits
+from batchscribe.wiring.seams import open_templates
 
 BEFORE_RECORDS = (WHISPER, "small.en")
 """Engine and model of set-ups that did not record them: the defaults of that time."""
@@ -48,6 +50,8 @@ class EngineChoice:
         settings = self._settings
         if settings.provider == LOCAL or settings.model != AUTO or not settings.host_record:
             return None
+        if settings.provider == FLEET:
+            return MachineChecks(settings, open_templates(settings)).find_record(self._output)
         return read_if_valid(self._output, keys.instance(settings.host_record), InstanceRecord)
 
     @property

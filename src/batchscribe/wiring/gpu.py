@@ -159,8 +159,6 @@ class GpuTools:
 @contextmanager
 def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
     """Builds the tools of one command; signals raise errors until it ends."""
-    if settings.provider == FLEET:
-        settings = replace(settings, provider=EC2)  # the instance that images are made on
     with Interrupts() as interrupts, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
         provider, capacity = settings.provider, open_capacity(settings, clock)

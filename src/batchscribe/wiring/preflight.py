@@ -180,8 +180,9 @@ def _check_created(settings: Settings, output: Store) -> Iterator[Finding]:
     yield from machines.check_template()
     record = machines.read_record(output)
     if isinstance(record, Finding):
-        yield record
+        yield from (check_engine(engine_spec(settings)), record)
         return
+    yield check_engine(engine_spec(settings, record))
     # A run copies the template's record for each of its machines.
     output.replace(keys.instance(settings.host_record), msgspec.json.encode(record))
     yield from check_record(settings, record)
@@ -189,7 +190,6 @@ def _check_created(settings: Settings, output: Store) -> Iterator[Finding]:
 
 def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
     if settings.provider == FLEET:
-        yield check_engine(engine_spec(settings))
         yield check_state_folder(settings.state_dir)
         yield check_rendering(settings)
         yield check_guard_role(settings)

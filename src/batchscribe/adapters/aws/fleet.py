@@ -30,7 +30,12 @@ from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.account import MachineTemplate
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG, Claim, Instance, InstanceState
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    MisconfiguredError,
+    ObjectNotFoundError,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -168,7 +173,12 @@ class FleetCapacity:
         return True
 
     def announce(self, instance: str, manifest: str) -> None:
-        self._write_tags(instance, {MANIFEST_TAG: manifest})
+        if not (ids := self._list_ids(instance)):
+            raise ComputeUnavailableError(
+                f"{instance} does not show in EC2 yet: its manifest was not announced; will poll again"
+            )
+        with self._convert_errors("ec2:CreateTags", instance):
+            self._client.create_tags(Resources=ids, Tags=_to_rows({MANIFEST_TAG: manifest}))  # type: ignore[arg-type]
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
         found = self._group_by_machine(instances)
@@ -281,11 +291,6 @@ class FleetCapacity:
                 for row in (row for group in page["Reservations"] for row in group["Instances"]):
                     found.setdefault(to_instance(row).tags[MACHINE_TAG], []).append(row)
         return found
-
-    def _write_tags(self, name: str, tags: Mapping[str, str]) -> None:
-        if ids := self._list_ids(name):
-            with self._convert_errors("ec2:CreateTags", name):
-                self._client.create_tags(Resources=ids, Tags=_to_rows(tags))  # type: ignore[arg-type]
 
     @cached_property
     def _template(self) -> MachineTemplate:

@@ -113,7 +113,7 @@ class PriceTable:
         return Rate(per_hour=found.high, source=found.origin, as_of=found.as_of) if found else None
 
     def find_spot_rate(self, instance_type: str, region: str, zone: str, now: datetime) -> Rate | None:
-        """The spot rate in a zone, or if it is unknown, the highest in the region; None if all are old."""
+        """The spot rate in a zone, or if unknown, the highest of the latest day; None if all are old."""
         places = sorted(
             {place for sheet in self.sheets for place in sheet.regions if place.startswith(region)}
         )
@@ -121,7 +121,7 @@ class PriceTable:
         fresh = {place: price for place, price in found.items() if price and _is_fresh(price, now)}
         if not fresh:
             return None
-        price = fresh.get(zone) or max(fresh.values(), key=lambda each: each.high)
+        price = fresh.get(zone) or max(fresh.values(), key=lambda each: (each.as_of, each.high))
         return Rate(per_hour=price.high, source=price.origin, as_of=price.as_of)
 
     def list_prices(self, region: str) -> Iterator[Price]:

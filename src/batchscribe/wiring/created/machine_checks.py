@@ -14,11 +14,11 @@ from batchscribe.core.run.account import MachineTemplate, MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed
 from batchscribe.errors import BatchscribeError, ObjectNotFoundError, UnreadableError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import read_record
+from batchscribe.reading import read_if_valid, read_record
 from batchscribe.settings import Settings
 from batchscribe.wiring.seams import market_rate_of
 
-IMAGE = "run `batchscribe gpu image`, and set its image in the launch template"
+IMAGE = "run `batchscribe gpu image`"
 
 
 class MachineChecks:
@@ -63,6 +63,17 @@ class MachineChecks:
             return failed("image", f"{image} was not made by `batchscribe gpu image`", IMAGE)
         except UnreadableError as error:
             return failed("image", f"the record of {image} is {error}", IMAGE)
+
+    def find_record(self, output: Store) -> InstanceRecord | None:
+        """The record of the template's image, or the one of the last start if EC2 does not show the template.
+
+        None if there is none that can be read. Raises what the store raises.
+        """
+        try:
+            name = self.template.image
+        except BatchscribeError:
+            name = self._settings.host_record
+        return read_if_valid(output, keys.instance(name), InstanceRecord)
 
     @cached_property
     def template(self) -> MachineTemplate:
