@@ -77,7 +77,7 @@ class PlayedCluster:
 
 def await_true(condition: Callable[[], bool], what: str) -> None:
     """Polls the condition, with a bound for what hangs."""
-    for _ in range(600):
+    for _ in range(1_800):
         if condition():
             return
         time.sleep(0.1)
