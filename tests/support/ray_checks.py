@@ -151,7 +151,23 @@ class TestLauncher(LauncherSuite):
         case.launch()
         assert case.started(1) == [case.url()]
 
+    def test_a_cluster_that_does_not_answer_is_reported_at_once(self, case: LauncherCase) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", POLL, "127.0.0.1:9"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert "ComputeUnavailableError: the Ray cluster could not be polled" in done.stderr
+        assert "check its address, and the token" in done.stderr
 
+
+POLL = """
+import sys
+from support.ray_run import open_capacity
+open_capacity(address=sys.argv[1]).poll(("run-1-0",))
+"""
 DRIVER = """
 import os, signal, sys
 from batchscribe.adapters.ray.cluster import RayCluster

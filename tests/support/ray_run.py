@@ -28,9 +28,9 @@ RATE = Rate(per_hour=Usd.parse("1"), source="test")
 OFFER = Offer(provider="ray", instance_type="", market=Market.ON_DEMAND, rate=RATE)
 
 
-def open_capacity(command: tuple[str, ...] = ()) -> RayCapacity:
+def open_capacity(command: tuple[str, ...] = (), *, address: str = ADDRESS) -> RayCapacity:
     return RayCapacity(
-        cluster=RayCluster(ADDRESS), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
+        cluster=RayCluster(address), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
     )
 
 
