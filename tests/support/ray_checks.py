@@ -68,6 +68,11 @@ class TestCapacity(CapacitySuite):
         assert [seen.id for seen in found] == [case.missing, case.instance]
         assert [seen.state for seen in found] == [InstanceState.STOPPED, InstanceState.RUNNING]
 
+    def test_machines_that_have_not_ended_are_listed(self, case: CapacityCase, capacity: RayCapacity) -> None:
+        assert capacity.list_created() == ()
+        case.acquire()
+        assert [seen.id for seen in capacity.list_created()] == [case.instance]
+
     def test_a_released_machine_can_keep_running(self, case: CapacityCase) -> None:
         case.acquire()
         case.capacity.release(case.instance)

@@ -1,4 +1,4 @@
-"""GPU_PROVIDER=ray in the settings and in the composition roots; tests/contract/test_ray.py has the adapter."""
+"""GPU_PROVIDER=ray in settings and composition roots; tests/contract/test_ray.py has the adapter."""
 
 from __future__ import annotations
 

@@ -67,6 +67,12 @@ class RayCapacity:
             nodes = self.cluster.list_live_nodes()
             return tuple(self._poll_machine(name, nodes) for name in instances)
 
+    def list_created(self) -> tuple[Instance, ...]:
+        """Machines of any scheduler that have not ended."""
+        with convert_errors("the Ray cluster could not be polled", ComputeUnavailableError):
+            live = self.cluster.list_actors(("ray_namespace", "=", NAMESPACE), ("state", "!=", "DEAD"))
+        return self.poll(tuple(actor.name for actor in live))
+
     def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  it is always killed
         with convert_errors(f"the end of {instance} is not confirmed", ComputeUnavailableError):
             if machine := self.cluster.find_machine(instance):
