@@ -213,7 +213,7 @@ def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_don
     manifest = real_run.store_manifest(0, chunks=12)
     assert real_run.launch(manifest)
     await_true(lambda: len(real_run.list_done()) >= 2, "it is at work")
-    cluster.kill_node(0)
+    cluster.kill_node(cluster.find_machine())
     before = {key: real_run.store.get(key).data for key in real_run.list_done()}
     assert len(before) < 12, "it was killed in mid-run"
     await_true(lambda: real_run.launch(manifest), "Ray starts the actor on the other node")

@@ -85,17 +85,23 @@ class RayCapacity:
         """Does nothing: the machine ends with its run."""
 
     def _poll_machine(self, name: str, nodes: Mapping[str, Mapping[str, str]]) -> Instance:
-        stopped = Instance(id=name, state=InstanceState.STOPPED, type=self.node_type)
-        tags = {RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name}
+        stopped = Instance(id=name, state=InstanceState.STOPPED)
         actors = self.cluster.list_actors(("name", "=", name), ("ray_namespace", "=", NAMESPACE))
         live = next((actor for actor in actors if actor.state != "DEAD"), None)
+        running = replace(
+            stopped,
+            state=InstanceState.RUNNING,
+            type=self.node_type,
+            market=Market.ON_DEMAND,
+            tags={RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name},
+        )
         if live and live.state in {"ALIVE", "RESTARTING"}:
-            return self._read_claim(replace(stopped, state=InstanceState.RUNNING, tags=tags))
+            return self._read_claim(running)
         if live:
-            return replace(stopped, state=InstanceState.PENDING, tags=tags, state_reason=NO_NODE)
+            return replace(running, state=InstanceState.PENDING, state_reason=NO_NODE)
         if any(self._holds_node(actor.node_id, nodes) for actor in actors):
             # Paid for until it is gone.
-            return replace(stopped, state=InstanceState.RUNNING, tags=tags, state_reason=IDLE_NODE)
+            return replace(running, state_reason=IDLE_NODE)
         return replace(stopped, state_reason=_explain_death(actors[0].death_cause) if actors else "")
 
     def _read_claim(self, seen: Instance) -> Instance:
