@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ import pytest
 from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
+from batchscribe.controller.context import RunConfig
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
-from batchscribe.core.run.manifest import WorkerEnd
+from batchscribe.core.run.manifest import ExitRecord, WorkerEnd, decode
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
 from batchscribe.testing.launcher_suite import LauncherCase, LauncherSuite
+from support.cli import spoken
 from support.ray_cluster import ADDRESS, INSIDE, PlayedCluster, await_true
 from support.ray_run import OFFER, RealRun, open_capacity
 from support.stand_in import StandIns
@@ -225,3 +227,73 @@ def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_don
     assert len(real_run.list_done()) == 12
     assert all(real_run.store.get(key).data == data for key, data in before.items())
     assert not capfd.readouterr().out, "Ray prints nothing into a command's result"
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A bucket with recordings, and the scheduler's command line."""
+
+    home: Path
+    recordings: int = 40
+
+    def fill(self) -> None:
+        (self.home / "bucket").mkdir()
+        for number in range(self.recordings):
+            (self.home / "bucket" / f"talk-{number:03}.wav").write_bytes(spoken(2.2))
+
+    def tick(self) -> subprocess.Popen[str]:
+        settings = {
+            "GPU_PROVIDER": "ray",
+            "BATCH_RAY_ADDRESS": ADDRESS,
+            "GPU_HOURLY_COST": "0.5",
+            "BATCH_SOURCE": "./bucket",
+            "BATCH_ENGINE": "scripted",
+            "BATCH_MIN_AGE_MINUTES": "0",
+            "BATCH_THRESHOLD": "1",
+            "BATCH_POLL_SECONDS": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "batchscribe", "tick"],
+            cwd=self.home,
+            env=os.environ | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def list_done(self) -> list[Path]:
+        return sorted((self.home / "bucket").glob("transcription-*.json"))
+
+    def is_at_work(self) -> bool:
+        return len(self.list_done()) >= 3
+
+
+@pytest.mark.skipif(
+    "max_machines" not in {field.name for field in fields(RunConfig)},
+    reason="this controller creates no machines",
+)
+@pytest.mark.parametrize("killed", ["node", "scheduler"])
+def test_a_run_goes_on_if_its_node_or_its_scheduler_is_killed(
+    cluster: PlayedCluster, tmp_path: Path, killed: str
+) -> None:
+    cluster.add_node()
+    scheduled = Scheduled(tmp_path)
+    scheduled.fill()
+    tick = scheduled.tick()
+    await_true(scheduled.is_at_work, "it is at work")
+    if killed == "node":
+        cluster.kill_node(cluster.find_machine())
+    else:
+        tick.kill()
+        tick.communicate()
+        tick = scheduled.tick()
+    before = {path: path.read_bytes() for path in scheduled.list_done()}
+    assert len(before) < scheduled.recordings, "it was killed in mid-run"
+    output, _ = tick.communicate(timeout=300)
+    assert tick.returncode == 0, output
+    assert len(scheduled.list_done()) == scheduled.recordings
+    assert all(path.read_bytes() == data for path, data in before.items()), "nothing was done twice"
+    (record,) = tmp_path.glob("bucket/_batchscribe/runs/*/workers/*/exit.json")
+    tally = decode(record.read_bytes(), ExitRecord).tally
+    assert (tally.seen, tally.failed) == (scheduled.recordings, 0)
+    assert tally.skipped == (len(before) if killed == "node" else 0)
