@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ import pytest
 from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
+from batchscribe.controller.context import RunConfig
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
-from batchscribe.core.run.manifest import WorkerEnd
+from batchscribe.core.run.manifest import ExitRecord, WorkerEnd, decode
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
 from batchscribe.testing.launcher_suite import LauncherCase, LauncherSuite
+from support.cli import spoken
 from support.ray_cluster import ADDRESS, INSIDE, PlayedCluster, await_true
 from support.ray_run import OFFER, RealRun, open_capacity
 from support.stand_in import StandIns
@@ -67,6 +69,11 @@ class TestCapacity(CapacitySuite):
         found = case.capacity.poll((case.missing, case.instance))
         assert [seen.id for seen in found] == [case.missing, case.instance]
         assert [seen.state for seen in found] == [InstanceState.STOPPED, InstanceState.RUNNING]
+
+    def test_machines_that_have_not_ended_are_listed(self, case: CapacityCase, capacity: RayCapacity) -> None:
+        assert capacity.list_created() == ()
+        case.acquire()
+        assert [seen.id for seen in capacity.list_created()] == [case.instance]
 
     def test_a_released_machine_can_keep_running(self, case: CapacityCase) -> None:
         case.acquire()
@@ -151,7 +158,23 @@ class TestLauncher(LauncherSuite):
         case.launch()
         assert case.started(1) == [case.url()]
 
+    def test_a_cluster_that_does_not_answer_is_reported_at_once(self, case: LauncherCase) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", POLL, "127.0.0.1:9"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert "ComputeUnavailableError: the Ray cluster could not be polled" in done.stderr
+        assert "check its address, and the token" in done.stderr
 
+
+POLL = """
+import sys
+from support.ray_run import open_capacity
+open_capacity(address=sys.argv[1]).poll(("run-1-0",))
+"""
 DRIVER = """
 import os, signal, sys
 from batchscribe.adapters.ray.cluster import RayCluster
@@ -192,7 +215,7 @@ def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_don
     manifest = real_run.store_manifest(0, chunks=12)
     assert real_run.launch(manifest)
     await_true(lambda: len(real_run.list_done()) >= 2, "it is at work")
-    cluster.kill_node(0)
+    cluster.kill_node(cluster.find_machine())
     before = {key: real_run.store.get(key).data for key in real_run.list_done()}
     assert len(before) < 12, "it was killed in mid-run"
     await_true(lambda: real_run.launch(manifest), "Ray starts the actor on the other node")
@@ -204,3 +227,73 @@ def test_a_node_that_is_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_don
     assert len(real_run.list_done()) == 12
     assert all(real_run.store.get(key).data == data for key, data in before.items())
     assert not capfd.readouterr().out, "Ray prints nothing into a command's result"
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A bucket with recordings, and the scheduler's command line."""
+
+    home: Path
+    recordings: int = 40
+
+    def fill(self) -> None:
+        (self.home / "bucket").mkdir()
+        for number in range(self.recordings):
+            (self.home / "bucket" / f"talk-{number:03}.wav").write_bytes(spoken(2.2))
+
+    def tick(self) -> subprocess.Popen[str]:
+        settings = {
+            "GPU_PROVIDER": "ray",
+            "BATCH_RAY_ADDRESS": ADDRESS,
+            "GPU_HOURLY_COST": "0.5",
+            "BATCH_SOURCE": "./bucket",
+            "BATCH_ENGINE": "scripted",
+            "BATCH_MIN_AGE_MINUTES": "0",
+            "BATCH_THRESHOLD": "1",
+            "BATCH_POLL_SECONDS": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "batchscribe", "tick"],
+            cwd=self.home,
+            env=os.environ | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def list_done(self) -> list[Path]:
+        return sorted((self.home / "bucket").glob("transcription-*.json"))
+
+    def is_at_work(self) -> bool:
+        return len(self.list_done()) >= 3
+
+
+@pytest.mark.skipif(
+    "max_machines" not in {field.name for field in fields(RunConfig)},
+    reason="this controller creates no machines",
+)
+@pytest.mark.parametrize("killed", ["node", "scheduler"])
+def test_a_run_goes_on_if_its_node_or_its_scheduler_is_killed(
+    cluster: PlayedCluster, tmp_path: Path, killed: str
+) -> None:
+    cluster.add_node()
+    scheduled = Scheduled(tmp_path)
+    scheduled.fill()
+    tick = scheduled.tick()
+    await_true(scheduled.is_at_work, "it is at work")
+    if killed == "node":
+        cluster.kill_node(cluster.find_machine())
+    else:
+        tick.kill()
+        tick.communicate()
+        tick = scheduled.tick()
+    before = {path: path.read_bytes() for path in scheduled.list_done()}
+    assert len(before) < scheduled.recordings, "it was killed in mid-run"
+    output, _ = tick.communicate(timeout=300)
+    assert tick.returncode == 0, output
+    assert len(scheduled.list_done()) == scheduled.recordings
+    assert all(path.read_bytes() == data for path, data in before.items()), "nothing was done twice"
+    (record,) = tmp_path.glob("bucket/_batchscribe/runs/*/workers/*/exit.json")
+    tally = decode(record.read_bytes(), ExitRecord).tally
+    assert (tally.seen, tally.failed) == (scheduled.recordings, 0)
+    assert tally.skipped == (len(before) if killed == "node" else 0)

@@ -64,9 +64,17 @@ class PlayedCluster:
         self.nodes += [process for process in _list_raylets() if process.pid not in before]
         return len(self.nodes) - 1
 
+    def find_machine(self) -> int:
+        """Place of the node that the first machine of batchscribe is on."""
+        for place, raylet in enumerate(self.nodes):
+            titles = [" ".join(process.cmdline()) for process in raylet.children(recursive=True)]
+            if any("RayMachine" in title for title in titles):
+                return place
+        raise AssertionError("no machine is on a node")
+
     def kill_node(self, place: int) -> None:
         """Ends all processes of a node at once, as a spot interruption does."""
-        raylet = self.nodes[place]
+        raylet = self.nodes.pop(place)
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
 
@@ -77,7 +85,7 @@ class PlayedCluster:
 
 def await_true(condition: Callable[[], bool], what: str) -> None:
     """Polls the condition, with a bound for what hangs."""
-    for _ in range(600):
+    for _ in range(1_800):
         if condition():
             return
         time.sleep(0.1)

@@ -28,9 +28,9 @@ RATE = Rate(per_hour=Usd.parse("1"), source="test")
 OFFER = Offer(provider="ray", instance_type="", market=Market.ON_DEMAND, rate=RATE)
 
 
-def open_capacity(command: tuple[str, ...] = ()) -> RayCapacity:
+def open_capacity(command: tuple[str, ...] = (), *, address: str = ADDRESS) -> RayCapacity:
     return RayCapacity(
-        cluster=RayCluster(ADDRESS), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
+        cluster=RayCluster(address), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
     )
 
 
@@ -49,9 +49,9 @@ class RealRun:
     def poll(self) -> Instance:
         return self.capacity.poll((self.machine,))[0]
 
-    def store_manifest(self, worker: int, chunks: int, *, seconds: float = 2.0) -> Manifest:
-        """Stores recordings of so many seconds, and the manifest of a worker."""
-        manifest = make_spoken_manifest(self.store, worker, chunks, seconds)
+    def store_manifest(self, worker: int, chunks: int) -> Manifest:
+        """Stores recordings, and the manifest of a worker."""
+        manifest = make_spoken_manifest(self.store, worker, chunks)
         self.store.create(keys.manifest(manifest.run, worker), encode(manifest))
         return manifest
 
@@ -73,10 +73,10 @@ class RealRun:
         return [info.key for info in self.store.list("s") if info.key.endswith(".json")]
 
 
-def make_spoken_manifest(store: Store, worker: int, chunks: int, seconds: float) -> Manifest:
-    """Stores recordings, each a session of its own: the scripted engine sleeps 0.15 s for each second."""
+def make_spoken_manifest(store: Store, worker: int, chunks: int) -> Manifest:
+    """Stores recordings, each a session of its own: the scripted engine sleeps 0.3 s for each."""
     for number in range(chunks):
-        store.create(f"s{worker}/talk-{number}.wav", spoken(seconds))
+        store.create(f"s{worker}/talk-{number}.wav", spoken(2.2))
     return replace_manifest(
         make_manifest(worker=worker, output=store.url),
         engine=EngineSpec(engine="scripted"),

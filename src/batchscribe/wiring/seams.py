@@ -246,11 +246,12 @@ def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
 
 
 def open_ray_cluster(settings: Settings) -> RayCluster:
+    address = settings.require("BATCH_RAY_ADDRESS")
     try:
         from batchscribe.adapters.ray.cluster import RayCluster
     except ImportError as error:
         raise MisconfiguredError(f"Ray needs its extra: {describe_install('ray')}") from error
-    return RayCluster(settings.require("BATCH_RAY_ADDRESS"))
+    return RayCluster(address)
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:

@@ -68,11 +68,10 @@ class RayCapacity:
             return tuple(self._poll_machine(name, nodes) for name in instances)
 
     def list_created(self) -> tuple[Instance, ...]:
+        """Machines of any scheduler that have not ended."""
         with convert_errors("the Ray cluster could not be polled", ComputeUnavailableError):
-            nodes = self.cluster.list_live_nodes()
-            actors = self.cluster.list_actors(("ray_namespace", "=", NAMESPACE))
-            shown = [self._poll_machine(name, nodes) for name in sorted({actor.name for actor in actors})]
-        return tuple(seen for seen in shown if not seen.state.proved_stopped)
+            live = self.cluster.list_actors(("ray_namespace", "=", NAMESPACE), ("state", "!=", "DEAD"))
+        return self.poll(tuple(actor.name for actor in live))
 
     def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  it is always killed
         with convert_errors(f"the end of {instance} is not confirmed", ComputeUnavailableError):
@@ -86,17 +85,23 @@ class RayCapacity:
         """Does nothing: the machine ends with its run."""
 
     def _poll_machine(self, name: str, nodes: Mapping[str, Mapping[str, str]]) -> Instance:
-        stopped = Instance(id=name, state=InstanceState.STOPPED, type=self.node_type)
-        tags = {RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name}
+        stopped = Instance(id=name, state=InstanceState.STOPPED)
         actors = self.cluster.list_actors(("name", "=", name), ("ray_namespace", "=", NAMESPACE))
         live = next((actor for actor in actors if actor.state != "DEAD"), None)
+        running = replace(
+            stopped,
+            state=InstanceState.RUNNING,
+            type=self.node_type,
+            market=Market.ON_DEMAND,
+            tags={RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name},
+        )
         if live and live.state in {"ALIVE", "RESTARTING"}:
-            return self._read_claim(replace(stopped, state=InstanceState.RUNNING, tags=tags))
+            return self._read_claim(running)
         if live:
-            return replace(stopped, state=InstanceState.PENDING, tags=tags, state_reason=NO_NODE)
+            return replace(running, state=InstanceState.PENDING, state_reason=NO_NODE)
         if any(self._holds_node(actor.node_id, nodes) for actor in actors):
             # Paid for until it is gone.
-            return replace(stopped, state=InstanceState.RUNNING, tags=tags, state_reason=IDLE_NODE)
+            return replace(running, state_reason=IDLE_NODE)
         return replace(stopped, state_reason=_explain_death(actors[0].death_cause) if actors else "")
 
     def _read_claim(self, seen: Instance) -> Instance:
