@@ -98,7 +98,7 @@ class Weather:
     fleet: int = 0
     """The most machines that a run creates; 0: one existing instance."""
     interruptions: int = 0
-    """Spot machines that the cloud takes back, with a notice or without."""
+    """Spot machines that the cloud interrupts, with a notice or without."""
     slow_machines: float = 0.0
     """That a created machine works at a fraction of the others' speed."""
     lost_tokens: float = 0.0
