@@ -98,7 +98,7 @@ class Weather:
     fleet: int = 0
     """The most machines that a run creates; 0: one existing instance."""
     interruptions: int = 0
-    """Spot machines that the cloud takes back, with a notice or without."""
+    """Spot machines that the cloud interrupts, with a notice or without."""
     slow_machines: float = 0.0
     """That a created machine works at a fraction of the others' speed."""
     lost_tokens: float = 0.0
@@ -194,13 +194,7 @@ _NOT_WITH_FLEETS = (
 )
 FLEETS: Mapping[str, Focus] = {
     "a fleet": {"fleet": 20},
-    "a fleet without faults": {
-        "fleet": 20,
-        "crash": 0.0,
-        "fault": 0.0,
-        "interruptions": -1,
-        "lost_disk": 0.0,
-    },
+    "a fleet without faults": {"fleet": 20, "crash": 0.0, **dict.fromkeys(_SPICES, 0), "interruptions": -1},
     "a spot market": {"fleet": 12, "interruptions": 12, "dry_offers": 6, "crash": 0.002},
     "a fleet whose ledger is lost": {"fleet": 8, "outages": 3, "lost_disk": 1.0, "ledger_files": 2},
     "lost replies of a fleet": {

@@ -16,7 +16,7 @@ from batchscribe.testing.compute import CloudMachine, Span
 from simulation.bills import CALL_SECONDS, Bills, Kept, Look
 from simulation.box import Box
 from simulation.cloud import UP, Act
-from simulation.fleet.cloud import OFFERS, price
+from simulation.fleet.cloud import OFFERS, ZONES, price
 from simulation.gate import Gate
 from simulation.invariants import Checker
 from simulation.promises import Promises
@@ -64,8 +64,10 @@ class FleetBills(Bills):
             text = f"{machine.id} ran {truth:.0f} s, is billed {billed:.0f} s, at most {most:.0f} s"
             self._gate.violated("I7", text)
         rates = [price(each.type, each.market, each.zone).per_hour.micros for each in named]
-        if len(spans) < 1 or machine.rate is None:
+        if not spans or machine.rate is None:
             rates += [offer.rate.per_hour.micros for offer in OFFERS]
+        elif machine.meter.running_until is None:  # its zone was never observed
+            rates += [price(each.type, each.market, ZONES[0]).per_hour.micros for each in named]
         self._paid(machine.id, run.bill_of(machine), rates, truth - jumped - self.lag - 1.0, most)
 
     def _measure(self, spans: Iterable[Span]) -> float:

@@ -165,7 +165,7 @@ class FleetStage(Stage):
             self.tokens.dry[name] = self.line.seconds + between(self.rng, 0.1 * HOUR, 2 * HOUR)
 
     def _interrupt(self) -> None:
-        """Takes a running spot machine back; tries again later while there is none."""
+        """Interrupts a running spot machine; tries again later while there is none."""
         if self._weather is CALM:
             return
         running = [
@@ -177,10 +177,10 @@ class FleetStage(Stage):
             self.line.at(5 * MINUTE, self._interrupt)
             return
         machine = pick(self.rng, running)
-        self.trace.add(f"the cloud takes {machine.tags[MACHINE_TAG]} back")
-        self.main.gate.met["a spot machine was taken back"] += 1
+        self.trace.add(f"the cloud interrupts {machine.tags[MACHINE_TAG]}")
+        self.main.gate.met["a spot machine was interrupted"] += 1
         if self.rng.random() < 0.5:
-            self.boxes[machine.id].notice = "the cloud takes this spot machine back"
+            self.boxes[machine.id].notice = "the cloud interrupts this spot machine"
             self.line.at(NOTICE_SECONDS, partial(self.cloud.terminate, machine.id))
         else:
             self.cloud.terminate(machine.id)

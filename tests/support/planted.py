@@ -32,7 +32,6 @@ from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import RunConfig, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.controller.sharing import portions
-from batchscribe.controller.sharing.revocation import return_rest
 from batchscribe.core import keys
 from batchscribe.core.decide import policy, triggers
 from batchscribe.core.decide.money import ZERO
@@ -40,7 +39,7 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.run_steps import Step
-from batchscribe.core.run.runs import Run, RunState
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
 from simulation import box, episode, stage
@@ -456,19 +455,17 @@ def idle_machines_are_kept(patch: Patch) -> None:
 
 
 def a_lost_create_reply_leaks_a_machine(patch: Patch) -> None:
-    """A name without an instance proves that there will be none."""
-    patch.setattr(teardown, "_may_still_start", lambda _run, _machine, _now: False)
+    """A create call without a reply created nothing."""
+    request = steps._request_start
 
+    def request_start(world: World, config: RunConfig, run: Run, seen: Any, asked: Any) -> Run:
+        out = request(world, config, run, seen, asked)
+        if out.ending or out.trouble in {"", run.trouble}:
+            return out
+        out = context.end_machine(world, out, seen.id, Outcome.START_FAILED, "no reply")
+        return save(world, out.with_machine(seen.id, released=True))
 
-def the_rest_is_returned_before_the_stop(patch: Patch) -> None:
-    """Chunks of a machine whose work is over are given to others while its worker may still do them."""
-    ended = context.end_machine
-
-    def end_machine(world: World, run: Run, instance: str, *details: Any, **notes: Any) -> Run:
-        out = ended(world, run, instance, *details, **notes)
-        return save(world, return_rest(world, out, instance)) if len(run.machines) > 1 else out
-
-    patch.setattr(follow, "end_machine", end_machine)
+    patch.setattr(steps, "_request_start", request_start)
 
 
 def every_machine_has_the_runs_rate(patch: Patch) -> None:

@@ -236,7 +236,7 @@ def test_after_an_interruption_the_next_check_starts_at_once(at: Fleet) -> None:
     at.config = replace(at.config, max_machines=1)
     run = started(at, at_work=1)
     at.clock.sleep(130)
-    at.worker.started[run.id, 0].end(WorkerEnd.STOPPED, "the cloud takes this spot machine back")
+    at.worker.started[run.id, 0].end(WorkerEnd.STOPPED, "the cloud interrupts this spot machine")
     at.cloud.terminate(at.of(run, 0)[0].id)
     run = advanced_to_end(at, run)
     assert run.outcome is Outcome.SPOT_INTERRUPTED

@@ -240,7 +240,8 @@ def read_tag(run: Run, machine: Machine, poll: Poll) -> Run:
 
 
 def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
-    meter = machine.meter.read(poll, ours=not run.creates_machines)
+    created = run.creates_machines
+    meter = machine.meter.read(poll, ours=not created, created=created)
     return run.with_machine(machine.id, meter=meter)
 
 

@@ -187,7 +187,7 @@ def _explain_down(
     """Outcome and reason of a machine that went down without an exit record."""
     end = read_host_end(world, run, machine.id)
     if end is None and machine.market == Market.SPOT:
-        return Outcome.SPOT_INTERRUPTED, f"{down}: the cloud took the spot machine back without notice"
+        return Outcome.SPOT_INTERRUPTED, f"{down}: the cloud interrupted the spot machine without notice"
     if end is None:
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: stopped from outside"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None

@@ -61,7 +61,7 @@ def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
 
 
 def _find_interrupted(settled: list[Run]) -> str:
-    """The latest run, if a spot machine was taken back from it before all of its work was done.
+    """The latest run, if the cloud interrupted a spot machine of it before all of its work was done.
 
     A run without a transcript waits for the usual triggers: interruptions may be frequent now.
     """

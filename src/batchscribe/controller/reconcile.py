@@ -17,7 +17,7 @@ from batchscribe.controller.external_state import (
     read_instance_record,
     record_external_state,
 )
-from batchscribe.controller.records import read_record, read_settlement, recover_workers
+from batchscribe.controller.records import read_boot, read_record, read_settlement, recover_workers
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
@@ -253,7 +253,8 @@ def _recover_created(world: World, run: Run, poll: Poll) -> Run:
     machine = run.machine(name)
     if machine.reaching_since is not None:
         return run
-    if machine.meter.start_requested is None and read_instance_record(world, name) is not None:
+    known = read_instance_record(world, name) or read_boot(world, run, name)
+    if machine.meter.start_requested is None and known is not None:
         begin, end = Moment(run.created), Moment(min(poll.answered.at, run.deadline + GUARD_LAST))
         machine = replace(machine, meter=Meter(start_requested=begin, running_since=begin, stopped=end))
     over = {"over": True, "over_since": poll.answered, "outcome": Outcome.INTERRUPTED}

@@ -197,7 +197,7 @@ def _await_machine(world: World, config: RunConfig, run: Run, machine: Machine, 
     up = seen.state is InstanceState.RUNNING and seen.run == run.id
     # Until it is observed up, `stopped` may be older than the start.
     ours = not created and (up or _is_our_start(run, meter, poll))
-    meter = meter.read(poll, ours=ours, lands=True)
+    meter = meter.read(poll, ours=ours, lands=True, created=created)
     run = with_price(world, run.with_machine(seen.id, meter=meter), seen)
     if up:
         return _observe_up(world, run, poll)

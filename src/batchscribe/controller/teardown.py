@@ -225,8 +225,8 @@ def _record_meter(world: World, run: Run, machine: Machine, poll: Poll) -> Run:
     Saved if the bill depends on it: a failed stop or a crash would lose it.
     """
     before = machine.meter
-    lands = _may_still_start(run, machine, poll.answered)
-    meter = before.read(poll, ours=not run.creates_machines, lands=lands)
+    lands, created = _may_still_start(run, machine, poll.answered), run.creates_machines
+    meter = before.read(poll, ours=not created, lands=lands, created=created)
     run = run.with_machine(machine.id, meter=meter)
     bounds = (meter.up_since, meter.idle_until, meter.running_since, meter.stopped)
     if bounds == (before.up_since, before.idle_until, before.running_since, before.stopped):

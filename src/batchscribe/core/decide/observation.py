@@ -97,7 +97,7 @@ class Observation:
     max_machines: int = 1
     """The most machines that a run may create."""
     interrupted: str = ""
-    """The latest run, if the cloud took a spot machine back from it, and work was left."""
+    """The latest run, if the cloud interrupted a spot machine of it, and work was left."""
     open_run: Run | None = None
     lane: Offer | None = None
     """This machine's processor; None if it takes no work now."""

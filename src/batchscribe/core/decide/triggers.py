@@ -37,7 +37,7 @@ def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
         yield Trigger(seen.now, ReasonCode.NOW, sentence)
     if backlog.triggering and seen.interrupted:
         pending = format_count(backlog.triggering, "chunk")
-        sentence = f"the cloud took a spot machine back from run {seen.interrupted}: {pending} pending"
+        sentence = f"the cloud interrupted a spot machine of run {seen.interrupted}: {pending} pending"
         yield Trigger(seen.now, ReasonCode.INTERRUPTED, sentence)
     if backlog.triggering:
         match policy.name:

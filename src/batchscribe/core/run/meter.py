@@ -15,6 +15,9 @@ from batchscribe.core.run.instances import Instance, InstanceState
 LONGEST_PENDING = timedelta(minutes=5)
 """From an accepted start to `running`, or back to `stopped`."""
 
+FORGOTTEN = timedelta(minutes=30)
+"""A terminated instance is shown for at least so long; EC2 shows it for about an hour."""
+
 LONGEST_LAG = timedelta(seconds=30)
 """Clouds are eventually consistent: a poll may show an older state than the previous one."""
 
@@ -107,11 +110,12 @@ class Meter:
         """The meter of a run that ends, or leaves its instance running."""
         return replace(self, stopped=self.stopped or now)
 
-    def read(self, poll: Poll, *, ours: bool, lands: bool = False) -> Meter:
+    def read(self, poll: Poll, *, ours: bool, lands: bool = False, created: bool = False) -> Meter:
         """The meter after a poll.
 
         `ours`: this run started the instance that is up. `lands`: the start request is so recent that not
-        every poll shows it yet.
+        every poll shows it yet. `created`: the cloud forgets the instance some time after its end, so a long
+        time without polls is billed.
         """
         state, now = poll.instance.state, poll.answered
         if state.billable or state.moving:
@@ -124,6 +128,9 @@ class Meter:
             # It ran and stopped between two polls; or the state is older than the launch time beside it,
             # and gets time to catch up.
             return replace(self.end(now), up_since=None if lands else now)
+        last = self.idle_until or self.start_requested
+        if created and last is not None and now.seconds_since(last) > FORGOTTEN.total_seconds():
+            return replace(self.end(now), running_since=self.running_since or last)
         return self._read_idle(poll.asked, never_started=state is InstanceState.STOPPED)
 
     def read_up(self, poll: Poll) -> Meter:

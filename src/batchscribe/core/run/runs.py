@@ -65,7 +65,7 @@ class Outcome(StrEnum):
     INSTANCE_LOST = "instance-lost"
     """Its instance was stopped from outside, or has another owner now."""
     SPOT_INTERRUPTED = "spot-interrupted"
-    """The cloud took its spot machine back."""
+    """The cloud interrupted its spot machine."""
     HUNG = "hung"
     """Only in runs of version 0.1: its controller hung and was ended by the watchdog."""
     ABANDONED = "abandoned"
