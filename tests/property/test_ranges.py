@@ -1,0 +1,118 @@
+"""A listing in ranges against the plain one: any keys, any remembered limits, changes meanwhile, faults."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchscribe.adapters.stores import ranges
+from batchscribe.adapters.stores.ranges import RangeLister, divide, list_pages
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.errors import StoreUnavailableError
+from batchscribe.protocols import Store
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.store import MemoryStore
+from support.stores import NOW, row
+
+NAMES = st.text("aAz09/-.:_é😀\x01", min_size=1, max_size=5)
+"""Odd keys too: empty and dot segments, control characters."""
+NUMBERED = st.integers(0, 300).map(lambda number: f"calls/2026-{number:05}.mp3")
+KEYS = st.sets(NAMES | NUMBERED, max_size=80)
+
+
+class ListedStore(MemoryStore):
+    """Keys that may change after a number of requests; request number `broken` fails."""
+
+    def __init__(self, keys: set[str], later: set[str] | None = None, broken: int = -1) -> None:
+        super().__init__(FakeClock(NOW))
+        self.url = "s3://bucket"
+        self.requests = 0
+        self._keys, self._broken = sorted(keys), broken
+        self._later = self._keys if later is None else sorted(later)
+        self._counting = Lock()
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        with self._counting:
+            self.requests += 1
+            number = self.requests
+        if number == self._broken:
+            raise StoreUnavailableError("no answer")
+        keys = self._later if number > 2 else self._keys
+        return (row(key) for key in keys[bisect_right(keys, after) :] if key.startswith(prefix))
+
+
+def list_keys(store: Store, prefix: str = "", limits: tuple[str, ...] = ()) -> list[str]:
+    """Pages of 3 keys, and ranges that are divided after 2 of them."""
+    with patch.multiple(ranges, PAGE=3, LONG=2, STREAMS=4):
+        return [info.key for page in list_pages(store, prefix, limits) for info in page]
+
+
+@given(KEYS, st.lists(NAMES | NUMBERED), st.sampled_from(["", "calls/", "a/"]))
+def test_ranges_list_what_one_stream_lists(keys: set[str], limits: list[str], prefix: str) -> None:
+    store = ListedStore(keys)
+    assert list_keys(store, prefix, tuple(limits)) == [info.key for info in store.list(prefix)]
+
+
+@given(KEYS, KEYS, st.lists(NAMES | NUMBERED).map(sorted))
+def test_a_key_that_stays_is_listed_once(before: set[str], after: set[str], limits: list[str]) -> None:
+    found = list_keys(ListedStore(before, after), limits=tuple(limits))
+    assert found == sorted(set(found))
+    assert before & after <= set(found) <= before | after
+
+
+@given(KEYS, st.lists(NUMBERED).map(sorted), st.integers(1, 40))
+def test_a_listing_without_one_range_raises(keys: set[str], limits: list[str], broken: int) -> None:
+    whole = ListedStore(keys)
+    assert list_keys(whole, limits=tuple(limits)) == sorted(keys)
+    if broken <= whole.requests:
+        with pytest.raises(StoreUnavailableError):
+            list_keys(ListedStore(keys, broken=broken), limits=tuple(limits))
+
+
+@given(NAMES | NUMBERED, NAMES | NUMBERED, st.none() | NAMES, st.integers(1, 9))
+def test_a_divided_range_is_covered_once(one: str, other: str, end: str | None, parts: int) -> None:
+    first, last = sorted((one, other))
+    if end is not None and end <= last:
+        return
+    divided = divide(first, last, end, parts=parts)
+    assert (divided[0][0], divided[-1][1]) == (last, end)
+    assert [high for _low, high in divided[:-1]] == [low for low, _high in divided[1:]]
+    assert all(high is None or low < high for low, high in divided)
+
+
+@given(KEYS)
+def test_remembered_limits_list_the_same_again(keys: set[str]) -> None:
+    with TemporaryDirectory() as folder, patch.multiple(ranges, PAGE=3, SPACING=2, LONG=2, STREAMS=4):
+        lister = RangeLister(Path(folder))
+        for _ in range(2):
+            assert [info.key for info in lister(ListedStore(keys))] == sorted(keys)
+
+
+def test_remembered_limits_take_one_request_for_a_page(tmp_path: Path) -> None:
+    lister, store = RangeLister(tmp_path), ListedStore({f"{number:05}.mp3" for number in range(25_000)})
+    assert len(list(lister(store))) == 25_000
+    store.requests = 0
+    assert len(list(lister(store))) == 25_000
+    assert store.requests == 27
+
+
+def test_limits_that_cannot_be_written_fail_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert len(list(RangeLister(tmp_path / "file")(ListedStore({"a", "b"})))) == 2
+
+
+def test_a_listing_that_is_left_early_remembers_nothing(tmp_path: Path) -> None:
+    lister, store = RangeLister(tmp_path), ListedStore({f"{number:05}.mp3" for number in range(25_000)})
+    listing = lister(store)
+    assert next(listing).key == "00000.mp3"
+    del listing
+    assert not list(tmp_path.iterdir())
+    assert store.requests <= ranges.STREAMS
