@@ -72,12 +72,14 @@ def render(keys: Keys, query: dict[str, list[str]]) -> bytes:
     end = bisect_left(keys, prefix + "\U0010ffff") if prefix else len(keys)
     size = min(PAGE, int(asked.get("max-keys", PAGE)))
     text = quote if asked.get("encoding-type") == "url" else escape
-    body, last, first = (
-        _folders(keys, prefix, delimiter, first, end, size)
+    numbers = range(first, end)
+    page = (
+        _folders(keys, prefix, delimiter, numbers, size)
         if delimiter
-        else _objects(keys, first, end, size, text)
+        else _objects(keys, numbers[:size], text)
     )
-    more = first < end
+    body, last, following = page
+    more = following < end
     token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>" if more else ""
     head = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="{_XML}"><Name>bench</Name>'
@@ -102,10 +104,9 @@ def _object(number: int, key: str) -> str:
     )
 
 
-def _folders(
-    keys: Keys, prefix: str, delimiter: str, first: int, end: int, size: int
-) -> tuple[str, str, int]:
+def _folders(keys: Keys, prefix: str, delimiter: str, numbers: range, size: int) -> tuple[str, str, int]:
     rows, last = [], ""
+    first, end = numbers.start, numbers.stop
     while first < end and len(rows) < size:
         name, found, _ = keys.key(first)[len(prefix) :].partition(delimiter)
         last = prefix + name + found
@@ -133,7 +134,8 @@ class _Connection(asyncio.Protocol):
             line = self._received[:at].split(b"\r\n", 1)[0].decode()
             self._received = self._received[at + 4 :]
             self._requests.value += 1
-            asyncio.get_running_loop().call_later(self._latency.value, self._answer, *line.split()[:2])
+            method, target, _ = line.split()
+            asyncio.get_running_loop().call_later(self._latency.value, self._answer, method, target)
 
     def _answer(self, method: str, target: str) -> None:
         place = urlsplit(target)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from batchscribe.controller.previous_failures import read_past_attempts
@@ -117,10 +118,9 @@ class Scanner:
     def _list_tagged(self, prefix: str) -> Iterator[Tagged]:
         source = self.list_all(self.source, prefix)
         listed = merge_listings(source, None if self._one_store else self.list_all(self.output, prefix))
-        for number, each in enumerate(listed):
-            if number % KEEP_ALIVE_EVERY == 0:
-                self.keep_alive()
-            yield each
+        while some := list(islice(listed, KEEP_ALIVE_EVERY)):
+            self.keep_alive()
+            yield from some
 
     def _read_owner(self, transcript: str) -> str | None:
         for store in (self.output, self.source):

@@ -102,16 +102,17 @@ class _Listing:
 
     def _follow(self, end: str | None, first: Future[_Page]) -> Iterator[list[ObjectInfo]]:
         """Yields a range from its first page on; a long one is divided."""
-        page = await_result(first)
-        for number in range(1, LONG + 1):
+        page, pages = await_result(first), 1
+        while True:
             self._keep_alive()
             if page.objects:
                 yield page.objects
             if page.complete:
                 return
             last = page.objects[-1].key
-            if number < LONG:
-                page = await_result(self._submit((last, end)))
+            if pages == LONG:
+                break
+            page, pages = await_result(self._submit((last, end))), pages + 1
         yield from self.read(pairwise((last, *self._measure((last, end)), end)))
 
     def _measure(self, keys: Range) -> list[str]:
