@@ -88,8 +88,7 @@ def render(keys: Keys, query: dict[str, list[str]]) -> bytes:
     return f"{head}{token}{body}</ListBucketResult>".encode()
 
 
-def _objects(keys: Keys, first: int, end: int, size: int, text: Callable[[str], str]) -> tuple[str, str, int]:
-    numbers = range(first, min(end, first + size))
+def _objects(keys: Keys, numbers: range, text: Callable[[str], str]) -> tuple[str, str, int]:
     body = "".join([_object(number, text(keys.key(number))) for number in numbers])
     return body, keys.key(numbers[-1]) if numbers else "", numbers.stop
 
@@ -105,7 +104,7 @@ def _object(number: int, key: str) -> str:
 
 
 def _folders(keys: Keys, prefix: str, delimiter: str, numbers: range, size: int) -> tuple[str, str, int]:
-    rows, last = [], ""
+    rows, last = list[str](), ""
     first, end = numbers.start, numbers.stop
     while first < end and len(rows) < size:
         name, found, _ = keys.key(first)[len(prefix) :].partition(delimiter)
@@ -121,7 +120,7 @@ def _folders(keys: Keys, prefix: str, delimiter: str, numbers: range, size: int)
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, keys: Keys, requests: Any, latency: Any) -> None:
+    def __init__(self, keys: Keys, requests: Any, latency: float) -> None:
         self._keys, self._requests, self._latency = keys, requests, latency
         self._received = b""
 
@@ -135,7 +134,7 @@ class _Connection(asyncio.Protocol):
             self._received = self._received[at + 4 :]
             self._requests.value += 1
             method, target, _ = line.split()
-            asyncio.get_running_loop().call_later(self._latency.value, self._answer, method, target)
+            asyncio.get_running_loop().call_later(self._latency, self._answer, method, target)
 
     def _answer(self, method: str, target: str) -> None:
         place = urlsplit(target)
@@ -153,33 +152,32 @@ class _Connection(asyncio.Protocol):
 
 @dataclass
 class CannedBucket:
-    """The server's process: its address, its requests so far, its latency in seconds."""
+    """The server's process: its address, and its requests so far."""
 
     endpoint: str
     requests: Any
-    latency: Any
 
 
 @contextmanager
 def canned_bucket(count: int, shape: str, latency: float) -> Iterator[CannedBucket]:
     """Serves `count` keys on 127.0.0.1 until the end of the block; `latency` in seconds."""
     context = multiprocessing.get_context("spawn")
-    requests, delay = context.Value("i", 0, lock=False), context.Value("d", latency, lock=False)
+    requests = context.Value("i", 0, lock=False)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, count, shape, requests, delay), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, count, shape, requests, latency), daemon=True)
     process.start()
     try:
-        yield CannedBucket(ours.recv(), requests, delay)
+        yield CannedBucket(ours.recv(), requests)
     finally:
         process.terminate()
         process.join()
 
 
-def _serve(pipe: Any, count: int, shape: str, requests: Any, latency: Any) -> None:
+def _serve(pipe: Any, count: int, shape: str, requests: Any, latency: float) -> None:
     asyncio.run(_serve_forever(pipe, Keys(count, SHAPES[shape]), requests, latency))
 
 
-async def _serve_forever(pipe: Any, keys: Keys, requests: Any, latency: Any) -> None:
+async def _serve_forever(pipe: Any, keys: Keys, requests: Any, latency: float) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: _Connection(keys, requests, latency), "127.0.0.1", 0, backlog=512

@@ -35,8 +35,8 @@ class ListedStore(MemoryStore):
         super().__init__(FakeClock(NOW))
         self.url = "s3://bucket"
         self.requests = 0
-        self._keys, self._broken = sorted(keys), broken
-        self._later = self._keys if later is None else sorted(later)
+        self._keys, self._later = sorted(keys), sorted(keys if later is None else later)
+        self._broken = broken
         self._counting = Lock()
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
