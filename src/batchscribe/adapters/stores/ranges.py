@@ -24,7 +24,7 @@ from batchscribe.core.objects import ObjectInfo
 from batchscribe.private_files import make_folder
 from batchscribe.protocols import Store
 
-STREAMS = 32
+STREAMS = 64
 SPACING = 950
 """Keys of a range when its limits are remembered: 50 more still fit into its one page."""
 LONG = 10

@@ -108,7 +108,7 @@ def audio_folders(
         key = info.key
         if key.startswith(CONTROL):
             continue
-        audio = audio_name(key)
+        audio = None if key.endswith(".json") else audio_name(key)
         subject = parse_transcript_key(key) if audio is None else None
         if (audio is None or side is Side.OUTPUT) and subject is None:
             if side is not Side.OUTPUT:
