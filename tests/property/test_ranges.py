@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from batchscribe.adapters.stores import ranges
 from batchscribe.adapters.stores.ranges import RangeLister, divide, list_pages
+from batchscribe.controller.scan import Scanner
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.protocols import Store
@@ -25,6 +27,10 @@ from support.stores import NOW, row
 NAMES = st.text("aAz09/-.:_é😀\x01", min_size=1, max_size=5)
 """Odd keys too: empty and dot segments, control characters."""
 NUMBERED = st.integers(0, 300).map(lambda number: f"calls/2026-{number:05}.mp3")
+FOLDERS = st.sampled_from(["", "a/", "a/b/", "a-/", "a//", "é/", "_batchscribe/"])
+STEMS = st.sampled_from(["chunk-001", "chunk-002", "chunk-010", "talk", "x.mp3"])
+AUDIO = st.builds("{}{}.{}".format, FOLDERS, STEMS, st.sampled_from(["mp3", "webm"]))
+TRANSCRIPTS = st.builds("{}transcription-{}.json".format, FOLDERS, STEMS)
 KEYS = st.sets(NAMES | NUMBERED, max_size=80)
 
 
@@ -116,3 +122,17 @@ def test_a_listing_that_is_left_early_remembers_nothing(tmp_path: Path) -> None:
     del listing
     assert not list(tmp_path.iterdir())
     assert store.requests <= ranges.STREAMS
+
+
+@given(st.sets(AUDIO | TRANSCRIPTS | NAMES, max_size=60), st.lists(AUDIO).map(sorted))
+def test_a_scan_in_ranges_has_the_backlog_of_one_stream(keys: set[str], limits: list[str]) -> None:
+    store = ListedStore(keys)
+
+    def list_in_ranges(store: Store, prefix: str) -> Iterator[ObjectInfo]:
+        with patch.multiple(ranges, PAGE=3, LONG=2, STREAMS=4):
+            yield from chain.from_iterable(list_pages(store, prefix, limits))
+
+    plain = Scanner(store, store, clock=FakeClock(NOW))
+    parallel = Scanner(store, store, clock=FakeClock(NOW), list_all=list_in_ranges)
+    assert parallel.backlog() == plain.backlog()
+    assert list(parallel.audio()) == list(plain.audio())

@@ -43,6 +43,15 @@ class _Page(NamedTuple):
     """True if the range has no further keys."""
 
 
+class _Extent(NamedTuple):
+    """A page without its objects."""
+
+    first: str
+    last: str
+    size: int
+    complete: bool
+
+
 Range = tuple[str, str | None]
 """Keys above the first, up to and including the second; None is the end of the bucket."""
 
@@ -121,20 +130,19 @@ class _Listing:
         A listing that is not complete after its page continues in several parts while a stream is idle.
         """
         sizes: dict[str, int] = {}
-        rest, running = [keys], dict[Future[_Page], Range]()
+        rest, running = [keys], dict[Future[_Extent], Range]()
         while rest or running:
-            running |= {self._submit(each): each for each in rest}
+            running |= {self._pool.submit(_survey, self._store, self._prefix, *each): each for each in rest}
             rest = []
             done, _ = wait(running, timeout=TURN_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 self._keep_alive()
                 page, (_, end) = future.result(), running.pop(future)
-                if page.objects:
-                    sizes[page.objects[-1].key] = len(page.objects)
+                if page.size:
+                    sizes[page.last] = page.size
                 if not page.complete:
                     idle = len(running) + len(rest) < STREAMS
-                    first, last = page.objects[0].key, page.objects[-1].key
-                    rest += divide(first, last, end, parts=PARTS if idle else 1)
+                    rest += divide(page.first, page.last, end, parts=PARTS if idle else 1)
         return _join_small(sizes)
 
 
@@ -146,6 +154,11 @@ def _fetch(store: Store, prefix: str, start: str, end: str | None) -> _Page:
     while end is not None and found and found[-1].key > end:
         found.pop()
     return _Page(found, complete=True)
+
+
+def _survey(store: Store, prefix: str, start: str, end: str | None) -> _Extent:
+    found, complete = _fetch(store, prefix, start, end)
+    return _Extent(found[0].key if found else "", found[-1].key if found else "", len(found), complete)
 
 
 def divide(first: str, last: str, end: str | None, *, parts: int) -> list[Range]:

@@ -46,8 +46,8 @@ class AudioObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: AudioName
     transcripts: tuple[Tagged, ...]
     """Its transcripts, in either store."""
-    planned: str
-    """Key of its transcript, relative to the output."""
+    full_name: bool = False
+    """Its transcript is named after the whole file name, not only after the stem."""
     blank: tuple[Tagged, ...] = ()
     """Transcripts of 0 bytes: the chunk counts as not transcribed."""
     gap: timedelta | None = None
@@ -55,11 +55,16 @@ class AudioObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     in the folder is left to do."""
 
     @property
+    def planned(self) -> str:
+        """Key of its transcript, relative to the output."""
+        return transcript_key(self.name, full_name=self.full_name)
+
+    @property
     def newest(self) -> Tagged | None:
         """The transcript for its session file."""
-        if len(self.transcripts) == 1:  # of millions of objects, nearly all
-            return self.transcripts[0]
-        return max(self.transcripts, key=lambda tagged: tagged[1].modified, default=None)
+        if len(self.transcripts) > 1:
+            return max(self.transcripts, key=lambda tagged: tagged[1].modified)
+        return self.transcripts[0] if self.transcripts else None
 
     @property
     def stale(self) -> bool:
@@ -184,7 +189,7 @@ def _match_only_file(folder: _Folder, name: AudioName, info: ObjectInfo) -> Audi
         name=name,
         transcripts=(*_find_transcripts(folder, folder.transcripts, name.name), *plain),
         blank=_find_blank(folder, name, plain=not is_name) if folder.blank else (),
-        planned=transcript_key(name, full_name=is_name),
+        full_name=is_name,
     )
 
 
@@ -205,7 +210,7 @@ def _match_stem(
             name=name,
             transcripts=(*_find_transcripts(folder, folder.transcripts, name.name), *own),
             blank=_find_blank(folder, name, plain=name.name == designated) if folder.blank else (),
-            planned=transcript_key(name, full_name=name.name != designated),
+            full_name=name.name != designated,
         )
 
 
