@@ -1,8 +1,8 @@
 """What a scan of 1e6 to 1e9 keys costs: requests, dollars, time, by a simulation of its listing.
 
-`python -m bench.scale [--cpu-us 5.5] [--latency-ms 40]`; docs/scale.md shows its output. It plays the pipeline
-of `adapters/stores/ranges.py`: ranges of SPACING keys in STREAMS streams, read in key order, each with its own
-latency, and new keys since the last listing. CPU seconds for a key are those that `bench.listing` measures.
+`python -m bench.scale [--cpu-us 5.5] [--latency-ms 40]`; docs/scale.md shows its output. It plays
+`adapters/stores/ranges.py`: ranges of SPACING keys in STREAMS streams, read in key order, each with its own
+latency, and new keys since the last listing. The CPU seconds are those that `bench.listing` measures.
 The last column lists the ranges with new keys hourly, and everything once a day.
 The prices are those of S3 Standard in us-east-1.
 """

@@ -195,18 +195,15 @@ class ObstoreStore:
             yield self._to_info(meta, meta["path"])
 
     def _list_folder(self, wanted: str, folder: str, start: str) -> Iterator[ObjectInfo]:
-        last, checked = start, bool(wanted or start)
+        last, checked = start, bool(wanted) or start > "/"
         for page in self._fetch_pages(folder, start):
             paths = [meta["path"] for meta in page]
             if not checked and (first := next((path for path in paths if path > "/"), None)):
                 self._check_first_key(first)
                 checked = True
-            plain = all(map(lt, (last, *paths), paths))
-            if plain and paths[0].startswith(wanted) and paths[-1].startswith(wanted):
-                cut = len(self._base)
-                for meta, path in zip(page, paths, strict=True):
-                    etag = (meta["e_tag"] or "").removeprefix("W/").strip('"')
-                    yield ObjectInfo(path[cut:], meta["size"], meta["last_modified"], etag)
+            increasing = paths and all(map(lt, (last, *paths), paths))
+            if increasing and paths[0].startswith(wanted) and paths[-1].startswith(wanted):
+                yield from map(self._to_info, page, paths)
                 last = paths[-1]
                 continue
             for meta in page:

@@ -8,14 +8,14 @@ A range that turns out to be long (the whole bucket at its first listing) is mea
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from hashlib import sha256
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from batchscribe.adapters.stores.obstore_store import PAGE, TURN_SECONDS, await_result
@@ -57,57 +57,54 @@ Range = tuple[str, str | None]
 
 
 class RangeLister:
-    """Lists whole stores and folders on S3 in ranges; any other store as it is.
+    """Lists whole stores on S3 in ranges, anything else as it is.
 
-    `folder` holds the limits of the last listings, None remembers nothing. `keep_alive` is called for each
-    page.
+    `folder` holds the limits of the last listings; it is made when it is needed. `keep_alive` is called for
+    each page.
     """
 
-    def __init__(self, folder: Path | None, keep_alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path, keep_alive: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
         self._keep_alive = keep_alive
 
     def __call__(self, store: Store, prefix: str = "") -> Iterator[ObjectInfo]:
         """Lists as `Store.list` does. Raises its errors, of any range: no listing is partial."""
-        # Only S3 starts a listing at any key; others read everything before it.
-        if not store.url.startswith("s3://"):
+        # A prefix is one session. Only S3 starts at any key; other services read everything before it.
+        if prefix or not store.url.startswith("s3://"):
             return store.list(prefix)
-        path = self._folder / f"{sha256(store.url.encode()).hexdigest()}.txt" if self._folder else None
-        pages = list_pages(store, prefix, _read_limits(path), self._keep_alive)
-        return chain.from_iterable(pages if prefix or path is None else _remember_limits(pages, path))
+        path = self._folder / f"{sha256(store.url.encode()).hexdigest()}.txt"
+        pages = list_pages(store, _read_limits(path), self._keep_alive)
+        return chain.from_iterable(_remember_limits(pages, path))
 
 
 def list_pages(
-    store: Store, prefix: str, limits: Iterable[str], keep_alive: Callable[[], None] = lambda: None
+    store: Store, limits: Iterable[str], keep_alive: Callable[[], None] = lambda: None
 ) -> Iterator[list[ObjectInfo]]:
     """Yields the objects of all ranges in key order, at most PAGE at once; STREAMS pages are read ahead."""
     with _open_pool() as pool:
-        yield from _Listing(store, prefix, pool, keep_alive).read(pairwise(_order(limits, prefix)))
+        yield from _Listing(store, pool, keep_alive).read(_pair_up(limits))
 
 
 class _Listing:
     """One listing; its methods run in the caller's thread, and only `fetch` in the pool's."""
 
-    def __init__(
-        self, store: Store, prefix: str, pool: ThreadPoolExecutor, keep_alive: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: Store, pool: ThreadPoolExecutor, keep_alive: Callable[[], None]) -> None:
         self._store = store
-        self._prefix = prefix
         self._pool = pool
         self._keep_alive = keep_alive
 
-    def read(self, ranges: Iterable[tuple[str | None, str | None]]) -> Iterator[list[ObjectInfo]]:
+    def read(self, ranges: Iterable[Range]) -> Iterator[list[ObjectInfo]]:
         """Yields the pages of consecutive ranges, read ahead."""
         ahead: deque[tuple[str | None, Future[_Page]]] = deque()
         for start, end in ranges:
             if len(ahead) == STREAMS:
                 yield from self._follow(*ahead.popleft())
-            ahead.append((end, self._submit((start or "", end))))
+            ahead.append((end, self._submit((start, end))))
         while ahead:
             yield from self._follow(*ahead.popleft())
 
     def _submit(self, keys: Range) -> Future[_Page]:
-        return self._pool.submit(_fetch, self._store, self._prefix, *keys)
+        return self._pool.submit(_fetch, self._store, *keys)
 
     def _follow(self, end: str | None, first: Future[_Page]) -> Iterator[list[ObjectInfo]]:
         """Yields a range from its first page on; a long one is divided."""
@@ -122,7 +119,7 @@ class _Listing:
             if pages == LONG:
                 break
             page, pages = await_result(self._submit((last, end))), pages + 1
-        yield from self.read(pairwise((last, *self._measure((last, end)), end)))
+        yield from self.read(_join_up(last, self._measure((last, end)), end))
 
     def _measure(self, keys: Range) -> list[str]:
         """Limits of pages in a range of unknown size, from a first listing of it in no order.
@@ -132,7 +129,7 @@ class _Listing:
         sizes: dict[str, int] = {}
         rest, running = [keys], dict[Future[_Extent], Range]()
         while rest or running:
-            running |= {self._pool.submit(_survey, self._store, self._prefix, *each): each for each in rest}
+            running |= {self._pool.submit(_survey, self._store, *each): each for each in rest}
             rest = []
             done, _ = wait(running, timeout=TURN_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
@@ -146,9 +143,9 @@ class _Listing:
         return _join_small(sizes)
 
 
-def _fetch(store: Store, prefix: str, start: str, end: str | None) -> _Page:
+def _fetch(store: Store, start: str, end: str | None) -> _Page:
     """The first page of a range."""
-    found = list(islice(store.list(prefix, after=start), PAGE))
+    found = list(islice(store.list(after=start), PAGE))
     if len(found) == PAGE and (end is None or found[-1].key < end):
         return _Page(found, complete=False)
     while end is not None and found and found[-1].key > end:
@@ -156,8 +153,8 @@ def _fetch(store: Store, prefix: str, start: str, end: str | None) -> _Page:
     return _Page(found, complete=True)
 
 
-def _survey(store: Store, prefix: str, start: str, end: str | None) -> _Extent:
-    found, complete = _fetch(store, prefix, start, end)
+def _survey(store: Store, start: str, end: str | None) -> _Extent:
+    found, complete = _fetch(store, start, end)
     return _Extent(found[0].key if found else "", found[-1].key if found else "", len(found), complete)
 
 
@@ -176,7 +173,7 @@ def divide(first: str, last: str, end: str | None, *, parts: int) -> list[Range]
     cuts.sort()
     wanted = min(parts - 1, len(cuts))
     chosen = (cuts[number * len(cuts) // wanted] for number in range(wanted))
-    return [(low or "", high) for low, high in pairwise((last, *chosen, end))]
+    return list(_join_up(last, chosen, end))
 
 
 def _count_common(one: str, other: str) -> int:
@@ -202,15 +199,22 @@ def _join_small(sizes: dict[str, int]) -> list[str]:
     return limits
 
 
-def _order(limits: Iterable[str], prefix: str) -> Iterator[str | None]:
-    """The limits of all ranges: the start, the given keys below the prefix in increasing order, the end."""
+def _pair_up(limits: Iterable[str]) -> Iterator[Range]:
+    """The ranges between remembered keys; those that do not increase or are odd are ignored."""
     last = ""
-    yield last
     for key in limits:
-        if key > last and key.startswith(prefix) and not is_odd(key):
-            yield key
+        if key > last and not is_odd(key):
+            yield last, key
             last = key
-    yield None
+    yield last, None
+
+
+def _join_up(start: str, limits: Iterable[str], end: str | None) -> Iterator[Range]:
+    """The ranges from `start` to `end` between increasing limits."""
+    for key in limits:
+        yield start, key
+        start = key
+    yield start, end
 
 
 @contextmanager
@@ -223,12 +227,10 @@ def _open_pool() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_limits(path: Path | None) -> Iterator[str]:
+def _read_limits(path: Path) -> Iterator[str]:
     # Limits that cannot be read cost time, nothing else.
-    with suppress(OSError, UnicodeDecodeError):
-        if path is not None:
-            with path.open(encoding="utf-8", newline="\n") as file:
-                yield from (line.removesuffix("\n") for line in file)
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8", newline="\n") as file:
+        yield from (line.removesuffix("\n") for line in file)
 
 
 def _remember_limits(pages: Iterator[list[ObjectInfo]], path: Path) -> Iterator[list[ObjectInfo]]:
@@ -239,12 +241,14 @@ def _remember_limits(pages: Iterator[list[ObjectInfo]], path: Path) -> Iterator[
         limits += (info.key for info in page[following::SPACING] if not is_odd(info.key))
         following = (following - len(page)) % SPACING
         yield page
-    with suppress(OSError):
-        _write(path, "".join(f"{key}\n" for key in limits))
+    if limits:
+        with suppress(OSError):
+            _write(path, "".join(f"{key}\n" for key in limits))
 
 
 def _write(path: Path, text: str) -> None:
     make_folder(path.parent)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        new = Path(folder, path.name)
+        new.write_text(text, encoding="utf-8", newline="\n")
+        new.replace(path)
