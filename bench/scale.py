@@ -1,6 +1,6 @@
 """What a scan of 1e6 to 1e9 keys costs: requests, dollars, time, by a simulation of its listing.
 
-`python -m bench.scale [--cpu-us 5.5] [--latency-ms 40]`; docs/scale.md shows its output. It plays
+`python -m bench.scale [--cpu-us 6.5] [--latency-ms 40]`; docs/scale.md shows its output. It plays
 `adapters/stores/ranges.py`: ranges of SPACING keys in STREAMS streams, read in key order, each with its own
 latency, and new keys since the last listing. The CPU seconds are those that `bench.listing` measures.
 The last column lists the ranges with new keys hourly, and everything once a day.
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from batchscribe.adapters.stores.ranges import PAGE, SPACING, STREAMS
+from batchscribe.adapters.stores.obstore_store import PAGE
+from batchscribe.adapters.stores.ranges import SPACING, STREAMS
 
 REQUEST_USD = 0.005 / 1000
 HOURS = 730
@@ -89,7 +90,7 @@ def _print_row(*values: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cpu-us", type=float, default=5.5)
+    parser.add_argument("--cpu-us", type=float, default=6.5)
     parser.add_argument("--latency-ms", type=float, default=40.0)
     wanted = parser.parse_args()
     show(wanted.latency_ms / 1000, wanted.cpu_us / 1e6)

@@ -41,7 +41,7 @@ class ListedStore(MemoryStore):
         super().__init__(FakeClock(NOW))
         self.url = "s3://bucket"
         self.requests = 0
-        self._keys, self._later = sorted(keys), sorted(keys if later is None else later)
+        self._first, self._later = sorted(keys), sorted(keys if later is None else later)
         self._broken = broken
         self._counting = Lock()
 
@@ -51,7 +51,7 @@ class ListedStore(MemoryStore):
             number = self.requests
         if number == self._broken:
             raise StoreUnavailableError("no answer")
-        keys = self._later if number > 2 else self._keys
+        keys = self._later if number > 2 else self._first
         return (row(key) for key in keys[bisect_right(keys, after) :] if key.startswith(prefix))
 
 
