@@ -6,9 +6,10 @@ Callers use the same keys: `_batchscribe/runs/…` is `runs/…` in the control 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from heapq import merge
 from itertools import groupby
+
+from msgspec import structs
 
 from batchscribe.core import keys
 from batchscribe.core.keys import CONTROL
@@ -46,7 +47,9 @@ class SplitStore:
             return
         start = after.removeprefix(CONTROL) if after.startswith(CONTROL) else ""
         own = self._control.list(prefix.removeprefix(CONTROL), after=start)
-        listed: list[Iterator[ObjectInfo]] = [(replace(info, key=f"{CONTROL}{info.key}") for info in own)]
+        listed: list[Iterator[ObjectInfo]] = [
+            (structs.replace(info, key=f"{CONTROL}{info.key}") for info in own)
+        ]
         if prefix.startswith(FORMER):
             listed.append(self._output.list(prefix, after=after))
         for _key, same in groupby(merge(*listed, key=_sort_key), key=_sort_key):

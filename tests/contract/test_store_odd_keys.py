@@ -7,14 +7,16 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import obstore
 import pytest
 from obstore import store as vendors
 from obstore.exceptions import BaseError
 
-from batchscribe.adapters.stores import obstore_store
+from batchscribe.adapters.stores import obstore_store, ranges
 from batchscribe.adapters.stores.obstore_store import ObstoreStore
+from batchscribe.adapters.stores.ranges import list_pages
 from batchscribe.adapters.stores.rules import is_odd
 from batchscribe.core.objects import Blob
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
@@ -32,6 +34,21 @@ _numbers = count()
 def endpoint() -> Iterator[str]:
     with moto_server() as url, aws_environment():
         yield url
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_an_odd_key_sends_its_own_range_to_the_slow_lister(endpoint: str, key: str) -> None:
+    plain = [f"{letter}{number}.mp3" for letter in "+abcdefgtxyz" for number in range(3)]
+    store = filled(endpoint, (*plain, key))
+    with patch.multiple(ranges, PAGE=3, LONG=2):
+        for limits in ([], plain[::2]):
+            found = [info.key for page in list_pages(store, limits) for info in page]
+            assert found == sorted((*plain, key))
+
+
+def test_a_leading_slash_is_found_behind_a_start(endpoint: str) -> None:
+    store = filled(endpoint, ("+.mp3", "/lead.mp3", "a.mp3", "z.mp3"))
+    assert listed(store, after="+.mp3") == ["/lead.mp3", "a.mp3", "z.mp3"]
 
 
 def filled(endpoint: str, keys: tuple[str, ...], base: str = "") -> Store:

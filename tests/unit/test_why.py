@@ -50,7 +50,7 @@ def test_a_file_that_was_copied_waits_for_the_age_of_the_copy() -> None:
     info = ObjectInfo("a.mp3", 1, NOW - 48 * HOUR, "e", changed=NOW - timedelta(seconds=50))
     name = audio_name("a.mp3")
     assert name is not None
-    audio = AudioObject(info=info, name=name, transcripts=(), planned="a.json")
+    audio = AudioObject(info=info, name=name, transcripts=())
     assert explain(audio, ScanRules(now=NOW, min_age=timedelta(minutes=5)), max_wait=24 * HOUR) == (
         "waiting: its modification time is older, but the file itself changed on this disk at "
         f"{NOW - timedelta(seconds=50):%Y-%m-%d %H:%M} UTC; pending from "

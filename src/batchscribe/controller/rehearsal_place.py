@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
+from msgspec import structs
+
 from batchscribe.control_place import build_url, find_control_url
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.scan import Scanner
@@ -29,7 +31,7 @@ class Below:
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         start = f"{self._prefix}{after}" if after else ""
         for info in self._store.list(f"{self._prefix}{prefix}", after=start):
-            yield replace(info, key=info.key.removeprefix(self._prefix))
+            yield structs.replace(info, key=info.key.removeprefix(self._prefix))
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         return self._store.get(f"{self._prefix}{key}", limit=limit)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from batchscribe.controller.previous_failures import read_past_attempts
@@ -51,6 +52,8 @@ class Scanner:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """ETags of transcripts that could not be read before, by their keys."""
     only: frozenset[str] = frozenset()
+    list_all: Callable[[Store, str], Iterator[ObjectInfo]] = lambda store, prefix: store.list(prefix)
+    """Lists a whole store or folder: as `Store.list` does, by several requests at once."""
     _passed_over: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
@@ -113,13 +116,11 @@ class Scanner:
         return self.source is self.output or self.source.url == self.output.url
 
     def _list_tagged(self, prefix: str) -> Iterator[Tagged]:
-        listed = merge_listings(
-            self.source.list(prefix), None if self._one_store else self.output.list(prefix)
-        )
-        for number, each in enumerate(listed):
-            if number % KEEP_ALIVE_EVERY == 0:
-                self.keep_alive()
-            yield each
+        source = self.list_all(self.source, prefix)
+        listed = merge_listings(source, None if self._one_store else self.list_all(self.output, prefix))
+        while some := list(islice(listed, KEEP_ALIVE_EVERY)):
+            self.keep_alive()
+            yield from some
 
     def _read_owner(self, transcript: str) -> str | None:
         for store in (self.output, self.source):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 MIB = 1024 * 1024
 TRANSCRIPT_BYTES = 32 * MIB
 """Largest transcript of a chunk that is read: 12 hours, the default BATCH_MAX_AUDIO_HOURS, at 250 words a
@@ -23,9 +25,11 @@ CHUNK_LIST_BYTES = 64 * MIB
 """Largest control object that lists chunks: 100,000 at 670 bytes each; a usual chunk takes 300."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """One entry of a listing. `key` is relative to the store's URL, `etag` has no quotes."""
+class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a listing. `key` is relative to the store's URL, `etag` has no quotes.
+
+    A struct, since listings have millions: a dataclass takes five times as long to make.
+    """
 
     key: str
     size: int

@@ -7,6 +7,7 @@ from datetime import timedelta
 from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.stores.ranges import RangeLister
 from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.controller.scan import Scanner, no_lock, read_live_lock
 from batchscribe.core.decide.packing import Priors
@@ -18,6 +19,8 @@ from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.seams import open_settings_store, open_stores
 
+LISTINGS = "listings"
+"""Folder in the state directory: the limits of the last listings."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
 MOST_NAMED = 3
 MOST_PROBED = 20
@@ -54,6 +57,7 @@ def new_scanner(
         max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
         only=only,
+        list_all=RangeLister(settings.state_dir / LISTINGS, keep_alive),
     )
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from operator import lt
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
@@ -194,13 +195,19 @@ class ObstoreStore:
             yield self._to_info(meta, meta["path"])
 
     def _list_folder(self, wanted: str, folder: str, start: str) -> Iterator[ObjectInfo]:
-        last, checked = start, bool(wanted or start)
+        last, checked = start, bool(wanted) or start > "/"
         for page in self._fetch_pages(folder, start):
+            paths = [meta["path"] for meta in page]
+            if not checked and (first := next((path for path in paths if path > "/"), None)):
+                self._check_first_key(first)
+                checked = True
+            increasing = paths and all(map(lt, (last, *paths), paths))
+            if increasing and paths[0].startswith(wanted) and paths[-1].startswith(wanted):
+                yield from map(self._to_info, page, paths)
+                last = paths[-1]
+                continue
             for meta in page:
                 path = self._restore_slash(meta["path"], last)
-                if not checked and path > "/":
-                    self._check_first_key(path)
-                    checked = True
                 if path.startswith(wanted):
                     yield self._to_info(meta, path)
                 elif path > wanted:
@@ -215,12 +222,16 @@ class ObstoreStore:
             raise _OddKeyError from error
 
     def _fetch_pages(self, folder: str, start: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Pages of the listing, prefetched by one."""
+        """Pages of the listing; the main thread prefetches one, other threads are ahead of it themselves."""
         stream = obstore.list(self._vendor, folder or None, offset=start or None, chunk_size=PAGE)
+        if threading.current_thread() is not threading.main_thread():
+            with self._convert_errors(Action.LIST, ""):
+                yield from stream
+            return
         ahead = self._pool.submit(next, stream, None)
         while True:
             with self._convert_errors(Action.LIST, ""):
-                page = _await_result(ahead)
+                page = await_result(ahead)
             if page is None:
                 return
             ahead = self._pool.submit(next, stream, None)
@@ -259,7 +270,7 @@ class ObstoreStore:
         path = self._base + key
         with self._convert_errors(action, key):
             if threading.current_thread() is threading.main_thread():
-                return _await_result(self._pool.submit(act, path))
+                return await_result(self._pool.submit(act, path))
             return act(path)
 
     @contextmanager
@@ -287,7 +298,7 @@ class ObstoreStore:
         return convert_error(action, self.url, key, status=status, code=code[1] if code else "", doubt=doubt)
 
 
-def _await_result(future: Future[T]) -> T:
+def await_result(future: Future[T]) -> T:
     """Waits in short intervals: a signal just before the wait, or to another thread, does not end it."""
     while not future.done():
         wait((future,), timeout=TURN_SECONDS)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import chain
 
 from batchscribe.core.keys import digest
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import TRANSCRIPT_BYTES, ObjectInfo
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.core.scan.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.text.transcripts import SMALLEST
@@ -199,10 +199,11 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
 
 def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
     """True if its transcript is invalid, by listing and earlier reads."""
-    if audio.newest is None:
+    newest = audio.newest
+    if newest is None:
         return bool(audio.blank)
-    info = audio.newest[1]
-    return info.size < SMALLEST or audio.oversized or rules.unreadable.get(info.key) == info.etag
+    info = newest[1]
+    return not SMALLEST <= info.size <= TRANSCRIPT_BYTES or rules.unreadable.get(info.key) == info.etag
 
 
 def find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from batchscribe.core.keys import digest
 
 AUDIO_TYPES = frozenset({
@@ -34,7 +36,9 @@ KEY_BYTES = 900
 HASH_DIGITS = 16
 LAYER = "layers/layer-0-raw-transcription/"
 _NUMBERED = re.compile(r"chunk-(\d+)")
-_TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
+_AFFIXES = len("transcription-.json")
+_SHORT, _SHORT_FOLDER = 50, 150
+"""Characters of a name and of a folder that fit into all limits, at up to 4 bytes each."""
 _TAKEN = re.compile(r"transcript|transcription-.+", re.DOTALL)
 """Stems whose session files would collide with transcripts, or with the folder's session files."""
 
@@ -59,19 +63,18 @@ class Chunk:
     """Begin of its wait for another attempt, if it may start a GPU again."""
 
 
-@dataclass(frozen=True, slots=True)
-class AudioName:
-    """Parts of an audio key: `folder` is empty or ends in `/`; `type` is the lower-case extension."""
+class AudioName(msgspec.Struct, frozen=True, gc=False):
+    """Parts of an audio key: `folder` is empty or ends in `/`; `type` is the lower-case extension.
+
+    A struct for the same reason as ObjectInfo.
+    """
 
     folder: str
     name: str
     stem: str
     type: str
-
-    @property
-    def number(self) -> int | None:
-        match = _NUMBERED.fullmatch(self.stem)
-        return int(match[1]) if match else None
+    number: int | None
+    """Of `chunk-NNN`; None for any other name."""
 
     @property
     def session(self) -> str:
@@ -94,7 +97,8 @@ def audio_name(key: str) -> AudioName | None:
     kind = extension.lower()
     if not (dot and stem and kind in AUDIO_TYPES):
         return None
-    return AudioName(folder, name, stem, kind)
+    numbered = _NUMBERED.fullmatch(stem)
+    return AudioName(folder, name, stem, kind, int(numbered[1]) if numbered else None)
 
 
 def passed_over(key: str) -> str | None:
@@ -116,8 +120,8 @@ def passed_over_text(counted: Mapping[str, int]) -> str:
 def parse_transcript_key(key: str) -> tuple[str, str] | None:
     """Parses a transcript key to (audio folder, stem or name); None for other keys."""
     folder, name = split_key(key)
-    if match := _TRANSCRIPTION.fullmatch(name):
-        return folder, match[1]
+    if name.startswith("transcription-") and name.endswith(".json") and len(name) > _AFFIXES:
+        return folder, name[14:-5]
     if folder.endswith("/" + LAYER) or folder == LAYER:
         stem, dot, extension = name.rpartition(".")
         if dot and extension == "json":
@@ -130,6 +134,8 @@ def shorten_name(folder: str, text: str, affixes: str) -> str:
 
     A shortened text ends in a hash of the whole text, so that different texts get different names.
     """
+    if len(text) <= _SHORT and len(folder) <= _SHORT_FOLDER:
+        return text
     room = min(NAME_BYTES, KEY_BYTES - len(folder.encode())) - len(affixes.encode())
     whole = text.encode()
     if len(whole) <= max(room, HASH_DIGITS + 1):

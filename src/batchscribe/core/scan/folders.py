@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+
+import msgspec
+from msgspec import structs
 
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.objects import TRANSCRIPT_BYTES, ObjectInfo
@@ -36,16 +39,15 @@ Owner = Callable[[str], str | None]
 """Maps a transcript's key to the audio file name in its content; None if it has none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AudioObject:
+class AudioObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One audio object of the source."""
 
     info: ObjectInfo
     name: AudioName
     transcripts: tuple[Tagged, ...]
     """Its transcripts, in either store."""
-    planned: str
-    """Key of its transcript, relative to the output."""
+    full_name: bool = False
+    """Its transcript is named after the whole file name, not only after the stem."""
     blank: tuple[Tagged, ...] = ()
     """Transcripts of 0 bytes: the chunk counts as not transcribed."""
     gap: timedelta | None = None
@@ -53,16 +55,21 @@ class AudioObject:
     in the folder is left to do."""
 
     @property
+    def planned(self) -> str:
+        """Key of its transcript, relative to the output."""
+        return transcript_key(self.name, full_name=self.full_name)
+
+    @property
     def newest(self) -> Tagged | None:
         """The transcript for its session file."""
-        return max(self.transcripts, key=lambda tagged: tagged[1].modified, default=None)
+        if len(self.transcripts) > 1:
+            return max(self.transcripts, key=lambda tagged: tagged[1].modified)
+        return self.transcripts[0] if self.transcripts else None
 
     @property
     def stale(self) -> bool:
         """True if it is newer than each of its transcripts."""
-        return bool(self.transcripts) and all(
-            self.info.modified > transcript.modified for _side, transcript in self.transcripts
-        )
+        return self.newest is not None and self.info.modified > self.newest[1].modified
 
     @property
     def oversized(self) -> bool:
@@ -106,13 +113,14 @@ def audio_folders(
         key = info.key
         if key.startswith(CONTROL):
             continue
-        audio = audio_name(key)
+        audio = None if key.endswith(".json") else audio_name(key)
         subject = parse_transcript_key(key) if audio is None else None
         if (audio is None or side is Side.OUTPUT) and subject is None:
             if side is not Side.OUTPUT:
                 leave_out(key)
             continue
-        yield from _close_folders(opened, key, owner)
+        if opened and not key.startswith(opened[-1].path):
+            yield from _close_folders(opened, key, owner)
         if audio is not None:
             _open_folder(opened, audio.folder).audio.append((audio, info))
         elif subject is not None:
@@ -131,6 +139,8 @@ def _close_folders(opened: list[_Folder], key: str | None, owner: Owner) -> Iter
 
 def _open_folder(opened: list[_Folder], path: str) -> _Folder:
     """Returns the open folder of that path. All open folders contain the current key, so they are nested."""
+    if opened and opened[-1].path == path:
+        return opened[-1]
     at = len(opened)
     while at and len(opened[at - 1].path) > len(path):
         at -= 1
@@ -144,7 +154,12 @@ def _audio_objects(folder: _Folder, owner: Owner) -> list[AudioObject]:
     stems: dict[str, list[tuple[AudioName, ObjectInfo]]] = {}
     for audio in folder.audio:
         stems.setdefault(audio[0].stem, []).append(audio)
-    found = [audio for stem, group in stems.items() for audio in _match_stem(folder, stem, group, owner)]
+    found: list[AudioObject] = []
+    for stem, group in stems.items():
+        if len(group) == 1:
+            found.append(_match_only_file(folder, *group[0]))
+        else:
+            found += _match_stem(folder, stem, group, owner)
     if len(stems) != len(folder.audio):
         found.sort(key=lambda audio: audio.info.key)
     # Most folders of a large bucket are done, and need no gap.
@@ -162,7 +177,20 @@ def _with_gap(found: list[AudioObject]) -> list[AudioObject]:
     last = max(uploaded)
     at = uploaded.pop(last)
     gap = max(timedelta(0), at - uploaded[max(uploaded)]) if uploaded else timedelta(0)
-    return [replace(audio, gap=gap) if audio.name.number == last else audio for audio in found]
+    return [structs.replace(audio, gap=gap) if audio.name.number == last else audio for audio in found]
+
+
+def _match_only_file(folder: _Folder, name: AudioName, info: ObjectInfo) -> AudioObject:
+    """As `_match_stem`, for a file that shares its stem with no other, as nearly all do."""
+    is_name = "." in name.stem and audio_name(name.stem) is not None
+    plain = [] if is_name else _find_transcripts(folder, folder.transcripts, name.stem)
+    return AudioObject(
+        info=info,
+        name=name,
+        transcripts=(*_find_transcripts(folder, folder.transcripts, name.name), *plain),
+        blank=_find_blank(folder, name, plain=not is_name) if folder.blank else (),
+        full_name=is_name,
+    )
 
 
 def _match_stem(
@@ -171,7 +199,7 @@ def _match_stem(
     """Assigns transcripts to files with one stem; `transcription-<stem>.json` belongs to one of them."""
     # If a stem is itself an audio file's name: `transcription-a.mp3.json` belongs to a.mp3, never to
     # a.mp3.wav, even if a.mp3 does not exist.
-    is_name = audio_name(stem) is not None
+    is_name = "." in stem and audio_name(stem) is not None
     plain = [] if is_name else _find_transcripts(folder, folder.transcripts, stem)
     owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
     designated = owners[0] if owners else None if is_name else _first_filled(group)
@@ -181,28 +209,27 @@ def _match_stem(
             info=info,
             name=name,
             transcripts=(*_find_transcripts(folder, folder.transcripts, name.name), *own),
-            blank=tuple(_find_blank(folder, name, plain=name.name == designated)),
-            planned=transcript_key(name, full_name=name.name != designated),
+            blank=_find_blank(folder, name, plain=name.name == designated) if folder.blank else (),
+            full_name=name.name != designated,
         )
 
 
-def _find_blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Tagged]:
-    yield from _find_transcripts(folder, folder.blank, name.name)
-    if plain:
-        yield from _find_transcripts(folder, folder.blank, name.stem)
+def _find_blank(folder: _Folder, name: AudioName, *, plain: bool) -> tuple[Tagged, ...]:
+    full = _find_transcripts(folder, folder.blank, name.name)
+    return (*full, *(_find_transcripts(folder, folder.blank, name.stem) if plain else ()))
 
 
 def _find_transcripts(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[Tagged]:
     """Transcripts of a stem or a file name, whole or shortened."""
     if not index:
         return []
-    names = dict.fromkeys((text, transcript_name(folder.path, text)))
-    return [tagged for name in names for tagged in index.get(name, ())]
+    found, short = index.get(text, []), transcript_name(folder.path, text)
+    return found if short == text else found + index.get(short, [])
 
 
 def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:
-    """Audio file of a transcript; reads the transcript only if several files have its stem."""
-    return _first_filled(group) if len(group) == 1 else owner(transcript) or _first_filled(group)
+    """Audio file of a transcript, of several that have its stem: the transcript is read."""
+    return owner(transcript) or _first_filled(group)
 
 
 def _first_filled(group: list[tuple[AudioName, ObjectInfo]]) -> str:
