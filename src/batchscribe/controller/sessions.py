@@ -15,15 +15,16 @@ import msgspec
 
 from batchscribe.controller.fetching import fetch_objects
 from batchscribe.controller.scan import Scanner
+from batchscribe.controller.speakers import add_names, label_parts
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_key
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
-from batchscribe.core.text.rendering import Rendering
+from batchscribe.core.text.rendering import DEFAULT_RENDERING, Rendering
 from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
 from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
-from batchscribe.core.text.transcripts import SessionPart, SessionTranscript
+from batchscribe.core.text.transcripts import PartSpeakers, SessionPart, SessionTranscript
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.ledger.ledger import Ledger
@@ -55,9 +56,10 @@ def publish_session(
     if not any(part.content for part in parts):
         return None
     stem, there = _find_place(scanner.output, session)
+    rendering = add_names(scanner.output, session, rendering)
     if there is not None and there.digest == rendering.sign(compute_digest(parts)):
         return None
-    whole = rendering.finish(stitch(session, parts))
+    whole = _stitch_parts(scanner.output, session, parts, there, rendering)
     for kind in FORMATS:
         scanner.output.replace(f"{stem}.{kind}", rendering.render(whole, kind))
     return stem
@@ -89,8 +91,13 @@ class AssembledSession:
     missing: Mapping[str, Sequence[str]]
 
 
-def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
-    """Assembles the session from its transcripts so far. Raises ObjectNotFoundError without any."""
+def assemble_session(
+    scanner: Scanner, session: str, rendering: Rendering = DEFAULT_RENDERING
+) -> AssembledSession:
+    """Assembles the session from its transcripts so far, finished as its files are.
+
+    Raises ObjectNotFoundError without any transcript.
+    """
     folder, others = "" if session == TOP else split_key(session)[0], list[str]()
     own = _list_session(scanner, session, leave_out=others.append)
     parts = _read_parts(scanner, own)
@@ -100,11 +107,21 @@ def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
     missing = _list_missing(scanner, left) if left else {}
     if session == TOP or session.endswith("/"):
         missing[UNSUPPORTED] = [key for key in others if split_key(key)[0] == folder and passed_over(key)]
+    there = _find_head(scanner.output, session) if rendering.labels_speakers else None
+    rendering = add_names(scanner.output, session, rendering)
     return AssembledSession(
-        transcript=stitch(session, parts),
+        transcript=_stitch_parts(scanner.output, session, parts, there, rendering),
         chunks=len(parts) + len(missing.get(UNSUPPORTED, ())),
         missing={reason: keys for reason, keys in missing.items() if keys},
     )
+
+
+def _stitch_parts(
+    output: Store, session: str, parts: Sequence[PartInput], there: _Head | None, rendering: Rendering
+) -> SessionTranscript:
+    """The session's finished transcript; its speakers keep the labels of the file that is `there`."""
+    known = there.list_known(rendering) if there else {}
+    return rendering.finish(stitch(session, label_parts(output, parts, known, rendering)))
 
 
 def read_session(output: Store, session: str, digest: str) -> SessionTranscript | None:
@@ -241,11 +258,23 @@ def _build_part(
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The fields of a session file that identify it. Its text is not decoded."""
+    """The fields of a session file but its text, which is not decoded."""
 
     format: str
     session: str
     digest: str
+    speakers: str = ""
+    parts: tuple[SessionPart, ...] = ()
+
+    def list_known(self, rendering: Rendering) -> dict[str, PartSpeakers]:
+        """The labels of each part's voices, by its key; none if another number of speakers was wanted."""
+        same = self.speakers == rendering.speakers
+        return {part.key: part.speakers for part in self.parts if part.speakers} if same else {}
+
+
+def _find_head(output: Store, session: str) -> _Head | None:
+    heads = (_read_head(output, f"{stem}.json", session) for stem in session_stems(session))
+    return next(filter(None, heads), None)
 
 
 def _find_place(output: Store, session: str) -> tuple[str, _Head | None]:

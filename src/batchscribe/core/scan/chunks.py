@@ -35,8 +35,8 @@ HASH_DIGITS = 16
 LAYER = "layers/layer-0-raw-transcription/"
 _NUMBERED = re.compile(r"chunk-(\d+)")
 _TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
-_TAKEN = re.compile(r"transcript|transcription-.+", re.DOTALL)
-"""Stems whose session files would collide with transcripts, or with the folder's session files."""
+_TAKEN = re.compile(r"transcript|(transcription|speakers)-.+", re.DOTALL)
+"""Stems whose session files would collide with transcripts, voices, or the folder's session files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +153,12 @@ def transcript_keys(audio: AudioName) -> tuple[str, ...]:
     """Possible keys of its transcript, ours or the original system's; the most likely first."""
     ours = (transcript_key(audio), transcript_key(audio, full_name=True))
     return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
+
+
+def voices_key(transcript: str) -> str:
+    """Key of the voices of a chunk, from the key of its transcript."""
+    folder, name = split_key(transcript)
+    return f"{folder}speakers-{name.removeprefix('transcription-')}"
 
 
 def session_stems(session: str) -> tuple[str, ...]:
