@@ -74,11 +74,11 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --doctree-dir build/doctrees docs build/docs
 
 lock: dev
-	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --extra speakers --group dev pyproject.toml -o requirements/dev.txt
 	$(PIN) --extra aws --extra dashboard --extra demo --group build --constraint requirements/dev.txt pyproject.toml -o requirements/user.txt
-	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
-	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
-	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
+	$(PIN) --extra parakeet --extra speakers pyproject.toml -o requirements/parakeet.txt
+	$(PIN) --extra parakeet-gpu --extra speakers pyproject.toml -o requirements/parakeet-gpu.txt
+	$(PIN) --extra gpu --extra speakers pyproject.toml -o requirements/gpu.txt
 	$(PIN) --group docs --constraint requirements/dev.txt -o requirements/docs.txt
 
 clean:

@@ -292,6 +292,7 @@ class HostSetup:
             engine=self.request.engine.engine,
             model=self.request.engine.model,
             engines=tuple(PreparedEngine(engine=spec.engine, model=spec.model) for spec, _ in self.besides),
+            speakers=bool(self.request.engine.speakers),
             claim=recorded.claim if recorded else None,
             parked=parked or (recorded.parked if recorded else None),
         )
