@@ -198,9 +198,12 @@ class SpeakerModel(Protocol):
     Called by several threads at once.
     """
 
-    name: str
-    alike: float
-    """Cosine similarity from which on two embeddings of some seconds count as one voice, -1 to 1."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def alike(self) -> float:
+        """Cosine similarity from which on two embeddings of some seconds count as one voice, -1 to 1."""
 
     def embed(self, audio: npt.NDArray[np.float32]) -> Sequence[float] | None:
         """The embedding of 16 kHz mono audio, shape (samples,); None if that is too short for one."""

@@ -53,13 +53,17 @@ class Voice:
         pitch = self.pitch * self._chance.uniform(0.94, 1.06)
         heights = np.arange(pitch, 7500, pitch)
         vowel = [self._chance.uniform(0.4, 1.0) for _ in self.resonances]
-        level = sum(
-            loud / (1 + ((heights - center) / width) ** 2)
-            for loud, (center, width) in zip(vowel, self.resonances, strict=True)
+        level = np.sum(
+            [
+                loud / (1 + ((heights - center) / width) ** 2)
+                for loud, (center, width) in zip(vowel, self.resonances, strict=True)
+            ],
+            axis=0,
         )
         at = np.arange(4000) / SAMPLE_RATE
         sound = (level[:, None] * np.sin(2 * np.pi * heights[:, None] * at)).sum(axis=0)
-        return (0.5 * sound / np.abs(sound).max() * np.hanning(4000)).astype(np.float32)
+        shaped: Samples = (0.5 * sound / np.abs(sound).max() * np.hanning(4000)).astype(np.float32)
+        return shaped
 
 
 def converse(voices: int, seconds: float, seed: int = 0, *, only: Sequence[int] = ()) -> Conversation:

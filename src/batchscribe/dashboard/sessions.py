@@ -17,8 +17,13 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from batchscribe.controller.commands.why import list_errors
-from batchscribe.controller.sessions import AssembledSession, assemble_session, known_unreadable, read_session
-from batchscribe.controller.speakers import add_names
+from batchscribe.controller.sessions import (
+    AssembledSession,
+    add_names,
+    assemble_session,
+    known_unreadable,
+    read_session,
+)
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import audio_name
