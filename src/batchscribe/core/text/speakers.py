@@ -104,13 +104,15 @@ def _add_labels(
 def _locate(chunks: Sequence[HeldVoices], member: Member) -> tuple[int, float]:
     """The place of a voice in the session: its chunk, and the begin of its first span."""
     at, number = member
-    return at, chunks[at].voices.voices[number].spans[0][0]
+    return at, chunks[at].voices.voices[number].spans[0].start
 
 
 def list_turns(chunk: HeldVoices, names: Mapping[str, str]) -> tuple[Turn, ...]:
     """The turns of a labelled chunk in order of their starts, with names if there are any."""
     spoken = zip(chunk.voices.voices, chunk.labels, strict=True)
-    turns = (Turn(*span, names.get(label, label)) for voice, label in spoken for span in voice.spans)
+    turns = (
+        Turn(span.start, span.end, names.get(label, label)) for voice, label in spoken for span in voice.spans
+    )
     return tuple(sorted(turns, key=lambda turn: (turn.start, turn.end)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -28,8 +28,12 @@ DIMENSIONS = 1024
 PLACES = 2
 """Decimal places of times."""
 
-Span = tuple[Seconds, Seconds]
-"""Begin and end, in seconds of the chunk."""
+
+class VoiceSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which a voice speaks, in seconds of the chunk."""
+
+    start: Seconds
+    end: Seconds
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +41,8 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
 
     vector: Annotated[bytes, Meta(max_length=2 * DIMENSIONS)]
     """Its mean embedding, of length 1, as little-endian 16-bit floats; base64 in JSON."""
-    spans: Annotated[tuple[Span, ...], Meta(min_length=1)]
-    """The times at which it speaks, in order."""
+    spans: Annotated[tuple[VoiceSpan, ...], Meta(min_length=1)]
+    """In order."""
 
 
 class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +73,7 @@ class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_voices(audio: AudioRef, model: str, alike: float, groups: Iterable[VoiceGroup]) -> ChunkVoices:
-    """The voices of a chunk from groups whose members are spans, in seconds of the chunk."""
+    """The voices of a chunk from groups whose members are (begin, end) in seconds of the chunk."""
     voices = tuple(
         Voice(
             vector=struct.pack(
@@ -103,18 +107,18 @@ def _unpack(vector: bytes) -> Sequence[float]:
     return struct.unpack(f"<{count}e", vector[: 2 * count])
 
 
-def _measure(spans: Iterable[Span]) -> float:
+def _measure(spans: Iterable[VoiceSpan]) -> float:
     """Seconds of the spans; a crafted one counts a little, so that its group has a direction."""
-    return max(math.fsum(end - begin for begin, end in spans), 0.01)
+    return max(math.fsum(span.end - span.start for span in spans), 0.01)
 
 
-def _join_spans(spans: Iterable[Span]) -> Iterable[Span]:
+def _join_spans(spans: Iterable[tuple[float, float]]) -> Iterator[VoiceSpan]:
     """Yields the spans in order, touching ones joined."""
     begin, end = -1.0, -1.0
     for first, last in sorted((round(first, PLACES), round(last, PLACES)) for first, last in spans):
         if first > end:
             if end >= 0:
-                yield begin, end
+                yield VoiceSpan(start=begin, end=end)
             begin = first
         end = max(end, last)
-    yield begin, end
+    yield VoiceSpan(start=begin, end=end)
