@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec import UNSET, structs
 from onnx import TensorProto, helper, numpy_helper
 
+from batchscribe import __version__
 from batchscribe.adapters.engines import speaker_model
 from batchscribe.adapters.engines.speaker_model import (
     FILE,
@@ -20,14 +22,21 @@ from batchscribe.adapters.engines.speaker_model import (
     find_speaker_problems,
     open_speaker_model,
 )
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.agent.host import Box
 from batchscribe.audio.audio_decoder import Samples
+from batchscribe.core.run.host import CheckRequest, InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 from batchscribe.protocols import SpeakerModel
+from batchscribe.settings import Settings, load
 from batchscribe.testing.speaker_model_suite import SpeakerModelSuite
 from batchscribe.testing.speakers import SpectralSpeakers
-from batchscribe.wiring import engines
+from batchscribe.wiring import engines, host
+from batchscribe.wiring.engine_choice import engine_spec
+from batchscribe.wiring.preflight import check_record
 from support.hub import Hub
+from support.values import INSTANCE, NOW
 from support.voices import Voice
 
 BANDS = 80
@@ -113,3 +122,30 @@ def test_a_missing_package_is_a_problem_with_its_fix(monkeypatch: pytest.MonkeyP
 def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="is no model of voices"):
         SherpaSpeakerModel(tmp_path / "absent.onnx").embed(np.zeros(24_000, np.float32))
+
+
+def test_a_host_is_set_up_with_the_model_if_speakers_are_wanted(hub: Hub, tmp_path: Path) -> None:
+    box, spec = Box(tmp_path, SystemClock()), EngineSpec(engine="pocketsphinx")
+    host.fetch(box, spec)
+    assert hub.calls == []
+    wanted = structs.replace(spec, speakers=True)
+    before = host.inspect(CheckRequest(now=NOW, engine=wanted, gpu=False)).findings[0]
+    assert not before.ok
+    assert "for BATCH_SPEAKERS is not on this machine" in before.detail
+    host.fetch(box, wanted)
+    assert host.inspect(CheckRequest(now=NOW, engine=wanted, gpu=False)).findings[0].ok
+
+
+def test_a_start_needs_a_host_with_the_model(tmp_path: Path) -> None:
+    names = {"GPU_INSTANCE_ID": INSTANCE, "BATCH_ENGINE": "pocketsphinx"}
+    plain, wanted = (load(names | more, folder=tmp_path) for more in ({}, {"BATCH_SPEAKERS": "2"}))
+    assert engine_spec(plain).speakers is UNSET
+    assert engine_spec(wanted).speakers is True
+    record = InstanceRecord(instance=INSTANCE, release=__version__, at=NOW, engine="pocketsphinx")
+
+    def find(settings: Settings, record: InstanceRecord) -> set[str]:
+        return {each.what for each in check_record(settings, record) if not each.ok}
+
+    assert find(plain, record) == set()
+    assert find(wanted, record) == {"speakers"}
+    assert find(wanted, structs.replace(record, speakers=True)) == set()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-SHORTEST = SAMPLE_RATE // 10
+SHORTEST = SAMPLE_RATE // 8
 """Samples of the shortest audio with an embedding."""
 
 
@@ -31,5 +31,6 @@ class SpectralSpeakers:
         if len(audio) < SHORTEST:
             return None
         power = np.abs(np.fft.rfft(audio)) ** 2
-        levels: list[float] = np.sqrt([part.mean() for part in np.array_split(power, self.bands)]).tolist()
+        width = len(power) // self.bands
+        levels: list[float] = np.sqrt(power[: width * self.bands].reshape(-1, width).mean(axis=1)).tolist()
         return levels
