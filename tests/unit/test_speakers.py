@@ -187,6 +187,13 @@ def test_labels_stay_the_same_over_three_runs() -> None:
     assert set(before.values()) == {f"Speaker {n}" for n in range(1, 5)}
 
 
+def test_one_speaker_is_named_only_by_hand() -> None:
+    bucket = transcribed(converse(1, 15, seed=1))
+    assert {word.speaker for word in list_words(bucket.publish())} == {str(msgspec.UNSET)}
+    bucket.store.replace("s/transcript.speakers.json", b'{"speakers": {"Speaker 1": "Ada"}}')
+    assert bucket.publish().segments[0].speaker == "Ada"
+
+
 def test_another_number_of_speakers_labels_anew(dialogue: Bucket) -> None:
     assert len({word.speaker for word in list_words(dialogue.publish(Rendering(speakers="2")))}) == 2
     found = dialogue.publish(Rendering(speakers="auto"))

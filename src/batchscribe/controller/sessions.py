@@ -291,11 +291,13 @@ def _label_parts(
         return parts
     held = dict(_read_voices(output, parts, known))
     labelled = dict(zip(held, label_voices(list(held.values()), rendering.speaker_count), strict=True))
+    # One speaker without a name is no news in each paragraph; the label is kept for later chunks.
+    named = rendering.names or len({label for each in labelled.values() for label in each.labels}) > 1
     return [
         replace(
             part,
             speakers=PartSpeakers(mark=labelled[at].mark, labels=labelled[at].labels),
-            turns=list_turns(labelled[at], rendering.names),
+            turns=list_turns(labelled[at], rendering.names) if named else (),
         )
         if at in labelled
         else part
