@@ -82,13 +82,13 @@ lambda: install
 	cd build/lambda && $(abspath $(BIN))/python -m zipfile -c ../lambda.zip *
 
 lock: dev
-	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --extra ray --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra aws --extra dashboard --extra demo --extra parakeet --extra plot --extra ray --extra speakers --group dev pyproject.toml -o requirements/dev.txt
 	$(PIN) --extra aws --extra dashboard --extra demo --group build --constraint requirements/dev.txt pyproject.toml -o requirements/user.txt
 	$(PIN) --extra aws --constraint requirements/dev.txt pyproject.toml -o requirements/scheduler.txt
-	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
-	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
-	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
-	$(PIN) --extra gpu --extra ray --constraint requirements/dev.txt pyproject.toml -o requirements/ray.txt
+	$(PIN) --extra parakeet --extra speakers pyproject.toml -o requirements/parakeet.txt
+	$(PIN) --extra parakeet-gpu --extra speakers pyproject.toml -o requirements/parakeet-gpu.txt
+	$(PIN) --extra gpu --extra speakers pyproject.toml -o requirements/gpu.txt
+	$(PIN) --extra gpu --extra speakers --extra ray --constraint requirements/dev.txt pyproject.toml -o requirements/ray.txt
 	$(PIN) --group docs --constraint requirements/dev.txt -o requirements/docs.txt
 
 clean:

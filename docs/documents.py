@@ -21,6 +21,7 @@ from batchscribe.core.run.manifest import ExitRecord, Failure, Manifest, Progres
 from batchscribe.core.run.period import Period
 from batchscribe.core.run.report import RunReport
 from batchscribe.core.text.transcripts import SessionTranscript, Transcript
+from batchscribe.core.text.voices import ChunkVoices
 
 
 class Document(NamedTuple):
@@ -33,6 +34,7 @@ class Document(NamedTuple):
 
 DOCUMENTS = (
     Document("transcript", Transcript, "`transcription-….json` of each chunk"),
+    Document("voices", ChunkVoices, "`speakers-….json` of each chunk, with `BATCH_SPEAKERS`"),
     Document("session", SessionTranscript, "`transcript.json` of each session, and `export --format json`"),
     Document("run-report", RunReport, "`batch-reports/batch-….json`, and `runs` of `tick --json`"),
     Document("period", Period, "`report --format json`"),
@@ -103,6 +105,7 @@ NAMES: dict[type, str] = {
     types.IntType: "whole number",
     types.FloatType: "number",
     types.BoolType: "boolean",
+    types.BytesType: "base64",
     types.DateTimeType: "time",
 }
 

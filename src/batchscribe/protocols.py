@@ -6,10 +6,10 @@ pass (docs/seams.md). The ledger has no protocol: it is SQLite, and tests use SQ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.prices import PriceSheet
@@ -17,6 +17,10 @@ from batchscribe.core.messages import Message
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.run.instances import Claim, Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Clock(Protocol):
@@ -192,6 +196,23 @@ class Guard(Protocol):
 
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an armed order for this instance."""
+
+
+class SpeakerModel(Protocol):
+    """Embeddings of voices: near each other for one voice, apart for two. Raises EngineError.
+
+    Called by several threads at once.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def alike(self) -> float:
+        """Cosine similarity from which on two embeddings of some seconds count as one voice, -1 to 1."""
+
+    def embed(self, audio: npt.NDArray[np.float32]) -> Sequence[float] | None:
+        """The embedding of 16 kHz mono audio, shape (samples,); None if that is too short for one."""
 
 
 class Notifier(Protocol):

@@ -12,12 +12,20 @@ from batchscribe.core.setting_parsers import Name
 from batchscribe.core.text.caption_style import CaptionPreset, Highlight, make_style
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.replacements import parse_replacements
+from batchscribe.core.text.speakers import AUTO, MOST_SPEAKERS, OFF
 from batchscribe.core.text.vocabulary import parse_vocabulary
 from batchscribe.errors import MisconfiguredError
 
 
 def as_path(text: str) -> Path:
     return Path(parse.matching()(text))
+
+
+def parse_speakers(text: str) -> str:
+    """Parses a number of speakers, `auto` or `off`."""
+    if text.isascii() and text.isdecimal():
+        return str(parse.whole(2, MOST_SPEAKERS)(text))
+    return parse.one_of(OFF, AUTO)(text)
 
 
 _ON_OFF = parse.one_of("on", "off")
@@ -29,6 +37,7 @@ class TextSettings:
 
     vocabulary: Annotated[Path | None, Name("BATCH_VOCABULARY", as_path, "a file", placed=True)] = None
     replacements: Annotated[Path | None, Name("BATCH_REPLACEMENTS", as_path, "a file", placed=True)] = None
+    speakers: Annotated[str, Name("BATCH_SPEAKERS", parse_speakers, "off, auto or 2 to 20")] = OFF
     caption_preset: Annotated[
         CaptionPreset, Name("CAPTION_PRESET", parse.member(CaptionPreset), ", ".join(CaptionPreset))
     ] = CaptionPreset.DEFAULT
@@ -54,6 +63,10 @@ class TextSettings:
         Highlight, Name("CAPTION_HIGHLIGHT", parse.member(Highlight), " or ".join(Highlight))
     ] = Highlight.OFF
 
+    @property
+    def labels_speakers(self) -> bool:
+        return self.speakers != OFF
+
     def read_vocabulary(self) -> tuple[str, ...]:
         """Terms that the engine is to expect. Raises MisconfiguredError if the file has errors."""
         return parse_vocabulary(_read_text("BATCH_VOCABULARY", self.vocabulary))
@@ -75,7 +88,7 @@ class TextSettings:
             highlight=self.caption_highlight,
         )
         rules = parse_replacements(_read_text("BATCH_REPLACEMENTS", self.replacements))
-        return Rendering(style=style, replacements=rules)
+        return Rendering(style=style, replacements=rules, speakers=self.speakers)
 
 
 def _read_text(setting: str, file: Path | None) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import click
@@ -504,9 +503,7 @@ def test_a_gpu_in_this_machine_has_only_its_own_checks(desk: Desk) -> None:
 
 def test_a_missing_model_has_a_fix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = "the model m is not on this machine: fetch it with `batchscribe engines --fetch m`"
-    monkeypatch.setattr(
-        preflight, "engine_factory", lambda _name: SimpleNamespace(problems=lambda _spec: (problem,))
-    )
+    monkeypatch.setattr(preflight, "find_problems", lambda _spec: (problem,))
     found = check_local_engine(EngineSpec(engine="played", model="m"))
     assert found.detail == "played cannot run here: the model m is not on this machine"
     assert found.fix == "fetch it with `batchscribe engines --fetch m`"

@@ -93,6 +93,13 @@ def test_an_expression_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     assert SECONDS == 1.0
 
 
+def test_rules_that_feed_each_other_are_stopped() -> None:
+    rules = parse_replacements("/a/ => aaaaaaaaaa\n" * 20)
+    with pytest.raises(PermanentError, match="longer than 100,000 characters: shorten it"):
+        replace_words(Segment(text="a", start=0, end=1), rules)
+    assert len(replace_words(Segment(text="a", start=0, end=1), rules[:5]).text) == 10**5
+
+
 @given(st.lists(st.sampled_from(["batch", "scribe", "acme", "20", "euros", "uh,"]), min_size=1, max_size=8))
 def test_words_and_text_stay_equal_and_in_order(names: list[str]) -> None:
     found = replace_words(spoken(" ".join(names)), parse_replacements(RULES))

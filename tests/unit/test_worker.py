@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe import __version__
-from batchscribe.adapters.engines import voice_detectors
+from batchscribe.adapters.engines import speaker_model, voice_detectors
 from batchscribe.adapters.engines.parakeet import onnx_vad
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.engines.whisper import silero_vad
@@ -225,6 +225,16 @@ def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) 
     record = process_manifest(place.location)
     assert record.tally.skipped == len(before)
     assert record.tally.seen == len(place.manifest.chunks) == len(place.transcripts())
+
+
+def test_a_worker_without_the_model_of_voices_ends_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speaker_model, "PACKAGE", "absent_package")
+    place = Place(tmp_path, speech="notes/", engine=EngineSpec(engine="pocketsphinx", speakers=True))
+    with pytest.raises(MisconfiguredError, match="BATCH_SPEAKERS needs absent_package"):
+        process_manifest(place.location)
+    assert "BATCH_SPEAKERS needs" in place.exit_record().message
 
 
 def test_engines_are_listed_with_their_problems() -> None:

@@ -186,24 +186,23 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
     """
     kind = "json" if as_json else kind
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
+    rendering = app.settings.open_rendering()
     try:
-        found = assemble_session(scanner, wanted)
+        found = assemble_session(scanner, wanted, rendering)
     except ObjectNotFoundError:
         if (other := _find_session(scanner, wanted)) == wanted:
             raise
         wanted = other
-        found = assemble_session(scanner, wanted)
+        found = assemble_session(scanner, wanted, rendering)
     for part in found.transcript.parts:
         if UNREADABLE in part.flags:
             print_warning(_unreadable(part.transcript, part.key))
     if found.missing:
         print_warning(_describe_missing(shown(wanted), found))
-    rendering = app.settings.open_rendering()
-    whole = replace(found, transcript=rendering.finish(found.transcript))
     if kind == HTML:
-        data = _render_reader(app, scanner, whole, audio_mb, rendering)
+        data = _render_reader(app, scanner, found, audio_mb, rendering)
     else:
-        data = rendering.render(whole.transcript, kind)
+        data = rendering.render(found.transcript, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -70,7 +70,7 @@ def engines(
     The measured speed comes from the runs of this machine: audio seconds per second of work.
     """
     from batchscribe.wiring.engine_choice import engine_spec, spec_on_this_machine
-    from batchscribe.wiring.engines import engine_reports, fetch_model
+    from batchscribe.wiring.engines import SPEAKER_MODEL, engine_reports, fetch_model
     from batchscribe.wiring.seams import open_ledger
 
     spec, settings = EngineSpec(**options), app.settings  # reading the settings opens the log
@@ -78,7 +78,8 @@ def engines(
         named = find_publisher(fetch) if spec.engine == AUTO else spec.engine
         folder = fetch_model(replace(spec, engine=named, model=fetch))
         click.echo(f"{fetch} is in {folder}", err=True)
-        spec = replace(spec, engine=named, model=spec.model or fetch)
+        if fetch != SPEAKER_MODEL:
+            spec = replace(spec, engine=named, model=spec.model or fetch)
 
     if (reference or plot) and not compare:
         raise click.UsageError("--reference and --plot need --compare")

@@ -12,25 +12,39 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import msgspec
+import structlog
 
 from batchscribe.controller.fetching import fetch_objects
 from batchscribe.controller.scan import Scanner
-from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
+from batchscribe.core.objects import (
+    MIB,
+    RECORD_BYTES,
+    SESSION_BYTES,
+    SESSION_FILE_BYTES,
+    TRANSCRIPT_BYTES,
+    VOICES_BYTES,
+)
+from batchscribe.core.run.manifest import hash_values
 from batchscribe.core.scan.backlog import ChunkState, state_of
-from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_key
+from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_key, voices_key
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
-from batchscribe.core.text.rendering import Rendering
+from batchscribe.core.text.rendering import DEFAULT_RENDERING, Rendering
+from batchscribe.core.text.speakers import HeldVoices, decode_names, label_voices, list_turns
 from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
 from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
-from batchscribe.core.text.transcripts import SessionPart, SessionTranscript
+from batchscribe.core.text.transcripts import PartSpeakers, SessionPart, SessionTranscript, Transcript
+from batchscribe.core.text.voices import decode_voices
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store
 
+LOG = structlog.get_logger()
 FORMATS = ("srt", "vtt", "txt", "json")
 """The JSON last: if it exists, so do the others."""
+NAMES = ".speakers.json"
+"""End of the key of a session's names, after the stem of its files. Only a user writes it."""
 Content = transcripts.Transcript | transcripts.ForeignTranscript
 UNSUPPORTED = "in an unsupported format"
 UNREADABLE_FACTS = "unreadable/"
@@ -55,9 +69,10 @@ def publish_session(
     if not any(part.content for part in parts):
         return None
     stem, there = _find_place(scanner.output, session)
+    rendering = add_names(scanner.output, session, rendering)
     if there is not None and there.digest == rendering.sign(compute_digest(parts)):
         return None
-    whole = rendering.finish(stitch(session, parts))
+    whole = _stitch_parts(scanner.output, session, parts, there, rendering)
     for kind in FORMATS:
         scanner.output.replace(f"{stem}.{kind}", rendering.render(whole, kind))
     return stem
@@ -89,8 +104,13 @@ class AssembledSession:
     missing: Mapping[str, Sequence[str]]
 
 
-def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
-    """Assembles the session from its transcripts so far. Raises ObjectNotFoundError without any."""
+def assemble_session(
+    scanner: Scanner, session: str, rendering: Rendering = DEFAULT_RENDERING
+) -> AssembledSession:
+    """Assembles the session from its transcripts so far, finished as its files are.
+
+    Raises ObjectNotFoundError without any transcript.
+    """
     folder, others = "" if session == TOP else split_key(session)[0], list[str]()
     own = _list_session(scanner, session, leave_out=others.append)
     parts = _read_parts(scanner, own)
@@ -100,11 +120,21 @@ def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
     missing = _list_missing(scanner, left) if left else {}
     if session == TOP or session.endswith("/"):
         missing[UNSUPPORTED] = [key for key in others if split_key(key)[0] == folder and passed_over(key)]
+    there = _find_head(scanner.output, session) if rendering.labels_speakers else None
+    rendering = add_names(scanner.output, session, rendering)
     return AssembledSession(
-        transcript=stitch(session, parts),
+        transcript=_stitch_parts(scanner.output, session, parts, there, rendering),
         chunks=len(parts) + len(missing.get(UNSUPPORTED, ())),
         missing={reason: keys for reason, keys in missing.items() if keys},
     )
+
+
+def _stitch_parts(
+    output: Store, session: str, parts: Sequence[PartInput], there: _Head | None, rendering: Rendering
+) -> SessionTranscript:
+    """The session's finished transcript; its speakers keep the labels of the file that is `there`."""
+    known = there.list_known(rendering) if there else {}
+    return rendering.finish(stitch(session, _label_parts(output, parts, known, rendering)))
 
 
 def read_session(output: Store, session: str, digest: str) -> SessionTranscript | None:
@@ -240,12 +270,86 @@ def _build_part(
     return replace(part, content=found)
 
 
+def add_names(output: Store, session: str, rendering: Rendering) -> Rendering:
+    """The rendering with the names of the session's speakers. Raises PermanentError for unreadable ones."""
+    if not rendering.labels_speakers:
+        return rendering
+    places = [f"{stem}{NAMES}" for stem in session_stems(session)]
+    for key, data in fetch_objects(output, places, limit=RECORD_BYTES):
+        try:
+            return replace(rendering, names=decode_names(data))
+        except PermanentError as error:
+            raise PermanentError(f"{key!r}: {error}; the session's files were kept") from error
+    return rendering
+
+
+def _label_parts(
+    output: Store, parts: Sequence[PartInput], known: Mapping[str, PartSpeakers], rendering: Rendering
+) -> Sequence[PartInput]:
+    """The parts with their speakers. `known`: by audio key, the labels of the session's file until now."""
+    if not rendering.labels_speakers:
+        return parts
+    held = dict(_read_voices(output, parts, known))
+    labelled = dict(zip(held, label_voices(list(held.values()), rendering.speaker_count), strict=True))
+    # One speaker without a name is no news in each paragraph; the label is kept for later chunks.
+    named = rendering.names or len({label for each in labelled.values() for label in each.labels}) > 1
+    return [
+        replace(
+            part,
+            speakers=PartSpeakers(mark=labelled[at].mark, labels=labelled[at].labels),
+            turns=list_turns(labelled[at], rendering.names) if named else (),
+        )
+        if at in labelled
+        else part
+        for at, part in enumerate(parts)
+    ]
+
+
+def _read_voices(
+    output: Store, parts: Sequence[PartInput], known: Mapping[str, PartSpeakers]
+) -> Iterator[tuple[int, HeldVoices]]:
+    """Yields the voices of each part that has any; those of other audio are not the part's."""
+    places = {
+        voices_key(part.transcript): at
+        for at, part in enumerate(parts)
+        if isinstance(part.content, Transcript)
+    }
+    left = SESSION_BYTES
+    for key, data in fetch_objects(output, places, limit=VOICES_BYTES):
+        left -= len(data)
+        if left < 0:
+            LOG.warning("voices.skipped", key=key, reason="those of the session are too large together")
+            return
+        part = parts[places[key]]
+        try:
+            voices = decode_voices(data)
+        except PermanentError as error:
+            LOG.warning("voices.skipped", key=key, reason=str(error))
+            continue
+        if isinstance(part.content, Transcript) and voices.audio.etag == part.content.audio.etag:
+            mark, before = hash_values(data), known.get(part.key)
+            same = before is not None and (before.mark, len(before.labels)) == (mark, len(voices.voices))
+            yield places[key], HeldVoices(voices, mark, before.labels if before and same else ())
+
+
 class _Head(msgspec.Struct, frozen=True):
-    """The fields of a session file that identify it. Its text is not decoded."""
+    """The fields of a session file but its text, which is not decoded."""
 
     format: str
     session: str
     digest: str
+    speakers: str = ""
+    parts: tuple[SessionPart, ...] = ()
+
+    def list_known(self, rendering: Rendering) -> dict[str, PartSpeakers]:
+        """The labels of each part's voices, by its key; none if another number of speakers was wanted."""
+        same = self.speakers == rendering.speakers
+        return {part.key: part.speakers for part in self.parts if part.speakers} if same else {}
+
+
+def _find_head(output: Store, session: str) -> _Head | None:
+    heads = (_read_head(output, f"{stem}.json", session) for stem in session_stems(session))
+    return next(filter(None, heads), None)
 
 
 def _find_place(output: Store, session: str) -> tuple[str, _Head | None]:

@@ -14,6 +14,9 @@ minute and 155 bytes a word (text, times, probability, indented) are 28 MB."""
 SESSION_BYTES = 2 * TRANSCRIPT_BYTES
 """Largest sum of the transcripts in one session file. Crafted ones of 60 MB take 1 GB of memory and 85 s to
 stitch; the scheduler's unit has 2 GB."""
+VOICES_BYTES = 4 * MIB
+"""Largest object with the voices of a chunk: 64 voices with 1,024 numbers each are 180 kB, the turns of 12
+hours in which the speaker changes every second 1 MB."""
 RECORD_BYTES = MIB
 """Largest control object about one run, worker, chunk or instance: a few strings, and for progress the keys
 in flight, a few hundred at up to 1 kB each."""

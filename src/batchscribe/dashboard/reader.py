@@ -28,6 +28,8 @@ GAP = 0.3
 """Seconds without a chunk between two chunks that are shown as a gap."""
 LISTED = 500
 """Maximum number of rows of the table of chunks."""
+COLORS = 6
+"""Colors of speakers; further ones repeat them."""
 MEDIA_TYPES = {
     "srt": "application/x-subrip",
     "vtt": "text/vtt",
@@ -85,12 +87,13 @@ def describe_session(
     transcript = found.transcript
     # The page's script finds a paragraph's words by its place among the texts.
     paragraphs = sorted(list_paragraphs(transcript), key=lambda each: each.start)
+    speakers = sorted({each.speaker for each in paragraphs if each.speaker})
     return {
         "name": show_session(transcript.session),
         "transcript": transcript,
         "chunks": found.chunks,
         "words": sum(len(each.words) for each in paragraphs),
-        "items": list(_list_items(transcript, paragraphs, found.missing)),
+        "items": list(_list_items(transcript, paragraphs, found.missing, speakers)),
         "missing": {reason: len(keys) for reason, keys in found.missing.items()},
         "flags": _explain_flags(transcript.parts),
         "rows": _list_rows(transcript.parts),
@@ -98,7 +101,7 @@ def describe_session(
         "downloads": downloads,
         "audio": audio,
         "audio_source": make_data_link("audio/mpeg", audio.data) if audio.data else "",
-        "channels": len({each.channel for each in paragraphs if each.channel}),
+        "speakers": len(speakers),
         "doubtful": sum(_is_doubtful(word.probability) for each in paragraphs for word in each.words),
         "data": {
             "duration": transcript.duration,
@@ -143,12 +146,15 @@ def _is_doubtful(probability: float | None) -> bool:
 
 
 def _list_items(
-    transcript: SessionTranscript, paragraphs: Sequence[Paragraph], missing: Mapping[str, Sequence[str]]
+    transcript: SessionTranscript,
+    paragraphs: Sequence[Paragraph],
+    missing: Mapping[str, Sequence[str]],
+    speakers: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Yields paragraphs, missing chunks and gaps in the order of their times."""
     reasons = {key: reason for reason, keys in missing.items() for key in keys}
     items: list[tuple[float, int, dict[str, Any]]] = [
-        (each.start, 2, _describe_paragraph(each)) for each in paragraphs
+        (each.start, 2, _describe_paragraph(each, speakers)) for each in paragraphs
     ]
     items += (
         (
@@ -163,10 +169,12 @@ def _list_items(
     yield from (item for _at, _rank, item in sorted(items, key=lambda one: one[:2]))
 
 
-def _describe_paragraph(paragraph: Paragraph) -> dict[str, Any]:
+def _describe_paragraph(paragraph: Paragraph, speakers: Sequence[str]) -> dict[str, Any]:
     # Direction marks of right-to-left scripts stay, so the text is escaped here.
     text = escape(printable(paragraph.text, keep=KEPT))
-    return {"kind": "text", "start": paragraph.start, "text": text, "channel": paragraph.channel}
+    who = paragraph.speaker
+    color = speakers.index(who) % COLORS + 1 if who else 0
+    return {"kind": "text", "start": paragraph.start, "text": text, "speaker": who, "color": color}
 
 
 def _find_gaps(parts: Iterable[SessionPart]) -> Iterator[tuple[float, float]]:

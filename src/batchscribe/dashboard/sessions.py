@@ -17,7 +17,13 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from batchscribe.controller.commands.why import list_errors
-from batchscribe.controller.sessions import AssembledSession, assemble_session, known_unreadable, read_session
+from batchscribe.controller.sessions import (
+    AssembledSession,
+    add_names,
+    assemble_session,
+    known_unreadable,
+    read_session,
+)
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import audio_name
@@ -248,19 +254,18 @@ class SessionLibrary:
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
         raise.
         """
-        rendering = self._context.settings.open_rendering()
+        output = self._context.output
+        rendering = add_names(output, entry.session, self._context.settings.open_rendering())
         mark = rendering.sign(entry.digest if entry.complete else str(self._listed and self._listed.at))
         with self._lock:
             kept = self._kept.get(entry.session)
         if kept is not None and kept[0] == mark:
             return kept[1]
-        output = self._context.output
         published = read_session(output, entry.session, mark) if entry.complete else None
         if published and not any(MISSING in part.flags for part in published.parts):
             found = AssembledSession(transcript=published, chunks=entry.chunks, missing={})
         else:
-            found = assemble_session(self._scanner, entry.session)
-            found = replace(found, transcript=rendering.finish(found.transcript))
+            found = assemble_session(self._scanner, entry.session, rendering)
         _keep(self._lock, self._kept, entry.session, (mark, found))
         return found
 

@@ -182,4 +182,5 @@ def _make_spec(settings: Settings, engine: str, model: str) -> EngineSpec:
         language=settings.language,
         task=settings.task,
         vocabulary=settings.read_vocabulary() or UNSET,
+        speakers=settings.labels_speakers or UNSET,
     )

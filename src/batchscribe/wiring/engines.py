@@ -8,12 +8,15 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from batchscribe.adapters.engines import speaker_model
 from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import MisconfiguredError
 
 GROUP = "batchscribe.engines"
+SPEAKER_MODEL = speaker_model.NAME
+"""The model of BATCH_SPEAKERS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +99,20 @@ def list_limits(spec: EngineSpec) -> tuple[str, ...]:
         return (f"the speech engine {spec.engine} fails to report its limits ({broken}): fix its package",)
 
 
-def fetch_model(spec: EngineSpec) -> Path:
-    """Downloads the engine's model to this machine; returns its folder. Only this uses a model hub.
+def find_problems(spec: EngineSpec) -> tuple[str, ...]:
+    """Reasons why this machine cannot run `spec`, with its model of voices. Raises MisconfiguredError."""
+    voices = speaker_model.find_speaker_problems() if spec.speakers else ()
+    return (*engine_factory(spec.engine).problems(spec), *voices)
 
-    Raises MisconfiguredError if the engine has no model to fetch, and the engine's own errors.
+
+def fetch_model(spec: EngineSpec) -> Path:
+    """Downloads the engine's model, or the model of voices, to this machine; returns its folder.
+
+    Only this uses a model hub. Raises MisconfiguredError if the engine has no model to fetch, and the
+    engine's own errors.
     """
+    if spec.model == SPEAKER_MODEL:
+        return speaker_model.fetch_speaker_model().parent
     folder = engine_factory(spec.engine).fetch(spec)
     if folder is None:
         raise MisconfiguredError(f"the engine {spec.engine} has no model to fetch")

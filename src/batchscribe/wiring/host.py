@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from batchscribe import __version__, aws_environment
+from batchscribe.adapters.engines.speaker_model import fetch_speaker_model
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import AGENT_COMMAND, Box
 from batchscribe.core.run.host import (
@@ -36,7 +37,7 @@ from batchscribe.errors import (
     MissingCredentialsError,
     TransientError,
 )
-from batchscribe.wiring.engines import engine_factory, known_factory
+from batchscribe.wiring.engines import engine_factory, find_problems, known_factory
 from batchscribe.wiring.environments import ask_other, find_other_python
 from batchscribe.wiring.stores import open_store
 
@@ -88,6 +89,8 @@ def fetch(box: Box, spec: EngineSpec) -> HostReply:
         return ask_other(python, "fetch", spec)
     factory = known_factory(spec.engine)
     done = factory.fetch(spec) is not None
+    if spec.speakers:
+        fetch_speaker_model()
     with suppress(MisconfiguredError):  # the check of the engine, which follows, reports it
         box.keep_model_files(factory.model_files(spec))
     return HostReply(release=__version__, done=done)
@@ -99,10 +102,9 @@ def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
         detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
         return passed(what, detail)
     try:
-        factory = engine_factory(spec.engine)
-        if problems := factory.problems(spec):
+        if problems := find_problems(spec):
             raise MisconfiguredError("; ".join(problems))
-        engine = factory.load(spec)
+        engine = engine_factory(spec.engine).load(spec)
     except BatchscribeError as error:
         return failed(what, str(error), "batchscribe gpu setup")
     return passed(what, f"loads {spec.model or 'its own model'} ({engine.device})")

@@ -194,6 +194,7 @@ def measure_engine(spec: EngineSpec, clock: Clock) -> tuple[float, float]:
     """
     import numpy as np
 
+    from batchscribe.adapters.engines.speaker_model import open_speaker_model
     from batchscribe.adapters.engines.voice_detectors import find_voice_detector
     from batchscribe.audio.audio_decoder import AudioDecoder
 
@@ -201,6 +202,8 @@ def measure_engine(spec: EngineSpec, clock: Clock) -> tuple[float, float]:
     factory = engine_factory(spec.engine)
     factory.check(spec)
     find_voice_detector()
+    if spec.speakers:
+        open_speaker_model()
     engine = factory.load(spec)
     loaded = clock.monotonic()
     chunks = sorted(files("batchscribe").joinpath(*SPEECH).iterdir(), key=lambda file: file.name)

@@ -31,8 +31,8 @@ from batchscribe.settings import Settings
 from batchscribe.wiring.created.machine_checks import IMAGE, MachineChecks
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.engines import (
-    engine_factory,
     engine_names,
+    find_problems,
     list_limits,
 )
 from batchscribe.wiring.seams import list_required, open_templates
@@ -81,7 +81,7 @@ def check_engine(spec: EngineSpec) -> Finding:
 def check_local_engine(spec: EngineSpec) -> Finding:
     """Checks that this machine has the engine's packages and its model."""
     try:
-        problems = engine_factory(spec.engine).problems(spec)
+        problems = find_problems(spec)
     except MisconfiguredError as error:
         return failed("model", str(error))
     if problems:
@@ -148,7 +148,11 @@ def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding
         yield passed(CREDENTIALS, "found on the host by its last set-up")
     else:
         yield failed(CREDENTIALS, f"no AWS credentials on {record.instance}", CREDENTIALS_FIX)
-    yield check_model(record, engine_spec(settings, record), fix)
+    spec = engine_spec(settings, record)
+    yield check_model(record, spec, fix)
+    if spec.speakers and not record.speakers:
+        detail = f"BATCH_SPEAKERS is {settings.speakers}, and {record.instance} has no model of voices"
+        yield failed("speakers", detail, fix)
 
 
 def _choose_fix(settings: Settings) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from batchscribe import ACCEPTED_RELEASES, __version__, aws_environment
+from batchscribe.adapters.engines.speaker_model import open_speaker_model
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.machine import nvidia
 from batchscribe.adapters.machine.clock import SystemClock
@@ -95,6 +96,7 @@ def process_manifest(
             factory = find_factory(manifest)
             source, output = _open_stores(manifest, home)
             find_speech = find_voice_detector()
+            speakers = open_speaker_model() if manifest.engine.speakers else None
         except (MisconfiguredError, ImportError) as error:
             fail_worker(manifest, home, clock, str(error), gpu_broken=isinstance(error, GpuError))
             raise MisconfiguredError(str(error)) from error
@@ -104,6 +106,7 @@ def process_manifest(
             output=output,
             load=lambda: load(factory, manifest.engine),
             find_speech=find_speech,
+            speakers=speakers,
             clock=clock,
             should_stop=stop.is_set,
             concurrency=_choose_crew(len(os.sched_getaffinity(0))),

@@ -22,9 +22,11 @@ from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, WorkerEnd
+from batchscribe.core.text.voice_groups import limit_groups
+from batchscribe.core.text.voices import MOST_VOICES, make_voices
 from batchscribe.engine import Engine
 from batchscribe.errors import BatchscribeError, EngineError, GpuError
-from batchscribe.protocols import Clock, Store
+from batchscribe.protocols import Clock, SpeakerModel, Store
 from batchscribe.reading import read_optional
 from batchscribe.worker.assembly import TranscribedChunk, make_transcript
 from batchscribe.worker.context_audio import Neighbours
@@ -62,6 +64,7 @@ def run_worker(
     output: Store,
     load: Callable[[], Engine],
     find_speech: SpeechFinder,
+    speakers: SpeakerModel | None = None,
     clock: Clock,
     should_stop: Callable[[], bool],
     new_decoder: Callable[[], AudioDecoder] = AudioDecoder,
@@ -76,7 +79,8 @@ def run_worker(
     (StoreUnavailableError, MisconfiguredError).
 
     A hung engine cannot be stopped: after everything else is recorded and published, `abandon` is called,
-    which should end the process. `begun`: monotonic time at which this process started; None for now.
+    which should end the process. `speakers` finds the voices of each chunk, which are stored beside its
+    transcript. `begun`: monotonic time at which this process started; None for now.
     """
     before = read_optional(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
     if before is not None:
@@ -87,7 +91,13 @@ def run_worker(
         manifest, ending, output=output, clock=clock, decoders=concurrency.decoders, begun=begun
     )
     worker = _Worker(
-        state, source=source, output=output, clock=clock, concurrency=concurrency, abandon=abandon
+        state,
+        source=source,
+        output=output,
+        speakers=speakers,
+        clock=clock,
+        concurrency=concurrency,
+        abandon=abandon,
     )
     return worker.run(load, find_speech, new_decoder)
 
@@ -113,6 +123,7 @@ class _Worker:
         *,
         source: Store,
         output: Store,
+        speakers: SpeakerModel | None,
         clock: Clock,
         concurrency: ConcurrencySettings,
         abandon: Callable[[], None],
@@ -124,6 +135,7 @@ class _Worker:
         self._ending = state.ending
         self._source = source
         self._output = output
+        self._speakers = speakers
         self._clock = clock
         self._concurrency = concurrency
         self._abandon = abandon
@@ -186,6 +198,7 @@ class _Worker:
             ),
             find_speech=find_speech,
             out=self._ready,
+            speakers=self._speakers,
         )
         return [
             *self._start_threads("fetch", concurrency.fetchers, fetcher.run),
@@ -246,7 +259,11 @@ class _Worker:
     def _publish_chunk(self, transcribed: TranscribedChunk) -> None:
         chunk = self._manifest.chunks[transcribed.chunk]
         text = make_transcript(transcribed, chunk, self._manifest, model=self._model, now=self._clock.now())
-        self._queue_for_publishers(partial(self._records.publish, chunk, text))
+        found, model = transcribed.end.voices, self._speakers
+        voices = None
+        if model is not None and found is not None:
+            voices = make_voices(text.audio, model.name, model.alike, limit_groups(found, MOST_VOICES))
+        self._queue_for_publishers(partial(self._records.publish, chunk, text, voices))
 
     def _queue_for_publishers(self, act: Callable[[], None]) -> None:
         with self._tracker.count_blocked():

@@ -10,8 +10,10 @@ import structlog
 from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
+from batchscribe.core.scan.chunks import voices_key
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import Transcript
+from batchscribe.core.text.voices import ChunkVoices, encode_voices
 from batchscribe.errors import BatchscribeError, MisconfiguredError, PermanentError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import is_stored
@@ -34,10 +36,15 @@ class Records:
         self._progress_lock = threading.Lock()
         self._named: frozenset[str] = frozenset()
 
-    def publish(self, chunk: ManifestChunk, transcript: Transcript) -> None:
-        """Stores a finished transcript. One that exists already counts as skipped."""
+    def publish(
+        self, chunk: ManifestChunk, transcript: Transcript, voices: ChunkVoices | None = None
+    ) -> None:
+        """Stores a finished transcript, its voices first. One that exists already counts as skipped."""
         data = transcripts.encode(transcript)
         try:
+            if voices is not None:
+                # Replaced, not created: those of an earlier run may be of other audio.
+                self._output.replace(voices_key(chunk.transcript), encode_voices(voices))
             created = self._output.create(chunk.transcript, data) or self._replace_empty(chunk, data)
         except BatchscribeError as error:
             self._fatal_if_misconfigured(error)

@@ -14,6 +14,7 @@ from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
+from batchscribe.protocols import SpeakerModel
 from batchscribe.worker.context_audio import Neighbour, Neighbours
 from batchscribe.worker.feeding import PipelineState, SessionQueue, WorkQueue
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
@@ -43,6 +44,7 @@ class TimelineAssembler:
     new_neighbours: Callable[[], Neighbours]
     find_speech: SpeechFinder
     out: BoundedQueue[Prepared]
+    speakers: SpeakerModel | None = None
 
     def run(self) -> None:
         neighbours = self.new_neighbours()
@@ -154,6 +156,7 @@ class _Session:
             emit=self._assembler.emit,
             alone=self._queue.alone,
             apart=sound.apart,
+            speakers=self._assembler.speakers,
         )
         if not (after_gap or self._queue.alone):
             before = self._find_neighbour(place, -1)

@@ -8,7 +8,7 @@ of the overlap comes from the chunk whose own edge is further away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +17,13 @@ from batchscribe.audio.audio_decoder import Samples
 from batchscribe.audio.overlaps import Overlaps
 from batchscribe.audio.windows import Cut, Cutter, SpeechFinder
 from batchscribe.core.text.speech import SAMPLE_RATE
+from batchscribe.core.text.voice_groups import VoiceGroup, add_piece, be_strict
+from batchscribe.core.text.voices import MOST_VOICES
 from batchscribe.core.text.word_assignment import ChunkPlace
+from batchscribe.protocols import SpeakerModel
 from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import MISSING, Sound, Whole
+from batchscribe.worker.voices import find_voices
 
 SILENT = 1e-3
 ALIKE = 0.01
@@ -57,6 +61,8 @@ class Ended:
     whole: Whole
     overlap: float = 0.0
     position: float | None = None
+    voices: Sequence[VoiceGroup] | None = None
+    """Its voices, whose members are spans in seconds of the chunk; None if they are not wanted."""
 
 
 @dataclass(slots=True)
@@ -73,6 +79,7 @@ class _Laid:
     whole: Whole | None = None
     context: Neighbour | None = None
     """Context audio: a neighbour that is not in the manifest."""
+    voices: list[VoiceGroup] | None = None
 
     @property
     def seconds(self) -> float:
@@ -88,6 +95,7 @@ class _Laid:
             whole=replace(whole, seconds=whole.seconds + lead),
             overlap=self.overlap,
             position=None if at is None else max(0.0, at - lead),
+            voices=self.voices,
         )
 
     def locate(self, channel: int | None) -> ChunkPlace:
@@ -116,10 +124,15 @@ class AudioTimeline:
         emit: Callable[[PendingWindow | Ended], None],
         alone: bool = False,
         apart: bool = False,
+        speakers: SpeakerModel | None = None,
     ) -> None:
-        """`apart`: the channels of `head` are different languages, even if they begin alike."""
+        """`apart`: the channels of `head` are different languages, even if they begin alike.
+
+        `speakers`: distinguishes the voices of each chunk, unless its channels are transcribed separately.
+        """
         self._channels = head.shape[1] if apart else count_channels(head)
         self._apart = apart
+        self._speakers = speakers if self._channels == 1 else None
         self._cutters = [Cutter(find_speech) for _ in range(self._channels)]
         self._overlaps = overlaps
         self._emit = emit
@@ -142,7 +155,8 @@ class AudioTimeline:
 
     def begin_chunk(self, chunk: int, sound: Sound, head: Samples) -> None:
         """Begins a chunk; `head` is its beginning: at least the overlaps' reach, or all of it."""
-        self._append_chunk(_Laid(chunk, sound, 0.0, 0.0), self._match_channels(head))
+        voices = None if self._speakers is None else list[VoiceGroup]()
+        self._append_chunk(_Laid(chunk, sound, 0.0, 0.0, voices=voices), self._match_channels(head))
 
     def begin_with_neighbour(self, neighbour: Neighbour) -> None:
         """Begins the timeline with the end of a published neighbour."""
@@ -224,6 +238,19 @@ class AudioTimeline:
                 chunks = tuple(laid.chunk for laid in touched)
                 places = tuple(laid.locate(channel) for laid in touched)
                 self._emit(PendingWindow(cut, chunks, places, channel, self._alone, self._apart))
+                self._add_voices(cut, touched)
+
+    def _add_voices(self, cut: Cut, touched: Sequence[_Laid]) -> None:
+        """Adds the voices of a window to its chunks, each piece of speech to the chunk with its middle."""
+        if self._speakers is None:
+            return
+        for (begin, end), group in find_voices(cut, self._speakers):
+            middle = (begin + end) / 2
+            for laid in touched:
+                if laid.voices is not None and laid.first <= middle < laid.last:
+                    span = tuple(max(0.0, (at - laid.begin) / SAMPLE_RATE) for at in (begin, end))
+                    piece = replace(group, members=(span,))
+                    add_piece(laid.voices, piece, be_strict(self._speakers.alike), MOST_VOICES)
 
     def _emit_ended_chunks(self) -> None:
         """Emits the end of each chunk that gets no more windows."""

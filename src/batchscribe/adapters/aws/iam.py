@@ -144,8 +144,8 @@ def _allow_stop(place: AccountPlace) -> list[Document]:
 
 def _allow_host(place: AccountPlace) -> list[Document]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
-    transcripts = "*transcription-*.json"
-    written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, transcripts)]
+    texts = ("*transcription-*.json", "*speakers-*.json")
+    written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, *texts)]
     written += _control_arns(place, *records)
     return [
         *_allow_listing(place),

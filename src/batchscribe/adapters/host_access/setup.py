@@ -332,6 +332,7 @@ class HostSetup:
             engine=engine.engine,
             model=engine.model,
             engines=tuple(PreparedEngine(engine=spec.engine, model=spec.model) for spec, _ in self.besides),
+            speakers=bool(engine.speakers),
         )
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:

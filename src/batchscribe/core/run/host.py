@@ -281,6 +281,8 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     """Prepared by its last set-up; empty in records without them."""
     engines: tuple[PreparedEngine, ...] = ()
     """Prepared besides, for sessions of an identified language."""
+    speakers: bool = False
+    """The model of voices was prepared, too."""
     claim: HostClaim | None = None
     parked: ParkedParts | None = None
     """None if they could not be read."""

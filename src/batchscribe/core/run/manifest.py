@@ -69,6 +69,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`transcribe`, or `translate` into English."""
     vocabulary: tuple[Word, ...] | msgspec.UnsetType = msgspec.UNSET
     """Names and terms that the engine is to expect; only engines with `takes_vocabulary` get any."""
+    speakers: bool | msgspec.UnsetType = msgspec.UNSET
+    """True if the voices of each chunk are stored beside its transcript."""
 
 
 class AudioOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,8 +39,8 @@ _NUMBERED = re.compile(r"chunk-(\d+)")
 _AFFIXES = len("transcription-.json")
 _SHORT, _SHORT_FOLDER = 50, 150
 """Characters of a name and of a folder that fit into all limits, at up to 4 bytes each."""
-_TAKEN = re.compile(r"transcript|transcription-.+", re.DOTALL)
-"""Stems whose session files would collide with transcripts, or with the folder's session files."""
+_TAKEN = re.compile(r"transcript|(transcription|speakers)-.+", re.DOTALL)
+"""Stems whose session files would collide with transcripts, voices, or the folder's session files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +159,12 @@ def transcript_keys(audio: AudioName) -> tuple[str, ...]:
     """Possible keys of its transcript, ours or the original system's; the most likely first."""
     ours = (transcript_key(audio), transcript_key(audio, full_name=True))
     return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
+
+
+def voices_key(transcript: str) -> str:
+    """Key of the voices of a chunk, from the key of its transcript."""
+    folder, name = split_key(transcript)
+    return f"{folder}speakers-{name.removeprefix('transcription-')}"
 
 
 def session_stems(session: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Cue:
     end: float
     text: str
     speaker: str | None = None
-    """Who speaks, if several do: a name, or the number of a separately transcribed channel."""
+    """See `name_speaker`."""
     words: tuple[tuple[int, float], ...] = ()
     """Of each word: its offset in the text, and its start."""
 
@@ -70,7 +70,7 @@ def make_cues(transcript: SessionTranscript, style: CaptionStyle = DEFAULT_STYLE
     """
     by_speaker: dict[str | None, list[Segment]] = {}
     for segment in transcript.segments:
-        by_speaker.setdefault(_name_speaker(segment), []).append(segment)
+        by_speaker.setdefault(name_speaker(segment), []).append(segment)
     shown = [
         cue
         for speaker, segments in by_speaker.items()
@@ -101,8 +101,9 @@ def _make_speaker_cues(
     yield from _time_cues(groups, speaker, style)
 
 
-def _name_speaker(segment: Segment) -> str | None:
-    return f"Channel {segment.channel}" if segment.channel else None
+def name_speaker(segment: Segment) -> str | None:
+    """The speaker's name or label, or the number of a separately transcribed channel; None if unknown."""
+    return segment.speaker or (f"Channel {segment.channel}" if segment.channel else None)
 
 
 def _time_cues(groups: Sequence[_Group], speaker: str | None, style: CaptionStyle) -> Iterator[Cue]:
@@ -291,9 +292,9 @@ def make_paragraphs(transcript: SessionTranscript) -> list[str]:
 
 
 def _begins_paragraph(before: Segment, segment: Segment, start: float) -> bool:
-    return _name_speaker(segment) != _name_speaker(before) or start - before.end >= PARAGRAPH_PAUSE
+    return name_speaker(segment) != name_speaker(before) or start - before.end >= PARAGRAPH_PAUSE
 
 
 def _join_paragraph(segments: Sequence[Segment]) -> str:
-    speaker = _name_speaker(segments[0])
+    speaker = name_speaker(segments[0])
     return f"{speaker}: {join_segments(segments)}" if speaker else join_segments(segments)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchscribe.core.text.cues import PARAGRAPH_PAUSE, SENTENCE_ENDS, SpokenWord, list_timed_words
+from batchscribe.core.text.cues import (
+    PARAGRAPH_PAUSE,
+    SENTENCE_ENDS,
+    SpokenWord,
+    list_timed_words,
+    name_speaker,
+)
 from batchscribe.core.text.spelling import continues_word
 from batchscribe.core.text.transcripts import Segment, SessionTranscript
 
@@ -17,11 +23,11 @@ LONGEST = 1200
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Words of one channel without a long pause; joined, they are its text."""
+    """Words of one speaker without a long pause; joined, they are its text."""
 
     words: tuple[SpokenWord, ...]
-    channel: int | None
-    """Its channel, counted from 1, if channels were transcribed separately."""
+    speaker: str | None
+    """See `name_speaker`."""
 
     @property
     def start(self) -> float:
@@ -44,21 +50,21 @@ def list_paragraphs(transcript: SessionTranscript) -> Iterator[Paragraph]:
     before: Segment | None = None
     for segment in sorted(transcript.segments, key=lambda one: one.start):
         if before is not None and words and _is_apart(before, segment):
-            yield Paragraph(tuple(words), before.channel or None)
+            yield Paragraph(tuple(words), name_speaker(before))
             words, length = [], 0
         for word in _join_words(words, before, segment):
             if words and (length >= LONGEST or (length >= LONG and _ends_sentence(words[-1]))):
-                yield Paragraph(tuple(words), segment.channel or None)
+                yield Paragraph(tuple(words), name_speaker(segment))
                 words, length = [], 0
             words.append(word)
             length += len(word.text)
         before = segment
     if before is not None and words:
-        yield Paragraph(tuple(words), before.channel or None)
+        yield Paragraph(tuple(words), name_speaker(before))
 
 
 def _is_apart(before: Segment, segment: Segment) -> bool:
-    return segment.channel != before.channel or segment.start - before.end >= PARAGRAPH_PAUSE
+    return name_speaker(segment) != name_speaker(before) or segment.start - before.end >= PARAGRAPH_PAUSE
 
 
 def _join_words(words: list[SpokenWord], before: Segment | None, segment: Segment) -> list[SpokenWord]:

@@ -18,6 +18,8 @@ MOST = 1000
 """Rules of one file."""
 LONGEST = 1000
 """Characters of a rule."""
+LONGEST_TEXT = 100_000
+"""Characters of a segment after a rule; a minute of speech has about a thousand."""
 SECONDS = 1.0
 """Time limit of one rule on one segment: an expression may backtrack without end."""
 
@@ -62,7 +64,7 @@ def replace_words(segment: Segment, rules: Sequence[Replacement]) -> Segment:
     """The segment with all rules applied in order.
 
     Words that a match touches become one, with their time; its text is divided at blanks by length. Raises
-    PermanentError if a rule takes too long.
+    PermanentError if a rule takes too long, or makes the text too long.
     """
     for rule in rules:
         if not rule.hint or rule.hint in segment.text.lower():
@@ -94,11 +96,17 @@ def _check_template(rule: Replacement) -> None:
 
 
 def _apply_rule(segment: Segment, rule: Replacement) -> Segment:
+    found: list[tuple[int, int, str]] = []
+    length = len(segment.text)
     try:
-        found = [
-            (match.start(), match.end(), match.expand(rule.text))
-            for match in rule.pattern.finditer(segment.text, timeout=SECONDS)
-        ]
+        for match in rule.pattern.finditer(segment.text, timeout=SECONDS):
+            found.append((match.start(), match.end(), match.expand(rule.text)))
+            length += len(found[-1][2]) - len(match[0])
+            if length > max(LONGEST_TEXT, len(segment.text)):
+                raise PermanentError(
+                    f"the replacement {rule.line!r} makes a segment longer than {LONGEST_TEXT:,} characters: "
+                    "shorten it"
+                )
     except TimeoutError as error:
         raise PermanentError(
             f"the replacement {rule.line!r} took more than {SECONDS:g} s on one segment: simplify it"

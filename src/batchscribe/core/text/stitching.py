@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchscribe.core.text.speakers import Turn, assign_speakers
 from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.timing import PLACES
 from batchscribe.core.text.transcripts import (
     ForeignTranscript,
+    PartSpeakers,
     Segment,
     SessionPart,
     SessionTranscript,
@@ -48,6 +50,9 @@ class PartInput:
     """Error of its transcript, if that is unreadable; then there is no content."""
     seconds: float | None = None
     """Length of the audio, if there is no transcript; None if unknown."""
+    speakers: PartSpeakers | None = None
+    turns: tuple[Turn, ...] = ()
+    """Its speakers' turns, if they are known."""
 
 
 def measure_duration(part: PartInput) -> float:
@@ -66,7 +71,7 @@ def _part_segments(part: PartInput) -> tuple[Segment, ...]:
         return ()
     if not content.segments and content.text.strip():
         return (Segment(text=content.text.strip(), start=0.0, end=measure_duration(part)),)
-    return content.segments
+    return tuple(assign_speakers(content.segments, part.turns))
 
 
 def _part_flags(part: PartInput) -> tuple[str, ...]:
@@ -112,6 +117,7 @@ def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
                 offset=round(offset, 3),
                 duration=round(measure_duration(part), 3),
                 flags=_part_flags(part),
+                speakers=part.speakers or msgspec.UNSET,
             )
         )
     languages = Counter(part.content.language for part in parts if part.content and part.content.language)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from batchscribe.core.redaction import printable, printable_json
@@ -59,13 +59,18 @@ def _render_vtt(shown: Iterable[Cue], style: CaptionStyle) -> str:
     return f"WEBVTT\n\n{dimmed}{''.join(blocks)}"
 
 
-def _render_tsv(segments: Iterable[Segment]) -> str:
-    """Whisper's columns: start and end in milliseconds, text."""
-    rows = (
-        f"{round(each.start * 1000)}\t{round(each.end * 1000)}\t{' '.join(each.text.split())}\n"
+def _render_tsv(segments: Sequence[Segment]) -> str:
+    """Whisper's columns: start and end in milliseconds, text; the speaker if there are labels."""
+    rows = [
+        [str(round(each.start * 1000)), str(round(each.end * 1000)), " ".join(each.text.split())]
         for each in segments
-    )
-    return f"start\tend\ttext\n{''.join(rows)}"
+    ]
+    head = ["start", "end", "text"]
+    if any(each.speaker for each in segments):
+        head.append("speaker")
+        for row, each in zip(rows, segments, strict=True):
+            row.append(" ".join((each.speaker or "").split()))
+    return "".join("\t".join(row) + "\n" for row in [head, *rows])
 
 
 def _prefix_speaker(cue: Cue, style: CaptionStyle) -> str:

@@ -34,6 +34,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of the word before its chunk begins: a cut split it."""
     ends_after: float | msgspec.UnsetType = msgspec.UNSET
     """Seconds of the word after its chunk ends."""
+    speaker: str | msgspec.UnsetType = msgspec.UNSET
+    """In a session: name or label of its speaker."""
 
     @property
     def true_start(self) -> float:
@@ -53,6 +55,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """Its channel, counted from 1, if channels are transcribed separately."""
     attached: bool | msgspec.UnsetType = msgspec.UNSET
     """True if its text continues the previous segment without a blank: a cut split "ill-disposed"."""
+    speaker: str | msgspec.UnsetType = msgspec.UNSET
+    """In a session: name or label of the speaker of all its words."""
 
 
 class AudioRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +95,15 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     created_at: datetime
 
 
+class PartSpeakers(msgspec.Struct, frozen=True, kw_only=True):
+    """The labels of the voices of a chunk, so that they stay the same when later chunks arrive."""
+
+    mark: str
+    """Hash of the object with its voices."""
+    labels: tuple[str, ...]
+    """In the order of its voices."""
+
+
 class SessionPart(msgspec.Struct, frozen=True, kw_only=True):
     """Position of one chunk in its session; `flags` show if its transcript is missing."""
 
@@ -100,6 +113,7 @@ class SessionPart(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from the session's beginning."""
     duration: float
     flags: tuple[str, ...] = ()
+    speakers: PartSpeakers | msgspec.UnsetType = msgspec.UNSET
 
 
 class SessionTranscript(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +126,8 @@ class SessionTranscript(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[Segment, ...]
     duration: float
     language: str | None = None
+    speakers: str | msgspec.UnsetType = msgspec.UNSET
+    """BATCH_SPEAKERS when its labels were made; unset if it was off."""
     parts: tuple[SessionPart, ...]
     digest: str
     """SHA-256 over names and ETags of the transcripts in it: equal digests mean equal files."""

@@ -71,7 +71,7 @@ def split_segments_at(segments: Iterable[Segment], times: Sequence[float]) -> It
             yield segment
             continue
         after = [bisect_right(times, (word.start + word.end) / 2) for word in segment.words]
-        yield from (part for _, part in _split_by_group(segment, after))
+        yield from (part for _, part in split_by_group(segment, after))
 
 
 class _Owners:
@@ -141,10 +141,10 @@ def _split_by_owner(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Se
             yield at, segment
         return
     word_owners = [owners.find_owner(word.start, word.end) for word in segment.words]
-    yield from ((at, part) for at, part in _split_by_group(segment, word_owners) if at is not None)
+    yield from ((at, part) for at, part in split_by_group(segment, word_owners) if at is not None)
 
 
-def _split_by_group(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
+def split_by_group(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
     """Splits the segment into parts of one group each, in order; `groups` has the group of each word."""
     texts = spell_words(segment)
     spelled = zip(groups, texts, _find_attached(texts), segment.words, strict=True)

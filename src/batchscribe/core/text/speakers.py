@@ -1,0 +1,143 @@
+"""Speakers of a session: labels for the voices of its chunks, and names for the labels.
+
+A voice keeps its label when later chunks arrive: the labels of the session file are known before the other
+voices are grouped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count as count_up
+
+import msgspec
+
+from batchscribe.core.text.transcripts import Segment
+from batchscribe.core.text.voice_groups import VoiceGroup, group_voices
+from batchscribe.core.text.voices import ChunkVoices
+from batchscribe.core.text.word_assignment import split_by_group
+from batchscribe.core.unreadable import UNREADABLE
+from batchscribe.errors import PermanentError
+
+OFF, AUTO = "off", "auto"
+"""Values of BATCH_SPEAKERS besides a number."""
+MOST_SPEAKERS = 20
+LABEL = "Speaker "
+"""A label is this and a number, from 1, in order of the first appearance."""
+LONGEST_NAME = 100
+"""Characters."""
+Member = tuple[int, int]
+"""Number of a chunk, and of a voice in it."""
+EXAMPLE = '{"speakers": {"Speaker 1": "Ada"}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A time in which one speaker speaks, in seconds of the chunk."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldVoices:
+    """The voices of one chunk of a session."""
+
+    voices: ChunkVoices
+    mark: str
+    """Hash of their object."""
+    labels: tuple[str, ...] = ()
+    """Labels that they have from before, in their order; empty if they are new."""
+
+
+class _NameFile(msgspec.Struct, frozen=True):
+    speakers: dict[str, str]
+
+
+def decode_names(data: bytes) -> dict[str, str]:
+    """The names by label of a file that a user wrote. Raises PermanentError."""
+    try:
+        found = msgspec.json.decode(data, type=_NameFile).speakers
+    except UNREADABLE as error:
+        raise PermanentError(f"not names of speakers ({error}): write {EXAMPLE}") from error
+    if any(len(text) > LONGEST_NAME for pair in found.items() for text in pair):
+        raise PermanentError(f"not names of speakers: one is longer than {LONGEST_NAME} characters")
+    return {label: plain for label, name in found.items() if (plain := " ".join(name.split()))}
+
+
+def label_voices(chunks: Sequence[HeldVoices], count: int | None) -> list[HeldVoices]:
+    """The chunks of a session, in its order, with all labels.
+
+    `count`: the number of speakers; None if it is open. Embeddings of different models get different labels.
+    """
+    labels: dict[Member, str] = {}
+    for kind in dict.fromkeys(chunk.voices.kind for chunk in chunks):
+        own = {at: chunk for at, chunk in enumerate(chunks) if chunk.voices.kind == kind}
+        alike = next(iter(own.values())).voices.alike
+        _add_labels(group_voices(list(_list_groups(own)), alike, count), labels, chunks)
+    return [
+        replace(chunk, labels=tuple(labels[at, number] for number in range(len(chunk.voices.voices))))
+        for at, chunk in enumerate(chunks)
+    ]
+
+
+def _list_groups(chunks: Mapping[int, HeldVoices]) -> Iterator[VoiceGroup]:
+    for at, chunk in chunks.items():
+        for number, group in enumerate(chunk.voices.list_groups()):
+            label = chunk.labels[number] if chunk.labels else ""
+            yield replace(group, members=((at, number),), label=label)
+
+
+def _add_labels(
+    groups: Sequence[VoiceGroup], labels: dict[Member, str], chunks: Sequence[HeldVoices]
+) -> None:
+    """Labels the members of each group; new speakers are numbered by their first appearance."""
+    used = {label for chunk in chunks for label in chunk.labels} | set(labels.values())
+    fresh = (label for number in count_up(1) if (label := f"{LABEL}{number}") not in used)
+    for group in sorted(groups, key=lambda group: min(_locate(chunks, member) for member in group.members)):
+        label = group.label or next(fresh)
+        labels.update(dict.fromkeys(group.members, label))
+
+
+def _locate(chunks: Sequence[HeldVoices], member: Member) -> tuple[int, float]:
+    """The place of a voice in the session: its chunk, and the begin of its first span."""
+    at, number = member
+    return at, chunks[at].voices.voices[number].spans[0].start
+
+
+def list_turns(chunk: HeldVoices, names: Mapping[str, str]) -> tuple[Turn, ...]:
+    """The turns of a labelled chunk in order of their starts, with names if there are any."""
+    spoken = zip(chunk.voices.voices, chunk.labels, strict=True)
+    turns = (
+        Turn(span.start, span.end, names.get(label, label)) for voice, label in spoken for span in voice.spans
+    )
+    return tuple(sorted(turns, key=lambda turn: (turn.start, turn.end)))
+
+
+def assign_speakers(segments: Iterable[Segment], turns: Sequence[Turn]) -> Iterator[Segment]:
+    """Yields the segments with speakers, split between words of different ones; all times are the chunk's.
+
+    A word belongs to the turn that contains its midpoint, else to the nearest turn. Without turns, the
+    segments are unchanged.
+    """
+    if not turns:
+        yield from segments
+        return
+    starts = [turn.start for turn in turns]
+    for segment in segments:
+        words = segment.words or (segment,)
+        speakers = [_find_speaker(turns, starts, (word.start + word.end) / 2) for word in words]
+        if not segment.words:
+            yield msgspec.structs.replace(segment, speaker=speakers[0])
+            continue
+        for speaker, part in split_by_group(segment, speakers):
+            named = tuple(msgspec.structs.replace(word, speaker=speaker) for word in part.words)
+            yield msgspec.structs.replace(part, words=named, speaker=speaker)
+
+
+def _find_speaker(turns: Sequence[Turn], starts: Sequence[float], time: float) -> str:
+    at = bisect_right(starts, time)
+    near = turns[max(0, at - 1) : at + 1]
+    return min(near, key=lambda turn: max(turn.start - time, time - turn.end)).speaker
