@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import sys
 
-from bench import commands, engine, leaks, memory, reader, scan, simulation, start, words, work
+from bench import (
+    commands,
+    engine,
+    leaks,
+    listing,
+    memory,
+    reader,
+    scale,
+    scan,
+    simulation,
+    start,
+    words,
+    work,
+)
 
 EVERY = (
     (commands,),
     (work,),
     (start,),
     (scan,),
+    (listing, "--keys", "200000"),
+    (scale,),
     (simulation,),
     (reader, "--sessions", "2000", "--chunks", "1200", "--requests", "200"),
     (leaks, "--weeks", "5"),
