@@ -84,14 +84,12 @@ def transcribe(bucket: Bucket) -> None:
 
 def label(bucket: Bucket, speakers: str, part: Conversation) -> None:
     scanner = Scanner(bucket.store, bucket.store, clock=SystemClock())
-    (session,) = {audio.name.session for audio in scanner.audio()}
     for what in ("labelled", "labelled again"):
         begin = time.monotonic()
-        stem = publish_session(scanner, session, Rendering(speakers=speakers))
+        publish_session(scanner, "talk/", Rendering(speakers=speakers))
         print(f"scheduler, {what}: {time.monotonic() - begin:.1f} s, {peak()}")
-        names = bucket.folder / f"{stem}.speakers.json"
-        names.write_text('{"speakers": {"Speaker 1": "Ada"}}')
-    found = decode_session((bucket.folder / f"{stem}.json").read_bytes())
+        (bucket.folder / "talk" / "transcript.speakers.json").write_text('{"speakers": {"Speaker 1": "Ada"}}')
+    found = decode_session((bucket.folder / "talk" / "transcript.json").read_bytes())
     words = [word for segment in found.segments for word in segment.words]
     print(
         f"{len(words)} words, {len({word.speaker for word in words})} speakers, {found.duration / 3600:.1f} h"
