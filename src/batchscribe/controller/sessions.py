@@ -21,6 +21,7 @@ from batchscribe.core.objects import (
     RECORD_BYTES,
     SESSION_BYTES,
     SESSION_FILE_BYTES,
+    SESSION_VOICES_BYTES,
     TRANSCRIPT_BYTES,
     VOICES_BYTES,
 )
@@ -314,7 +315,7 @@ def _read_voices(
         for at, part in enumerate(parts)
         if isinstance(part.content, Transcript)
     }
-    left = SESSION_BYTES
+    left = SESSION_VOICES_BYTES
     for key, data in fetch_objects(output, places, limit=VOICES_BYTES):
         left -= len(data)
         if left < 0:

@@ -17,6 +17,7 @@ from batchscribe.errors import BatchscribeError, InterruptedRunError
 from batchscribe.protocols import SpeakerModel
 from batchscribe.worker.context_audio import Neighbour, Neighbours
 from batchscribe.worker.feeding import PipelineState, SessionQueue, WorkQueue
+from batchscribe.worker.progress import ProgressTracker
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
 from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels_differ
 
@@ -33,6 +34,26 @@ class Failed:
 
 
 Prepared = PendingWindow | Ended | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class _CountedSpeakers:
+    """A SpeakerModel; an engine that starves meanwhile starves by `cut`."""
+
+    model: SpeakerModel
+    tracker: ProgressTracker
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def alike(self) -> float:
+        return self.model.alike
+
+    def embed(self, audio: Samples) -> Sequence[float] | None:
+        with self.tracker.note_waiting("cut"):
+            return self.model.embed(audio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +170,7 @@ class _Session:
         return self._timeline
 
     def _new_timeline(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> AudioTimeline:
+        model = self._assembler.speakers
         timeline = AudioTimeline(
             head,
             find_speech=self._assembler.detect_speech,
@@ -156,7 +178,7 @@ class _Session:
             emit=self._assembler.emit,
             alone=self._queue.alone,
             apart=sound.apart,
-            speakers=self._assembler.speakers,
+            speakers=model and _CountedSpeakers(model, self._state.tracker),
         )
         if not (after_gap or self._queue.alone):
             before = self._find_neighbour(place, -1)
