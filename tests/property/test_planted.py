@@ -136,13 +136,13 @@ BUGS = {
         planted.idle_machines_are_kept, {"P1"}, 1, {**SLOW_FLEET, "lost_agent": 1.0}
     ),
     "a lost create reply leaks a machine": Bug(
-        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 0, FLEETS["lost replies of a fleet"]
+        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 11, FLEETS["lost replies of a fleet"]
     ),
     "every machine has the run's rate": Bug(
-        planted.every_machine_has_the_runs_rate, {"I7"}, 0, FLEETS["a spot market"]
+        planted.every_machine_has_the_runs_rate, {"I7"}, 1, FLEETS["a spot market"]
     ),
     "a rest is shared while its worker works": Bug(
-        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 1, SLOW_FLEET
+        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 5, SLOW_FLEET
     ),
 }
 
