@@ -46,9 +46,11 @@ class ManyUploads(Uploads):
     """Enough audio for several machines: some chunks at once, and more during the episode."""
 
     def plan(self, hours: float) -> None:
+        # Many short chunks, so that a slow machine has some to share.
+        longest = pick(self._rng, (8, 8, 40))
         for session in range(2 + int(self._rng.random() * 20)):
             begin = pick(self._rng, (0.0, between(self._rng, 0.0, hours * HOUR)))
-            for number in range(1, 3 + int(self._rng.random() * 8)):
+            for number in range(1, 3 + int(self._rng.random() * longest)):
                 self._line.at(begin, self._arrival(f"s{session}/chunk-{number:03}.webm"))
                 begin += pick(self._rng, (0.0, between(self._rng, 0.5 * MINUTE, 12 * MINUTE)))
 
@@ -61,7 +63,7 @@ class FleetStage(Stage):
         """Hosts by the id of their machine."""
         self._slow: dict[str, float] = {}
         super().__init__(rng, weather)
-        self._pace = pick(rng, (60.0, 150.0, 400.0)) * between(rng, 0.8, 1.2)
+        self._pace = pick(rng, (40.0, 150.0, 400.0)) * between(rng, 0.8, 1.2)
         self.tokens = Tokens(rng, self.line, self.cloud)
         self.tokens.lost = self._weather.lost_tokens
         self.uploads = ManyUploads(rng, self.line, self.bucket, self._weather)

@@ -132,14 +132,18 @@ BUGS = {
         planted.a_clock_set_back_bills_nothing, {"I13"}, 0, ACTORS["a clock set back"]
     ),
     "any record is believed": Bug(planted.any_record_is_believed, {"I7", "I12", "I13"}, 0, WRITER),
-    "idle machines are kept": Bug(planted.idle_machines_are_kept, {"P1"}, 0, SLOW_FLEET),
+    "idle machines are kept": Bug(
+        planted.idle_machines_are_kept, {"P1"}, 1, {**SLOW_FLEET, "lost_agent": 1.0}
+    ),
     "a lost create reply leaks a machine": Bug(
-        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 0, FLEETS["lost replies of a fleet"]
+        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 11, FLEETS["lost replies of a fleet"]
     ),
     "every machine has the run's rate": Bug(
-        planted.every_machine_has_the_runs_rate, {"I7"}, 0, FLEETS["a spot market"]
+        planted.every_machine_has_the_runs_rate, {"I7"}, 1, FLEETS["a spot market"]
     ),
-    "a revoked worker is not asked": Bug(planted.a_revoked_worker_is_not_asked, {"I5"}, 0, SLOW_FLEET),
+    "a rest is shared while its worker works": Bug(
+        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 5, SLOW_FLEET
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.agent import supervisor
 from batchscribe.controller import (
     advance,
@@ -473,8 +474,8 @@ def every_machine_has_the_runs_rate(patch: Patch) -> None:
     patch.setattr(Run, "bill_of", lambda run, machine: billed(run, replace(machine, rate=None)))
 
 
-def a_revoked_worker_is_not_asked(patch: Patch) -> None:
-    """Its chunks count as returned although it continues."""
+def a_rest_is_shared_while_its_worker_works(patch: Patch) -> None:
+    """The worker is not asked to end, and its chunks count as returned."""
     tried = portions._list_tried
 
     def list_tried(world: World, run: Run, number: int, manifest: Any) -> Any:
@@ -483,3 +484,4 @@ def a_revoked_worker_is_not_asked(patch: Patch) -> None:
         return tried(world, known, number, manifest)
 
     patch.setattr(portions, "_list_tried", list_tried)
+    patch.setattr(AgentLauncher, "cancel", lambda *_request, **_force: None)

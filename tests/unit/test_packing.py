@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.core.decide.packing import BYTES_PER_SECOND, Priors, pack
+from batchscribe.core.decide.money import cost
+from batchscribe.core.decide.packing import BYTES_PER_SECOND, Priors, estimate, pack, take_portion
 from batchscribe.core.scan.chunks import AUDIO_TYPES, Chunk
 from support.values import RATE, chunk
 
@@ -53,3 +54,36 @@ def test_learned_bytes_beat_the_table() -> None:
 def test_every_type_of_audio_has_an_estimate() -> None:
     assert BYTES_PER_SECOND.keys() == AUDIO_TYPES
     assert min(BYTES_PER_SECOND.values()) > 0
+
+
+def portions(candidates: list[Chunk], machines: int) -> list[float]:
+    """Minutes of work of each portion, until nothing is left."""
+    left, taken = list(candidates), list[float]()
+    total = sum(map(PRIORS.audio_seconds, candidates))
+    while left:
+        portion = take_portion(left, total=total, given=len(taken), machines=machines, priors=PRIORS)
+        taken.append(sum(map(PRIORS.audio_seconds, portion)) / PRIORS.speed / 60)
+        assert list(portion) == left[: len(portion)]
+        left = left[len(portion) :]
+    return taken
+
+
+def test_each_round_gives_half_of_the_rest_evenly() -> None:
+    candidates = [each for name in range(160) for each in session(f"s{name:03}", 600)]
+    assert portions(candidates, 2) == [40, 40, 20, 20, 10, 10, 10, 10]
+
+
+def test_a_portion_is_ten_minutes_of_work_at_least_and_cuts_a_long_session() -> None:
+    assert portions(session("a", *[600] * 35), 20) == [10, 10, 10, 5]
+
+
+def test_a_chunk_that_is_longer_than_a_portion_is_one() -> None:
+    assert portions(session("a", 60_000, 60_000), 4) == [100, 100]
+
+
+def test_several_machines_share_the_time_and_add_to_the_cost() -> None:
+    candidates = session("a", *[600] * 40)
+    priors = replace(PRIORS, setup_seconds=60, release_seconds=60)
+    one, four = (estimate(candidates, priors, RATE, machines) for machines in (1, 4))
+    assert (one.seconds, four.seconds) == (2520, 720)
+    assert four.cost.micros == 4 * cost(RATE, 720).micros

@@ -124,6 +124,7 @@ def test_a_report_says_what_was_seen() -> None:
         "rate_micros": 526_000,
         "source": RATE.source,
         "as_of": RATE.as_of,
+        "machines": [],
     }
     assert document["transcription"] == {
         "done": 118,
