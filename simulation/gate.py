@@ -48,6 +48,7 @@ class Gate:
 
     def __init__(self, rng: random.Random, line: Timeline, trace: Trace) -> None:
         self.steps = 0
+        self.longest = LONGEST
         self.dead = False
         self.crashes = 0
         self.met: Counter[str] = Counter()
@@ -126,7 +127,7 @@ class Gate:
         if not unchanged:
             self._checked_at = self._line.seconds
             self.check()
-        if self.steps > LONGEST:
+        if self.steps > self.longest:
             self.violated("E", f"{self.steps} steps, and no end")
         if self.steps == self._crash_at:
             self._crash_at = self.steps + self._rare(self.crash)

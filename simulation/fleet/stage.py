@@ -68,6 +68,7 @@ class FleetStage(Stage):
         self.tokens.lost = self._weather.lost_tokens
         self.uploads = ManyUploads(rng, self.line, self.bucket, self._weather)
         self.guard = NamedGuard(self.line, self._terminate)
+        self.gate.longest *= 10  # twenty machines are followed, each by its own reads
         self.checker = FleetChecker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.checker.use(self.tokens.created)
         self.promises = self.bounds = FleetPromises(self.gate, self.line, self.machine, self.box, self._waits)

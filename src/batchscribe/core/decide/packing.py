@@ -142,7 +142,7 @@ def foresee(
 
     def with_machines(number: int) -> Outlook:
         work = audio / priors.speed / number
-        runs = _count_runs(backlog.pending, work, runtime - overhead, limit)
+        runs = _count_runs(backlog.pending, work, runtime - overhead, limit, number)
         between = max(0, runs - 1) * (priors.release_seconds + pause)
         return Outlook(
             audio_seconds=audio,
@@ -155,9 +155,10 @@ def foresee(
     return tuple(map(with_machines, machines))
 
 
-def _count_runs(pending: int, work: float, budget: float, limit: int | None) -> int:
-    """Number of runs; each takes at least one chunk."""
-    by_time = math.ceil(min(pending, work / budget)) if budget > 0 else pending
+def _count_runs(pending: int, work: float, budget: float, limit: int | None, machines: int) -> int:
+    """Number of runs; each takes at least one chunk for each machine. `work`: seconds of one machine."""
+    turns = -(-pending // machines)
+    by_time = math.ceil(min(turns, work / budget)) if budget > 0 else turns
     by_limit = -(-pending // limit) if limit else 0
     return min(pending, max(1, by_time, by_limit))
 
@@ -176,12 +177,12 @@ def pack(
 
     Prefers whole sessions: one that does not fit is left for the next run, unless it comes first and is too
     long for any run. A chunk that exceeds the time by itself is taken only if nothing else is left, and
-    alone: the engine may be faster than estimated.
+    alone on its machine: the engine may be faster than estimated.
     """
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
     wanted = candidates[:limit]
     fitting = [chunk for chunk in wanted if priors.audio_seconds(chunk) <= budget]
-    taken = _take_whole_sessions(fitting, priors, budget * machines) or list(wanted[:1])
+    taken = _take_whole_sessions(fitting, priors, budget * machines) or list(wanted[:machines])
     return Batch(
         chunks=tuple(taken), estimate=estimate(taken, priors, rate, machines), left=pending - len(taken)
     )
