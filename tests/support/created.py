@@ -1,0 +1,176 @@
+"""Machines that runs create on "AWS": moto for S3, EC2 and the guard; each machine has a real agent and workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from batchscribe import __version__
+from batchscribe.adapters.aws.metadata import read_tag
+from batchscribe.adapters.aws.schedules import GROUP
+from batchscribe.core import keys
+from batchscribe.core.decide.packing import BYTES_PER_SECOND, Priors
+from batchscribe.core.run.host import HostPlace, InstanceRecord
+from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
+from batchscribe.core.text.transcripts import encode
+from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.protocols import Store
+from batchscribe.testing.guard import ROLE
+from batchscribe.wiring.stores import open_store
+from support.aws import make_launch_template
+from support.booted import ec2, state, tags
+from support.cli import Desk, spoken
+from support.forked import ENGINES
+from support.metadata import metadata_service
+from support.played_box import WAITS, PlayedBox, Power, played_box
+from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
+
+TYPE = "g4dn.xlarge"
+WORK_SECONDS = 2.5 * 3600
+"""Estimated work of all chunks. With RUNTIME, a run needs three machines."""
+RUNTIME = {"BATCH_MAX_RUNTIME_HOURS": "1"}
+STUCK = {"SCRIPTED_SECONDS": "3600"}
+"""An engine that never comes to an end."""
+
+
+@dataclass
+class CreatedCloud:
+    """A desk, a bucket, and a host that boots for each instance that a run creates."""
+
+    endpoint: str
+    home: Store
+    desk: Desk
+    folder: Path
+    stuck: frozenset[int] = frozenset()
+    """Numbers of the machines whose engine never comes to an end."""
+    hosts: dict[str, PlayedBox] = field(default_factory=dict)
+    """By ID of the instance."""
+
+    @property
+    def rows(self) -> list[Any]:
+        """Instances of this desk's runs, as EC2 describes them."""
+        filters: Any = [{"Name": "tag-key", "Values": [MACHINE_TAG]}]
+        answer = ec2(self.endpoint).describe_instances(Filters=filters)
+        return [row for group in answer["Reservations"] for row in group["Instances"]]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State of each machine, by its name."""
+        return {find_name(row): row["State"]["Name"] for row in self.rows}
+
+    @property
+    def orders(self) -> list[Any]:
+        found: list[Any] = aws_client(self.endpoint, "scheduler").list_schedules(GroupName=GROUP)["Schedules"]
+        return found
+
+    def add_speech(self, count: int) -> list[str]:
+        """Uploads recordings, and the ledger has measured how slow their engine is."""
+        keys_ = [f"talk-{number}.wav" for number in range(count)]
+        for key in keys_:
+            self.home.create(key, spoken())
+        teach_speed(self.desk.home, "scripted", sum(len(spoken()) for _ in keys_))
+        return keys_
+
+    def live(self, ended: threading.Event) -> None:
+        """Boots a host for each new instance."""
+        with ExitStack() as stack:
+            while not ended.wait(0.2):
+                for row in self.rows:
+                    if row["State"]["Name"] == "running" and row["InstanceId"] not in self.hosts:
+                        self.hosts[row["InstanceId"]] = stack.enter_context(self._host(row))
+
+    @contextmanager
+    def _host(self, row: Any) -> Iterator[PlayedBox]:
+        instance, client = row["InstanceId"], ec2(self.endpoint)
+        names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}
+        if int(find_name(row).rpartition("-")[2]) in self.stuck:
+            names |= STUCK
+        with metadata_service() as metadata:
+
+            def show(tag: str) -> str:
+                metadata.tags = tags(self.endpoint, instance)
+                return read_tag(tag, metadata.url)
+
+            box = PlayedBox(
+                home=self.folder / instance,
+                place=HostPlace(
+                    instance="i-0builder0",
+                    home=self.home.url,
+                    region=REGION,
+                    endpoint=self.endpoint,
+                    created=True,
+                    waits=WAITS,
+                ),
+                stores=lambda where: open_store(where, region=REGION, endpoint=self.endpoint),
+                running=lambda: state(self.endpoint, instance) == "running",
+                announced=lambda: show(MANIFEST_TAG),
+                machine=lambda: show(MACHINE_TAG),
+                power=Power(lambda: client.terminate_instances(InstanceIds=[instance])),
+            )
+            with played_box(box, {"PYTHONPATH": ENGINES} | names) as made:
+                yield made
+
+
+def find_name(row: Any) -> str:
+    """The run's name of the machine, from its instance's tags."""
+    (name,) = [tag["Value"] for tag in row["Tags"] if tag["Key"] == MACHINE_TAG]
+    return str(name)
+
+
+def teach_speed(home: Path, engine: str, size: int) -> None:
+    """Records that `engine` takes WORK_SECONDS for `size` bytes of WAV."""
+    folder = home / ".batchscribe"
+    folder.mkdir()
+    with Ledger(folder / FILE_NAME) as ledger:
+        measured = Priors(speed=size / BYTES_PER_SECOND["wav"] / WORK_SECONDS, setup_seconds=0, release_seconds=0)
+        now = datetime.now(UTC)
+        ledger.learn(run="earlier", engine=engine, model="", instance_type=TYPE, at=now, measured=measured)
+
+
+def record_image(home: Store, template: str) -> None:
+    """Writes the record that `gpu image` writes of the template's image."""
+    record = InstanceRecord(
+        instance=template, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
+    )
+    home.replace(keys.instance(template), encode(record))
+
+
+@contextmanager
+def created_cloud(folder: Path, endpoint: str, *, calls: str = "", stuck: Iterable[int] = ()) -> Iterator[CreatedCloud]:
+    """The cloud while the block lasts; `calls`: address for the desk's calls, if not the endpoint."""
+    bucket, desk = f"audio-{os.urandom(4).hex()}", Desk(folder / "desk")
+    create_bucket(endpoint, bucket)
+    url, template = f"s3://{bucket}/spoken", make_launch_template(endpoint, bucket)
+    desk.home.mkdir()
+    desk.configure(
+        **CREDENTIALS,
+        **RUNTIME,
+        AWS_ENDPOINT_URL=calls or endpoint,
+        BATCH_SOURCE=url,
+        BATCH_ENGINE="scripted",
+        BATCH_MIN_AGE_MINUTES="0",
+        BATCH_POLL_SECONDS="0.3",
+        BATCH_GUARD_ROLE_ARN=ROLE,
+        BATCH_POLICY="now",
+        GPU_PROVIDER="fleet",
+        GPU_LAUNCH_TEMPLATE=template,
+        GPU_INSTANCE_TYPES=TYPE,
+        GPU_MAX_MACHINES="3",
+    )
+    home = open_store(url, region=REGION, endpoint=endpoint)
+    record_image(home, template)
+    cloud, ended = CreatedCloud(endpoint, home, desk, folder, frozenset(stuck)), threading.Event()
+    thread = threading.Thread(target=cloud.live, args=(ended,), daemon=True)
+    thread.start()
+    try:
+        yield cloud
+    finally:
+        ended.set()
+        thread.join(timeout=60)
