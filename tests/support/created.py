@@ -11,20 +11,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from batchscribe import __version__
 from batchscribe.adapters.aws.metadata import read_tag
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core import keys
 from batchscribe.core.decide.packing import BYTES_PER_SECOND, Priors
+from batchscribe.core.decide.prices import PriceKind, PriceSheet
 from batchscribe.core.run.host import HostPlace, InstanceRecord
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
+from batchscribe.core.run.manifest import ExitRecord, decode
+from batchscribe.core.run.runs import Run
 from batchscribe.core.text.transcripts import encode
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
-from support.aws import make_launch_template
+from support.aws import AMAZON_IMAGE, make_launch_template
 from support.booted import ec2, state, tags
 from support.cli import Desk, spoken
 from support.forked import ENGINES
@@ -66,17 +71,36 @@ class CreatedCloud:
         return {find_name(row): row["State"]["Name"] for row in self.rows}
 
     @property
+    def run(self) -> Run:
+        """The desk's last run."""
+        with Ledger(self.desk.home / ".batchscribe" / FILE_NAME) as ledger:
+            return ledger.runs(datetime.min.replace(tzinfo=UTC))[-1]
+
+    @property
     def orders(self) -> list[Any]:
         found: list[Any] = aws_client(self.endpoint, "scheduler").list_schedules(GroupName=GROUP)["Schedules"]
         return found
 
     def add_speech(self, count: int) -> list[str]:
         """Uploads recordings, and the ledger has measured how slow their engine is."""
-        keys_ = [f"talk-{number}.wav" for number in range(count)]
-        for key in keys_:
-            self.home.create(key, spoken())
-        teach_speed(self.desk.home, "scripted", sum(len(spoken()) for _ in keys_))
-        return keys_
+        recordings = {f"talk-{number}.wav": spoken() for number in range(count)}
+        for key, data in recordings.items():
+            self.home.create(key, data)
+        teach_speed(self.desk.home, "scripted", sum(map(len, recordings.values())))
+        return [*recordings]
+
+    def count_done(self) -> tuple[int, int]:
+        """Transcripts in the store, and chunks that workers reported as done by them."""
+        listed = [info.key for info in self.home.list("")]
+        ends = [decode(self.home.get(key).data, ExitRecord) for key in listed if key.endswith("/exit.json")]
+        transcripts = [key for key in listed if key.startswith("transcription-")]
+        return len(transcripts), sum(end.tally.done for end in ends)
+
+    def is_at_work(self, number: int) -> bool:
+        """True once the worker of this machine is observed at work, after one more pass of the watchdog."""
+        self.desk.json("watchdog")
+        run = self.run
+        return run.is_at_work(run.machines[number])
 
     def live(self, ended: threading.Event) -> None:
         """Boots a host for each new instance."""
@@ -134,12 +158,19 @@ def teach_speed(home: Path, engine: str, size: int) -> None:
         ledger.learn(run="earlier", engine=engine, model="", instance_type=TYPE, at=now, measured=measured)
 
 
-def record_image(home: Store, template: str) -> None:
-    """Writes the record that `gpu image` writes of the template's image."""
-    record = InstanceRecord(
-        instance=template, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
+def make_image_record() -> InstanceRecord:
+    """The record that `gpu image` writes of the templates' image."""
+    now = datetime.now(UTC)
+    return InstanceRecord(
+        instance=AMAZON_IMAGE, release=__version__, at=now, boots=True, shows_tags=True
     )
-    home.replace(keys.instance(template), encode(record))
+
+
+def make_spot_prices(now: datetime) -> PriceSheet:
+    """The price of the zone in which moto creates machines."""
+    return PriceSheet(
+        kind=PriceKind.SPOT, source="test", as_of=f"{now:%Y-%m-%d}", regions=("us-east-1a",), prices={TYPE: "0.2"}
+    )
 
 
 @contextmanager
@@ -149,6 +180,7 @@ def created_cloud(folder: Path, endpoint: str, *, calls: str = "", stuck: Iterab
     create_bucket(endpoint, bucket)
     url, template = f"s3://{bucket}/spoken", make_launch_template(endpoint, bucket)
     desk.home.mkdir()
+    (desk.home / "prices.json").write_bytes(msgspec.json.encode([make_spot_prices(datetime.now(UTC))]))
     desk.configure(
         **CREDENTIALS,
         **RUNTIME,
@@ -159,13 +191,14 @@ def created_cloud(folder: Path, endpoint: str, *, calls: str = "", stuck: Iterab
         BATCH_POLL_SECONDS="0.3",
         BATCH_GUARD_ROLE_ARN=ROLE,
         BATCH_POLICY="now",
+        BATCH_PRICE_FILE="prices.json",
         GPU_PROVIDER="fleet",
         GPU_LAUNCH_TEMPLATE=template,
         GPU_INSTANCE_TYPES=TYPE,
         GPU_MAX_MACHINES="3",
     )
     home = open_store(url, region=REGION, endpoint=endpoint)
-    record_image(home, template)
+    home.create(keys.instance(AMAZON_IMAGE), encode(make_image_record()))
     cloud, ended = CreatedCloud(endpoint, home, desk, folder, frozenset(stuck)), threading.Event()
     thread = threading.Thread(target=cloud.live, args=(ended,), daemon=True)
     thread.start()
