@@ -32,7 +32,7 @@ from batchscribe.wiring.stores import open_store
 from support.aws import AMAZON_IMAGE, make_launch_template
 from support.booted import ec2, state, tags
 from support.cli import Desk, spoken
-from support.forked import ENGINES
+from support.forked import ENGINES, Forked, nursery
 from support.metadata import metadata_service
 from support.played_box import WAITS, PlayedBox, Power, played_box
 from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
@@ -45,6 +45,13 @@ STUCK = {"SCRIPTED_SECONDS": "3600"}
 """An engine that never comes to an end."""
 
 
+class WatchfulDesk(Desk):
+    """A desk whose commands poll machines at work at each pass, not twice a minute."""
+
+    def start(self, *words: str, **environment: str) -> Forked:
+        return nursery().start(self.home, *words, environment=self._environment(environment), arm={})
+
+
 @dataclass
 class CreatedCloud:
     """A desk, a bucket, and a host that boots for each instance that a run creates."""
@@ -55,15 +62,15 @@ class CreatedCloud:
     folder: Path
     stuck: frozenset[int] = frozenset()
     """Numbers of the machines whose engine never comes to an end."""
+    earlier: frozenset[str] = frozenset()
+    """IDs of instances of other tests."""
     hosts: dict[str, PlayedBox] = field(default_factory=dict)
     """By ID of the instance."""
 
     @property
     def rows(self) -> list[Any]:
         """Instances of this desk's runs, as EC2 describes them."""
-        filters: Any = [{"Name": "tag-key", "Values": [MACHINE_TAG]}]
-        answer = ec2(self.endpoint).describe_instances(Filters=filters)
-        return [row for group in answer["Reservations"] for row in group["Instances"]]
+        return [row for row in list_created(self.endpoint) if row["InstanceId"] not in self.earlier]
 
     @property
     def states(self) -> dict[str, str]:
@@ -78,8 +85,8 @@ class CreatedCloud:
 
     @property
     def orders(self) -> list[Any]:
-        found: list[Any] = aws_client(self.endpoint, "scheduler").list_schedules(GroupName=GROUP)["Schedules"]
-        return found
+        found = aws_client(self.endpoint, "scheduler").list_schedules(GroupName=GROUP)["Schedules"]
+        return [order for order in found if self.run.id in order["Name"]]
 
     def add_speech(self, count: int) -> list[str]:
         """Uploads recordings, and the ledger has measured how slow their engine is."""
@@ -142,6 +149,13 @@ class CreatedCloud:
                 yield made
 
 
+def list_created(endpoint: str) -> list[Any]:
+    """Instances of all runs, as EC2 describes them."""
+    filters: Any = [{"Name": "tag-key", "Values": [MACHINE_TAG]}]
+    answer = ec2(endpoint).describe_instances(Filters=filters)
+    return [row for group in answer["Reservations"] for row in group["Instances"]]
+
+
 def find_name(row: Any) -> str:
     """The run's name of the machine, from its instance's tags."""
     (name,) = [tag["Value"] for tag in row["Tags"] if tag["Key"] == MACHINE_TAG]
@@ -176,7 +190,7 @@ def make_spot_prices(now: datetime) -> PriceSheet:
 @contextmanager
 def created_cloud(folder: Path, endpoint: str, *, calls: str = "", stuck: Iterable[int] = ()) -> Iterator[CreatedCloud]:
     """The cloud while the block lasts; `calls`: address for the desk's calls, if not the endpoint."""
-    bucket, desk = f"audio-{os.urandom(4).hex()}", Desk(folder / "desk")
+    bucket, desk = f"audio-{os.urandom(4).hex()}", WatchfulDesk(folder / "desk")
     create_bucket(endpoint, bucket)
     url, template = f"s3://{bucket}/spoken", make_launch_template(endpoint, bucket)
     desk.home.mkdir()
@@ -199,7 +213,9 @@ def created_cloud(folder: Path, endpoint: str, *, calls: str = "", stuck: Iterab
     )
     home = open_store(url, region=REGION, endpoint=endpoint)
     home.create(keys.instance(AMAZON_IMAGE), encode(make_image_record()))
-    cloud, ended = CreatedCloud(endpoint, home, desk, folder, frozenset(stuck)), threading.Event()
+    earlier = frozenset(row["InstanceId"] for row in list_created(endpoint))
+    cloud = CreatedCloud(endpoint, home, desk, folder, frozenset(stuck), earlier)
+    ended = threading.Event()
     thread = threading.Thread(target=cloud.live, args=(ended,), daemon=True)
     thread.start()
     try:
