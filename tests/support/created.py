@@ -32,6 +32,7 @@ from batchscribe.wiring.stores import open_store
 from support.aws import AMAZON_IMAGE, make_launch_template
 from support.booted import ec2, state, tags
 from support.cli import Desk, spoken
+from support.emulated import Aws, Case
 from support.forked import ENGINES, Forked, nursery
 from support.metadata import metadata_service
 from support.played_box import WAITS, PlayedBox, Power, played_box
@@ -50,6 +51,10 @@ class WatchfulDesk(Desk):
 
     def start(self, *words: str, **environment: str) -> Forked:
         return nursery().start(self.home, *words, environment=self._environment(environment), arm={})
+
+
+CHUNKS = 4
+PLAYED = b"played, not heard"
 
 
 @dataclass
@@ -185,6 +190,57 @@ def make_spot_prices(now: datetime) -> PriceSheet:
     return PriceSheet(
         kind=PriceKind.SPOT, source="test", as_of=f"{now:%Y-%m-%d}", regions=("us-east-1a",), prices={TYPE: "0.2"}
     )
+
+
+@dataclass(frozen=True)
+class CreatedCase(Case):
+    """A bucket with a chunk for each of two machines, and a desk whose runs create them; workers are played.
+
+    `instance` is the launch template.
+    """
+
+    @property
+    def provider(self) -> dict[str, str]:
+        return {
+            **RUNTIME,
+            "GPU_PROVIDER": "fleet",
+            "GPU_LAUNCH_TEMPLATE": self.instance,
+            "GPU_INSTANCE_TYPES": TYPE,
+            "GPU_MAX_MACHINES": "2",
+        }
+
+    @property
+    def transcripts(self) -> list[str]:
+        return [f"s/transcription-chunk-{number:03}.json" for number in range(CHUNKS)]
+
+    @property
+    def orders(self) -> list[str]:
+        return [each["Name"] for each in self.aws.scheduler.list_schedules()["Schedules"]]
+
+    def _of_the_cloud(self) -> Iterator[str]:
+        for row in list_created(self.aws.endpoint):
+            if row["State"]["Name"] != "terminated":
+                yield f"{find_name(row)} is {row['State']['Name']}"
+        for name in self.orders:
+            yield f"order {name} stands"
+
+    def _of_the_claims(self, found: list[str]) -> Iterator[str]:
+        known = {keys.instance(AMAZON_IMAGE), keys.instance(self.instance)}
+        for key in found:
+            if key.startswith(keys.INSTANCES) and key not in known:
+                yield f"{key} is left"
+
+
+def new_created_case(aws: Aws, home: Path) -> CreatedCase:
+    aws.proxy.forget()
+    bucket = f"audio-{os.urandom(4).hex()}"
+    aws.s3.create_bucket(Bucket=bucket)
+    case = CreatedCase(aws, home, bucket, make_launch_template(aws.endpoint, bucket))
+    for number in range(CHUNKS):
+        case.put(f"s/chunk-{number:03}.wav", PLAYED)
+    case.put(keys.instance(AMAZON_IMAGE), encode(make_image_record()))
+    teach_speed(home, "pocketsphinx", CHUNKS * len(PLAYED))
+    return case
 
 
 @contextmanager
