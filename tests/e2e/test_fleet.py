@@ -1,4 +1,4 @@
-"""Created machines on "AWS": moto for S3, EC2 and the guard, a real agent and real workers for each machine."""
+"""Created machines on "AWS": moto for S3, EC2 and the guard; each has a real agent and real workers."""
 
 from __future__ import annotations
 

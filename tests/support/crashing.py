@@ -155,7 +155,8 @@ def poll_often() -> None:
     """Makes this process poll machines at work at each pass, not twice a minute."""
     from batchscribe.wiring import scheduler
 
-    scheduler.Waits = partial(scheduler.Waits, describe=0.0)  # type: ignore[attr-defined, misc]
+    kind: Any = scheduler
+    kind.Waits = partial(kind.Waits, describe=0.0)
 
 
 def arm(*, crash: str, lands: float | None, host: str) -> None:

@@ -1,9 +1,10 @@
-"""Machines that runs create on "AWS": moto for S3, EC2 and the guard; each machine has a real agent and workers."""
+"""Machines that runs create on "AWS": moto for S3, EC2 and the guard; real or played workers."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ class CreatedCloud:
 
             def show(tag: str) -> str:
                 metadata.tags = tags(self.endpoint, instance)
-                return read_tag(tag, metadata.url)
+                return read_tag(tag, metadata.url) or ""
 
             box = PlayedBox(
                 home=self.folder / instance,
@@ -172,7 +173,9 @@ def teach_speed(home: Path, engine: str, size: int) -> None:
     folder = home / ".batchscribe"
     folder.mkdir()
     with Ledger(folder / FILE_NAME) as ledger:
-        measured = Priors(speed=size / BYTES_PER_SECOND["wav"] / WORK_SECONDS, setup_seconds=0, release_seconds=0)
+        measured = Priors(
+            speed=size / BYTES_PER_SECOND["wav"] / WORK_SECONDS, setup_seconds=0, release_seconds=0
+        )
         now = datetime.now(UTC)
         ledger.learn(run="earlier", engine=engine, model="", instance_type=TYPE, at=now, measured=measured)
 
@@ -180,15 +183,17 @@ def teach_speed(home: Path, engine: str, size: int) -> None:
 def make_image_record() -> InstanceRecord:
     """The record that `gpu image` writes of the templates' image."""
     now = datetime.now(UTC)
-    return InstanceRecord(
-        instance=AMAZON_IMAGE, release=__version__, at=now, boots=True, shows_tags=True
-    )
+    return InstanceRecord(instance=AMAZON_IMAGE, release=__version__, at=now, boots=True, shows_tags=True)
 
 
 def make_spot_prices(now: datetime) -> PriceSheet:
     """The price of the zone in which moto creates machines."""
     return PriceSheet(
-        kind=PriceKind.SPOT, source="test", as_of=f"{now:%Y-%m-%d}", regions=("us-east-1a",), prices={TYPE: "0.2"}
+        kind=PriceKind.SPOT,
+        source="test",
+        as_of=f"{now:%Y-%m-%d}",
+        regions=("us-east-1a",),
+        prices={TYPE: "0.2"},
     )
 
 
@@ -218,9 +223,13 @@ class CreatedCase(Case):
         return [each["Name"] for each in self.aws.scheduler.list_schedules()["Schedules"]]
 
     def _of_the_cloud(self) -> Iterator[str]:
-        for row in list_created(self.aws.endpoint):
+        rows = list_created(self.aws.endpoint)
+        for row in rows:
             if row["State"]["Name"] != "terminated":
                 yield f"{find_name(row)} is {row['State']['Name']}"
+        for name, count in Counter(map(find_name, rows)).items():
+            if count > 1:
+                yield f"{name} was created {count} times"
         for name in self.orders:
             yield f"order {name} stands"
 
@@ -244,7 +253,9 @@ def new_created_case(aws: Aws, home: Path) -> CreatedCase:
 
 
 @contextmanager
-def created_cloud(folder: Path, endpoint: str, *, calls: str = "", stuck: Iterable[int] = ()) -> Iterator[CreatedCloud]:
+def created_cloud(
+    folder: Path, endpoint: str, *, calls: str = "", stuck: Iterable[int] = ()
+) -> Iterator[CreatedCloud]:
     """The cloud while the block lasts; `calls`: address for the desk's calls, if not the endpoint."""
     bucket, desk = f"audio-{os.urandom(4).hex()}", WatchfulDesk(folder / "desk")
     create_bucket(endpoint, bucket)

@@ -189,7 +189,9 @@ def _describe_use(period: Period) -> str:
         return ""
     share, recorded = period.gpu_share, format_hours(period.recorded_hours * HOUR)
     # Several machines at once are up for longer than the period.
-    up = f"The GPU was up for {_format_share(share)}" if share <= 1 else f"{share:.1f} GPUs were up on average"
+    up = (
+        f"The GPU was up for {_format_share(share)}" if share <= 1 else f"{share:.1f} GPUs were up on average"
+    )
     return f"{up} of {recorded}: {speed:.1f} s of audio for each second."
 
 
