@@ -5,12 +5,14 @@ As test_crashes.py, on EC2 Fleet: at the end no machine is left, and each chunk 
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from batchscribe.adapters.aws.schedules import GROUP
 from support.created import CreatedCase, new_created_case
 from support.emulated import Aws
 from support.faults import Drop, Fault, Hang, Refusal
@@ -51,6 +53,9 @@ CASES = [
 
 @pytest.fixture
 def created(aws: Aws, tmp_path: Path) -> CreatedCase:
+    # Terminated instances of other cases would make each answer of moto slower.
+    urllib.request.urlopen(f"{aws.endpoint}/moto-api/reset", data=b"").close()
+    aws.scheduler.create_schedule_group(Name=GROUP)
     home = tmp_path / "home"
     home.mkdir()
     return new_created_case(aws, home)
