@@ -20,7 +20,7 @@ from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core import keys
 from batchscribe.core.decide.packing import BYTES_PER_SECOND, Priors
 from batchscribe.core.decide.prices import PriceKind, PriceSheet
-from batchscribe.core.run.host import HostPlace, InstanceRecord
+from batchscribe.core.run.host import HostPlace, HostWaits, InstanceRecord
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
 from batchscribe.core.run.manifest import ExitRecord, decode
 from batchscribe.core.run.runs import Run
@@ -36,7 +36,7 @@ from support.cli import Desk, spoken
 from support.emulated import Aws, Case
 from support.forked import ENGINES, Forked, nursery
 from support.metadata import metadata_service
-from support.played_box import WAITS, PlayedBox, Power, played_box
+from support.played_box import PlayedBox, Power, played_box
 from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
 
 TYPE = "g4dn.xlarge"
@@ -143,7 +143,7 @@ class CreatedCloud:
                     region=REGION,
                     endpoint=self.endpoint,
                     created=True,
-                    waits=WAITS,
+                    waits=HostWaits(),
                 ),
                 stores=lambda where: open_store(where, region=REGION, endpoint=self.endpoint),
                 running=lambda: state(self.endpoint, instance) == "running",
