@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def _object(*args: Any) -> str:
 
 
 def _fused(world: Any, fuse: Fuse) -> Any:
+    from batchscribe.adapters.existing_instances import ExistingInstances
     from batchscribe.adapters.local.launcher import LocalLauncher
 
     state = Path.cwd() / ".batchscribe"
@@ -120,13 +122,17 @@ def _fused(world: Any, fuse: Fuse) -> Any:
         command=(sys.executable, str(PLAYED_WORKER)),
     )
     launcher = Fused(played, "launcher", fuse)
+    if isinstance(world.capacity, ExistingInstances):
+        capacity: Any = replace(world.capacity, compute=Fused(world.capacity.compute, "compute", fuse))
+    else:
+        capacity = Fused(world.capacity, "capacity", fuse)
     output = Fused(world.output, "store", fuse, _object)
     home = output if world.home is world.output else Fused(world.home, "store", fuse, _object)
     return replace(
         world,
         output=output,
         home=home,
-        capacity=replace(world.capacity, compute=Fused(world.capacity.compute, "compute", fuse)),
+        capacity=capacity,
         launcher=launcher,
         elsewhere=lambda here, run: replace(world.elsewhere(here, run), launcher=launcher),
         guard=Fused(world.guard, "guard", fuse),
@@ -145,18 +151,27 @@ def _shorten(module: Any, name: str) -> None:
     setattr(module, name, type(name, (kind,), {"__init__": begin}))
 
 
+def poll_often() -> None:
+    """Makes this process poll machines at work at each pass, not twice a minute."""
+    from batchscribe.wiring import scheduler
+
+    kind: Any = scheduler
+    kind.Waits = partial(kind.Waits, describe=0.0)
+
+
 def arm(*, crash: str, lands: float | None, host: str) -> None:
     """Makes this process a command line that is killed at the place `crash`.
 
     `lands` is how long a start may take to show, in seconds, if that is not to be waited for. `host` is the
     name of the machine, if it is to be another one.
     """
-    from batchscribe.adapters.aws import ec2, eventbridge
+    from batchscribe.adapters.aws import ec2, eventbridge, fleet
     from batchscribe.controller import steps, teardown
     from batchscribe.core.run import meter
     from batchscribe.wiring import scheduler
 
     _shorten(ec2, "Ec2Compute")
+    _shorten(fleet, "FleetCapacity")
     _shorten(eventbridge, "EventBridgeGuard")
     if lands is not None:
         for module in (steps, teardown):

@@ -51,6 +51,11 @@ class Case:
     bucket: str
     instance: str
 
+    @property
+    def provider(self) -> dict[str, str]:
+        """Settings of the GPU."""
+        return {"BATCH_LAUNCH": "ssh", "GPU_INSTANCE_ID": self.instance}
+
     def tick(self, crash: str = "", lands: float | None = None, **names: str) -> Ended:
         return self.command("tick", crash=crash, lands=lands, **names)
 
@@ -75,9 +80,8 @@ class Case:
             "BATCH_ENGINE": "pocketsphinx",
             "BATCH_MIN_AGE_MINUTES": "0",
             "BATCH_POLL_SECONDS": "0.2",
-            "BATCH_LAUNCH": "ssh",
             "BATCH_GUARD_ROLE_ARN": "arn:aws:iam::123456789012:role/batchscribe-guard",
-            "GPU_INSTANCE_ID": self.instance,
+            **self.provider,
         }
         process = nursery().start(
             self.home,
@@ -95,6 +99,10 @@ class Case:
         while not (told and told[-1].killed):
             assert len(told) < PATIENT_TICKS, told
             told.append(self.tick(point, None, **names))
+
+    @property
+    def transcripts(self) -> list[str]:
+        return [f"s/transcription-chunk-{number:03}.json" for number in (1, 2)]
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -118,7 +126,7 @@ class Case:
         """The runs that ever had the GPU."""
         with Ledger(self.ledger) as ledger:
             runs = ledger.runs(datetime.min.replace(tzinfo=UTC))
-            return [run.id for run in runs if run.machines[0].meter.ran]
+            return [run.id for run in runs if any(machine.meter.ran for machine in run.machines)]
 
     @property
     def open_runs(self) -> list[str]:
@@ -156,7 +164,7 @@ class Case:
 
     def _of_the_store(self) -> Iterator[str]:
         found = self.objects()
-        for key in ("s/transcription-chunk-001.json", "s/transcription-chunk-002.json"):
+        for key in self.transcripts:
             times = self.aws.proxy.written[f"/{self.bucket}/{key}"]
             if times != 1 or key not in found:
                 yield f"{key} was published {times} times"
@@ -165,6 +173,9 @@ class Case:
                 yield f"{key} is not settled"
         if "s/transcript.json" not in found:
             yield "the session was not written"
+        yield from self._of_the_claims(found)
+
+    def _of_the_claims(self, found: list[str]) -> Iterator[str]:
         record = self.aws.s3.get_object(Bucket=self.bucket, Key=keys.instance(self.instance))["Body"].read()
         if claim := decode(record, InstanceRecord).claim:
             yield f"the box is still claimed by {claim.run}"

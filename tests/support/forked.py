@@ -100,7 +100,9 @@ class Nursery:
     def start(
         self, home: Path, *words: str, environment: Mapping[str, str], arm: Mapping[str, Any] | None = None
     ) -> Forked:
-        """Starts `batchscribe WORDS` in `home`. `arm`: arguments of support.crashing.arm, called before."""
+        """Starts `batchscribe WORDS` in `home`. `arm`: arguments of support.crashing.arm, called before.
+
+        An empty `arm` is support.crashing.poll_often."""
         asked = {"home": str(home), "words": words, "environment": dict(environment), "arm": arm}
         output = os.memfd_create("stdout"), os.memfd_create("stderr")
         socket.send_fds(self.channel, [json.dumps(asked).encode()], output)
@@ -214,7 +216,8 @@ def _become(asked: dict[str, Any], output: list[int], others: list[int]) -> NoRe
         os.environ.update(asked["environment"])
         sys.argv = ["batchscribe", *asked["words"]]
         if asked["arm"] is not None:
-            importlib.import_module("support.crashing").arm(**asked["arm"])
+            crashing = importlib.import_module("support.crashing")
+            crashing.arm(**asked["arm"]) if asked["arm"] else crashing.poll_often()
         importlib.import_module("batchscribe.cli.main").main()
     except SystemExit as error:
         code = error.code

@@ -14,6 +14,7 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
 from batchscribe.agent.host import Box
 from batchscribe.core.run.host import HostClaim, HostPlace, HostWaits
+from batchscribe.detached import ask_to_end
 from batchscribe.protocols import Store
 
 WAITS = HostWaits(linger=3.0, after_report=0.5)
@@ -52,6 +53,8 @@ class PlayedBox:
     power: Power
     announced: Callable[[], str | None]
     """Hash of its manifest in its tag."""
+    machine: Callable[[], str] | None = None
+    """The run's name of it in its tag, if a run created it."""
     boots: int = 0
     trouble: list[BaseException] = field(default_factory=list)
 
@@ -79,6 +82,8 @@ class PlayedBox:
             announced=self.announced,
             home=lambda: self.stores(self.place.home),
             runs=runs,
+            machine=self.machine,
+            unclaimed=self.power,
         )
         agent = BoxAgent(self.place, Boot(id=os.urandom(4).hex(), at=datetime.now(UTC)), seams)
         while self.running() and not ended.is_set():
@@ -87,6 +92,8 @@ class PlayedBox:
             ended.wait(0.2)
         while self.running() and not ended.wait(0.2):
             pass
+        for process in self.home.glob(".batchscribe/runs/*/*/process.json"):
+            ask_to_end(process, force=True)  # without power there are no processes
 
 
 @contextmanager

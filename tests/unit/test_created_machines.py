@@ -14,7 +14,9 @@ from batchscribe import __version__
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
+from batchscribe.controller.context import read_moment
 from batchscribe.controller.observe import observe
+from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
@@ -27,6 +29,7 @@ from batchscribe.core.run.instances import MACHINE_TAG, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError, QuotaError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
@@ -284,6 +287,18 @@ def test_chunks_that_no_machine_got_in_time_are_left(at: Fleet) -> None:
 
 def test_the_timer_lists_nothing_while_no_run_is_open(at: Fleet) -> None:
     assert watch(at.world, at.config).found == "no run is open"
+
+
+def test_a_run_that_creates_machines_is_finished_in_the_present_world(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    assert world_of(at.world, at.config, run) is at.world
+
+
+def test_machines_that_are_up_are_not_reported_as_starting(at: Fleet) -> None:
+    run = replace(started(at, at_work=2), worker_since=None)
+    wait = find_wait(run, read_moment(at.world), up=600.0, reach=300.0)
+    assert wait is not None
+    assert wait.text == "waiting for the first worker of 2 machines"
 
 
 def test_the_status_has_a_sentence_for_each_machine(at: Fleet) -> None:

@@ -136,6 +136,14 @@ def test_a_fixed_address_is_a_cost_of_the_month_and_not_of_the_run() -> None:
     assert lines(fixed)["Public Address"].startswith("$3.65 a month, $0.0365 per audio hour: an Elastic IP")
 
 
+def test_created_machines_have_no_disk_between_two_runs(tmp_path: Path) -> None:
+    settings = replace(cloud(tmp_path), provider="fleet", instance_id="")
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        basis = read_cost_basis(settings, ledger, NOW)
+    assert basis is not None
+    assert "Root Disk" not in lines(basis)
+
+
 def test_an_unrecorded_disk_and_an_unpriced_region_name_the_remedy() -> None:
     assert lines(replace(BASIS, parked=None))["Root Disk"].endswith("`batchscribe gpu setup` records it")
     elsewhere = lines(replace(BASIS, region="eu-west-1"))

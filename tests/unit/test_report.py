@@ -242,6 +242,13 @@ def test_a_bill_of_the_minimum_is_explained() -> None:
         assert "minimum" not in dict(cost_block(build(without)))["GPU Time"]
 
 
+def test_the_minimum_of_each_of_several_starts_is_explained() -> None:
+    used = meter(idle_until=NOW, running_since=NOW, running_until=NOW, stopped=NOW + timedelta(seconds=40))
+    machines = tuple(Machine(id=f"r1-{number}", meter=used) for number in range(2))
+    lines = dict(cost_block(build(replace(RUN, machines=machines))))
+    assert lines["GPU Time"] == "at most 0.022 hours (80 s), each start billed as 60 s at least"
+
+
 def test_totals_count_settled_runs_only() -> None:
     running = replace(RUN, id="r2", state=RunState.TRANSCRIBING, settled=None, cost=Usd(9))
     refused = replace(metered(RUN, Meter()), id="r3", cost=Usd(0))

@@ -127,7 +127,7 @@ def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
     }
 
 
-def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
+def _proof_lines(now: Overview, document: dict[str, Any]) -> list[tuple[str, str]]:
     """Lines with the time bounds, and their last proofs on this account."""
     lines = [
         ("Promise" if promise.given else "No promise", promise.sentence) for promise in document["promises"]
@@ -136,7 +136,8 @@ def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         proof = row["proof"]
         label = "Proved" if proof.proved else "Not proved"
         lines.append((label, f"{proof.at:%Y-%m-%d %H:%M} UTC: {row['told']}"))
-    if lines and not document["proofs"]:
+    created = now.observed is not None and now.observed.instance is None
+    if lines and not document["proofs"] and not created:  # a rehearsal needs an instance that exists
         lines.append(("Proved", "never on this account: `batchscribe rehearse` proves it, for a few cents"))
     return lines
 
@@ -184,7 +185,7 @@ def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, 
         yield "", "no timer advances this run: start `batchscribe tick`, unless one waits for it already"
     yield from _observed_lines(now, document)
     yield "Guard", document["guard"]["says"]
-    yield from _proof_lines(document)
+    yield from _proof_lines(now, document)
     yield "This month", f"at most {now.month}"
     for last in reversed(now.last_runs):
         failed = f", {count_failed(last)}" if last.chunks_failed else ""

@@ -79,8 +79,8 @@ def world_of(world: World, config: RunConfig, run: Run) -> World:
         return place_of(world, run.output.removeprefix(root))
     stores = (world.source.url, world.output.url, find_control_url(world.home))
     place = (config.provider, config.region, config.instances, config.guard, *stores)
-    guard = run.guard or config.guard
-    opened = (run.provider, run.region, run.instances, guard, run.source, run.output, run.control)
+    guard, existing = run.guard or config.guard, () if run.creates_machines else run.instances
+    opened = (run.provider, run.region, existing, guard, run.source, run.output, run.control)
     if not run.source or (place == opened and not run.lane):
         return world
     return world.elsewhere(world, run)

@@ -40,13 +40,16 @@ def read_cost_basis(
     run that the ledger shows as open. No report and no estimate fails for a price file: the reason is logged.
     """
     cloud = settings.provider != LOCAL
+    parked = _find_parked(settings.instance_id, ledger, store) if cloud else None
+    if settings.creates_machines:
+        parked = parked or ParkedParts()  # between two runs there is no machine
     try:
         return CostBasis(
             table=load_prices(settings),
             region=price_region(settings),
             now=now,
             cloud=cloud,
-            parked=_find_parked(settings.instance_id, ledger, store) if cloud else None,
+            parked=parked,
             host_per_hour=settings.host_hourly_cost,
             s3=any(url.startswith("s3://") for url in (settings.source, settings.output, settings.control)),
             audio_hours=_sum_audio_hours(ledger, now, settling),

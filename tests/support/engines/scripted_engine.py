@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
 
-SECONDS_PER_SECOND = 0.15
+SECONDS_PER_SECOND = float(os.environ.get("SCRIPTED_SECONDS", "0.15"))
 """Of a window's audio."""
 
 

@@ -162,8 +162,9 @@ def overview(world: World, config: RunConfig, around: Surroundings | None = None
 def _read_guard(world: World, config: RunConfig) -> tuple[str, tuple[str, ...] | None]:
     """(sentence on the guard, runs with active stop orders)."""
     guard = world.guard
+    created = [name for run in world.ledger.open_runs() if run.creates_machines for name in run.instances]
     try:
-        armed = tuple(sorted({run for each in config.instances for run in guard.armed(each)}))
+        armed = tuple(sorted({run for each in (*config.instances, *created) for run in guard.armed(each)}))
     except BatchscribeError as error:
         return f"{guard.description}; its stop orders could not be listed: {error}", None
     orders = f"; active stop orders: {', '.join(armed)}" if armed else ""

@@ -131,7 +131,7 @@ class CostBasis:
 
     def _disk(self) -> FixedCost | None:
         price = self._find_price(PriceKind.DISK, GP3)
-        if not self.parked or not price:
+        if not self.parked or not self.parked.disk_gigabytes or not price:
             return None
         size = self.parked.disk_gigabytes
         return self._make_part(ROOT_DISK, f"{size} GB of gp3", price.high.times(size), price)

@@ -19,7 +19,7 @@ from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.decide.prices import describe_origin
 from batchscribe.core.figures import Line, format_hours
 from batchscribe.core.run.billing import describe_parts
-from batchscribe.core.run.report import RunReport
+from batchscribe.core.run.report import Gpu, RunReport
 
 _HOUR = 3600.0
 
@@ -29,7 +29,7 @@ def cost_block(report: RunReport) -> list[Line]:
     gpu, now = report.gpu, report.timestamps.created
     seconds = report.transcription.audio_seconds
     cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
-    billed = "" if gpu.was_running else _explain_minimum(rate, gpu.seconds)
+    billed = _explain_bill(gpu)
     gpu_lines = [
         ("GPU Type", gpu.type or gpu.provider),
         ("Hourly Rate", f"${rate.text(3)} ({describe_origin(gpu.source, gpu.as_of, now)})"),
@@ -48,7 +48,7 @@ def summarize_cost(report: RunReport) -> list[str]:
     """Two lines of the same: cost and savings."""
     gpu, audio = report.gpu, report.transcription.audio_seconds
     cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
-    billed = "" if gpu.was_running else _explain_minimum(rate, gpu.seconds)
+    billed = _explain_bill(gpu)
     each = cost.per(audio / _HOUR)
     yielded = "" if each is None else f"; {each} per audio hour, {format_hours(audio)} of audio"
     used = f"{gpu.seconds:.0f} s of {gpu.type or gpu.provider} at ${rate.text(3)}/h{billed}"
@@ -95,6 +95,14 @@ def _add_other_costs(
 
 def _format_time(seconds: float) -> str:
     return f"{seconds / _HOUR:.3f} hours ({seconds:.0f} s)"
+
+
+def _explain_bill(gpu: Gpu) -> str:
+    if gpu.was_running:
+        return ""
+    if any(0 < machine.seconds < MINIMUM_BILLED_SECONDS for machine in gpu.machines):
+        return f", each start billed as {MINIMUM_BILLED_SECONDS} s at least"
+    return "" if gpu.machines else _explain_minimum(Usd(gpu.rate_micros), gpu.seconds)
 
 
 def _explain_minimum(rate: Usd, seconds: float) -> str:

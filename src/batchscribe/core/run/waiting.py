@@ -34,8 +34,11 @@ def _find_shared_wait(run: Run, now: Moment, up: float) -> Wait | None:
     """What several machines wait for; None as soon as one works."""
     if run.worker_since is not None:
         return None
-    text = f"starting {format_count(len(run.working), 'machine')}"
-    return Wait(_add_cause(text, run), _seconds_since(run.start_requested, now), up)
+    count = format_count(len(run.working), "machine")
+    since = _seconds_since(run.start_requested, now)
+    if run.awaited:
+        return Wait(_add_cause(f"starting {count}", run), since, up)
+    return Wait(_add_cause(f"waiting for the first worker of {count}", run), since)
 
 
 def _find_wait(run: Run, now: Moment, *, up: float, reach: float) -> Wait | None:
