@@ -348,7 +348,24 @@ def test_an_overdue_machine_without_a_price_prevents_nothing(
     assert {machine.state for machine in at.cloud.machines.values() if machine.tags[RUN_TAG] < "2021"} == {
         InstanceState.TERMINATED
     }
-    assert decided
+    assert isinstance(decided, Launch)
+
+
+def test_of_two_schedulers_only_one_creates_machines(at: Fleet, tmp_path: Path) -> None:
+    """The second one gives way if it decided at the same time, and holds from then on."""
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+
+        def first() -> None:
+            tick(at.world, at.config, wait=False)
+
+        other = replace(at.world, ledger=ledger, secret="another", preflight=first)
+        config = replace(at.config, scheduler="another")
+        (abandoned,) = tick(other, config, wait=False).runs
+        assert abandoned.outcome is Outcome.ABANDONED
+        held = tick(replace(other, preflight=lambda: None), config, wait=False).decision
+        assert held.reason.code is ReasonCode.GPU_IN_USE
+    (run,) = at.ledger.open_runs()
+    assert {machine.tags[RUN_TAG] for machine in at.cloud.machines.values()} == {run.id}
 
 
 @pytest.mark.parametrize("machines", [1, 3])

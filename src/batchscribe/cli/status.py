@@ -136,7 +136,8 @@ def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         proof = row["proof"]
         label = "Proved" if proof.proved else "Not proved"
         lines.append((label, f"{proof.at:%Y-%m-%d %H:%M} UTC: {row['told']}"))
-    if lines and not document["proofs"]:
+    # A rehearsal needs an instance that exists.
+    if lines and not document["proofs"] and document.get("gpu"):
         lines.append(("Proved", "never on this account: `batchscribe rehearse` proves it, for a few cents"))
     return lines
 

@@ -226,6 +226,28 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
     save(world, run, "recovered from the store")
 
 
+def find_competing_run(world: World, run_id: str = "") -> str:
+    """Sentence about a run unknown here that may create machines for this source; empty if there is none.
+
+    No tag of an instance decides between two such runs, so the records in the store do.
+    """
+    stored = {(key, name) for _, key, name in _list_records(world)}
+    now, here = world.clock.now(), world.source.url.rstrip("/")
+    for other, name in sorted(stored):
+        if name != "intent.json" or other == run_id or (other, "settlement.json") in stored:
+            continue
+        if world.ledger.run(other) is not None:
+            continue
+        try:
+            record, _sealed = read_record(world, other)
+        except (ObjectNotFoundError, MisconfiguredError):
+            continue
+        same_source = record.source.rstrip("/") == here
+        if record.creates_machines and same_source and now < record.deadline + GUARD_LAST:
+            return OtherScheduler.of(record).sentence
+    return ""
+
+
 def find_other_scheduler(ledger: Ledger, now: datetime) -> OtherScheduler | None:
     """Returns the scheduler that lately worked on the same source, by the records read so far."""
     noted = ledger.get(OTHER)
