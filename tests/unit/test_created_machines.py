@@ -15,9 +15,11 @@ from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.context import read_moment
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.observe import observe
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.tick import reconcile, tick, watch
+from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.observation import Policy, PolicyName, ReasonCode
@@ -25,12 +27,13 @@ from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.run.host import InstanceRecord
-from batchscribe.core.run.instances import MACHINE_TAG, InstanceState
+from batchscribe.core.run.instances import DEADLINE_TAG, MACHINE_TAG, RUN_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError, QuotaError
+from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, NoCapacityError, QuotaError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
 from batchscribe.testing.fleet import FakeFleet
@@ -308,6 +311,77 @@ def test_the_status_has_a_sentence_for_each_machine(at: Fleet) -> None:
         f"{run.id}-0 (g4dn.xlarge spot, $0.20 an hour) is at work, at most $0.00"
     )
     assert now.total == CHUNKS
+
+
+def passes(at: Fleet, act: Callable[[], object]) -> None:
+    for _ in range(20):
+        at.clock.sleep(60)
+        act()
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_a_machine_of_a_settled_run_is_ended_and_billed(
+    at: Fleet, act: Callable[[World, RunConfig], object]
+) -> None:
+    run = started(at, at_work=2)
+    closed = forget_run(at.world, run.id)
+    at.clock.sleep(1200)
+    passes(at, lambda: act(at.world, at.config))
+    assert at.states() == {InstanceState.TERMINATED}
+    late = at.ledger.run(run.id)
+    assert late is not None
+    true = [sum(at.cloud.billed_seconds(each.id) for each in at.of(run, number)) for number in (0, 1)]
+    assert all(late.billed_seconds_of(m) >= t for m, t in zip(late.machines, true, strict=True))
+    assert late.cost == late.bill() > closed.cost
+    assert [note.title for note in at.notes.messages].count("batchscribe: a machine of a settled run") == 2
+
+
+def test_a_watchdog_whose_ledger_was_lost_continues_the_run(at: Fleet, tmp_path: Path) -> None:
+    started(at, at_work=2)
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        at.world, at.ledger = replace(at.world, ledger=ledger), ledger
+        passes(at, lambda: watch(at.world, at.config))
+    assert at.states() == {InstanceState.TERMINATED}
+
+
+def test_an_overdue_machine_without_a_price_prevents_nothing(
+    at: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended, too, and the next decision is about the backlog."""
+    offers = at.cloud.offers
+
+    def offers_with_a_price(seen: Instance) -> tuple[Offer, ...]:
+        if seen.type == "m4.large":
+            raise MisconfiguredError("no price for m4.large")
+        return offers(seen)
+
+    monkeypatch.setattr(at.cloud, "offers", offers_with_a_price)
+    for run, kind in (("20200101-000000-aaaaaa", "m4.large"), ("20200102-000000-bbbbbb", "g4dn.xlarge")):
+        tags = {RUN_TAG: run, DEADLINE_TAG: at.clock.now().isoformat()}
+        at.cloud.create(f"{run}-0", kind, "spot", "a", tags)
+    at.clock.sleep(400)
+    passes(at, lambda: reconcile(at.world, at.config))
+    assert {machine.state for machine in at.cloud.machines.values() if machine.tags[RUN_TAG] < "2021"} == {
+        InstanceState.TERMINATED
+    }
+    assert isinstance(tick(at.world, at.config, wait=False).decision, Launch)
+
+
+def test_of_two_schedulers_only_one_creates_machines(at: Fleet, tmp_path: Path) -> None:
+    """The second one gives way if it decided at the same time, and holds from then on."""
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+
+        def first() -> None:
+            tick(at.world, at.config, wait=False)
+
+        other = replace(at.world, ledger=ledger, secret="another", preflight=first)
+        config = replace(at.config, scheduler="another")
+        (abandoned,) = tick(other, config, wait=False).runs
+        assert abandoned.outcome is Outcome.ABANDONED
+        held = tick(replace(other, preflight=lambda: None), config, wait=False).decision
+        assert held.reason.code is ReasonCode.GPU_IN_USE
+    (run,) = at.ledger.open_runs()
+    assert {machine.tags[RUN_TAG] for machine in at.cloud.machines.values()} == {run.id}
 
 
 @pytest.mark.parametrize("machines", [1, 3])

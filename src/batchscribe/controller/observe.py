@@ -9,6 +9,7 @@ from itertools import takewhile
 from batchscribe.controller.capacity import list_offers, read_priors
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.external_state import LOCAL, read_instance_record
+from batchscribe.controller.reconcile import find_competing_run
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import HostFault, Observation
@@ -50,7 +51,8 @@ def observe(world: World, config: RunConfig) -> Observation:
         host_fault=fault,
         access=config.access,
         set_up_at=record.at if record else None,
-        foreign_claim=next(filter(None, (foreign_claim(world, each, now) for each in instances)), None),
+        foreign_claim=next(filter(None, (foreign_claim(world, each, now) for each in instances)), None)
+        or (None if instances else find_competing_run(world) or None),
     )
 
 

@@ -11,7 +11,7 @@ import msgspec
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.capacity import with_type
-from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
+from batchscribe.controller.context import RunConfig, World, log, poll_machines, read_moment, save
 from batchscribe.controller.external_state import (
     read_claimed_launch,
     read_instance_record,
@@ -20,12 +20,19 @@ from batchscribe.controller.external_state import (
 from batchscribe.controller.records import read_boot, read_record, read_settlement, recover_workers
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
+from batchscribe.core.decide.money import ZERO, Rate
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
+from batchscribe.errors import (
+    BatchscribeError,
+    InterruptedRunError,
+    MisconfiguredError,
+    ObjectNotFoundError,
+    RefusedError,
+)
 from batchscribe.ledger import Ledger
 
 OVERDUE = timedelta(minutes=5)
@@ -37,12 +44,12 @@ OTHER = "other-scheduler"
 """Ledger fact: the last run of another scheduler on the same source."""
 
 
-def recover(world: World, config: RunConfig) -> None:
+def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
     """Restores runs that are in the store but not in the ledger.
 
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
     run with a stored settlement (its ledger could not be written) goes to teardown: the store never proves
-    that an instance is stopped. Neither starts an instance again.
+    that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`.
     """
     stored = tuple(_list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
@@ -53,7 +60,7 @@ def recover(world: World, config: RunConfig) -> None:
     for place, run_id, name in stored:
         if name == "intent.json" and run_id not in foreign and world.ledger.run(run_id) is None:
             _recover_run(place, config, run_id)
-    adopt_overdue(world, config)
+    return adopt_overdue(world, config)
 
 
 def _list_foreign(world: World, config: RunConfig) -> set[str]:
@@ -65,38 +72,77 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in _poll_all(world, config)}
+        tagged = {seen.run for seen in poll_all(world, config)}
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
 
 
-def _poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
+def poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
     """Polls the existing instances, and the machines that runs of any scheduler created."""
     existing = world.capacity.poll(config.instances) if config.instances else ()
     return (*existing, *world.capacity.list_created())
 
 
-def adopt_overdue(world: World, config: RunConfig) -> None:
-    """Takes over a foreign run with an instance running past its deadline.
+def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
+    """Takes over foreign runs with an instance running past its deadline; ends machines of settled runs.
 
-    Only the instance's own tag proves that: a record in the store alone never stops anything.
+    Only the instance's own tag proves that: a record in the store alone never stops anything. Returns the
+    errors: one machine that cannot be taken over prevents nothing else.
     """
-    if config.shared_machine:
-        return
-    for seen in _poll_all(world, config):
-        late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-        reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
-        if reused and MACHINE_TAG not in seen.tags:
-            continue  # started for another user, who left the tag of a run that is over
-        # A stop that hangs counts, too: it has to be forced.
-        if seen.run and late and not seen.state.proved_stopped and world.ledger.run(seen.run) is None:
-            why = (
-                f"{seen.id} was {seen.state} after the deadline of run {seen.run}, and its own scheduler did "
-                "not stop it"
+    errors = list[BatchscribeError]()
+    for seen in () if config.shared_machine else poll_all(world, config):
+        try:
+            _end_unneeded(world, config, seen)
+        except InterruptedRunError:
+            raise
+        except BatchscribeError as error:
+            title = "batchscribe: a machine could not be taken over"
+            alert(
+                world, f"not-adopted/{seen.id}", title, f"{seen.id} is {seen.state}: {error}", Level.FAILURE
             )
-            adopt_run(world, config, seen.run, Outcome.TIMED_OUT, why)
-            title = "batchscribe: an abandoned run is being stopped"
-            alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
+            errors.append(error)
+    return tuple(errors)
+
+
+def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
+    """Ends the instance's run if it is foreign and overdue, or its machine if the run is settled."""
+    # A stop that hangs counts, too: it has to be forced.
+    if seen.run is None or seen.state.proved_stopped:
+        return
+    run = world.ledger.run(seen.run)
+    if run is not None:
+        if not run.open and seen.id in run.instances and run.creates_machines:
+            _end_settled(world, run, seen)
+        return
+    late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
+    reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
+    # Such an instance was started for another user, who left the tag of a run that is over.
+    if late and (MACHINE_TAG in seen.tags or not reused):
+        why = (
+            f"{seen.id} was {seen.state} after the deadline of run {seen.run}, and its own scheduler did "
+            "not stop it"
+        )
+        run = adopt_run(world, config, seen.run, Outcome.TIMED_OUT, why)
+        why += "" if run.rate.per_hour.micros else f". Its bill is unknown: {run.rate.source}"
+        title = "batchscribe: an abandoned run is being stopped"
+        alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
+
+
+def _end_settled(world: World, run: Run, seen: Instance) -> None:
+    """Ends a machine of a settled run, and adds it to the run's bill.
+
+    The cloud showed it too late, or its run was closed manually.
+    """
+    if seen.state is InstanceState.SHUTTING_DOWN:
+        return
+    world.capacity.teardown(seen.id)
+    now, meter = read_moment(world), run.machine(seen.id).meter
+    begin = meter.start_requested or Moment(run.created)
+    meter = replace(meter, start_requested=begin, running_since=meter.running_since or begin, stopped=now)
+    billed = with_type(world, run, seen).with_machine(seen.id, meter=meter)
+    why = f"{seen.id} was {seen.state} after its run was settled: it is being ended, and was billed up to now"
+    save(world, replace(billed, cost=billed.bill()), why)
+    alert(world, f"settled/{seen.id}", "batchscribe: a machine of a settled run", why, Level.FAILURE)
 
 
 def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
@@ -104,7 +150,7 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
     Raises RefusedError if the instance's tag does not name it.
     """
-    found = _poll_all(world, config)
+    found = poll_all(world, config)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
         others = ", ".join(f"{seen.id} with {seen.run or 'none'}" for seen in found)
@@ -119,7 +165,6 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     seen = tagged[0]
-    offer = world.capacity.offers(seen)[0]
     launches = [each.launched_at for each in tagged if each.launched_at]
     created = min(launches, default=world.clock.now() - config.policy.max_runtime)
     run = Run(
@@ -134,14 +179,23 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
         reason="adopted from another scheduler",
         created=created,
         deadline=seen.deadline or world.clock.now(),
-        rate=offer.rate,
-        instance_type=offer.instance_type,
+        rate=_find_rate(world, seen),
+        instance_type=seen.type,
     )
     try:
         record, _ours = read_record(world, run_id)
     except (ObjectNotFoundError, MisconfiguredError):
         return run
     return replace(run, scheduler=record.scheduler, host=record.host)
+
+
+def _find_rate(world: World, seen: Instance) -> Rate:
+    """The price of the instance; nothing, with the reason as its source, if it has none: it must be ended."""
+    try:
+        return world.capacity.offers(seen)[0].rate
+    except MisconfiguredError as error:
+        log.warning("price.missing", instance=seen.id, error=str(error))
+        return Rate(per_hour=ZERO, source=str(error))
 
 
 def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
@@ -170,6 +224,28 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         # The record of its external state was lost with the ledger.
         record_external_state(world, run)
     save(world, run, "recovered from the store")
+
+
+def find_competing_run(world: World, run_id: str = "") -> str:
+    """Sentence about a run unknown here that may create machines for this source; empty if there is none.
+
+    No tag of an instance decides between two such runs, so the records in the store do.
+    """
+    stored = {(key, name) for _, key, name in _list_records(world)}
+    now, here = world.clock.now(), world.source.url.rstrip("/")
+    for other, name in sorted(stored):
+        if name != "intent.json" or other == run_id or (other, "settlement.json") in stored:
+            continue
+        if world.ledger.run(other) is not None:
+            continue
+        try:
+            record, _sealed = read_record(world, other)
+        except (ObjectNotFoundError, MisconfiguredError):
+            continue
+        same_source = record.source.rstrip("/") == here
+        if record.creates_machines and same_source and now < record.deadline + GUARD_LAST:
+            return OtherScheduler.of(record).sentence
+    return ""
 
 
 def find_other_scheduler(ledger: Ledger, now: datetime) -> OtherScheduler | None:

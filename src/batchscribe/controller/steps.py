@@ -34,6 +34,7 @@ from batchscribe.controller.external_state import (
     record_external_state,
 )
 from batchscribe.controller.follow import dispatch_and_follow, end_of_work
+from batchscribe.controller.reconcile import find_competing_run
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
 from batchscribe.controller.teardown import stop_idle
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
@@ -107,6 +108,8 @@ def arm(world: World, config: RunConfig, run: Run) -> Run:
     if run.ending:
         return run
     write_record(world, run)
+    if run.creates_machines and (other := find_competing_run(world, run.id)):
+        return save(world, run.releasing(Outcome.ABANDONED, f"{other}; nothing was requested"))
     if run.borrowed:
         return save(world, run.moved(RunState.ARMED), "no guard: the instance was running before the run")
     record_external_state(world, run)

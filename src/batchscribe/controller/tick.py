@@ -22,7 +22,7 @@ from batchscribe.controller.context import RunConfig, World, log, refuse_unsuppo
 from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe, paused_until
-from batchscribe.controller.reconcile import recover
+from batchscribe.controller.reconcile import poll_all, recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.decide.observation import Observation, Reason, ReasonCode
@@ -129,7 +129,7 @@ def reconcile(world: World, config: RunConfig, *, locked: Locked = nullcontext) 
     """
     passed = PassResult()
     with locked():
-        _collect_error(passed, lambda: recover(world, config))
+        _collect_error(passed, lambda: passed.errors.extend(recover(world, config)))
         advance_all(world, config, passed, start=False)
         retry_clean_up(world, config)
         for instance in config.instances:
@@ -184,7 +184,7 @@ def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
             advance(world, config, run, passed)
-    recover(world, config)
+    passed.errors += recover(world, config)
     for run in world.ledger.open_runs():
         if run.id not in passed.stuck:
             advance(world, config, run, passed)
@@ -313,16 +313,16 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
-    if config.shared_machine or not config.instances:
-        return "no run is open"
     try:
-        seen = world.capacity.poll(config.instances)
+        seen = () if config.shared_machine else poll_all(world, config)
     except TransientError as error:
         return f"no run is open, and the instance could not be polled: {error}"
     if all(_is_idle(world, each) for each in seen):
-        return f"no run is open, and {', '.join(f'{each.id} is {each.state}' for each in seen)}"
-    # The ledger was lost: the tag names a run that only the store remembers.
-    recover(world, config)
+        states = ", ".join(f"{each.id} is {each.state}" for each in seen)
+        return f"no run is open, and {states}" if seen else "no run is open"
+    # The tag names a run that only the store remembers (the ledger was lost), or that is settled.
+    if errors := recover(world, config):
+        raise errors[0]
     return ""
 
 
