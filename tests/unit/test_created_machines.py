@@ -308,7 +308,7 @@ def test_one_machine_works_like_an_existing_one(tmp_path: Path, machines: int) -
 def test_a_machine_that_a_user_only_stopped_is_terminated(at: Fleet) -> None:
     run = started(at, at_work=2)
     (machine,) = at.of(run, 1)
-    at.cloud._move(machine, InstanceState.STOPPED)  # noqa: SLF001  the double's own stop terminates
+    at.cloud._move(machine, InstanceState.STOPPED)
     at.worker.started[run.id, 1].die()
     advanced_to_end(at, run)
     at.clock.sleep(60)
