@@ -392,3 +392,13 @@ def test_one_machine_works_like_an_existing_one(tmp_path: Path, machines: int) -
         assert (len(run.machines), len(run.workers)) == (1, 1)
         assert (run.outcome, len(at.worker.published)) == (Outcome.COMPLETED, CHUNKS)
         assert at.states() == {InstanceState.TERMINATED}
+
+
+def test_a_machine_that_a_user_only_stopped_is_terminated(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    (machine,) = at.of(run, 1)
+    at.cloud._move(machine, InstanceState.STOPPED)
+    at.worker.started[run.id, 1].die()
+    advanced_to_end(at, run)
+    at.clock.sleep(60)
+    assert at.states() == {InstanceState.TERMINATED}

@@ -147,8 +147,10 @@ def _remove_claim(world: World, run: Run, machine: Machine) -> None:
 def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     """Empties the tags and restores the type, unless another owner changed them.
 
-    A created machine is gone with both.
+    A created machine is terminated: a user may only have stopped it.
     """
+    if run.creates_machines and machine.meter.start_requested is not None:
+        world.capacity.release(machine.id)
     if run.creates_machines or (not run.started and not run.retyped):
         return
     seen = poll_one(world, machine.id)

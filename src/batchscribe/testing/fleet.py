@@ -69,7 +69,9 @@ class FakeFleet(FaultPlan, Cloud):
         """Its machines have no type of their own."""
 
     def release(self, instance: str) -> None:
-        """The tags of its machines end with them."""
+        with self._meet_fault("release", instance) as applied:
+            for machine in self.list_named(instance) if applied else ():
+                self.terminate(machine.id)
 
 
 def show_named(name: str, machines: Iterable[CloudMachine], at: float) -> Instance:
