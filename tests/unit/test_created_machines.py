@@ -14,11 +14,9 @@ from batchscribe import __version__
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
-from batchscribe.controller.context import read_moment
-from batchscribe.controller.context import RunConfig, World
+from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.observe import observe
 from batchscribe.controller.rehearsal_place import world_of
-from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
@@ -32,7 +30,6 @@ from batchscribe.core.run.manifest import Manifest, WorkerEnd
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
-from batchscribe.errors import ComputeUnavailableError, NoCapacityError, QuotaError
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, NoCapacityError, QuotaError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
