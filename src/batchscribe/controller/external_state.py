@@ -21,6 +21,7 @@ from batchscribe.controller.context import (
 )
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
+from batchscribe.core.decide.planned_start import ALREADY_UP
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
@@ -150,7 +151,10 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     A created machine is terminated: a user may only have stopped it.
     """
     if run.creates_machines and machine.meter.start_requested is not None:
-        world.capacity.release(machine.id)
+        seen = poll_one(world, machine.id)
+        if seen.state in ALREADY_UP:  # ended where it is billed, too: `reconcile.adopt_overdue`
+            raise ComputeUnavailableError(f"{seen.id} is {seen.state} after its run was settled")
+        world.capacity.release(seen.id)
     if run.creates_machines or (not run.started and not run.retyped):
         return
     seen = poll_one(world, machine.id)

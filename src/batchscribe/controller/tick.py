@@ -311,7 +311,7 @@ def _end_runs(
 
 def _find_idle_reason(world: World, config: RunConfig) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
-    if world.ledger.open_runs() or world.ledger.facts(NOTED):
+    if world.ledger.open_runs():
         return ""
     try:
         seen = () if config.shared_machine else poll_all(world, config)
@@ -319,7 +319,8 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
         return f"no run is open, and the instance could not be polled: {error}"
     if all(_is_idle(world, each) for each in seen):
         states = ", ".join(f"{each.id} is {each.state}" for each in seen)
-        return f"no run is open, and {states}" if seen else "no run is open"
+        idle = f"no run is open, and {states}" if seen else "no run is open"
+        return "" if world.ledger.facts(NOTED) else idle
     # The tag names a run that only the store remembers (the ledger was lost), or that is settled.
     if errors := recover(world, config):
         raise errors[0]
