@@ -15,6 +15,7 @@ from batchscribe import __version__
 from batchscribe.controller.commands.redo import redo
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble_session, publish_session
+from batchscribe.core.objects import MIB
 from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.speakers import HeldVoices, decode_names, label_voices, list_turns
@@ -217,15 +218,30 @@ def test_names_by_hand_are_in_every_format_and_never_overwritten(dialogue: Bucke
     assert "Ada" not in json.dumps(msgspec.to_builtins(dialogue.publish()))
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"speakers": {"Speaker 1": 5}}', b"{}"])
-def test_unreadable_names_are_an_error_and_the_files_stay(dialogue: Bucket, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b'{"speakers": {"Speaker 1": 5}}', b" " * (MIB + 1)])
+def test_unreadable_names_are_reported_and_the_files_written_without_names(
+    dialogue: Bucket, data: bytes
+) -> None:
     before = dialogue.publish()
+    for kind in ("srt", "vtt", "txt", "json"):
+        dialogue.store.delete(f"s/transcript.{kind}")
     dialogue.store.replace("s/transcript.speakers.json", data)
+    reported: list[PermanentError] = []
     try:
-        with pytest.raises(PermanentError, match=r"'s/transcript\.speakers\.json'.*write .*files were kept"):
-            dialogue.publish()
+        assert publish_session(dialogue.scanner, "s/", AUTO, report=reported.append) == "s/transcript"
     finally:
         dialogue.store.delete("s/transcript.speakers.json")
+    assert [str(error).split(":")[0] for error in reported] == ["'s/transcript.speakers.json'"]
+    assert ("MiB" in str(reported[0])) == (len(data) > MIB), reported
+    assert dialogue.publish() == before
+
+
+def test_forged_labels_of_a_session_file_are_dropped(dialogue: Bucket) -> None:
+    before = dialogue.publish()
+    written = json.loads(dialogue.store.get("s/transcript.json").data)
+    for at, part in enumerate(written["parts"]):
+        part["speakers"]["labels"] = [f"L{at}-{n}" for n in range(len(part["speakers"]["labels"]))]
+    dialogue.store.replace("s/transcript.json", json.dumps(written | {"digest": "0"}).encode())
     assert dialogue.publish() == before
 
 

@@ -31,7 +31,7 @@ from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.rendering import DEFAULT_RENDERING, Rendering
-from batchscribe.core.text.speakers import HeldVoices, decode_names, label_voices, list_turns
+from batchscribe.core.text.speakers import LABELS, HeldVoices, decode_names, label_voices, list_turns
 from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
 from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
 from batchscribe.core.text.transcripts import PartSpeakers, SessionPart, SessionTranscript, Transcript
@@ -42,6 +42,12 @@ from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store
 
 LOG = structlog.get_logger()
+
+
+def _log_problem(error: PermanentError) -> None:
+    LOG.warning("names.skipped", error=str(error))
+
+
 FORMATS = ("srt", "vtt", "txt", "json")
 """The JSON last: if it exists, so do the others."""
 NAMES = ".speakers.json"
@@ -60,17 +66,19 @@ def publish_session(
     rendering: Rendering,
     *,
     record: Callable[[Sequence[PartInput]], object] = lambda _parts: None,
+    report: Callable[[PermanentError], object] = _log_problem,
 ) -> str | None:
     """Writes a session's files if they are missing, outdated, or rendered otherwise.
 
-    Returns their stem, or None if nothing was written. `record` is called with the parts as read.
+    Returns their stem, or None if nothing was written. `record` is called with the parts as read, `report`
+    with the error of unreadable names.
     """
     parts = session_parts(scanner, session)
     record(parts)
     if not any(part.content for part in parts):
         return None
     stem, there = _find_place(scanner.output, session)
-    rendering = add_names(scanner.output, session, rendering)
+    rendering = add_names(scanner.output, session, rendering, report=report)
     if there is not None and there.digest == rendering.sign(compute_digest(parts)):
         return None
     whole = _stitch_parts(scanner.output, session, parts, there, rendering)
@@ -271,16 +279,26 @@ def _build_part(
     return replace(part, content=found)
 
 
-def add_names(output: Store, session: str, rendering: Rendering) -> Rendering:
-    """The rendering with the names of the session's speakers. Raises PermanentError for unreadable ones."""
-    if not rendering.labels_speakers:
-        return rendering
-    places = [f"{stem}{NAMES}" for stem in session_stems(session)]
-    for key, data in fetch_objects(output, places, limit=RECORD_BYTES):
+def add_names(
+    output: Store,
+    session: str,
+    rendering: Rendering,
+    *,
+    report: Callable[[PermanentError], object] = _log_problem,
+) -> Rendering:
+    """The rendering with the names of the session's speakers; labels alone, and a report, if unreadable."""
+    for stem in session_stems(session) if rendering.labels_speakers else ():
+        key = f"{stem}{NAMES}"
         try:
-            return replace(rendering, names=decode_names(data))
+            return replace(rendering, names=decode_names(output.get(key, limit=RECORD_BYTES).data))
+        except ObjectNotFoundError:
+            continue
+        except ObjectTooLargeError:
+            why = f"not names of speakers: larger than {RECORD_BYTES // MIB} MiB"
         except PermanentError as error:
-            raise PermanentError(f"{key!r}: {error}; the session's files were kept") from error
+            why = str(error)
+        report(PermanentError(f"{key!r}: {why}; the session has labels without names: correct the file"))
+        break
     return rendering
 
 
@@ -343,9 +361,17 @@ class _Head(msgspec.Struct, frozen=True):
     parts: tuple[SessionPart, ...] = ()
 
     def list_known(self, rendering: Rendering) -> dict[str, PartSpeakers]:
-        """The labels of each part's voices, by its key; none if another number of speakers was wanted."""
-        same = self.speakers == rendering.speakers
-        return {part.key: part.speakers for part in self.parts if part.speakers} if same else {}
+        """The labels of each part's voices, by its key; none if another number of speakers was wanted.
+
+        The file may be crafted: the work grows with the square of the number of labels.
+        """
+        if self.speakers != rendering.speakers:
+            return {}
+        return {
+            part.key: part.speakers
+            for part in self.parts
+            if part.speakers and LABELS.issuperset(part.speakers.labels)
+        }
 
 
 def _find_head(output: Store, session: str) -> _Head | None:

@@ -173,7 +173,9 @@ def _verify_chunks(
     result.ungiven = _count_ungiven(world, run, manifests) if len(run.machines) > 1 else 0
     for session in sorted(result.complete):
         world.keep_alive()
-        try_action(errors, run, "a session was not written", partial(_publish, world, scanner, session))
+        try_action(
+            errors, run, "a session was not written", partial(_publish, world, scanner, session, errors)
+        )
     if run.lane and run.outcome is Outcome.INTERRUPTED:
         # The GPU takes over: until this machine's worker ended, it may have done chunks of this run.
         del result.done_chunks[sum(each.tally.done for each in work) :]
@@ -189,9 +191,9 @@ def _count_ungiven(world: World, run: Run, manifests: list[Manifest]) -> int:
     )
 
 
-def _publish(world: World, scanner: Scanner, session: str) -> None:
+def _publish(world: World, scanner: Scanner, session: str, errors: list[BatchscribeError]) -> None:
     record = partial(record_unreadable, world.ledger)
-    publish_session(scanner, session, world.open_rendering(), record=record)
+    publish_session(scanner, session, world.open_rendering(), record=record, report=errors.append)
 
 
 def _record_sessions(

@@ -319,8 +319,7 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
         return f"no run is open, and the instance could not be polled: {error}"
     if all(_is_idle(world, each) for each in seen):
         states = ", ".join(f"{each.id} is {each.state}" for each in seen)
-        idle = f"no run is open, and {states}" if seen else "no run is open"
-        return "" if world.ledger.facts(NOTED) else idle
+        return "" if world.ledger.facts(NOTED) else ", and ".join(filter(None, ("no run is open", states)))
     # The tag names a run that only the store remembers (the ledger was lost), or that is settled.
     if errors := recover(world, config):
         raise errors[0]

@@ -25,6 +25,8 @@ OFF, AUTO = "off", "auto"
 MOST_SPEAKERS = 20
 LABEL = "Speaker "
 """A label is this and a number, from 1, in order of the first appearance."""
+LABELS = frozenset(f"{LABEL}{number}" for number in range(1, MOST_SPEAKERS + 1))
+"""Labels that a voice keeps when later chunks arrive."""
 LONGEST_NAME = 100
 """Characters."""
 Member = tuple[int, int]
