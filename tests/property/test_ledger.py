@@ -28,6 +28,7 @@ counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e9, allow_nan=False)
 micros = st.builds(Usd, st.integers(0, int(MOST)))
 moments = st.builds(Moment, times, st.none() | seconds, text)
+rates = st.builds(Rate, per_hour=micros, source=text, as_of=text)
 BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "str": text,
     "int": counts,
@@ -50,7 +51,8 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
         starved_by=st.dictionaries(ids, seconds, max_size=3),
         flags=st.dictionaries(ids, st.integers(0, 10**9), max_size=3),
     ),
-    "Rate": st.builds(Rate, per_hour=micros, source=text, as_of=text),
+    "Rate": rates,
+    "Rate | None": st.none() | rates,
 }
 
 
