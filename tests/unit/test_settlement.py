@@ -97,11 +97,14 @@ def test_a_bill_that_only_the_store_knows_is_taken_over(
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
+@pytest.mark.parametrize("sealed", [True, False], ids=["by us", "by another scheduler"])
 @pytest.mark.parametrize("make_pass", [tick, reconcile, watch])
 def test_a_settled_run_is_not_started_again(
-    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, RunConfig], object]
+    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, RunConfig], object], sealed: bool
 ) -> None:
-    run, _ = forgotten(at, monkeypatch)
+    run, settled = forgotten(at, monkeypatch)
+    if not sealed:
+        at.store.place(keys.settlement(run.id), encode_run(settled))
     asked = starts(at, monkeypatch)
     at.clock.sleep(5)
     make_pass(at.world, at.config)

@@ -35,8 +35,9 @@ from batchscribe.controller.external_state import (
 )
 from batchscribe.controller.follow import dispatch_and_follow, end_of_work
 from batchscribe.controller.reconcile import find_competing_run
-from batchscribe.controller.records import read_manifest, read_settlement, write_record
+from batchscribe.controller.records import read_manifest, write_record
 from batchscribe.controller.teardown import stop_idle
+from batchscribe.core import keys
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
@@ -50,6 +51,7 @@ from batchscribe.errors import (
     NoCapacityError,
     TransientError,
 )
+from batchscribe.reading import is_stored
 
 
 def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
@@ -280,8 +282,9 @@ def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance)
     if _claimed_by_another(world, run, seen, now.at):
         detail = f"{seen.id} was claimed by run {seen.run}"
         return end_machine(world, run, seen.id, Outcome.ABANDONED, detail)
-    if read_settlement(world, run) is not None:
-        # The ledger could not be written meanwhile: a settled run is not started again.
+    if is_stored(world.output, keys.settlement(run.id)):
+        # Our ledger could not be written meanwhile, or another scheduler took the run over and disarmed its
+        # guard: a settled run is not started again, whoever settled it.
         return save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
     return _request_start(world, config, run, seen, now)
 
