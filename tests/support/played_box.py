@@ -13,6 +13,7 @@ from pathlib import Path
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
 from batchscribe.agent.host import Box
+from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core.run.host import HostClaim, HostPlace, HostWaits
 from batchscribe.detached import ask_to_end
 from batchscribe.protocols import Store
@@ -83,7 +84,7 @@ class PlayedBox:
             home=lambda: self.stores(self.place.home),
             runs=runs,
             machine=self.machine,
-            unclaimed=self.power,
+            unclaimed=self.power if self.machine else NoDeadman(),
         )
         agent = BoxAgent(self.place, Boot(id=os.urandom(4).hex(), at=datetime.now(UTC)), seams)
         while self.running() and not ended.is_set():

@@ -387,7 +387,6 @@ def test_a_record_that_was_once_unreadable_is_read_again_while_its_run_is_tagged
 
     monkeypatch.setattr(at.store, "get", get)
     watch(at.world, at.config)
-    reconcile(at.world, at.config)
     assert cut
     assert at.ledger.run(run.id) is None
     reconcile(at.world, at.config)
