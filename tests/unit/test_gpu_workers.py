@@ -11,6 +11,7 @@ import sys
 import threading
 import wave
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,12 +196,21 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ENGINES, *filter(None, sys.path)]))
 
 
+def list_gpu_processes() -> list[psutil.Process]:
+    """The worker processes of GPUs; other tests' children, and those that did not begin yet, have no GPU."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            found += [child] if "CUDA_VISIBLE_DEVICES" in child.environ() else []
+    return found
+
+
 def when(true: Callable[[list[psutil.Process]], bool], act: Callable[[list[psutil.Process]], None]) -> None:
     """Acts on the processes of the GPUs once it is true, beside the test."""
 
     def wait() -> None:
         for _ in range(2400):
-            if true(running := psutil.Process().children()):
+            if true(running := list_gpu_processes()):
                 act(running)
                 return
             threading.Event().wait(0.05)
