@@ -284,7 +284,7 @@ def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance)
         return end_machine(world, run, seen.id, Outcome.ABANDONED, detail)
     if is_stored(world.output, keys.settlement(run.id)):
         # Our ledger could not be written meanwhile, or another scheduler took the run over and disarmed its
-        # guard: a settled run is not started again, whoever settled it.
+        # guard: a run with any settlement is not started again.
         return save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
     return _request_start(world, config, run, seen, now)
 
