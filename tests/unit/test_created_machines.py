@@ -30,7 +30,13 @@ from batchscribe.core.run.manifest import Manifest, WorkerEnd
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
-from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, NoCapacityError, QuotaError
+from batchscribe.errors import (
+    ComputeUnavailableError,
+    MisconfiguredError,
+    NoCapacityError,
+    QuotaError,
+    StoreUnavailableError,
+)
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
 from batchscribe.testing.fleet import FakeFleet
@@ -399,3 +405,21 @@ def test_a_machine_that_a_user_only_stopped_is_terminated(at: Fleet) -> None:
     advanced_to_end(at, run)
     at.clock.sleep(60)
     assert at.states() == {InstanceState.TERMINATED}
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_long_outage_of_the_store_is_reported_with_any_number_of_machines(
+    at: Fleet, monkeypatch: pytest.MonkeyPatch, machines: int
+) -> None:
+    def fail(*_key: object, **_limit: object) -> None:
+        raise StoreUnavailableError("the store does not answer")
+
+    at.config = replace(at.config, max_machines=machines)
+    run = started(at, at_work=machines)
+    monkeypatch.setattr(at.store, "get", fail)
+    for _ in range(int(at.config.waits.unreachable / 5) + 2):
+        at.clock.sleep(5)
+        advance_all(at.world, at.config, PassResult())
+    assert [note.title for note in at.notes.messages] == ["batchscribe: a run cannot be followed"]
+    (run,) = at.ledger.open_runs()
+    assert (run.state, run.trouble) == (RunState.TRANSCRIBING, "the store does not answer")

@@ -332,7 +332,12 @@ def step_each(
     act: Callable[[Run, Machine], Run],
     failed: Outcome,
 ) -> Run:
-    """Takes a step of each machine. With several, an error ends one as `failed`, and not the others."""
+    """Takes a step of each machine. With several, an error ends one as `failed`, and not the others.
+
+    Raises the last transient error if no working machine could take its step.
+    """
+    waiting = set[str]()
+    transient: TransientError | None = None
     for machine in machines:
         try:
             run = act(run, run.machine(machine.id))
@@ -343,8 +348,13 @@ def step_each(
                 raise
             run = read_latest(world, run)
             log.warning("machine.step_failed", run=run.id, instance=machine.id, error=str(error))
-            if not isinstance(error, TransientError):
+            if isinstance(error, TransientError):
+                waiting.add(machine.id)
+                transient = error
+            else:
                 run = end_machine(world, run, machine.id, failed, str(error))
         if run.ending:
-            break
+            return run
+    if transient and waiting.issuperset(machine.id for machine in run.working):
+        raise transient
     return run

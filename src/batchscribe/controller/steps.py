@@ -6,7 +6,7 @@ returns it in the same state, and a later pass repeats it; so a crash between tw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -52,6 +52,8 @@ from batchscribe.errors import (
     TransientError,
 )
 from batchscribe.reading import is_stored
+
+Act = Callable[[World, RunConfig, Run], Run]
 
 
 def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
@@ -161,7 +163,7 @@ def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
 
 def await_running(world: World, config: RunConfig, run: Run) -> Run:
     """Requests the starts until accepted, then polls until a machine runs; the others may follow later."""
-    run = stop_idle(world, config, await_machines(world, config, run))
+    run = _act_each(world, config, run, (await_machines, stop_idle))
     if run.ending or len(run.awaited) == len(run.working):
         return run
     return save(world, run.moved(RunState.DISPATCHING), "observed running")
@@ -179,9 +181,14 @@ def await_machines(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def work(world: World, config: RunConfig, run: Run) -> Run:
-    """Advances each of several machines by its own next act. A failure of one prevents no other."""
+    """Advances each of several machines by its own next act."""
+    return _act_each(world, config, run, (await_machines, dispatch_and_follow, stop_idle))
+
+
+def _act_each(world: World, config: RunConfig, run: Run, acts: Iterable[Act]) -> Run:
+    """Takes acts on different machines. A transient error of one prevents no other, and is raised at the end."""
     failed: TransientError | None = None
-    for act in (await_machines, dispatch_and_follow, stop_idle):
+    for act in acts:
         try:
             run = act(world, config, run)
         except TransientError as error:
