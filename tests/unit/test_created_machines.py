@@ -423,3 +423,23 @@ def test_a_long_outage_of_the_store_is_reported_with_any_number_of_machines(
     assert [note.title for note in at.notes.messages] == ["batchscribe: a run cannot be followed"]
     (run,) = at.ledger.open_runs()
     assert (run.state, run.trouble) == (RunState.TRANSCRIBING, "the store does not answer")
+
+
+def test_a_machine_that_lost_its_name_is_not_observed_stopped(at: Fleet) -> None:
+    """A user removed its tag: it runs on, and no request by its name ends it."""
+    run = started(at, at_work=2)
+    at.cloud._named[f"{run.id}-1"].clear()
+    at.worker.started[run.id, 1].die()
+    lost = advanced_to_end(at, run)
+    assert lost.machines[1].outcome is Outcome.INSTANCE_LOST
+    assert InstanceState.RUNNING in at.states()
+    assert "batchscribe: a GPU may still be running" in [note.title for note in at.notes.messages]
+
+
+def test_a_spot_machine_that_a_user_terminated_was_not_interrupted_by_the_cloud(at: Fleet) -> None:
+    run = started(at, at_work=2)
+    (machine,) = at.of(run, 1)
+    machine.reason = "Client.UserInitiatedShutdown: User initiated shutdown"
+    at.cloud.terminate(machine.id)
+    at.worker.started[run.id, 1].die()
+    assert advanced_to_end(at, run).machines[1].outcome is Outcome.INSTANCE_LOST

@@ -13,9 +13,9 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Instance
+from batchscribe.core.run.instances import MACHINE_TAG, STOP_PATIENCE_SECONDS, Instance, InstanceState
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
-from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll
+from batchscribe.core.run.meter import FORGOTTEN, LONGEST_LAG, Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import Wait
 from batchscribe.core.text.rendering import Rendering
@@ -210,13 +210,31 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
     asked = read_moment(world)
     found = world.capacity.poll(tuple(machine.id for machine in machines))
     answered = read_moment(world)
-    polls = {seen.id: Poll(asked=asked, answered=answered, instance=seen) for seen in found}
+    polls = {
+        seen.id: Poll(asked=asked, answered=answered, instance=_doubt_absence(run, seen, answered))
+        for seen in found
+    }
     old = {name for name, poll in polls.items() if run.machine(name).meter.contradicts(poll, world.lag)}
     if old and len(polls) == 1:
         (name,) = old
         state = polls[name].instance.state
         raise ComputeUnavailableError(f"{name} is {state}, but was up a moment ago: will poll again")
     return {name: poll for name, poll in polls.items() if name not in old}
+
+
+def _doubt_absence(run: Run, seen: Instance, now: Moment) -> Instance:
+    """A created machine without an instance is missing while its cloud would still show its end.
+
+    Its name is a tag of the instance, and tags get lost.
+    """
+    if seen.tags or seen.state is not InstanceState.STOPPED or not run.creates_machines:
+        return seen
+    meter = run.machine(seen.id).meter
+    shown = meter.running_until or meter.up_since
+    if shown is None or not now.is_within(FORGOTTEN, of=shown):
+        return seen
+    reason = f"no instance has its name in the tag {MACHINE_TAG}; it may still run"
+    return replace(seen, state=InstanceState.MISSING, state_reason=reason)
 
 
 def explain_not_up(machine: Machine, seen: Instance) -> str:

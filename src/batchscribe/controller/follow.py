@@ -36,7 +36,7 @@ from batchscribe.controller.sharing.portions import MODEL_LOAD_SECONDS, next_bat
 from batchscribe.controller.sharing.revocation import await_rest
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.host import ClaimLaunch
-from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.instances import BY_CLIENT, Instance, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
@@ -76,8 +76,8 @@ def _follow_machine(
         if record := read_exit(world, worker):
             return _handle_exit(world, config, run, number, record)
         progress = read_progress(world, worker)
-        if down:
-            return end_machine(world, run, machine.id, *_explain_down(world, run, machine, worker, down))
+        if seen and down:
+            return end_machine(world, run, machine.id, *_explain_down(world, run, seen, worker, down))
     except BatchscribeError as error:
         if not down:
             raise
@@ -182,14 +182,16 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
 
 
 def _explain_down(
-    world: World, run: Run, machine: Machine, worker: WorkerName, down: str
+    world: World, run: Run, seen: Instance, worker: WorkerName, down: str
 ) -> tuple[Outcome | None, str]:
     """Outcome and reason of a machine that went down without an exit record."""
-    end = read_host_end(world, run, machine.id)
-    if end is None and machine.market == Market.SPOT:
+    end, missing = read_host_end(world, run, seen.id), seen.state is InstanceState.MISSING
+    by_user = missing or seen.state_reason.startswith(BY_CLIENT)
+    if end is None and run.machine(seen.id).market == Market.SPOT and not by_user:
         return Outcome.SPOT_INTERRUPTED, f"{down}: the cloud interrupted the spot machine without notice"
     if end is None:
-        return Outcome.INSTANCE_LOST, f"{down} while its worker was running: stopped from outside"
+        cause = seen.state_reason if missing and seen.state_reason else "stopped from outside"
+        return Outcome.INSTANCE_LOST, f"{down} while its worker was running: {cause}"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
     outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else outcome
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"

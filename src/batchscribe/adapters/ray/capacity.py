@@ -102,7 +102,10 @@ class RayCapacity:
         if any(self._holds_node(actor.node_id, nodes) for actor in actors):
             # Paid for until it is gone.
             return replace(running, state_reason=IDLE_NODE)
-        return replace(stopped, state_reason=_explain_death(actors[0].death_cause) if actors else "")
+        if not actors:
+            return stopped
+        reason = _explain_death(actors[0].death_cause)
+        return replace(running, state=InstanceState.STOPPED, state_reason=reason)
 
     def _read_claim(self, seen: Instance) -> Instance:
         """Adds what only the actor knows; unchanged while Ray restarts it on another node."""

@@ -122,6 +122,8 @@ class Meter:
             launched = self.launched or (poll.instance.launched_at if ours else None)
             up = replace(self, up_since=self.up_since or now, launched=launched)
             return up.end(now) if self.is_started_again(poll.instance.launched_at) else up.read_up(poll)
+        if created and state is InstanceState.MISSING:
+            return self  # it may still run
         if self.up_since is not None:
             return replace(self.end(now), ended=self.ended or poll.instance.stopped_at)
         if self.is_started_since(poll.instance.launched_at):
