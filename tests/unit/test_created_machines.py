@@ -39,7 +39,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
-from batchscribe.testing.fleet import FakeFleet
+from batchscribe.testing.fleet import FakeFleet, show_named
 from batchscribe.testing.worker import ChunkFate
 from support.world import Stage, stage
 
@@ -443,3 +443,41 @@ def test_a_spot_machine_that_a_user_terminated_was_not_interrupted_by_the_cloud(
     at.cloud.terminate(machine.id)
     at.worker.started[run.id, 1].die()
     assert advanced_to_end(at, run).machines[1].outcome is Outcome.INSTANCE_LOST
+
+
+def test_a_machine_that_cannot_be_ended_is_reported_while_the_other_works(
+    at: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_name: str, *, force: bool = False) -> None:  # noqa: ARG001
+        raise MisconfiguredError("termination protection")
+
+    monkeypatch.setattr(at.cloud, "teardown", refuse)
+    at.worker.slow = {1: 100.0}
+    run = started(at, at_work=2)
+    at.worker.started[run.id, 0].die()
+    advanced(at, lambda run: run.machines[0].over)
+    for _ in range(int(at.config.waits.stop / 5) + 2):
+        at.clock.sleep(5)
+        advance_all(at.world, at.config, PassResult())
+    (run,) = at.ledger.open_runs()
+    assert run.state is RunState.TRANSCRIBING
+    assert [note.title for note in at.notes.messages] == ["batchscribe: a GPU may still be running"]
+
+
+@pytest.mark.parametrize("repeated", [None, Fault(NoCapacityError("no spot capacity"))])
+def test_after_a_lost_reply_another_offer_creates_no_second_machine(
+    at: Fleet, monkeypatch: pytest.MonkeyPatch, repeated: Fault | None
+) -> None:
+    """Polls are older than the request, and the other machine finds no capacity."""
+    cloud, refused = at.cloud, Fault(NoCapacityError("no spot capacity"))
+
+    def poll(names: tuple[str, ...]) -> tuple[Instance, ...]:
+        return tuple(show_named(name, cloud.list_named(name), at.clock.seconds - 20) for name in names)
+
+    monkeypatch.setattr(cloud, "poll", poll)
+    lost = Fault(ComputeUnavailableError("no answer"), applied=True)
+    cloud.fail("acquire", lost, refused, repeated)
+    run = finished(at)
+    assert [len(at.of(run, number)) for number in (0, 1)] == [1, 1]
+    assert [machine.market for machine in run.machines] == ["spot", "on-demand"]
+    assert run.outcome is Outcome.COMPLETED

@@ -118,7 +118,10 @@ def take_step(world: World, config: RunConfig, run: Run, step: Step, passed: Pas
         return _tear_down(world, config, run)
     if step is Step.SETTLE:
         return settle(world, config, run, passed.errors)
-    return _try_step(world, config, run, step, passed.errors)
+    run = _try_step(world, config, run, step, passed.errors)
+    if not run.ending and (late := _list_late_stops(world, config, run)):
+        _alert_not_stopped(world, config, run, late, run.trouble)
+    return run
 
 
 def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
@@ -230,9 +233,15 @@ def _tear_down(world: World, config: RunConfig, run: Run) -> Run:
     except Exception as error:  # noqa: BLE001  the stop is requested again after any error
         log.exception("teardown.crashed", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
-    if run.state is RunState.RELEASING and is_late(run.stop_requested, read_moment(world), config.waits.stop):
-        raise _make_not_stopped(world, config, run, trouble)
+    if run.state is RunState.RELEASING and (late := _list_late_stops(world, config, run)):
+        raise _alert_not_stopped(world, config, run, late, trouble)
     return run
+
+
+def _list_late_stops(world: World, config: RunConfig, run: Run) -> list[str]:
+    """Machines that were not observed stopped in time."""
+    now, held = read_moment(world), [machine for machine in run.machines if not machine.released]
+    return [machine.id for machine in held if is_late(run.stop_due(machine), now, config.waits.stop)]
 
 
 def _latest_stopping(world: World, run: Run) -> Run:
@@ -241,10 +250,12 @@ def _latest_stopping(world: World, run: Run) -> Run:
     return recorded if recorded.stop_requested is not None else run
 
 
-def _make_not_stopped(world: World, config: RunConfig, run: Run, trouble: str) -> NotStoppedError:
-    held = ", ".join(machine.id for machine in run.machines if not machine.released)
+def _alert_not_stopped(
+    world: World, config: RunConfig, run: Run, late: list[str], trouble: str
+) -> NotStoppedError:
+    """Alerts about machines that may still run. Returns the error for a run that only waits for them."""
     error = NotStoppedError(
-        f"instance {held} could not be proved stopped in {config.waits.stop / 60:.0f} min"
+        f"instance {', '.join(late)} could not be proved stopped in {config.waits.stop / 60:.0f} min"
         f"{f' ({trouble})' if trouble else ''}; its transcripts are kept. Check it in the cloud's console, "
         "stop it there, then run `batchscribe reconcile`"
     )

@@ -39,13 +39,18 @@ def list_offers(world: World, config: RunConfig, seen: Instance) -> tuple[Offer,
 
 
 def choose_offer(world: World, config: RunConfig, run: Run, seen: Instance) -> Offer:
-    """The offer to acquire. Raises NoCapacityError if it is no longer offered."""
+    """The offer to acquire. Raises NoCapacityError if it is no longer offered.
+
+    That of an unconfirmed request is repeated: only the same offer has the same client token.
+    """
     if not run.wanted_type:
         return list_offers(world, config, seen)[0]
+    machine = run.machine(seen.id)
     for offer in _list_run_offers(world, config, run, seen):
-        if offer.name == run.wanted_type:
+        requested = (offer.instance_type, offer.market) == (machine.type, machine.market)
+        if requested if machine.unconfirmed else offer.name == run.wanted_type:
             return offer
-    raise NoCapacityError(f"{run.wanted_type} is no longer offered")
+    raise NoCapacityError(f"{machine.type or run.wanted_type} is no longer offered")
 
 
 def _list_run_offers(world: World, config: RunConfig, run: Run, seen: Instance) -> tuple[Offer, ...]:

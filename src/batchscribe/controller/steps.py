@@ -38,6 +38,7 @@ from batchscribe.controller.reconcile import find_competing_run
 from batchscribe.controller.records import read_manifest, write_record
 from batchscribe.controller.teardown import stop_idle
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
@@ -323,8 +324,10 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
         if not world.capacity.acquire(claim, offer, seen):
             return run
     except NoCapacityError as error:
-        return take_another_offer(world, config, run, seen, error)
+        return _take_refusal(world, config, run, seen, error)
     except ComputeUnavailableError as error:
+        if run.creates_machines:
+            run = save(world, _with_offer(run, seen.id, offer, unconfirmed=read_moment(world)))
         return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
         if isinstance(error, CredentialsError) or not run.wanted_type or run.creates_machines:
@@ -333,6 +336,23 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
     meter = run.machine(seen.id).meter.accept_start(asked, read_moment(world))
     accepted = replace(run, trouble="").with_machine(seen.id, meter=meter)
     if run.creates_machines:
-        market = offer.market.value
-        accepted = accepted.with_machine(seen.id, type=offer.instance_type, market=market, rate=offer.rate)
+        accepted = _with_offer(accepted, seen.id, offer)
     return save(world, accepted, "start accepted")
+
+
+def _with_offer(run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | None = None) -> Run:
+    """The run with the offer that was requested for a machine that it creates."""
+    kind, market = offer.instance_type, offer.market.value
+    return run.with_machine(instance, type=kind, market=market, rate=offer.rate, unconfirmed=unconfirmed)
+
+
+def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError) -> Run:
+    """Takes another offer, once polls would show the machine of an earlier request without a reply."""
+    unconfirmed = run.machine(seen.id).unconfirmed
+    if unconfirmed is None:
+        return take_another_offer(world, config, run, seen, error)
+    if read_moment(world).is_within(START_VISIBILITY_DELAY, of=unconfirmed):
+        return run
+    return save(
+        world, run.with_machine(seen.id, type="", market="", rate=None, unconfirmed=None), str(error)
+    )

@@ -116,9 +116,11 @@ class Machine:
     id: str
     type: str = ""
     market: str = ""
-    """Type and market of a machine that was created for the run; empty until its start was accepted."""
+    """Type and market of a created machine, once its request was accepted or may have been; else empty."""
     rate: Rate | None = None
-    """Its price. None is the run's: that of an existing instance, or before the start was accepted."""
+    """Its price. None is the run's: that of an existing instance, or while `type` is empty."""
+    unconfirmed: Moment | None = None
+    """Time of its last request without a reply, for its type and market; None if it may take another offer."""
     meter: Meter = field(default_factory=Meter)
     """Observations of the instance: the billed time, and if it is still ours."""
     reaching_since: Moment | None = None
