@@ -481,3 +481,11 @@ def test_after_a_lost_reply_another_offer_creates_no_second_machine(
     assert [len(at.of(run, number)) for number in (0, 1)] == [1, 1]
     assert [machine.market for machine in run.machines] == ["spot", "on-demand"]
     assert run.outcome is Outcome.COMPLETED
+
+
+def test_a_machine_of_an_unknown_run_without_a_deadline_is_reported_and_left(at: Fleet) -> None:
+    tags = {RUN_TAG: "20200101-000000-aaaaaa", DEADLINE_TAG: "soon"}
+    at.cloud.create("20200101-000000-aaaaaa-0", "g4dn.xlarge", "spot", "a", tags)
+    passes(at, lambda: reconcile(at.world, at.config))
+    assert at.states() == {InstanceState.RUNNING}
+    assert [note.title for note in at.notes.messages] == ["batchscribe: a machine without a deadline"]

@@ -22,7 +22,7 @@ from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
 from batchscribe.core import keys
 from batchscribe.core.decide.money import ZERO, Rate
 from batchscribe.core.messages import Level
-from batchscribe.core.run.instances import GUARD_LAST, MACHINE_TAG, Instance, InstanceState
+from batchscribe.core.run.instances import DEADLINE_TAG, GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
@@ -114,6 +114,10 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
         if not run.open and seen.id in run.instances and run.creates_machines:
             _end_settled(world, run, seen)
         return
+    if seen.deadline is None and MACHINE_TAG in seen.tags:
+        text = f"{seen.id} is {seen.state} for run {seen.run}, which is unknown here, and its tag {DEADLINE_TAG} "
+        text += "is not a time: it was not touched; end it in the cloud's console if no other scheduler uses it"
+        alert(world, f"no-deadline/{seen.id}", "batchscribe: a machine without a deadline", text)
     late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
     reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
     # Such an instance was started for another user, who left the tag of a run that is over.
