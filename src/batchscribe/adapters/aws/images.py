@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.clients import Api, Meaning, open_client
+from batchscribe.adapters.aws.launch_templates import ID_PREFIX, name_template
 from batchscribe.errors import (
     ComputeUnavailableError,
     MisconfiguredError,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 15.0
 READY_SECONDS = 3600.0
 """For the snapshot of the disk: minutes for the first one, less for the next ones."""
-ID_PREFIX = "lt-"
 _MISSING: Meaning = (ObjectNotFoundError, "there is no launch template {subject} in {region}")
 _DENIED: Meaning = (
     MissingRightError,
@@ -94,7 +94,7 @@ class MachineImages:
         A next version keeps what the one before has, except for the image and what every machine requires.
         """
         template = request["LaunchTemplateName"]
-        named = {"LaunchTemplateId" if template.startswith(ID_PREFIX) else "LaunchTemplateName": template}
+        named = name_template(template)
         with suppress(ObjectNotFoundError), self._convert_errors("ec2:CreateLaunchTemplateVersion", template):
             made = self._client.create_launch_template_version(
                 **named,
