@@ -109,9 +109,9 @@ class MachineImages:
         with self._convert_errors("ec2:CreateLaunchTemplate", template):
             return self._client.create_launch_template(**request)["LaunchTemplate"]["LatestVersionNumber"]
 
-    def _choose_version(self, named: dict[str, str], template: str, version: int) -> None:
+    def _choose_version(self, named: Request, template: str, version: int) -> None:
         with self._convert_errors("ec2:ModifyLaunchTemplate", template):
-            self._client.modify_launch_template(**named, DefaultVersion=str(version))  # type: ignore[arg-type]
+            self._client.modify_launch_template(**named, DefaultVersion=str(version))
 
     def _read_state(self, image: str) -> str:
         with self._convert_errors("ec2:DescribeImages", image):
