@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.aws.iam import AccountPlace, Folder
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy, make_trust
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "cloudformation"
 ROLE = "arn:aws:iam::123456789012:role/stop"
@@ -55,11 +56,27 @@ def read_resources(template: str, names: Mapping[str, str]) -> dict[str, Any]:
     return {name: filled(resource, names)["Properties"] for name, resource in made.items()}
 
 
-def complaints(path: Path) -> str:
+def complaints(*paths: Path) -> str:
     """What cfn-lint reports; empty if it is content."""
-    command = [sys.executable, "-c", "from cfnlint.runner import main; main()", str(path)]
+    command = [sys.executable, "-c", "from cfnlint.runner import main; main()", *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
+
+
+def write_policies(path: Path, place: AccountPlace) -> Path:
+    """Writes a template whose roles have the printed policies, for cfn-lint."""
+    roles = {
+        who.title(): {
+            "Type": "AWS::IAM::Role",
+            "Properties": {
+                "AssumeRolePolicyDocument": make_trust(who, place) or make_trust(Who.BOX, place),
+                "Policies": [{"PolicyName": who, "PolicyDocument": make_policy(who, place)}],
+            },
+        }
+        for who in Who
+    }
+    path.write_text(json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": roles}))
+    return path
 
 
 def filled(value: Any, names: Mapping[str, str]) -> Any:

@@ -103,6 +103,8 @@ class Desk:
         self.unsupported = ""
         self.prepared: EngineSpec | None = None
         self.preflight: Callable[[], None] = lambda: None
+        self.others: tuple[str, ...] = ()
+        """Instances of open runs of another provider."""
         self.request = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
 
     def tools(self) -> GpuTools:
@@ -130,6 +132,7 @@ class Desk:
             preflight=self.preflight,
             unsupported=self.unsupported,
             find_prepared=lambda: self.prepared,
+            list_others=lambda at: [replace(at, provider="ec2", instance=other) for other in self.others],
         )
 
     def __call__(self, *words: str) -> Result:
@@ -365,6 +368,19 @@ def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
     desk.lock.held_by = None
     assert "--force" in desk.refused(NotOursError, "stop")
     assert desk.state is InstanceState.RUNNING
+
+
+@pytest.mark.parametrize("provider", ["local", "ec2"])
+def test_a_machine_of_another_provider_s_run_is_shown_and_stopped(desk: Desk, provider: str) -> None:
+    desk.provider, desk.others = provider, ("i-0other",)
+    desk.cloud.add("i-0other")
+    desk.cloud.start_unclaimed("i-0other")
+    desk.clock.sleep(60)
+    document = json.loads(desk("status", "--json").output)
+    assert [row["instance"] for row in document["other_machines"]] == ["i-0other"]
+    assert "i-0other" in desk("status").output
+    assert "i-0other is stopped (observed)" in desk("stop", "--force").output
+    assert desk.cloud.describe("i-0other").state is InstanceState.STOPPED
 
 
 def test_force_stops_a_run_under_way(desk: Desk) -> None:

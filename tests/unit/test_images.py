@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.images import POLL_SECONDS, READY_SECONDS, MachineImages
+from batchscribe.core.run.runs import Machine
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, MissingRightError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.wiring.gpu import TEMPLATE, open_gpu_tools
+from batchscribe.wiring.seams import open_ledger
 from support.aws import make_stopped_instance
 from support.faults import Refusal, fault_proxy
 from support.s3 import REGION, aws_client, aws_environment, moto_server
+from support.values import run
 
 NOW = datetime(2026, 11, 30, 2, 46, tzinfo=UTC)
 
@@ -110,6 +114,27 @@ def test_the_wait_for_an_image_has_an_end(images: MachineImages, monkeypatch: py
     with pytest.raises(ComputeUnavailableError, match="still pending"):
         images.await_image("ami-1", clock)
     assert READY_SECONDS < clock.monotonic() - begun <= READY_SECONDS + 2 * POLL_SECONDS
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"GPU_PROVIDER": "local"},
+        {"GPU_PROVIDER": "ec2", "GPU_INSTANCE_ID": "i-0123456789abcdef0"},
+    ],
+)
+def test_manual_control_has_the_machines_of_runs_of_other_settings(
+    tmp_path: Path, now: dict[str, str]
+) -> None:
+    opened = run(machines=(Machine(id="i-0fedcba9876543210"),), provider="ec2", region="us-east-2")
+    settings = load({"BATCH_SOURCE": str(tmp_path), "AWS_REGION": "us-east-2"} | now, folder=tmp_path)
+    with open_ledger(settings) as ledger:
+        ledger.save_run(opened, at=opened.created)
+    with open_gpu_tools(settings) as tools:
+        others = list(tools.list_others(tools))
+    assert [(other.provider, other.instance) for other in others] == [("ec2", "i-0fedcba9876543210")]
+    with open_gpu_tools(replace(settings, provider="ec2", instance_id=opened.instance)) as tools:
+        assert not list(tools.list_others(tools))
 
 
 def test_the_commands_of_a_fleet_are_about_the_instance_that_images_are_made_on(tmp_path: Path) -> None:

@@ -434,8 +434,9 @@ def test_a_failed_read_of_spot_prices_leaves_the_ones_before(tmp_path: Path) -> 
     assert found.per_hour == Usd(1_006_000)
     assert found.source.startswith("AWS list, on-demand, us-east-2; upper bound: no spot price")
     assert rate("g5.xlarge", Market.ON_DEMAND, "us-east-2a").source == "AWS list, on-demand, us-east-2"
-    with pytest.raises(MisconfiguredError, match="the price of x1-never in us-east-2 is unknown"):
+    with pytest.raises(MisconfiguredError, match="the price of x1-never in us-east-2 is unknown") as no:
         rate("x1-never", Market.SPOT, "")
+    assert str(no.value).endswith("or set BATCH_PRICE_FILE")  # a fleet refuses GPU_HOURLY_COST
 
 
 def test_a_refresh_of_spot_prices_keeps_other_prices(tmp_path: Path) -> None:

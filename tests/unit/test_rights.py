@@ -6,8 +6,6 @@ import ast
 import fnmatch
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +20,7 @@ from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.settings import load
 from batchscribe.wiring.rights import place_of
+from support.templates import complaints, write_policies
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "batchscribe"
@@ -272,25 +271,7 @@ def test_every_action_exists_and_names_a_resource_where_it_can() -> None:
 
 
 def test_the_template_and_the_policies_are_clean(tmp_path: Path) -> None:
-    resources = {
-        who.title(): {
-            "Type": "AWS::IAM::Role",
-            "Properties": {
-                "AssumeRolePolicyDocument": make_trust(who, PLACE) or make_trust(Who.BOX, PLACE),
-                "Policies": [{"PolicyName": who, "PolicyDocument": make_policy(who, PLACE)}],
-            },
-        }
-        for who in Who
-    }
-    printed = tmp_path / "printed.json"
-    printed.write_text(json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}))
-    done = subprocess.run(
-        [sys.executable, "-c", "from cfnlint.runner import main; main()", str(TEMPLATE), str(printed)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    assert complaints(TEMPLATE, write_policies(tmp_path / "printed.json", PLACE)) == ""
 
 
 def filled(value: Any) -> Any:

@@ -210,3 +210,9 @@ def test_a_result_has_at_most_ten_lines(tmp_path: Path) -> None:
     assert "90 done, 7 failed: `batchscribe why s/chunk-000.wav` shows the attempts left" in retried[1]
     assert len("\n".join(shown[1:]).splitlines()) <= 10
     assert [line for line in shown if line.startswith(("Cost: at most $", "Savings: "))] == shown[-4:-2]
+
+
+def test_without_a_disk_the_report_is_the_ledger_s(tmp_path: Path) -> None:
+    settings = load({"BATCH_STATE_DIR": "s3://state", "GPU_PROVIDER": "ec2"}, folder=tmp_path)
+    last = list(render_run(DONE, settings, left=None))[-1]
+    assert last == "Report: `batchscribe report`, from the ledger in s3://state"

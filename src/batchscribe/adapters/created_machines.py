@@ -1,7 +1,8 @@
-"""Manual control of machines that runs created: they can be polled and ended, nothing else."""
+"""Manual control of machines of runs: they can be polled and ended, nothing else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -12,22 +13,23 @@ from batchscribe.protocols import Capacity
 
 @dataclass(frozen=True, slots=True)
 class CreatedMachines:
-    """A protocols.Compute over a protocols.Capacity, by the names that runs gave their machines."""
+    """A protocols.Compute over a protocols.Capacity, by the names that runs have for their machines."""
 
-    capacity: Capacity
+    open_capacity: Callable[[], Capacity]
+    """Opened only when it is used: settings that it lacks do not prevent the stop of other machines."""
 
     def describe(self, instance: str) -> Instance:
-        (seen,) = self.capacity.poll((instance,))
+        (seen,) = self.open_capacity().poll((instance,))
         return seen
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        self.capacity.teardown(instance, force=force)
+        self.open_capacity().teardown(instance, force=force)
 
     def release(self, instance: str) -> None:
-        self.capacity.release(instance)
+        self.open_capacity().release(instance)
 
     def announce(self, instance: str, manifest: str) -> None:
-        self.capacity.announce(instance, manifest)
+        self.open_capacity().announce(instance, manifest)
 
     def claim(self, claim: Claim) -> None:
         _refuse(claim.instance)

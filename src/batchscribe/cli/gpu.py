@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
+NO_MACHINE = "no machine of a run exists in this region"
 NOT_CHECKED = warned(
     "host",
     "not checked while it is not running: ssh, worker, engine and stores",
@@ -128,31 +130,37 @@ def stop(ctx: click.Context, force: bool) -> None:
     """
     app = ctx.ensure_object(App)
     app.lenient = True
-    at = tools(ctx)
-    if at.created:
-        _stop_each(at, force=force)
-    elif not _is_local(at, "stop"):
-        _stop_observed(at, force=force)
+    _stop_each(tools(ctx), force=force)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
 
 
 def _stop_each(at: GpuTools, *, force: bool) -> None:
     """Ends each machine that no run needs any more. One that cannot be ended does not prevent the others."""
-    machines, errors = at.machines(), list[BatchscribeError]()
-    for machine in machines:
-        try:
-            _stop_observed(machine, force=force)
-        except BatchscribeError as error:
-            errors.append(error)
-    if not machines:
-        click.echo("no machine of a run exists in this region")
+    errors: list[BatchscribeError] = []
+    machines, machine = at.machines(), None
+    with _collect_errors(errors):
+        for machine in machines:
+            with _collect_errors(errors):
+                _stop_observed(machine, force=force)
+    if not machine and not errors:
+        click.echo(NO_MACHINE)
     if errors:
         worst = max(errors, key=lambda error: SEVERITY.index(error.exit_code))
         raise type(worst)("; ".join(map(str, errors)))
 
 
+@contextmanager
+def _collect_errors(errors: list[BatchscribeError]) -> Iterator[None]:
+    try:
+        yield
+    except BatchscribeError as error:
+        errors.append(error)
+
+
 def _stop_observed(at: GpuTools, *, force: bool) -> None:
+    if _is_local(at, "stop"):
+        return
     seen = _stop_instance(at, force=force)
     click.echo(f"{seen.id} is {seen.state} (observed).")
     clear_orders(at, seen)
@@ -178,10 +186,11 @@ def status(ctx: click.Context, as_json: bool) -> None:
     at = tools(ctx)
     machines = [_describe_status(machine) for machine in at.machines()]
     if as_json:
-        print_json({"provider": at.provider, "machines": machines} if at.created else machines[0])
+        together = {"provider": at.provider, "machines": machines}
+        print_json(together if at.created else machines[0] | {"other_machines": machines[1:]})
         return
     if not machines:
-        click.echo("no machine of a run exists in this region")
+        click.echo(NO_MACHINE)
     for name, value in (row for rows in machines for row in rows.items()):
         shown = describe_holder(at.lock.holder()) if name == "lock" else _show_value(value)
         ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)

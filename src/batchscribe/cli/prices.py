@@ -13,7 +13,13 @@ from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.core.decide.hosted import HOSTED
 from batchscribe.core.decide.prices import OLD_DAYS, Price, PriceKind, count_age_days
 from batchscribe.settings import Settings
-from batchscribe.wiring.prices import load_prices, open_price_source, price_region, refresh_prices
+from batchscribe.wiring.prices import (
+    load_prices,
+    name_price_settings,
+    open_price_source,
+    price_region,
+    refresh_prices,
+)
 from batchscribe.wiring.process import open_clock
 
 BY_SIZE = (PriceKind.ON_DEMAND, PriceKind.SPOT)
@@ -125,7 +131,7 @@ def _print_list(app: App, found: PriceList, *, every: bool) -> None:
             Column("Source", [row.source for row in rows], optional=4),
         ],
     )
-    app.console.print("\n".join(_list_notes(found, rows)), markup=False)
+    app.console.print("\n".join(_list_notes(app.settings, found, rows)), markup=False)
 
 
 def _is_shown(row: PriceRow, settings: Settings) -> bool:
@@ -136,12 +142,13 @@ def _is_shown(row: PriceRow, settings: Settings) -> bool:
     return row.kind not in BY_SIZE or small or row.name in configured or not row.as_of
 
 
-def _list_notes(found: PriceList, shown: Sequence[PriceRow]) -> Iterator[str]:
+def _list_notes(settings: Settings, found: PriceList, shown: Sequence[PriceRow]) -> Iterator[str]:
     remedy = f"`batchscribe prices --refresh --region {found.region}` reads AWS's present prices"
     if len(shown) < len(found.prices):
         yield f"{len(found.prices) - len(shown)} larger sizes: --all"
     if not any(row.kind == PriceKind.ON_DEMAND and row.as_of for row in found.prices):
-        yield f"No price of a GPU in {found.region} is known: {remedy}, or set GPU_HOURLY_COST."
+        own = name_price_settings(settings)
+        yield f"No price of a GPU in {found.region} is known: {remedy}, or set {own}."
     elif any(row.old for row in shown):
         yield f"Prices marked with ! are older than {OLD_DAYS} days: {remedy}."
     else:

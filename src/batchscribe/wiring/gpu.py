@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from msgspec import json, structs
@@ -49,6 +49,7 @@ from batchscribe.wiring.seams import (
     open_ledger,
     open_stores,
     rate_of,
+    settings_of_run,
     tick_lock,
 )
 
@@ -95,15 +96,21 @@ class GpuTools:
     """The launch template of created machines."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
+    list_others: Callable[[GpuTools], Iterable[GpuTools]] = lambda _at: ()
+    """Returns the tools of machines of open runs that the present settings do not name."""
     waits: Waits = field(default_factory=Waits)
 
-    def machines(self) -> tuple[GpuTools, ...]:
-        """The tools of each machine that exists: of the instance, and of those that runs created."""
-        own = (self,) if self.instance else ()
-        if self.created is None:
-            return own
-        by_name = replace(self, compute=CreatedMachines(self.created), ssh=None)
-        return (*own, *(replace(by_name, instance=seen.id) for seen in self.created.list_created()))
+    def machines(self) -> Iterator[GpuTools]:
+        """The tools of each machine that exists: of the instance, and of those that runs have.
+
+        The ledger is read last: one that cannot be read does not prevent the stop of the machines before.
+        """
+        if self.instance:
+            yield self
+        if created := self.created:
+            by_name = replace(self, compute=CreatedMachines(lambda: created), ssh=None)
+            yield from (replace(by_name, instance=seen.id) for seen in created.list_created())
+        yield from self.list_others(self)
 
     @property
     def local(self) -> bool:
@@ -163,6 +170,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         clock = SystemClock(interrupts)
         provider, capacity = settings.provider, open_capacity(settings, clock)
         created = capacity if settings.creates_machines else None
+        configured = settings
         if provider == FLEET:
             settings = replace(settings, provider=EC2)  # the instance that images are made on
         compute = open_compute(settings, clock)
@@ -190,8 +198,33 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             images=MachineImages(region=settings.region or None, endpoint=settings.endpoint_url or None),
             template=settings.launch_template or TEMPLATE,
             ssh=open_ssh(settings),
+            list_others=partial(_list_others, configured),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
+
+
+def _list_others(settings: Settings, at: GpuTools) -> Iterator[GpuTools]:
+    """The tools of machines of open runs that began with another provider, region or instance."""
+    here = settings.provider, settings.region, list_instances(settings)
+    with open_ledger(settings, remember=False) as ledger:
+        runs = ledger.open_runs()
+    for run in runs:
+        then = settings_of_run(settings, run)
+        if LOCAL not in run.instances and here != (then.provider, then.region, list_instances(then)):
+            of_run = _adapt_tools(at, then, run)
+            yield from (replace(of_run, instance=name) for name in run.instances)
+
+
+def _adapt_tools(at: GpuTools, then: Settings, run: Run) -> GpuTools:
+    return replace(
+        at,
+        provider=run.provider,
+        compute=CreatedMachines(cache(partial(open_capacity, then, at.clock))),
+        guard=open_guard(then),
+        absence=describe_missing(then),
+        find_rate=lambda _seen: run.rate,
+        ssh=None,
+    )
 
 
 def _read_open_run(settings: Settings, instance: str) -> Run | None:

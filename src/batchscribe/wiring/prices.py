@@ -69,6 +69,11 @@ def refresh_spot_prices(settings: Settings, source: PriceSource, now: datetime) 
         log.warning("spot_prices.not_read", region=region, error=str(error))
 
 
+def name_price_settings(settings: Settings) -> str:
+    """Names of the settings that give a GPU's price; GPU_HOURLY_COST has no meaning for a fleet."""
+    return "BATCH_PRICE_FILE" if settings.provider == FLEET else "GPU_HOURLY_COST or BATCH_PRICE_FILE"
+
+
 def read_spot_prices(settings: Settings, clock: Clock) -> None:
     """Reads the day's spot prices if runs create machines in that market: offers send no request."""
     if settings.provider == FLEET and Market.SPOT in settings.markets:

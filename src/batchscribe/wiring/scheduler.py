@@ -21,7 +21,6 @@ from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
 from batchscribe.controller.observe import find_lane_problem
-from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
@@ -38,7 +37,7 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.machine_settings import EC2, LOCAL
+from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
@@ -59,6 +58,7 @@ from batchscribe.wiring.seams import (
     open_notifier,
     open_store_if_possible,
     open_stores,
+    settings_of_run,
     tick_lock,
     with_control,
 )
@@ -295,17 +295,7 @@ def _max_poll_age(settings: Settings) -> timedelta:
 
 def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
     """Builds the world as of a run's start. A store that cannot be opened fails only if it is used."""
-    then = replace(
-        settings,
-        provider=run.provider,
-        region=run.region,
-        instance_id=run.instance if run.provider == EC2 else "",
-        source=run.source,
-        output=run.output,
-        cloud_guard=run.guard or settings.cloud_guard,
-        # A rehearsal's own control objects are below its output.
-        control="" if is_rehearsal(run) else run.control,
-    )
+    then = settings_of_run(settings, run)
     source, output = open_store_if_possible(then, run.source), open_store_if_possible(then, run.output)
     output = with_control(then, source if run.output == run.source else output)
     return replace(

@@ -17,10 +17,12 @@ from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
+from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import SPOT_DAYS
 from batchscribe.core.messages import describe_install
+from batchscribe.core.run.runs import Run
 from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
@@ -30,7 +32,7 @@ from batchscribe.machine_settings import EC2, FLEET, LOCAL, RAY
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.fallback import find_temporary_folder
-from batchscribe.wiring.prices import load_prices, price_region
+from batchscribe.wiring.prices import load_prices, name_price_settings, price_region
 from batchscribe.wiring.process import scheduler_identity
 from batchscribe.wiring.stores import open_store
 
@@ -156,6 +158,21 @@ def list_required(settings: Settings) -> tuple[str, ...]:
     return _REQUIRED.get(settings.provider, ())
 
 
+def settings_of_run(settings: Settings, run: Run) -> Settings:
+    """The settings with the stores, region and provider that the run was opened with."""
+    return replace(
+        settings,
+        provider=run.provider,
+        region=run.region,
+        instance_id=run.instance if run.provider == EC2 else "",
+        source=run.source,
+        output=run.output,
+        cloud_guard=run.guard or settings.cloud_guard,
+        # A rehearsal's own control objects are below its output.
+        control="" if is_rehearsal(run) else run.control,
+    )
+
+
 def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
     if settings.provider == LOCAL:
         from batchscribe.adapters.local.compute import LocalCompute
@@ -275,7 +292,7 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
             raise MisconfiguredError(describe_missing(settings))
         raise MisconfiguredError(
             f"the price of {instance_type} in {price_region(settings)} is unknown: run `batchscribe prices "
-            f"--refresh --region {price_region(settings)}`, or set GPU_HOURLY_COST=… or BATCH_PRICE_FILE"
+            f"--refresh --region {price_region(settings)}`, or set {name_price_settings(settings)}"
         )
 
     return rate

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ from batchscribe.adapters.aws.ec2 import (
 from batchscribe.adapters.aws.launch_templates import DEFAULT_VERSION, LaunchTemplates, name_template
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.run.account import MachineTemplate
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -133,7 +132,7 @@ class FleetCapacity:
         read_timeout: float = 10.0,
     ) -> None:
         self._provider = provider
-        self._template_name = template
+        self._named_template = name_template(template)
         self._types = types
         self._markets = markets
         self._rate_of = rate_of
@@ -148,6 +147,7 @@ class FleetCapacity:
             read_timeout=read_timeout,
         )
         self._templates = LaunchTemplates(lambda: self._client, region=region)
+        self._read_template = cache(partial(self._templates.describe, template))
         self._api = Api(service="EC2", region=region, meanings=_FLEET_MEANINGS)
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
@@ -225,7 +225,7 @@ class FleetCapacity:
 
         The token follows from machine and offer, so a repeated request creates no second machine.
         """
-        specification = {**name_template(self._template_name), "Version": DEFAULT_VERSION}
+        specification = {**self._named_template, "Version": DEFAULT_VERSION}
         tags = {**claim.tags, MACHINE_TAG: claim.instance}
         return {
             "Type": "instant",
@@ -247,7 +247,7 @@ class FleetCapacity:
         }
 
     def _list_places(self) -> list[dict[str, str]]:
-        if self._template.has_subnet and not self._given_subnets:
+        if self._read_template().has_subnet and not self._given_subnets:
             return [{}]
         return [{"SubnetId": subnet} for subnet in self._subnets.values()]
 
@@ -271,7 +271,7 @@ class FleetCapacity:
     def _show_absent(self, name: str) -> Instance:
         """A machine without an instance: stopped, if the launch template proves account and region."""
         try:
-            self._template  # noqa: B018  read once, and kept
+            self._read_template()
         except (MisconfiguredError, ObjectNotFoundError) as error:
             return Instance(id=name, state=InstanceState.MISSING, state_reason=str(error))
         return Instance(id=name, state=InstanceState.STOPPED)
@@ -291,10 +291,6 @@ class FleetCapacity:
                 for row in (row for group in page["Reservations"] for row in group["Instances"]):
                     found.setdefault(to_instance(row).tags[MACHINE_TAG], []).append(row)
         return found
-
-    @cached_property
-    def _template(self) -> MachineTemplate:
-        return self._templates.describe(self._template_name)
 
     @cached_property
     def _subnets(self) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.clients import Api, Meaning, open_client
+from batchscribe.adapters.aws.launch_templates import ID_PREFIX, name_template
 from batchscribe.errors import (
     ComputeUnavailableError,
     MisconfiguredError,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 15.0
 READY_SECONDS = 3600.0
 """For the snapshot of the disk: minutes for the first one, less for the next ones."""
-ID_PREFIX = "lt-"
 _MISSING: Meaning = (ObjectNotFoundError, "there is no launch template {subject} in {region}")
 _DENIED: Meaning = (
     MissingRightError,
@@ -94,7 +94,7 @@ class MachineImages:
         A next version keeps what the one before has, except for the image and what every machine requires.
         """
         template = request["LaunchTemplateName"]
-        named = {"LaunchTemplateId" if template.startswith(ID_PREFIX) else "LaunchTemplateName": template}
+        named = name_template(template)
         with suppress(ObjectNotFoundError), self._convert_errors("ec2:CreateLaunchTemplateVersion", template):
             made = self._client.create_launch_template_version(
                 **named,
@@ -109,9 +109,9 @@ class MachineImages:
         with self._convert_errors("ec2:CreateLaunchTemplate", template):
             return self._client.create_launch_template(**request)["LaunchTemplate"]["LatestVersionNumber"]
 
-    def _choose_version(self, named: dict[str, str], template: str, version: int) -> None:
+    def _choose_version(self, named: Request, template: str, version: int) -> None:
         with self._convert_errors("ec2:ModifyLaunchTemplate", template):
-            self._client.modify_launch_template(**named, DefaultVersion=str(version))  # type: ignore[arg-type]
+            self._client.modify_launch_template(**named, DefaultVersion=str(version))
 
     def _read_state(self, image: str) -> str:
         with self._convert_errors("ec2:DescribeImages", image):

@@ -32,7 +32,7 @@ _MEANINGS: dict[str, Meaning] = {
 }
 
 
-def name_template(template: str) -> dict[str, str]:
+def name_template(template: str) -> dict[str, Any]:
     """A template's parameter in requests, by its ID or its name."""
     return {"LaunchTemplateId" if template.startswith(ID_PREFIX) else "LaunchTemplateName": template}
 
@@ -50,7 +50,7 @@ class LaunchTemplates:
             raise MisconfiguredError("GPU_LAUNCH_TEMPLATE is not set: set it to the ID of a launch template")
         with self._convert_errors("ec2:DescribeLaunchTemplateVersions", template):
             answer = self._client.describe_launch_template_versions(
-                **name_template(template),  # type: ignore[arg-type]
+                **name_template(template),
                 Versions=[DEFAULT_VERSION],
             )
         (found,) = answer["LaunchTemplateVersions"]

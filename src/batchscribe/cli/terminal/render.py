@@ -77,7 +77,11 @@ def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[st
     yield from summarize_cost(build(run))
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
-    yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
+    if settings.state_url:
+        # A function's disk ends with its pass.
+        yield f"Report: `batchscribe report`, from the ledger in {settings.state_url}"
+    else:
+        yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
 
 
 def tick_document(
