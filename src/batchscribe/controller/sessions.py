@@ -293,12 +293,11 @@ def add_names(
             return replace(rendering, names=decode_names(output.get(key, limit=RECORD_BYTES).data))
         except ObjectNotFoundError:
             continue
-        except ObjectTooLargeError:
-            why = f"not names of speakers: larger than {RECORD_BYTES // MIB} MiB"
         except PermanentError as error:
-            why = str(error)
-        report(PermanentError(f"{key!r}: {why}; the session has labels without names: correct the file"))
-        break
+            report(
+                PermanentError(f"{key!r}: {error}; the session has labels without names: correct the file")
+            )
+            break
     return rendering
 
 
@@ -309,8 +308,9 @@ def _label_parts(
     if not rendering.labels_speakers:
         return parts
     held = dict(_read_voices(scanner.output, parts, known))
-    labels = label_voices(list(held.values()), rendering.speaker_count, scanner.keep_alive)
-    labelled = dict(zip(held, labels, strict=True))
+    labelled = label_voices(held, rendering.speaker_count, scanner.keep_alive)
+    if other := sum(bool(held[at].voices.voices) for at in held.keys() - labelled.keys()):
+        LOG.warning("voices.skipped", chunks=other, reason="of another model than most of the session")
     # One speaker without a name is no news in each paragraph; the label is kept for later chunks.
     named = rendering.names or len({label for each in labelled.values() for label in each.labels}) > 1
     return [
@@ -348,7 +348,7 @@ def _read_voices(
             continue
         if isinstance(part.content, Transcript) and voices.audio.etag == part.content.audio.etag:
             mark, before = hash_values(data), known.get(part.key)
-            same = before is not None and (before.mark, len(before.labels)) == (mark, len(voices.voices))
+            same = before and (before.mark, len(before.labels)) == (mark, len(voices.voices))
             yield places[key], HeldVoices(voices, mark, before.labels if before and same else ())
 
 

@@ -67,28 +67,25 @@ def decode_names(data: bytes) -> dict[str, str]:
 
 
 def label_voices(
-    chunks: Sequence[HeldVoices], count: int | None, keep_alive: Callable[[], object] = lambda: None
-) -> list[HeldVoices]:
-    """The chunks of a session, in its order, with their labels.
+    chunks: Mapping[int, HeldVoices], count: int | None, keep_alive: Callable[[], object] = lambda: None
+) -> dict[int, HeldVoices]:
+    """The labelled chunks of a session; `chunks`: by number, in its order.
 
     `count`: the maximum of speakers; None if it is open. Embeddings of different models cannot be compared:
-    only the chunks of the most frequent one have labels. `keep_alive` is called during the work.
+    only the chunks of the most frequent one are returned. `keep_alive` is called during the work.
     """
-    kinds = Counter(chunk.voices.kind for chunk in chunks if chunk.voices.voices)
+    kinds = Counter(chunk.voices.kind for chunk in chunks.values() if chunk.voices.voices)
     if not kinds:
-        return list(chunks)
+        return {}
     kind, _ = kinds.most_common(1)[0]
-    own = {at: chunk for at, chunk in enumerate(chunks) if chunk.voices.kind == kind}
+    own = {at: chunk for at, chunk in chunks.items() if chunk.voices.kind == kind}
     alike = next(iter(own.values())).voices.alike
     groups = group_voices(list(_list_groups(own)), alike, count, keep_alive)
     labels = _choose_labels(groups, own)
-    return [
-        replace(
-            chunk,
-            labels=tuple(labels[at, number] for number in range(len(chunk.voices.voices))) if at in own else (),
-        )
-        for at, chunk in enumerate(chunks)
-    ]
+    return {
+        at: replace(chunk, labels=tuple(labels[at, number] for number in range(len(chunk.voices.voices))))
+        for at, chunk in own.items()
+    }
 
 
 def _list_groups(chunks: Mapping[int, HeldVoices]) -> Iterator[VoiceGroup]:
@@ -115,8 +112,8 @@ def _locate(chunks: Mapping[int, HeldVoices], member: Member) -> tuple[int, floa
 
 
 def list_turns(chunk: HeldVoices, names: Mapping[str, str]) -> tuple[Turn, ...]:
-    """The turns of a chunk in order of their starts, with names if there are any; none without labels."""
-    spoken = zip(chunk.voices.voices, chunk.labels, strict=bool(chunk.labels))
+    """The turns of a labelled chunk in order of their starts, with names if there are any."""
+    spoken = zip(chunk.voices.voices, chunk.labels, strict=True)
     turns = (
         Turn(span.start, span.end, names.get(label, label)) for voice, label in spoken for span in voice.spans
     )
