@@ -294,9 +294,7 @@ def add_names(
         except ObjectNotFoundError:
             continue
         except PermanentError as error:
-            report(
-                PermanentError(f"{key!r}: {error}; the session has labels without names: correct the file")
-            )
+            report(PermanentError(f"{key!r}: {error}; the session has labels without names: correct it"))
             break
     return rendering
 
