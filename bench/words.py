@@ -4,8 +4,8 @@
 `--speech FOLDER` takes real recordings (X.wav or X.flac, and what is said in X.txt beside it), one behind the
 other. The worker is the real one, on a folder; a window that was heard before is not heard again. The goal:
 stitched chunks are within half a word in a hundred of the whole recording, and never worse than file by file.
-`--features`: two voices take turns; vocabulary, speakers and word-highlighted WebVTT are on, and the words are
-those of the subtitles. The model of voices is the tests' own.
+`--features`: two voices take turns; vocabulary, speakers and word-highlighted WebVTT are on, and the words
+are those of the subtitles. The model of voices is the tests' own.
 Some words differ by chance alone: `--chance` says how many, by the whole recording begun some milliseconds
 later.
 """
