@@ -30,6 +30,7 @@ from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import Segment, SessionTranscript, Transcript
 from batchscribe.engine import Engine
+from batchscribe.protocols import SpeakerModel
 from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import run_worker
 
@@ -104,7 +105,9 @@ class Bucket:
         self.store.create(place := keys.manifest(manifest.run, manifest.worker), encode(manifest))
         return self.folder / place
 
-    def transcribe(self, manifest: Manifest, engine: Engine) -> ExitRecord:
+    def transcribe(
+        self, manifest: Manifest, engine: Engine, speakers: SpeakerModel | None = None
+    ) -> ExitRecord:
         """The real worker in this process."""
         record = run_worker(
             manifest,
@@ -112,6 +115,7 @@ class Bucket:
             output=self.store,
             load=lambda: engine,
             find_speech=find_speech,
+            speakers=speakers,
             clock=SystemClock(),
             should_stop=lambda: False,
         )

@@ -4,6 +4,8 @@
 `--speech FOLDER` takes real recordings (X.wav or X.flac, and what is said in X.txt beside it), one behind the
 other. The worker is the real one, on a folder; a window that was heard before is not heard again. The goal:
 stitched chunks are within half a word in a hundred of the whole recording, and never worse than file by file.
+`--features`: two voices take turns; vocabulary, speakers and word-highlighted WebVTT are on, and the words
+are those of the subtitles. The model of voices is the tests' own.
 Some words differ by chance alone: `--chance` says how many, by the whole recording begun some milliseconds
 later.
 """
@@ -11,6 +13,7 @@ later.
 from __future__ import annotations
 
 import argparse
+import html
 import logging
 import re
 import tempfile
@@ -22,11 +25,18 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import structlog
+from msgspec import structs
 
-from batchscribe.core.run.manifest import AudioOptions, EngineSpec
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.controller.scan import Scanner
+from batchscribe.controller.sessions import publish_session
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Manifest
+from batchscribe.core.text.caption_style import CaptionStyle, Highlight
+from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.transcripts import Word
 from batchscribe.engine import Engine
+from batchscribe.testing.speakers import SpectralSpeakers
 from batchscribe.wiring.engines import engine_factory
 from bench import speech
 from bench.bucket import Bucket, Remembering
@@ -41,6 +51,11 @@ TEXTS = {
 WHOLE_WEBM = "whole, as WebM"
 LATER_MS = (5, 10, 15)
 GAP = np.zeros(SAMPLE_RATE, np.float32)
+TURNS = 12
+"""Of the two voices, with `--features`."""
+TERMS = ("Brandri", "Clofen", *speech.PEOPLE[:4])
+"""Vocabulary with `--features`: terms that are spoken, and terms that are not."""
+FEATURES = Rendering(style=CaptionStyle(highlight=Highlight.WORDS), speakers="2")
 
 
 @dataclass(frozen=True)
@@ -101,21 +116,35 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--overlap-ms", type=int, nargs="*", default=[0, 500])
     parser.add_argument("--chance", action="store_true", help="how much any small change changes")
     parser.add_argument("--speech", type=Path, help="a folder of real recordings")
+    parser.add_argument("--features", action="store_true", help="vocabulary, speakers and subtitles are on")
     parser.add_argument("--show", action="store_true", help="the words that the cuts changed")
     return parser.parse_args()
 
 
 def _spec(wanted: argparse.Namespace) -> EngineSpec:
-    return EngineSpec(engine=wanted.engine, model=wanted.model, device="cpu", language="en")
+    spec = EngineSpec(engine=wanted.engine, model=wanted.model, device="cpu", language="en")
+    return structs.replace(spec, vocabulary=TERMS, speakers=True) if wanted.features else spec
 
 
 def _sessions(wanted: argparse.Namespace) -> Iterator[Session]:
     if wanted.speech:
         yield _real(wanted.speech)
         return
+    if wanted.features:
+        yield _converse(wanted.words)
+        return
     voice = {"voice": wanted.voice} if wanted.voice else {}
     for text in wanted.text:
         yield TEXTS[text](wanted.words, **voice)
+
+
+def _converse(words: int) -> Session:
+    turns = [
+        speech.english(words // TURNS, voice=("rms", "slt")[number % 2], seed=number)
+        for number in range(TURNS)
+    ]
+    text = " ".join(turn.text for turn in turns)
+    return Session("two voices, all features", text, np.concatenate([turn.samples for turn in turns]))
 
 
 def _real(folder: Path) -> Session:
@@ -165,7 +194,7 @@ def _table(session: Session, wanted: argparse.Namespace) -> None:
     known: dict[bytes, Recognition] = {}
     for way in _ways(session, wanted):
         with _loaded(wanted) as engine:
-            found = results[way.name] = _heard(way, session, Remembering(engine, known))
+            found = results[way.name] = _heard(way, session, Remembering(engine, known), wanted)
         whole = results[way.whole]
         _row(way, found, whole)
         if wanted.show and found is not whole:
@@ -183,18 +212,30 @@ def _row(way: Way, found: Result, whole: Result) -> None:
     )
 
 
-def _heard(way: Way, session: Session, engine: Remembering) -> Result:
+def _heard(way: Way, session: Session, engine: Remembering, wanted: argparse.Namespace) -> Result:
     before, known = engine.windows, len(engine.known)
     with tempfile.TemporaryDirectory() as folder:
         bucket = Bucket(Path(folder) / "bucket")
         (bucket.put_session if way.stitched else bucket.put_strangers)("s", way.files, way.kind)
         manifest = bucket.manifest(EngineSpec(engine="bench"), AudioOptions(overlap_ms=way.overlap_ms))
-        bucket.transcribe(manifest, engine)
+        bucket.transcribe(manifest, engine, SpectralSpeakers() if wanted.features else None)
         found = list(bucket.sessions())
-    said = words(" ".join(session.text for session in found))
+        text = _read_captions(bucket, manifest) if wanted.features else " ".join(each.text for each in found)
+    said = words(text)
     times = [word for session in found for part in session.segments for word in part.words]
     errors = jiwer.process_words(" ".join(words(session.text)), " ".join(said))
     return Result(said, times, errors, engine.windows - before, len(engine.known) - known)
+
+
+def _read_captions(bucket: Bucket, manifest: Manifest) -> str:
+    """The text of all sessions' WebVTT, without its markup."""
+    scanner = Scanner(bucket.store, bucket.store, clock=SystemClock())
+    sessions = dict.fromkeys(chunk.session for chunk in manifest.chunks)
+    stems = filter(None, (publish_session(scanner, session, FEATURES) for session in sessions))
+    files = [(bucket.folder / f"{stem}.vtt").read_text() for stem in stems]
+    assert len(files) > 1 or "<v Speaker 2>" in files[0]
+    cues = (cue.split("\n", 2)[2] for file in files for cue in file.split("\n\n") if "-->" in cue)
+    return html.unescape(re.sub("<[^>]*>", "", " ".join(cues)))
 
 
 def words(text: str) -> list[str]:

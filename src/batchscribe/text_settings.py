@@ -12,8 +12,9 @@ from batchscribe.core.setting_parsers import Name
 from batchscribe.core.text.caption_style import CaptionPreset, Highlight, make_style
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.replacements import parse_replacements
-from batchscribe.core.text.speakers import AUTO, MOST_SPEAKERS, OFF
+from batchscribe.core.text.speakers import AUTO, OFF
 from batchscribe.core.text.vocabulary import parse_vocabulary
+from batchscribe.core.text.voice_groups import MOST_SPEAKERS
 from batchscribe.errors import MisconfiguredError
 
 

@@ -23,7 +23,6 @@ from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
     Manifest,
-    ManifestChunk,
     Progress,
     WorkerEnd,
     decode,
@@ -37,6 +36,7 @@ from batchscribe.wiring.stores import open_store
 from support.cli import spoken, wait_for
 from support.forked import ENGINES
 from support.metadata import metadata_service
+from support.stores import list_recordings
 
 pytestmark = pytest.mark.e2e
 RUN = "20261130-020000-abc123"
@@ -63,16 +63,7 @@ def given(store: Store, worker: int, deadline: datetime, *, chunks: int = CHUNKS
         deadline=deadline,
         engine=EngineSpec(engine="scripted", device="cpu"),
         settings_hash="h",
-        chunks=tuple(
-            ManifestChunk(
-                key=info.key,
-                etag=info.etag,
-                size=info.size,
-                session=info.key,
-                transcript=info.key.replace("talk", "transcription-talk").replace(".wav", ".json"),
-            )
-            for info in store.list(f"{worker}/")
-        ),
+        chunks=list_recordings(store, f"{worker}/"),
     )
     store.create(keys.manifest(RUN, worker), encode(manifest))
     return manifest

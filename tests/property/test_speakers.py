@@ -36,7 +36,9 @@ def test_labels_never_change_when_chunks_arrive(
     known: list[HeldVoices] = []
     for end in (*sorted(runs), len(chunks)):
         fresh = [replace(chunk, labels=()) for chunk in chunks[len(known) : end]]
-        labelled = label_voices([*known, *fresh], count)
+        held = [*known, *fresh]
+        found = label_voices(dict(enumerate(held)), count)
+        labelled = [found.get(at, each) for at, each in enumerate(held)]
         assert [each.labels for each in labelled[: len(known)]] == [each.labels for each in known]
         known = labelled
     labels = {label for chunk in known for label in chunk.labels}

@@ -15,7 +15,7 @@ from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
-from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, encode
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, encode
 from batchscribe.errors import LaunchError
 from batchscribe.protocols import Store
 from batchscribe.reading import read_optional
@@ -23,6 +23,7 @@ from batchscribe.testing.launcher_suite import make_manifest
 from batchscribe.wiring.stores import open_store
 from support.cli import spoken
 from support.ray_cluster import ADDRESS, await_true
+from support.stores import list_recordings
 
 RATE = Rate(per_hour=Usd.parse("1"), source="test")
 OFFER = Offer(provider="ray", instance_type="", market=Market.ON_DEMAND, rate=RATE)
@@ -80,14 +81,5 @@ def make_spoken_manifest(store: Store, worker: int, chunks: int) -> Manifest:
     return replace_manifest(
         make_manifest(worker=worker, output=store.url),
         engine=EngineSpec(engine="scripted"),
-        chunks=tuple(
-            ManifestChunk(
-                key=info.key,
-                etag=info.etag,
-                size=info.size,
-                session=info.key,
-                transcript=info.key.replace("talk", "transcription-talk").replace(".wav", ".json"),
-            )
-            for info in store.list(f"s{worker}/")
-        ),
+        chunks=list_recordings(store, f"s{worker}/"),
     )

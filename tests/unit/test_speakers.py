@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
+import numpy as np
 import pytest
 
 from batchscribe import __version__
@@ -16,12 +18,13 @@ from batchscribe.controller.commands.redo import redo
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble_session, publish_session
 from batchscribe.core.objects import MIB
-from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Manifest, ManifestChunk
 from batchscribe.core.text.rendering import Rendering
-from batchscribe.core.text.speakers import HeldVoices, decode_names, label_voices, list_turns
-from batchscribe.core.text.transcripts import SessionTranscript, decode_session
-from batchscribe.core.text.voice_groups import VoiceGroup, group_voices, limit_groups, make_piece
-from batchscribe.core.text.voices import ChunkVoices, decode_voices, encode_voices
+from batchscribe.core.text.speakers import LABELS, HeldVoices, decode_names, label_voices, list_turns
+from batchscribe.core.text.speech import SAMPLE_RATE
+from batchscribe.core.text.transcripts import AudioRef, SessionTranscript, decode_session
+from batchscribe.core.text.voice_groups import BLOCK, VoiceGroup, group_voices, limit_groups, make_piece
+from batchscribe.core.text.voices import ChunkVoices, decode_voices, encode_voices, make_voices
 from batchscribe.errors import MisconfiguredError, PermanentError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
@@ -36,6 +39,7 @@ CHUNK = 10.0
 """Seconds."""
 SECOND = {"start": 0, "end": 1}
 AUTO = Rendering(speakers="auto")
+AUDIO = AudioRef(name="a", key="a", etag="e")
 
 
 class Bucket:
@@ -54,7 +58,7 @@ class Bucket:
             self.store.replace(f"s/chunk-{number:03}.webm", raw(piece))
         return list(range(first, first + len(pieces)))
 
-    def transcribe(self, numbers: Sequence[int], *, speakers: bool = True) -> None:
+    def transcribe(self, numbers: Sequence[int], *, speakers: bool = True, split: bool = False) -> None:
         self.runs += 1
         chunks = []
         for number in numbers:
@@ -72,6 +76,7 @@ class Bucket:
             deadline=NOW + timedelta(days=9),
             engine=EngineSpec(engine="syllables", speakers=speakers),
             settings_hash="h",
+            audio_options=AudioOptions(split_channels=split),
             chunks=tuple(chunks),
         )
         record = run_worker(
@@ -121,12 +126,12 @@ def dialogue() -> Bucket:
 def test_who_speaks_when(voices: int) -> None:
     conversation = converse(voices, 12 * voices, seed=1)
     bucket = transcribed(conversation)
-    held = [HeldVoices(bucket.voices(n), "m") for n in range(1, bucket.count_chunks() + 1)]
+    held = {at: HeldVoices(bucket.voices(at + 1), "m") for at in range(bucket.count_chunks())}
     for count in (voices, None):
         labelled = label_voices(held, count)
         guess = [
             Said(turn.speaker, turn.start + CHUNK * at, turn.end + CHUNK * at)
-            for at, chunk in enumerate(labelled)
+            for at, chunk in labelled.items()
             for turn in list_turns(chunk, {})
         ]
         assert measure_error(conversation.turns, guess) < 0.05
@@ -232,7 +237,7 @@ def test_unreadable_names_are_reported_and_the_files_written_without_names(
     finally:
         dialogue.store.delete("s/transcript.speakers.json")
     assert [str(error).split(":")[0] for error in reported] == ["'s/transcript.speakers.json'"]
-    assert ("MiB" in str(reported[0])) == (len(data) > MIB), reported
+    assert ("exceeds the limit" in str(reported[0])) == (len(data) > MIB), reported
     assert dialogue.publish() == before
 
 
@@ -243,6 +248,26 @@ def test_forged_labels_of_a_session_file_are_dropped(dialogue: Bucket) -> None:
         part["speakers"]["labels"] = [f"L{at}-{n}" for n in range(len(part["speakers"]["labels"]))]
     dialogue.store.replace("s/transcript.json", json.dumps(written | {"digest": "0"}).encode())
     assert dialogue.publish() == before
+
+
+def test_a_number_of_speakers_is_a_maximum_over_all_models() -> None:
+    def hold(model: str, count: int) -> HeldVoices:
+        pieces = [make_piece([float(n == at) for n in range(32)], 5.0, (at, at + 1)) for at in range(count)]
+        return HeldVoices(make_voices(AUDIO, model, 0.5, [piece for piece in pieces if piece]), "m")
+
+    models = {at: hold(model, 2) for at, model in enumerate("abbc")}
+    found = [(at, each.labels) for at, each in label_voices(models, 3).items()]
+    assert found == [(1, LABELS[:2]), (2, LABELS[:2])]
+    (crowd,) = label_voices({0: hold("a", 32)}, None).values()
+    assert set(crowd.labels) == set(LABELS)
+    assert label_voices({0: hold("a", 0)}, 2) == {}
+
+
+def test_long_work_on_voices_keeps_the_step_alive(dialogue: Bucket) -> None:
+    held = {at: HeldVoices(dialogue.voices(1), "m") for at in range(3 * BLOCK)}
+    keep_alive = Mock()
+    label_voices(held, 2, keep_alive)
+    assert keep_alive.call_count >= 3
 
 
 def test_a_name_has_a_limit() -> None:
@@ -263,6 +288,17 @@ def test_chunks_from_before_the_setting_have_no_labels_until_they_are_redone() -
     list(redo(bucket.scanner, chosen, stamp="now"))
     bucket.transcribe(numbers[:1])
     assert str(msgspec.UNSET) not in {word.speaker for word in list_words(bucket.publish())}
+
+
+def test_split_channels_are_the_speakers() -> None:
+    bucket = Bucket()
+    one, other = (converse(1, 12, seed=seed).audio[: 10 * SAMPLE_RATE] for seed in (1, 2))
+    numbers = bucket.upload(np.stack([one, other], axis=1))
+    bucket.transcribe(numbers, split=True)
+    assert not list(bucket.store.list("s/speakers-"))
+    session = bucket.publish()
+    assert {(part.channel, part.speaker) for part in session.segments} == {(n, msgspec.UNSET) for n in (1, 2)}
+    assert {text[:11] for text in bucket.text("txt").strip().split("\n\n")} == {"Channel 1: ", "Channel 2: "}
 
 
 def test_voices_of_other_audio_are_not_used(dialogue: Bucket) -> None:
@@ -311,6 +347,7 @@ def test_voices_are_stored_before_the_transcript_which_proves_them(
         {"voices": [{"vector": "ADwAPA==", "spans": [{"start": 0, "end": 1e300}]}]},
         {"voices": [{"vector": "ADwAPA==", "spans": []}]},
         {"voices": [{"vector": "ADwAPA==", "spans": [SECOND]}] * 65},
+        {"voices": [{"vector": "ADwA" * 2 * 171, "spans": [SECOND]}]},
     ],
 )
 def test_a_crafted_object_is_no_voices(dialogue: Bucket, change: dict[str, Any]) -> None:

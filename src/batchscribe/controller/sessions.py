@@ -81,7 +81,7 @@ def publish_session(
     rendering = add_names(scanner.output, session, rendering, report=report)
     if there is not None and there.digest == rendering.sign(compute_digest(parts)):
         return None
-    whole = _stitch_parts(scanner.output, session, parts, there, rendering)
+    whole = _stitch_parts(scanner, session, parts, there, rendering)
     for kind in FORMATS:
         scanner.output.replace(f"{stem}.{kind}", rendering.render(whole, kind))
     return stem
@@ -132,18 +132,18 @@ def assemble_session(
     there = _find_head(scanner.output, session) if rendering.labels_speakers else None
     rendering = add_names(scanner.output, session, rendering)
     return AssembledSession(
-        transcript=_stitch_parts(scanner.output, session, parts, there, rendering),
+        transcript=_stitch_parts(scanner, session, parts, there, rendering),
         chunks=len(parts) + len(missing.get(UNSUPPORTED, ())),
         missing={reason: keys for reason, keys in missing.items() if keys},
     )
 
 
 def _stitch_parts(
-    output: Store, session: str, parts: Sequence[PartInput], there: _Head | None, rendering: Rendering
+    scanner: Scanner, session: str, parts: Sequence[PartInput], there: _Head | None, rendering: Rendering
 ) -> SessionTranscript:
     """The session's finished transcript; its speakers keep the labels of the file that is `there`."""
     known = there.list_known(rendering) if there else {}
-    return rendering.finish(stitch(session, _label_parts(output, parts, known, rendering)))
+    return rendering.finish(stitch(session, _label_parts(scanner, parts, known, rendering)))
 
 
 def read_session(output: Store, session: str, digest: str) -> SessionTranscript | None:
@@ -293,23 +293,22 @@ def add_names(
             return replace(rendering, names=decode_names(output.get(key, limit=RECORD_BYTES).data))
         except ObjectNotFoundError:
             continue
-        except ObjectTooLargeError:
-            why = f"not names of speakers: larger than {RECORD_BYTES // MIB} MiB"
         except PermanentError as error:
-            why = str(error)
-        report(PermanentError(f"{key!r}: {why}; the session has labels without names: correct the file"))
-        break
+            report(PermanentError(f"{key!r}: {error}; the session has labels without names: correct it"))
+            break
     return rendering
 
 
 def _label_parts(
-    output: Store, parts: Sequence[PartInput], known: Mapping[str, PartSpeakers], rendering: Rendering
+    scanner: Scanner, parts: Sequence[PartInput], known: Mapping[str, PartSpeakers], rendering: Rendering
 ) -> Sequence[PartInput]:
     """The parts with their speakers. `known`: by audio key, the labels of the session's file until now."""
     if not rendering.labels_speakers:
         return parts
-    held = dict(_read_voices(output, parts, known))
-    labelled = dict(zip(held, label_voices(list(held.values()), rendering.speaker_count), strict=True))
+    held = dict(_read_voices(scanner.output, parts, known))
+    labelled = label_voices(held, rendering.speaker_count, scanner.keep_alive)
+    if other := sum(bool(held[at].voices.voices) for at in held.keys() - labelled.keys()):
+        LOG.warning("voices.skipped", chunks=other, reason="of another model than most of the session")
     # One speaker without a name is no news in each paragraph; the label is kept for later chunks.
     named = rendering.names or len({label for each in labelled.values() for label in each.labels}) > 1
     return [
@@ -347,7 +346,7 @@ def _read_voices(
             continue
         if isinstance(part.content, Transcript) and voices.audio.etag == part.content.audio.etag:
             mark, before = hash_values(data), known.get(part.key)
-            same = before is not None and (before.mark, len(before.labels)) == (mark, len(voices.voices))
+            same = before and (before.mark, len(before.labels)) == (mark, len(voices.voices))
             yield places[key], HeldVoices(voices, mark, before.labels if before and same else ())
 
 
@@ -363,14 +362,15 @@ class _Head(msgspec.Struct, frozen=True):
     def list_known(self, rendering: Rendering) -> dict[str, PartSpeakers]:
         """The labels of each part's voices, by its key; none if another number of speakers was wanted.
 
-        The file may be crafted: the work grows with the square of the number of labels.
+        The file may be crafted: only labels that the setting can make are kept.
         """
         if self.speakers != rendering.speakers:
             return {}
+        possible = set(LABELS[: rendering.speaker_count])
         return {
             part.key: part.speakers
             for part in self.parts
-            if part.speakers and LABELS.issuperset(part.speakers.labels)
+            if part.speakers and possible.issuperset(part.speakers.labels)
         }
 
 

@@ -15,9 +15,9 @@ SESSION_BYTES = 2 * TRANSCRIPT_BYTES
 """Largest sum of the transcripts in one session file. Crafted ones of 60 MB take 1 GB of memory and 85 s to
 stitch; the scheduler's unit has 2 GB."""
 VOICES_BYTES = 4 * MIB
-"""Largest object with the voices of a chunk: 64 voices with 1,024 numbers each are 180 kB, the turns of 12
+"""Largest object with the voices of a chunk: 64 voices with 512 numbers each are 90 kB, the turns of 12
 hours in which the speaker changes every second 1 MB."""
-SESSION_VOICES_BYTES = 128 * MIB
+SESSION_VOICES_BYTES = 64 * MIB
 """Largest sum of the voices of one session: 10 hours in chunks of 10 s are 53 MB (bench/voices.py)."""
 RECORD_BYTES = MIB
 """Largest control object about one run, worker, chunk or instance: a few strings, and for progress the keys

@@ -7,14 +7,14 @@ voices are grouped.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count as count_up
 
 import msgspec
 
 from batchscribe.core.text.transcripts import Segment
-from batchscribe.core.text.voice_groups import VoiceGroup, group_voices
+from batchscribe.core.text.voice_groups import MOST_SPEAKERS, VoiceGroup, group_voices
 from batchscribe.core.text.voices import ChunkVoices
 from batchscribe.core.text.word_assignment import split_by_group
 from batchscribe.core.unreadable import UNREADABLE
@@ -22,11 +22,8 @@ from batchscribe.errors import PermanentError
 
 OFF, AUTO = "off", "auto"
 """Values of BATCH_SPEAKERS besides a number."""
-MOST_SPEAKERS = 20
-LABEL = "Speaker "
-"""A label is this and a number, from 1, in order of the first appearance."""
-LABELS = frozenset(f"{LABEL}{number}" for number in range(1, MOST_SPEAKERS + 1))
-"""Labels that a voice keeps when later chunks arrive."""
+LABELS = tuple(f"Speaker {number}" for number in range(1, MOST_SPEAKERS + 1))
+"""Numbered in order of the first appearance."""
 LONGEST_NAME = 100
 """Characters."""
 Member = tuple[int, int]
@@ -69,20 +66,26 @@ def decode_names(data: bytes) -> dict[str, str]:
     return {label: plain for label, name in found.items() if (plain := " ".join(name.split()))}
 
 
-def label_voices(chunks: Sequence[HeldVoices], count: int | None) -> list[HeldVoices]:
-    """The chunks of a session, in its order, with all labels.
+def label_voices(
+    chunks: Mapping[int, HeldVoices], count: int | None, keep_alive: Callable[[], object] = lambda: None
+) -> dict[int, HeldVoices]:
+    """The labelled chunks of a session; `chunks`: by number, in its order.
 
-    `count`: the number of speakers; None if it is open. Embeddings of different models get different labels.
+    `count`: the maximum of speakers; None if it is open. Embeddings of different models cannot be compared:
+    only the chunks of the most frequent one are returned. `keep_alive` is called during the work.
     """
-    labels: dict[Member, str] = {}
-    for kind in dict.fromkeys(chunk.voices.kind for chunk in chunks):
-        own = {at: chunk for at, chunk in enumerate(chunks) if chunk.voices.kind == kind}
-        alike = next(iter(own.values())).voices.alike
-        _add_labels(group_voices(list(_list_groups(own)), alike, count), labels, chunks)
-    return [
-        replace(chunk, labels=tuple(labels[at, number] for number in range(len(chunk.voices.voices))))
-        for at, chunk in enumerate(chunks)
-    ]
+    kinds = Counter(chunk.voices.kind for chunk in chunks.values() if chunk.voices.voices)
+    if not kinds:
+        return {}
+    kind, _ = kinds.most_common(1)[0]
+    own = {at: chunk for at, chunk in chunks.items() if chunk.voices.kind == kind}
+    alike = next(iter(own.values())).voices.alike
+    groups = group_voices(list(_list_groups(own)), alike, count, keep_alive)
+    labels = _choose_labels(groups, own)
+    return {
+        at: replace(chunk, labels=tuple(labels[at, number] for number in range(len(chunk.voices.voices))))
+        for at, chunk in own.items()
+    }
 
 
 def _list_groups(chunks: Mapping[int, HeldVoices]) -> Iterator[VoiceGroup]:
@@ -92,18 +95,17 @@ def _list_groups(chunks: Mapping[int, HeldVoices]) -> Iterator[VoiceGroup]:
             yield replace(group, members=((at, number),), label=label)
 
 
-def _add_labels(
-    groups: Sequence[VoiceGroup], labels: dict[Member, str], chunks: Sequence[HeldVoices]
-) -> None:
-    """Labels the members of each group; new speakers are numbered by their first appearance."""
-    used = {label for chunk in chunks for label in chunk.labels} | set(labels.values())
-    fresh = (label for number in count_up(1) if (label := f"{LABEL}{number}") not in used)
+def _choose_labels(groups: Sequence[VoiceGroup], chunks: Mapping[int, HeldVoices]) -> dict[Member, str]:
+    """The label of each group's members; new speakers are numbered by their first appearance."""
+    used = {group.label for group in groups}
+    fresh = (label for label in LABELS if label not in used)
+    labels: dict[Member, str] = {}
     for group in sorted(groups, key=lambda group: min(_locate(chunks, member) for member in group.members)):
-        label = group.label or next(fresh)
-        labels.update(dict.fromkeys(group.members, label))
+        labels.update(dict.fromkeys(group.members, group.label or next(fresh)))
+    return labels
 
 
-def _locate(chunks: Sequence[HeldVoices], member: Member) -> tuple[int, float]:
+def _locate(chunks: Mapping[int, HeldVoices], member: Member) -> tuple[int, float]:
     """The place of a voice in the session: its chunk, and the begin of its first span."""
     at, number = member
     return at, chunks[at].voices.voices[number].spans[0].start

@@ -18,6 +18,8 @@ Vector = Sequence[float]
 
 BLOCK = 64
 """Groups that are compared with each other at once."""
+MOST_SPEAKERS = 20
+"""Speakers of a session."""
 BRIEF = 3.0
 """Seconds of speech below which a group is no speaker of its own if the number of speakers is open."""
 
@@ -88,31 +90,40 @@ def limit_groups(groups: Sequence[VoiceGroup], most: int) -> list[VoiceGroup]:
     return _agglomerate(groups, VoiceGroup.compare, count=most)
 
 
-def group_voices(voices: Sequence[VoiceGroup], alike: float, count: int | None) -> list[VoiceGroup]:
-    """Groups the voices of a session by speaker: into at most `count`, or by similarity alone if it is None.
+def group_voices(
+    voices: Sequence[VoiceGroup],
+    alike: float,
+    count: int | None,
+    keep_alive: Callable[[], object] = lambda: None,
+) -> list[VoiceGroup]:
+    """Groups the voices of a session by speaker: into at most `count`.
 
-    Voices of one label are one speaker, and labelled speakers stay apart: they are known from before.
+    If it is None, similarity decides, with at most MOST_SPEAKERS. Voices of one label are one speaker, and
+    labelled speakers stay apart: they are known from before. `keep_alive` is called before each block.
     """
     known: dict[str, VoiceGroup] = {}
     for voice in voices:
         if voice.label:
             known[voice.label] = known[voice.label].join(voice) if voice.label in known else voice
-    fresh = _reduce([voice for voice in voices if not voice.label])
+    fresh = _reduce([voice for voice in voices if not voice.label], keep_alive)
     least = alike if count is None else be_strict(alike)
     groups = _agglomerate([*known.values(), *fresh], VoiceGroup.compare, least=least)
     if count is None:
-        return _dissolve_brief(groups)
-    return _agglomerate(groups, _score_merge, count=count)
+        groups = _dissolve_brief(groups)
+    return _agglomerate(groups, _score_merge, count=count or MOST_SPEAKERS)
 
 
-def _reduce(groups: Sequence[VoiceGroup]) -> Sequence[VoiceGroup]:
+def _reduce(groups: Sequence[VoiceGroup], keep_alive: Callable[[], object]) -> Sequence[VoiceGroup]:
     """First stage: halves each block of neighbours until one block is left.
 
     The most similar half of a block is of one voice each, as long as far fewer speakers than that take turns.
     """
     while len(groups) > BLOCK:
-        blocks = [groups[at : at + BLOCK] for at in range(0, len(groups), BLOCK)]
-        groups = [group for block in blocks for group in limit_groups(block, BLOCK // 2)]
+        halves: list[VoiceGroup] = []
+        for at in range(0, len(groups), BLOCK):
+            keep_alive()
+            halves += limit_groups(groups[at : at + BLOCK], BLOCK // 2)
+        groups = halves
     return groups
 
 

@@ -23,8 +23,8 @@ FORMAT = "batchscribe.voices"
 VERSION = 1
 MOST_VOICES = 64
 """Voices of one chunk; more are merged."""
-DIMENSIONS = 1024
-"""Most numbers of an embedding; published models have 192 to 512."""
+DIMENSIONS = 512
+"""Most numbers of an embedding, as published models have: the time to group voices grows with it."""
 PLACES = 2
 """Decimal places of times."""
 
