@@ -90,10 +90,11 @@ class RayMachine:
         return self._process.stdout.readline()
 
     def _watch(self) -> None:
-        waits, idle = HostWaits(), timedelta(0)
+        waits = HostWaits()
         over = self._claim.deadline + timedelta(seconds=waits.overtime)
-        while idle.total_seconds() <= waits.first and self._clock.now() <= over:
+        while True:
             self._clock.sleep(CHECK_SECONDS)
-            ended = all(work.done() for work in tuple(self._workers.values()))
-            idle = self._clock.now() - self._idle_since if ended else timedelta(0)
-        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+            now, works = self._clock.now(), tuple(self._workers.values())
+            idle = all(work.done() for work in works) and now - self._idle_since > timedelta(seconds=waits.first)
+            if idle or now > over:
+                ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

@@ -1,6 +1,6 @@
 """Lists a large bucket as many ranges of keys at once, in key order.
 
-S3 sends at most 1,000 keys for a request, and the next page only after it: a million keys at 40 ms take at least 40 s.
+S3 sends at most 1,000 keys for a request, and the next page only after it: a million keys at 40 ms take 40 s.
 Ranges are independent of each other. Their limits are keys of the last complete listing, about SPACING apart,
 so that each range is one request. They are hints: the ranges between any limits cover every key exactly once.
 A range that turns out to be long (the whole bucket at its first listing) is measured before it is read.
