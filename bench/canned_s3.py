@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, overload
 from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import escape
@@ -21,7 +21,8 @@ PAGE = 1000
 AUDIO, TRANSCRIPTS = 50, 47
 SESSION = AUDIO + TRANSCRIPTS
 SESSIONS_OF_USER = 100
-FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+"""A time at which no object of the bucket is too young."""
 _XML = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
@@ -184,8 +185,3 @@ async def _serve_forever(pipe: Any, keys: Keys, requests: Any, latency: float) -
     )
     pipe.send("http://{}:{}".format(*server.sockets[0].getsockname()))
     await server.serve_forever()
-
-
-def tomorrow() -> datetime:
-    """A time at which no object of the bucket is too young."""
-    return FIRST + timedelta(days=60)

@@ -2,8 +2,8 @@
 
 `python -m bench.listing [--keys 1000000] [--latency-ms 40] [--shape sessions|flat] [--tools PYTHON]`.
 Each way is a process of its own, so that its CPU seconds and its peak memory are its own. `PYTHON` is the
-interpreter of an environment with boto3, s3fs and awscli, which no part of this project needs:
-`python -m venv tools && tools/bin/pip install boto3 s3fs awscli`, then `--tools tools/bin/python`.
+interpreter of an environment with boto3 and awscli, which no part of this project needs:
+`python -m venv tools && tools/bin/pip install boto3 awscli`, then `--tools tools/bin/python`.
 
 The goal of a scan is 1.4 times the larger of pages x latency / streams and its CPU seconds.
 """
@@ -24,17 +24,13 @@ from batchscribe.adapters.stores.ranges import STREAMS, RangeLister
 from batchscribe.controller.scan import Scanner
 from batchscribe.testing.clock import FakeClock
 from batchscribe.wiring.stores import open_store
-from bench.canned_s3 import PAGE, SHAPES, CannedBucket, canned_bucket, tomorrow
+from bench.canned_s3 import NOW, PAGE, SHAPES, CannedBucket, canned_bucket
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 BOTO3 = """
 import boto3, sys
 pages = boto3.client("s3", endpoint_url=sys.argv[1], region_name="us-east-1").get_paginator("list_objects_v2")
 print(sum(len(page["Contents"]) for page in pages.paginate(Bucket="bench")))
-"""
-S3FS = """
-import s3fs, sys
-print(len(s3fs.S3FileSystem(endpoint_url=sys.argv[1]).find("bench")))
 """
 
 
@@ -74,14 +70,13 @@ def _list_ways(bucket: CannedBucket, state: str, tools: str | None) -> list[tupl
         *ways,
         ("boto3's paginator", [tools, "-c", BOTO3, bucket.endpoint]),
         ("aws s3 ls --recursive", [*aws, "s3", "ls", "s3://bench", "--recursive"]),
-        ("s3fs find", [tools, "-c", S3FS, bucket.endpoint]),
     ]
 
 
 def scan(endpoint: str, state: str | None) -> None:
     """A tick's listing and sums; without `state` in one stream."""
     store = open_store("s3://bench", endpoint=endpoint, region="us-east-1")
-    scanner = Scanner(store, store, clock=FakeClock(tomorrow()))
+    scanner = Scanner(store, store, clock=FakeClock(NOW))
     if state is not None:
         scanner.list_all = RangeLister(Path(state))
     print(scanner.backlog().pending)
@@ -110,7 +105,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--latency-ms", type=float, default=40.0)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="sessions")
-    parser.add_argument("--tools", help="interpreter of an environment with boto3, s3fs and awscli")
+    parser.add_argument("--tools", help="interpreter of an environment with boto3 and awscli")
     parser.add_argument("--scan", help=argparse.SUPPRESS)
     parser.add_argument("--state", help=argparse.SUPPRESS)
     wanted = parser.parse_args()

@@ -1,6 +1,6 @@
 """What a scan of 1e6 to 1e9 keys costs: requests, dollars, time, by a simulation of its listing.
 
-`python -m bench.scale [--cpu-us 6.5] [--latency-ms 40]`; docs/scale.md shows its output. It plays
+`python -m bench.scale [--cpu-us 11.3] [--latency-ms 40]`; docs/scale.md shows its output. It plays
 `adapters/stores/ranges.py`: ranges of SPACING keys in STREAMS streams, read in key order, each with its own
 latency, and new keys since the last listing. The CPU seconds are those that `bench.listing` measures.
 The last column lists the ranges with new keys hourly, and everything once a day.
@@ -41,10 +41,9 @@ def simulate(keys: int, *, streams: int, latency: float, cpu_of_key: float, seed
     read: deque[float] = deque([0.0] * streams, maxlen=streams)
     requests, now = 0, 0.0
     for held in _sizes(keys, chance):
-        now = max(now, read[0] + _wait(latency, chance)) + min(held, PAGE) * cpu_of_key
+        now = max(now, read[0] + _wait(latency, chance)) + held * cpu_of_key
         pages = ceil(held / PAGE)
-        for _ in range(pages - 1):
-            now += _wait(latency, chance) + (held - PAGE) * cpu_of_key
+        now += sum(_wait(latency, chance) for _ in range(pages - 1))
         requests += pages
         read.append(now)
     return Listing(requests, now, keys * cpu_of_key)
@@ -90,7 +89,7 @@ def _print_row(*values: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cpu-us", type=float, default=6.5)
+    parser.add_argument("--cpu-us", type=float, default=11.3)
     parser.add_argument("--latency-ms", type=float, default=40.0)
     wanted = parser.parse_args()
     show(wanted.latency_ms / 1000, wanted.cpu_us / 1e6)

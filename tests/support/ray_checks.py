@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ import pytest
 from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
-from batchscribe.controller.context import RunConfig
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, WorkerEnd, decode
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
@@ -268,10 +267,6 @@ class Scheduled:
         return len(self.list_done()) >= 3
 
 
-@pytest.mark.skipif(
-    "max_machines" not in {field.name for field in fields(RunConfig)},
-    reason="this controller creates no machines",
-)
 @pytest.mark.parametrize("killed", ["node", "scheduler"])
 def test_a_run_goes_on_if_its_node_or_its_scheduler_is_killed(
     cluster: PlayedCluster, tmp_path: Path, killed: str

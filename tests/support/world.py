@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchscribe import __version__
 from batchscribe.adapters.existing_instances import ExistingInstances
-from batchscribe.controller.advance import PassResult, take_step
+from batchscribe.controller.advance import PassResult, advance_all, take_step
 from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
@@ -220,6 +220,17 @@ def stage(
         notes=notes,
         ledger=ledger,
     )
+
+
+def advanced(at: Stage, is_there: Callable[[Run], bool]) -> Run:
+    """The open run, after as many passes as it takes."""
+    for _ in range(400):
+        (run,) = at.ledger.open_runs()
+        if is_there(run):
+            return run
+        at.clock.sleep(5)
+        advance_all(at.world, at.config, PassResult())
+    raise AssertionError("the run never came there")
 
 
 def once(at: Stage) -> Ticked:

@@ -41,7 +41,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
 from batchscribe.testing.fleet import FakeFleet, show_named
 from batchscribe.testing.worker import ChunkFate
-from support.world import Stage, stage
+from support.world import Stage, advanced, stage
 
 IMAGE = "template"
 CHUNKS = 48
@@ -98,17 +98,6 @@ def fleet(folder: Path, *, machines: int) -> Iterator[Fleet]:
     made.clock.sleep(600)
     yield made
     made.ledger.close()
-
-
-def advanced(at: Fleet, is_there: Callable[[Run], bool]) -> Run:
-    """The open run, after as many passes as it takes."""
-    for _ in range(400):
-        (run,) = at.ledger.open_runs()
-        if is_there(run):
-            return run
-        at.clock.sleep(5)
-        advance_all(at.world, at.config, PassResult())
-    raise AssertionError("the run never came there")
 
 
 def started(at: Fleet, *, at_work: int) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from batchscribe.errors import ComputeUnavailableError, LaunchError, Misconfigur
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault
 from batchscribe.testing.guard import FakeGuard
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, advanced, stage
 
 SECOND = "i-0fedcba9876543210"
 BOTH = (INSTANCE, SECOND)
@@ -43,17 +43,6 @@ def at(tmp_path: Path) -> Iterator[Stage]:
     made.clock.sleep(600)
     yield made
     made.ledger.close()
-
-
-def advanced(at: Stage, is_there: Callable[[Run], bool]) -> Run:
-    """The open run, after as many passes as it takes."""
-    for _ in range(300):
-        (run,) = at.ledger.open_runs()
-        if is_there(run):
-            return run
-        at.clock.sleep(5)
-        advance_all(at.world, at.config, PassResult())
-    raise AssertionError("the run never came there")
 
 
 def advanced_to(at: Stage, state: RunState, *, workers: int = 0) -> Run:

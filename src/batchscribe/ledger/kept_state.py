@@ -21,17 +21,16 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from batchscribe.core.objects import MIB
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import BatchscribeError, RefusedError, UnreadableError
-from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.ledger.ledger import CHECKED_BYTES, FILE_NAME
 from batchscribe.protocols import Store
 
 PREFIX = "generations/"
 KEPT = 10
 """Generations that stay: if the newest one is damaged, and deleted, the one before is in effect."""
-MAX_BYTES = 256 * MIB
-"""Largest state, uncompressed: as of the largest ledger that is checked at each start."""
+MAX_BYTES = CHECKED_BYTES
+"""Largest state, uncompressed."""
 ATTEMPTS = 5
 """Times that a change is applied to the newest generation."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")

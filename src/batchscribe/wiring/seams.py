@@ -251,14 +251,14 @@ def market_rate_of(settings: Settings, clock: Clock) -> Callable[[str, Market, s
 
 def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
     cluster = open_ray_cluster(settings)
-    from batchscribe.adapters.ray.capacity import RayCapacity
+    from batchscribe.adapters.ray.capacity import WORKER, RayCapacity
 
     return RayCapacity(
         cluster=cluster,
         clock=clock,
         rate_of=rate_of(settings),
         node_type=settings.instance_type,
-        control=settings.control,
+        command=(*WORKER, *(("--control", settings.control) if settings.control else ())),
     )
 
 

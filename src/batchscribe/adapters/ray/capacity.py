@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError
 
-from batchscribe.adapters.ray.cluster import NAMESPACE, RayCluster, call, convert_errors
+from batchscribe.adapters.ray.cluster import NAMESPACE, RayCluster, convert_errors
 from batchscribe.adapters.ray.machine import RayMachine
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.offers import Market, Offer
@@ -19,6 +20,7 @@ from batchscribe.protocols import Clock
 
 AUTOSCALED = "batchscribe.autoscaled"
 """Label of nodes that an autoscaler ends once they are idle."""
+WORKER = ("-P", "-m", "batchscribe", "worker", "-")
 MAX_RESTARTS = 3
 """A chunk that takes down its node must not take down others until the deadline."""
 NO_NODE = "no node of the Ray cluster has a free GPU yet"
@@ -35,10 +37,8 @@ class RayCapacity:
     """Returns the rate of one GPU of a node type. Raises MisconfiguredError if it is unknown."""
     node_type: str = ""
     """Only prices the nodes."""
-    control: str = ""
-    """URL of the control objects; empty if they are below the output."""
-    command: tuple[str, ...] = ()
-    """Starts a worker on the machine's node; empty: `batchscribe worker -`."""
+    command: tuple[str, ...] = WORKER
+    """Arguments of the node's Python that start a worker."""
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol's signature
         rate = self.rate_of(self.node_type)
@@ -56,7 +56,7 @@ class RayCapacity:
                 num_gpus=1,
                 max_restarts=MAX_RESTARTS,
             )
-            machine.remote(claim, self.clock.now(), self.control, self.command)
+            machine.remote(claim, self.clock.now(), self.command)
         return True
 
     def announce(self, instance: str, manifest: str) -> None:
@@ -74,9 +74,9 @@ class RayCapacity:
         return self.poll(tuple(actor.name for actor in live))
 
     def teardown(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  it is always killed
-        with convert_errors(f"the end of {instance} is not confirmed", ComputeUnavailableError):
-            if machine := self.cluster.find_machine(instance):
-                ray.kill(machine, no_restart=True)
+        subject = f"the end of {instance} is not confirmed"
+        with convert_errors(subject, ComputeUnavailableError), suppress(LookupError):
+            ray.kill(self.cluster.find_machine(instance), no_restart=True)
 
     def restore(self, instance: str, instance_type: str) -> None:
         """Does nothing: the machine ends with its run."""
@@ -110,18 +110,17 @@ class RayCapacity:
     def _read_claim(self, seen: Instance) -> Instance:
         """Adds what only the actor knows; unchanged while Ray restarts it on another node."""
         try:
-            machine = self.cluster.find_machine(seen.id)
-            claim, launched_at, address = call(machine.describe)
-        except (AttributeError, ActorUnavailableError):
+            claim, launched_at, address = self.cluster.call(seen.id, "describe")
+        except (LookupError, ActorUnavailableError):
             return seen
         tags = seen.tags | claim.tags
         return replace(seen, tags=tags, launched_at=launched_at, public_address=address)
 
     def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
         """True if the node is autoscaled, still up, and without any live actor."""
-        if node is None or AUTOSCALED not in nodes.get(node, {}):
+        if AUTOSCALED not in nodes.get(node or "", {}):
             return False
-        return not self.cluster.list_actors(("node_id", "=", node), ("state", "=", "ALIVE"))
+        return not self.cluster.list_actors(("node_id", "=", str(node)), ("state", "=", "ALIVE"))
 
 
 def _explain_death(cause: Mapping[str, Mapping[str, Any]] | None) -> str:

@@ -43,12 +43,17 @@ class RayCluster:
             RayCluster.api = f"http://{context.dashboard_url}"
 
     def find_machine(self, name: str) -> Any:
-        """Handle of the live actor of this name; None without one."""
+        """Handle of the live actor of this name. Raises LookupError without one."""
         self.connect()
         try:
             return ray.get_actor(name, namespace=NAMESPACE)
-        except ValueError:  # Ray's error for a name without a live actor
-            return None
+        except ValueError as error:
+            raise LookupError(f"{name} has ended: it has no actor in the Ray cluster") from error
+
+    def call(self, name: str, method: str, *arguments: object, **named: object) -> Any:
+        """Result of a method of the live actor of this name. Raises LookupError, and what Ray raises."""
+        machine = self.find_machine(name)
+        return ray.get(getattr(machine, method).remote(*arguments, **named), timeout=CALL_SECONDS)
 
     def list_actors(self, *filters: tuple[str, str, str]) -> list[Any]:
         """Ray's records of actors in all namespaces, the dead ones among them."""
@@ -62,11 +67,6 @@ class RayCluster:
         return {node["NodeID"]: node["Labels"] for node in ray.nodes() if node["Alive"]}
 
 
-def call(method: Any, *arguments: object, **named: object) -> Any:
-    """Result of an actor's method. Raises RayError."""
-    return ray.get(method.remote(*arguments, **named), timeout=CALL_SECONDS)
-
-
 @contextmanager
 def convert_errors(subject: str, kind: type[BatchscribeError]) -> Iterator[None]:
     """Raises `kind` for Ray's errors, and MisconfiguredError for different versions."""
@@ -75,7 +75,7 @@ def convert_errors(subject: str, kind: type[BatchscribeError]) -> Iterator[None]
     except ConnectionError as error:
         hint = "if it is up, check its address, and the token in RAY_AUTH_TOKEN_PATH"
         raise kind(f"{subject}: {_first_line(error)}; {hint}") from error
-    except (RayError, RayStateApiException, OSError, RuntimeError, ValueError) as error:
+    except (RayError, RayStateApiException, OSError, RuntimeError, LookupError, ValueError) as error:
         text = _first_line(error)
         if "ersion mismatch" in str(error):
             raise MisconfiguredError(f"{text}: install the cluster's versions of Ray and Python") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from batchscribe.adapters.ray.cluster import RayCluster, call, convert_errors
+from batchscribe.adapters.ray.cluster import RayCluster, convert_errors
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef, digest
 from batchscribe.errors import LaunchError
@@ -26,17 +27,14 @@ class RayLauncher:
         self._call(instance, "start", (manifest.run, manifest.worker), f"{digest(manifest)} {url}")
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        try:
-            return self._call(instance, "is_alive", (worker.run, worker.worker))  # type: ignore[no-any-return]
-        except LaunchError:
-            return None
+        alive: bool | None = None
+        with suppress(LaunchError):
+            alive = self._call(instance, "is_alive", (worker.run, worker.worker))
+        return alive
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:
         self._call(instance, "cancel", (worker.run, worker.worker), force=force)
 
     def _call(self, instance: Instance, method: str, *arguments: object, **named: object) -> Any:
         with convert_errors(f"{instance.id} did not reply to {method!r}", LaunchError):
-            machine = self._cluster.find_machine(instance.id)
-            if machine is None:
-                raise LaunchError(f"{instance.id} has ended: it has no actor in the Ray cluster")
-            return call(getattr(machine, method), *arguments, **named)
+            return self._cluster.call(instance.id, method, *arguments, **named)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -20,7 +21,6 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.run.host import HostWaits
 from batchscribe.core.run.instances import Claim
 
-WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker", "-")
 CHECK_SECONDS = 5.0
 Worker = tuple[str, int]
 """Run and number of a worker."""
@@ -32,16 +32,14 @@ class RayMachine:
     It ends itself after 10 minutes without work, and 3 minutes after its claim's deadline.
     """
 
-    def __init__(self, claim: Claim, launched_at: datetime, control: str, command: tuple[str, ...]) -> None:
-        """`command` starts a worker that reads manifests from standard input; see RayCapacity."""
+    def __init__(self, claim: Claim, launched_at: datetime, command: tuple[str, ...]) -> None:
+        """`command`: arguments of Python for a worker that reads manifests from standard input."""
         self._claim, self._launched_at = claim, launched_at
-        self._command = [*(command or WORKER_COMMAND), *(("--control", control) if control else ())]
+        self._command = [sys.executable, *command]
         self._clock = SystemClock()
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        self._known: set[Worker] = set()
-        self._open: list[Worker] = []
-        """Workers that have not ended; the first one is in the process."""
-        self._turn = threading.Lock()
+        self._queue = ThreadPoolExecutor(max_workers=1)
+        self._workers: dict[Worker, Future[None]] = {}
         self._process: subprocess.Popen[str] | None = None
         """Lives on, with its engine, from one finished manifest to the next."""
         self._idle_since = self._clock.now()
@@ -56,30 +54,28 @@ class RayMachine:
 
     def start(self, worker: Worker, line: str) -> None:
         """Ensures that a worker was started on the manifest that `line` names: `SHA256 URL`."""
-        if worker not in self._known:
-            self._known.add(worker)
-            self._open.append(worker)
-            threading.Thread(target=self._run_worker, args=(worker, line), daemon=True).start()
+        if worker not in self._workers:
+            self._workers[worker] = self._queue.submit(self._run_worker, line)
 
     def is_alive(self, worker: Worker) -> bool | None:
         """True if the worker runs; None if it may have been lost with this actor's last node."""
-        return worker in self._open or (None if self._restarted and worker not in self._known else False)
+        if worker in self._workers:
+            return not self._workers[worker].done()
+        return None if self._restarted else False
 
     def cancel(self, worker: Worker, *, force: bool) -> None:
         """Asks the worker to finish its window and end; `force` kills it."""
-        if self._open[:1] == [worker] and self._process is not None:
+        if worker in self._workers and self._workers[worker].running() and self._process is not None:
             self._process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
 
-    def _run_worker(self, worker: Worker, line: str) -> None:
-        with self._turn:
-            finished = ""
-            with suppress(OSError):  # the process could not be started, or ended before it read the line
-                finished = self._await_line(line)
-            if not finished and self._process is not None:
-                self._process.wait()
-                self._process = None
-            self._open.remove(worker)
-            self._idle_since = self._clock.now()
+    def _run_worker(self, line: str) -> None:
+        finished = ""
+        with suppress(OSError):  # the process could not be started, or ended before it read the line
+            finished = self._await_line(line)
+        if not finished and self._process is not None:
+            self._process.wait()
+            self._process = None
+        self._idle_since = self._clock.now()
 
     def _await_line(self, line: str) -> str:
         """The line that the process prints for a finished manifest; empty if it ended instead."""
@@ -94,10 +90,11 @@ class RayMachine:
         return self._process.stdout.readline()
 
     def _watch(self) -> None:
-        waits, waiting = HostWaits(), threading.Event()
+        waits = HostWaits()
         over = self._claim.deadline + timedelta(seconds=waits.overtime)
-        while not waiting.wait(CHECK_SECONDS):
-            now = self._clock.now()
-            idle = not self._open and now - self._idle_since > timedelta(seconds=waits.first)
+        while True:
+            self._clock.sleep(CHECK_SECONDS)
+            now, works = self._clock.now(), tuple(self._workers.values())
+            idle = all(work.done() for work in works) and now - self._idle_since > timedelta(seconds=waits.first)
             if idle or now > over:
                 ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

@@ -82,7 +82,7 @@ def list_pages(
 ) -> Iterator[list[ObjectInfo]]:
     """Yields the objects of all ranges in key order, at most PAGE at once; STREAMS pages are read ahead."""
     with _open_pool() as pool:
-        yield from _Listing(store, pool, keep_alive).read(_pair_up(limits))
+        yield from _Listing(store, pool, keep_alive).read(_join_up("", limits, None))
 
 
 class _Listing:
@@ -199,21 +199,12 @@ def _join_small(sizes: dict[str, int]) -> list[str]:
     return limits
 
 
-def _pair_up(limits: Iterable[str]) -> Iterator[Range]:
-    """The ranges between remembered keys; those that do not increase or are odd are ignored."""
-    last = ""
-    for key in limits:
-        if key > last and not is_odd(key):
-            yield last, key
-            last = key
-    yield last, None
-
-
 def _join_up(start: str, limits: Iterable[str], end: str | None) -> Iterator[Range]:
-    """The ranges from `start` to `end` between increasing limits."""
+    """The ranges from `start` to `end` between limits; those that do not increase or are odd are ignored."""
     for key in limits:
-        yield start, key
-        start = key
+        if key > start and not is_odd(key):
+            yield start, key
+            start = key
     yield start, end
 
 
