@@ -228,7 +228,10 @@ def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> No
     run = at_work(at)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     box_ends(at, run, "the deadline passed", worker=0)
-    assert _explain_down(at.world, run, run.machines[0], run.worker, "it is stopped")[0] is Outcome.TIMED_OUT
+    assert (
+        _explain_down(at.world, run, at.compute.describe(INSTANCE), run.worker, "it is stopped")[0]
+        is Outcome.TIMED_OUT
+    )
 
 
 def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:

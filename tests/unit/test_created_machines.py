@@ -437,7 +437,7 @@ def test_a_spot_machine_that_a_user_terminated_was_not_interrupted_by_the_cloud(
 def test_a_machine_that_cannot_be_ended_is_reported_while_the_other_works(
     at: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_name: str, *, force: bool = False) -> None:  # noqa: ARG001
+    def refuse(_name: str, *, force: bool = False) -> None:
         raise MisconfiguredError("termination protection")
 
     monkeypatch.setattr(at.cloud, "teardown", refuse)

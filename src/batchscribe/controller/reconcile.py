@@ -96,10 +96,11 @@ def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ..
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
-            title = "batchscribe: a machine could not be taken over"
-            alert(
-                world, f"not-adopted/{seen.id}", title, f"{seen.id} is {seen.state}: {error}", Level.FAILURE
+            title, text = (
+                "batchscribe: a machine could not be taken over",
+                f"{seen.id} is {seen.state}: {error}",
             )
+            alert(world, f"not-adopted/{seen.id}", title, text, Level.FAILURE)
             errors.append(error)
     return tuple(errors)
 
@@ -115,8 +116,10 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
             _end_settled(world, run, seen)
         return
     if seen.deadline is None and MACHINE_TAG in seen.tags:
-        text = f"{seen.id} is {seen.state} for run {seen.run}, which is unknown here, and its tag {DEADLINE_TAG} "
-        text += "is not a time: it was not touched; end it in the cloud's console if no other scheduler uses it"
+        text = (
+            f"{seen.id} is {seen.state} for run {seen.run}, which is unknown here; its tag {DEADLINE_TAG} is "
+        )
+        text += "not a time. It was not touched: end it in the cloud's console if no other scheduler uses it"
         alert(world, f"no-deadline/{seen.id}", "batchscribe: a machine without a deadline", text)
     late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
     reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline

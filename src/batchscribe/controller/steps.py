@@ -187,7 +187,7 @@ def work(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def _act_each(world: World, config: RunConfig, run: Run, acts: Iterable[Act]) -> Run:
-    """Takes acts on different machines. A transient error of one prevents no other, and is raised at the end."""
+    """Takes acts on different machines. A transient error prevents no other act; it is raised at the end."""
     failed: TransientError | None = None
     for act in acts:
         try:
@@ -318,6 +318,7 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
     if run.wanted_type and seen.type == run.wanted_type and not run.creates_machines:
         changed = replace(with_type(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")
+    offer: Offer | None = None
     try:
         offer = choose_offer(world, config, run, seen)
         claim = replace(claim_of(run, seen.id), manifest=_find_announced_hash(world, run, seen.id))
@@ -326,7 +327,7 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
     except NoCapacityError as error:
         return _take_refusal(world, config, run, seen, error)
     except ComputeUnavailableError as error:
-        if run.creates_machines:
+        if run.creates_machines and offer is not None:
             run = save(world, _with_offer(run, seen.id, offer, unconfirmed=read_moment(world)))
         return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
@@ -353,6 +354,4 @@ def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, err
         return take_another_offer(world, config, run, seen, error)
     if read_moment(world).is_within(START_VISIBILITY_DELAY, of=unconfirmed):
         return run
-    return save(
-        world, run.with_machine(seen.id, type="", market="", rate=None, unconfirmed=None), str(error)
-    )
+    return save(world, run.with_machine(seen.id, type="", market="", rate=None, unconfirmed=None), str(error))

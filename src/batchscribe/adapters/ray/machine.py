@@ -91,10 +91,13 @@ class RayMachine:
 
     def _watch(self) -> None:
         waits = HostWaits()
-        over = self._claim.deadline + timedelta(seconds=waits.overtime)
+        patience, over = (
+            timedelta(seconds=waits.first),
+            self._claim.deadline + timedelta(seconds=waits.overtime),
+        )
         while True:
             self._clock.sleep(CHECK_SECONDS)
             now, works = self._clock.now(), tuple(self._workers.values())
-            idle = all(work.done() for work in works) and now - self._idle_since > timedelta(seconds=waits.first)
+            idle = all(work.done() for work in works) and now - self._idle_since > patience
             if idle or now > over:
                 ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

@@ -13,7 +13,7 @@ MANIFEST_TAG = "batchscribe:manifest"
 MACHINE_TAG = "batchscribe:machine"
 """The run's name of a machine that was created for it, such as RUN-0: known before the cloud has an ID."""
 BY_CLIENT = "Client."
-"""Begin of the state reason of an instance that a user or its own system stopped; the cloud's is `Server.`."""
+"""Prefix of the state reason if a user or its own system stopped the instance; the cloud's is `Server.`."""
 STOP_PATIENCE_SECONDS = 600.0
 """From the stop request to `stopped`; a longer stop raises an alarm."""
 

@@ -120,7 +120,7 @@ class Machine:
     rate: Rate | None = None
     """Its price. None is the run's: that of an existing instance, or while `type` is empty."""
     unconfirmed: Moment | None = None
-    """Time of its last request without a reply, for its type and market; None if it may take another offer."""
+    """Its last request without a reply, for its type and market. None if it may take another offer."""
     meter: Meter = field(default_factory=Meter)
     """Observations of the instance: the billed time, and if it is still ours."""
     reaching_since: Moment | None = None
