@@ -12,7 +12,15 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json, print_warning, source_option
+from batchscribe.cli.app import (
+    App,
+    json_option,
+    pass_app,
+    print_json,
+    print_warning,
+    source_option,
+    write_result,
+)
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import build_url
@@ -203,12 +211,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
         data = _render_reader(app, scanner, found, audio_mb, rendering)
     else:
         data = rendering.render(found.transcript, kind)
-    if output is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        output.write_bytes(data)
-        app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+    write_result(app, output, data)
 
 
 def _render_reader(
