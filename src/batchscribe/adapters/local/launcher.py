@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -12,39 +11,14 @@ import structlog
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.core.run import host
-from batchscribe.core.run.host import HostReply
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerName, WorkerRef, digest
 from batchscribe.detached import ask_to_end, is_running, start_once
-from batchscribe.errors import LaunchError
 from batchscribe.protocols import Clock
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
 KEPT = timedelta(days=30)
 """Retention of the records of ended workers; no run is that long."""
-
-
-class LocalHost:
-    """A client for this machine as the GPU host; requests run in a process with `environment`."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
-        """The reply. Raises LaunchError if there is none."""
-        argv = [sys.executable, "-P", "-m", host.MODULE, word]
-        try:
-            done = subprocess.run(
-                argv, input=data, env=self._environment, capture_output=True, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise LaunchError(f"{instance.id} did not reply to {word!r} within {timeout:g} s") from error
-        answer = host.decode_reply(done.stdout)
-        if answer is None or answer.error:
-            reason = answer.error if answer else f"exit code {done.returncode}"
-            raise LaunchError(f"{instance.id} did not reply to {word!r}: {reason}")
-        return answer
 
 
 class LocalLauncher:
