@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import click
@@ -25,7 +24,7 @@ from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
-from batchscribe.controller.commands.why import ChunkHistory
+from batchscribe.controller.commands.why import ChunkHistory, describe_unreadable, list_events
 from batchscribe.controller.commands.why import read_history as life_of
 from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
@@ -204,7 +203,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
         found = assemble_session(scanner, wanted, rendering)
     for part in found.transcript.parts:
         if UNREADABLE in part.flags:
-            print_warning(_unreadable(part.transcript, part.key))
+            print_warning(describe_unreadable(part.transcript, part.key))
     if found.missing:
         print_warning(_describe_missing(shown(wanted), found))
     if kind == HTML:
@@ -306,10 +305,6 @@ def _confirm(act: str, planned: str) -> None:
     click.confirm(f"{act.capitalize()} {planned}?", abort=True)
 
 
-def _unreadable(transcript: str, key: str) -> str:
-    return printable(f"{transcript} is not read; `batchscribe redo {shlex.quote(key)}` transcribes it again")
-
-
 def _next_tick(app: App) -> str:
     """Returns the decision of a tick now; the reason if it cannot be made."""
     try:
@@ -330,23 +325,8 @@ def _describe_life(life: ChunkHistory) -> Iterator[str]:
         if life.next_tick:
             yield f"  next tick   {life.next_tick}"
         yield f"  transcript  goes to {life.planned}"
-    for at, line in sorted(_list_events(life)):
-        yield f"  {at:%Y-%m-%d %H:%M:%S} UTC  {line}"
+    for at, event, run in sorted(list_events(life)):
+        of_run = f"run {run}, " if run else ""
+        yield f"  {at:%Y-%m-%d %H:%M:%S} UTC  {of_run}{event}"
     if life.quarantine:
         yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` retries it"
-
-
-def _list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str]]:
-    """Yields transcripts, runs and failed attempts with their times."""
-    for transcript in life.transcripts:
-        if transcript.unreadable:
-            line = f"unreadable: {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
-        else:
-            by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
-            flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
-            line = f"transcribed{by}{flags}: {transcript.key}"
-        yield transcript.written, line
-    for mention in life.runs:
-        yield mention.dispatched, f"run {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
-    for number, failure in enumerate(life.failures, 1):
-        yield failure.at, f"attempt {number} failed in run {failure.run} ({failure.kind}): {failure.message}"
