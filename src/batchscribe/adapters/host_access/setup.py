@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 
 import msgspec
-from dotenv.parser import parse_stream
 from msgspec import structs
 
 from batchscribe import __version__
@@ -37,6 +36,7 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.env_file import parse_bindings
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -343,11 +343,7 @@ def read_environment(path: Path) -> str:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise MisconfiguredError(f"the environment file {path} cannot be read: {error}") from error
-    for binding in parse_stream(io.StringIO(text)):
-        if binding.error or (binding.key is not None and binding.value is None):
-            raise MisconfiguredError(
-                f"line {binding.original.line} of {path} is not NAME=VALUE: nothing was written"
-            )
+    parse_bindings(path, io.StringIO(text))
     return text
 
 
