@@ -20,7 +20,6 @@ from batchscribe.cli.app import (
     source_option,
     write_result,
 )
-from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
@@ -34,7 +33,7 @@ from batchscribe.core.decide.policy import decide
 from batchscribe.core.figures import format_count, format_hours, format_size
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
-from batchscribe.core.scan.chunks import TOP, session_id
+from batchscribe.core.scan.chunks import TOP, session_id, show_session
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.stitching import UNREADABLE
@@ -205,7 +204,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
         if UNREADABLE in part.flags:
             print_warning(describe_unreadable(part.transcript, part.key))
     if found.missing:
-        print_warning(_describe_missing(shown(wanted), found))
+        print_warning(_describe_missing(show_session(wanted), found))
     if kind == HTML:
         data = _render_reader(app, scanner, found, audio_mb, rendering)
     else:
@@ -245,15 +244,15 @@ def _find_session(scanner: Scanner, wanted: str) -> str:
     sessions = sorted({audio.name.session for audio in scanner.audio()})
     if wanted in sessions:
         return wanted
-    folder, name = "" if wanted == TOP else wanted, shown(wanted)
-    inside = [shown(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
+    folder, name = "" if wanted == TOP else wanted, show_session(wanted)
+    inside = [show_session(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
     if inside:
         raise ObjectNotFoundError(f"{name!r} is a folder of several sessions: {_list_names(inside)}")
-    similar = [each for each in sessions if name.casefold() in shown(each).casefold()]
+    similar = [each for each in sessions if name.casefold() in show_session(each).casefold()]
     if len(similar) == 1:
         return similar[0]
-    similar = similar or [each for each in sessions if _is_near(name, shown(each))]
-    names = _list_names([shown(each) for each in similar])
+    similar = similar or [each for each in sessions if _is_near(name, show_session(each))]
+    names = _list_names([show_session(each) for each in similar])
     hint = f"; similar: {names}" if similar else "; see `batchscribe scan --all`"
     raise ObjectNotFoundError(f"no session {name!r} in {scanner.source.url}{hint}")
 
@@ -316,7 +315,7 @@ def _next_tick(app: App) -> str:
 
 
 def _describe_life(life: ChunkHistory) -> Iterator[str]:
-    yield f"{life.key}  (session {shown(life.session)})"
+    yield f"{life.key}  (session {show_session(life.session)})"
     if life.audio is None:
         yield "  the audio was deleted"
     else:
