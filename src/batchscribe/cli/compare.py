@@ -73,7 +73,7 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
 
     Raises BatchscribeError if one fails.
     """
-    word_error_rate = load_word_error_rate("--compare")
+    word_error_rate = load_word_error_rate()
     spoken = split_words(reference.read_text()) if reference else None
     settings = app.settings
     candidates = list(_list_candidates(replace(chosen, language=settings.language, task=settings.task)))
@@ -265,12 +265,14 @@ def _find_price(settings: Settings, spec: EngineSpec, speeds: Sequence[Speed]) -
     return min(found, default=None)
 
 
-def load_word_error_rate(purpose: str) -> WordErrorRate:
+def load_word_error_rate() -> WordErrorRate:
     """Returns jiwer's word error rate. Raises MisconfiguredError if it is not installed."""
     try:
         import jiwer
     except ImportError as error:
-        raise MisconfiguredError(f"{purpose} needs its extra: {describe_install('demo')}") from error
+        raise MisconfiguredError(
+            f"the word error rate needs its extra: {describe_install('demo')}"
+        ) from error
 
     def rate(reference: list[str], hypothesis: list[str]) -> float:
         return (

@@ -51,7 +51,7 @@ MODEL = "tiny.en"
 @pass_app
 def demo(app: App, *, folder: Path | None, engine: str) -> int:
     """A complete run on this machine: bundled speech, no account, no network."""
-    word_error_rate = load_word_error_rate("the demo")
+    word_error_rate = load_word_error_rate()
     home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
     refuse_used(home)
     corpus = put_speech(home / "bucket")
