@@ -34,6 +34,7 @@ from batchscribe.controller.external_state import (
     record_external_state,
 )
 from batchscribe.controller.follow import dispatch_and_follow, end_of_work
+from batchscribe.controller.observe import foreign_claim
 from batchscribe.controller.reconcile import find_competing_run
 from batchscribe.controller.records import read_manifest, write_record
 from batchscribe.controller.teardown import stop_idle
@@ -130,13 +131,13 @@ def provision(world: World, config: RunConfig, run: Run) -> Run:
         return run
     if run.borrowed:
         return _borrow_instances(world, config, run, polls)
-    ready, note = run, "about to start"
+    ready, recovered = run, False
     for machine in run.machines:
         poll = polls[machine.id]
         state, now = poll.instance.state, poll.answered
         tagged = read_tag(ready, machine, poll)
         if tagged is not ready:
-            ready, note = tagged, "its tag is on the instance already"
+            ready, recovered = tagged, True
         elif why := _find_refusal(world, run, poll.instance, now.at):
             return save(world, run.releasing(Outcome.ABANDONED, why))
         elif state is InstanceState.STOPPING:
@@ -145,10 +146,9 @@ def provision(world: World, config: RunConfig, run: Run) -> Run:
             ready = ready.with_machine(machine.id, meter=machine.meter.request_start(poll))
         else:
             return save(world, run.releasing(Outcome.START_FAILED, f"{machine.id} is {state}"))
-    fresh = note == "about to start"
-    launch = leave_claims(world, config, run) if fresh else read_claimed_launch(world, run)
-    ready = replace(ready, launch=launch)
-    return save(world, ready.moved(RunState.PROVISIONING), note)
+    launch = read_claimed_launch(world, run) if recovered else leave_claims(world, config, run)
+    note = "its tag is on the instance already" if recovered else "about to start"
+    return save(world, replace(ready, launch=launch).moved(RunState.PROVISIONING), note)
 
 
 def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
@@ -272,11 +272,11 @@ def _borrow_instances(world: World, config: RunConfig, run: Run, polls: Mapping[
 
 
 def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -> bool:
-    """True if another run's claim is valid. A leftover claim of our own settled run is not."""
-    if seen.run in {None, run.id} or (seen.deadline is not None and seen.deadline <= now):
-        return False
-    known = world.ledger.run(seen.run or "")
-    return known is None or known.open
+    """True if the claim of another scheduler is valid, or that of another open run of ours."""
+    known = world.ledger.run(seen.run) if seen.run and seen.run != run.id else None
+    if known is None or not known.open:
+        return seen.run != run.id and foreign_claim(world, seen, now) is not None
+    return seen.deadline is None or now < seen.deadline
 
 
 def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance) -> Run:
