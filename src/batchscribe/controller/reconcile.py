@@ -178,6 +178,7 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
         id=run_id,
         provider=config.provider,
         region=config.region,
+        further_regions=config.further_regions,
         machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from batchscribe.adapters.aws.iam import (
     ACCOUNT,
@@ -21,9 +23,28 @@ from batchscribe.machine_settings import FLEET
 from batchscribe.settings import DEFAULT, Settings
 
 
-def documents_of(place: AccountPlace) -> dict[str, dict[str, Document | None]]:
-    """Permissions and trust policy of each role; None if a role needs no trust policy."""
-    return {who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who}
+def documents_of(
+    place: AccountPlace, further: Sequence[AccountPlace] = ()
+) -> dict[str, dict[str, Document | None]]:
+    """Permissions and trust policy of each role; None if a role needs no trust policy.
+
+    The scheduler's rights are for the further regions, too; their other roles are those of their stacks.
+    """
+    documents: dict[str, dict[str, Document | None]] = {
+        who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who
+    }
+    for there in further:
+        policy: Any = documents[Who.SCHEDULER]["policy"]
+        policy["Statement"] += _list_regional_rights(there, policy["Statement"])
+    return documents
+
+
+def _list_regional_rights(place: AccountPlace, known: list[Document]) -> list[Document]:
+    """The scheduler's rights in a further region that are not known; each region has its own host role."""
+    statements: Any = make_policy(Who.SCHEDULER, place)["Statement"]
+    suffix = place.region.title().replace("-", "")
+    own = [each for each in statements if each not in known or each["Resource"] == place.host_role]
+    return [{**each, "Sid": f"{each['Sid']}{suffix}"} for each in own]
 
 
 def place_of(settings: Settings) -> AccountPlace:

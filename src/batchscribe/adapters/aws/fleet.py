@@ -160,7 +160,7 @@ class FleetCapacity:
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
         if seen.state is not InstanceState.MISSING and not seen.state.proved_stopped:
             return True
-        subject = f"{offer.instance_type} {offer.market}"
+        subject = " ".join(filter(None, (offer.instance_type, offer.market, offer.region)))
         request = self._make_request(claim, offer)
         with self._convert_errors("ec2:CreateFleet", subject):
             answer = self._client.create_fleet(**request)
