@@ -153,6 +153,8 @@ class FleetCapacity:
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
         own = (seen.type, Market(seen.market)) if seen.type and seen.market else None
         listed = [(kind, market) for market, kind in product(self._markets, self._types)]
+        if not own and not listed:
+            raise MisconfiguredError("GPU_INSTANCE_TYPES is not set: list the types of the machines")
         first, *others = dict.fromkeys((*([own] if own else []), *listed))
         made = self._make_offer(*first, seen.zone if own else "")
         return (made, *self._make_other_offers(others))
