@@ -28,23 +28,26 @@ def documents_of(
 ) -> dict[str, dict[str, Document | None]]:
     """Permissions and trust policy of each role; None if a role needs no trust policy.
 
-    The scheduler's rights are for the further regions, too; their other roles are those of their stacks.
+    The scheduler has one policy more for each further region, since one for all would exceed IAM's limit of
+    6,144 characters. The other roles there are those of the region's stack.
     """
     documents: dict[str, dict[str, Document | None]] = {
         who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who
     }
-    for there in further:
-        policy: Any = documents[Who.SCHEDULER]["policy"]
-        policy["Statement"] += _list_regional_rights(there, policy["Statement"])
+    documents[Who.SCHEDULER] |= {
+        f"policy {there.region}": _make_regional_policy(there, place) for there in further
+    }
     return documents
 
 
-def _list_regional_rights(place: AccountPlace, known: list[Document]) -> list[Document]:
-    """The scheduler's rights in a further region that are not known; each region has its own host role."""
-    statements: Any = make_policy(Who.SCHEDULER, place)["Statement"]
-    suffix = place.region.title().replace("-", "")
-    own = [each for each in statements if each not in known or each["Resource"] == place.host_role]
-    return [{**each, "Sid": f"{each['Sid']}{suffix}"} for each in own]
+def _make_regional_policy(place: AccountPlace, home: AccountPlace) -> Document:
+    """The scheduler's rights in a further region beside those in the first one; its host role is another."""
+    policy, known = (make_policy(Who.SCHEDULER, each) for each in (place, home))
+    statements: Any = policy["Statement"]
+    own = [
+        each for each in statements if each not in known["Statement"] or each["Resource"] == place.host_role
+    ]
+    return {**policy, "Statement": own}
 
 
 def place_of(settings: Settings) -> AccountPlace:
