@@ -62,7 +62,7 @@ def test_three_machines_share_a_run_and_are_terminated(tmp_path: Path, endpoint:
         assert "GPUs were up on average" in report
         assert "Root disk" not in report
         assert f"run {run.id}, worker 0: completed" in cloud.desk.run("why", "talk-0.wav").stdout
-        assert cloud.desk.run("gpu", "status").stdout == "no machine of a run exists in this region\n"
+        assert cloud.desk.run("gpu", "status").stdout == "no machine of a run exists in the regions of the settings\n"
 
 
 def test_the_others_do_the_rest_of_a_machine_that_is_terminated_from_outside(

@@ -170,6 +170,7 @@ def test_manual_control_knows_the_regions_of_open_runs(
     ledger.close()
     with open_gpu_tools(settings) as at:
         found = list(at.list_others(at))
+        assert isinstance(at.guard, RegionalGuard) == bool(now), "it removes the orders of every region"
     assert len(found) == others * len(opened.instances)
     assert all(isinstance(each.guard, RegionalGuard) for each in found)
 

@@ -337,6 +337,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
     return {
         "provider": at.provider,
         "instance": seen.id,
+        "region": seen.region or at.region or None,
         "type": seen.type or None,
         "state": seen.state.value,
         "billable": seen.state.billable,

@@ -64,6 +64,7 @@ class GpuTools:
     """Tools of the `batchscribe gpu` commands."""
 
     provider: str
+    region: str = ""
     instance: str
     """Empty if runs create machines, and no image is made on an instance here."""
     compute: ManualCompute
@@ -178,6 +179,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         spec, besides = engine_spec(settings), list_session_engines(settings)
         yield GpuTools(
             provider=provider,
+            region=settings.region,
             instance=settings.instance_id if created else list_instances(settings)[0],
             compute=compute,
             guard=open_guard(configured),
@@ -225,6 +227,7 @@ def _adapt_tools(at: GpuTools, then: Settings, run: Run) -> GpuTools:
     return replace(
         at,
         provider=run.provider,
+        region=run.region,
         compute=CreatedMachines(cache(partial(open_capacity, then, at.clock))),
         guard=open_guard(then),
         absence=describe_missing(then),

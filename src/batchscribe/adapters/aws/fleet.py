@@ -20,6 +20,7 @@ from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
 from batchscribe.adapters.aws.ec2 import (
     CAPACITY,
     EC2_MEANINGS,
+    NO_CAPACITY,
     QUOTA,
     choose_force,
     raise_missing_capacity,
@@ -43,6 +44,7 @@ log = structlog.get_logger("batchscribe")
 
 RateOf = Callable[[str, Market, str], Rate]
 """Rate of an instance type in a market and a zone (empty: the highest of all). Raises MisconfiguredError."""
+_CAPACITY: Meaning = (CAPACITY[0], f"{CAPACITY[1]}, or regions in GPU_FURTHER_REGIONS")
 _NO_LINKED_ROLE: Meaning = (
     MisconfiguredError,
     (
@@ -59,11 +61,12 @@ _FLEET_MEANINGS: dict[str, Meaning] = {
     **EC2_MEANINGS,
     **dict.fromkeys(
         (
+            *NO_CAPACITY,
             "InvalidFleetConfiguration",  # a zone does not offer the type
             "SpotMaxPriceTooLow",
             "UnfulfillableCapacity",
         ),
-        CAPACITY,
+        _CAPACITY,
     ),
     **dict.fromkeys(("MaxSpotInstanceCountExceeded", "MaxInstanceCountExceeded"), QUOTA),
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": _NO_LINKED_ROLE,
@@ -256,7 +259,7 @@ class FleetCapacity:
     def _find_cause(self, errors: Iterable[Any], subject: str) -> BatchscribeError:
         """The error of a reply without a machine: that of its zones which the user or a retry can resolve."""
         found = [self._convert_reply_error(row, subject) for row in errors]
-        kind, text = CAPACITY
+        kind, text = _CAPACITY
         nothing = kind(text.format(subject=subject, code="no reason given"))
         # Missing capacity first: what one zone refuses for good, another may give later.
         return min(found, key=lambda error: not isinstance(error, kind), default=nothing)
