@@ -152,14 +152,14 @@ def test_a_machine_in_a_further_region_is_offered_first_as_it_is(at: Doubles) ->
     ]
 
 
-def test_a_further_region_without_a_price_is_left_out(at: Doubles) -> None:
+def test_a_further_region_without_a_price_is_left_out(at: Doubles, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_seen: object) -> tuple[Offer, ...]:
         raise MisconfiguredError("no price")
 
     (nothing,) = at.both.poll((fresh_claim().instance,))
-    at.west.offers = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(at.west, "offers", refuse)
     assert {offer.region for offer in at.both.offers(nothing)} == {""}
-    at.home.offers = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(at.home, "offers", refuse)
     with pytest.raises(MisconfiguredError, match="no price"):
         at.both.offers(nothing)
 

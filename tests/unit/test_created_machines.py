@@ -617,3 +617,25 @@ def test_the_status_of_a_machine_names_its_further_region(regions: TwoRegions) -
     run = started(regions, at_work=2)
     (now,) = overview(regions.world, regions.config).runs
     assert now.machines[0].startswith(f"{run.id}-0 (g4dn.xlarge spot {WEST}, $0.10 an hour) is at work")
+
+
+def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
+    regions: TwoRegions, tmp_path: Path
+) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    both = regions.world.capacity
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        regions.ledger, regions.config = ledger, replace(regions.config, further_regions=())
+        regions.world = replace(
+            regions.world,
+            ledger=ledger,
+            capacity=regions.cloud,
+            elsewhere=lambda world, _run: replace(world, capacity=both),
+        )
+        reconcile(regions.world, regions.config)
+        (found,) = ledger.open_runs()
+        assert [machine.region for machine in found.machines] == [WEST, WEST]
+        run = advanced_to_end(regions, run)
+    assert (run.outcome, len(regions.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}

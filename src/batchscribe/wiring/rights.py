@@ -42,11 +42,10 @@ def documents_of(
 
 def _make_regional_policy(place: AccountPlace, home: AccountPlace) -> Document:
     """The scheduler's rights in a further region beside those in the first one; its host role is another."""
-    policy, known = (make_policy(Who.SCHEDULER, each) for each in (place, home))
+    policy = make_policy(Who.SCHEDULER, place)
     statements: Any = policy["Statement"]
-    own = [
-        each for each in statements if each not in known["Statement"] or each["Resource"] == place.host_role
-    ]
+    known: Any = make_policy(Who.SCHEDULER, home)["Statement"]
+    own = [each for each in statements if each not in known or each["Resource"] == place.host_role]
     return {**policy, "Statement": own}
 
 
