@@ -12,6 +12,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.no_guard import NoGuard
+from batchscribe.adapters.regional import RegionalCapacity
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.context import RunConfig, World, read_moment
@@ -24,6 +25,7 @@ from batchscribe.core.decide.observation import Policy, PolicyName, ReasonCode
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import DEADLINE_TAG, MACHINE_TAG, RUN_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd
@@ -108,6 +110,10 @@ def started(at: Fleet, *, at_work: int) -> Run:
 
 def finished(at: Fleet) -> Run:
     tick(at.world, at.config, wait=False)
+    return settled(at)
+
+
+def settled(at: Fleet) -> Run:
     (run,) = at.ledger.open_runs()
     for _ in range(800):
         at.clock.sleep(5)
@@ -478,3 +484,158 @@ def test_a_machine_of_an_unknown_run_without_a_deadline_is_reported_and_left(at:
     passes(at, lambda: reconcile(at.world, at.config))
     assert at.states() == {InstanceState.RUNNING}
     assert [note.title for note in at.notes.messages] == ["batchscribe: a machine without a deadline"]
+
+
+# A further region.
+
+WEST = "us-west-2"
+NOT_HOME = Fault(NoCapacityError("no capacity"))
+
+
+NOTHING = Instance(id="", state=InstanceState.STOPPED)
+
+
+class TwoRegions(Fleet):
+    west: FakeFleet
+
+
+@pytest.fixture
+def regions(at: Fleet) -> TwoRegions:
+    """Machines are created in a second region, for half of the price, if the first has no capacity."""
+    at.__class__ = TwoRegions
+    assert isinstance(at, TwoRegions)
+    cheap = Rate(per_hour=Usd.parse("0.10"), source="test west")
+    at.west = FakeFleet(at.clock, (replace(SPOT, rate=cheap), replace(ON_DEMAND, rate=cheap)), zones=("w",))
+    at.world = replace(at.world, capacity=RegionalCapacity({"": at.cloud, WEST: at.west}))
+    at.config = replace(at.config, further_regions=(FurtherRegion(name=WEST, template="lt-west"),))
+    return at
+
+
+def count_requests(cloud: FakeFleet) -> int:
+    return [call for call, _ in cloud.calls].count("acquire")
+
+
+def test_a_lower_price_in_a_further_region_is_no_reason_to_go_there(regions: TwoRegions) -> None:
+    run = finished(regions)
+    assert run.outcome is Outcome.COMPLETED
+    assert (len(regions.cloud.machines), len(regions.west.machines)) == (2, 0)
+    assert {machine.region for machine in run.machines} == {""}
+
+
+def test_the_next_region_is_used_once_the_first_has_no_capacity_for_any_offer(regions: TwoRegions) -> None:
+    regions.cloud.fail("acquire", None, NOT_HOME, NOT_HOME)
+    run = finished(regions)
+    assert run.outcome is Outcome.COMPLETED
+    assert run.tried_types == ("g4dn.xlarge spot", "g4dn.xlarge")
+    first, second = run.machines
+    assert [machine.offer for machine in (first, second)] == [
+        ("g4dn.xlarge", "spot", ""),
+        ("g4dn.xlarge", "spot", WEST),
+    ]
+    assert [machine.rate for machine in (first, second)] == [SPOT.rate, regions.west.offers(NOTHING)[0].rate]
+    assert run.cost == run.bill_of(first) + run.bill_of(second)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_request_without_a_reply_is_repeated_in_its_region(regions: TwoRegions, applied: bool) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    regions.west.fail("acquire", Fault(ComputeUnavailableError("no answer"), applied=applied))
+    run = finished(regions)
+    assert run.outcome is Outcome.COMPLETED
+    assert [len(regions.west.list_named(name)) for name in run.instances] == [1, 1]
+    assert (regions.cloud.machines, count_requests(regions.cloud)) == ({}, 2)
+
+
+def test_a_machine_that_shows_in_another_region_than_recorded_has_its_price(regions: TwoRegions) -> None:
+    """The reply of the first region came too late, and the second one was asked meanwhile."""
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    (name, _) = run.instances
+    (machine,) = regions.west.list_named(name)
+    regions.west.terminate(machine.id)
+    regions.cloud.create(name, machine.type, machine.market, "a", machine.tags)
+    run = advanced(regions, lambda run: run.machine(name).region == "")
+    assert run.machine(name).rate == SPOT.rate
+
+
+def test_a_region_that_does_not_answer_ends_no_work_and_proves_no_end(
+    regions: TwoRegions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_names: tuple[str, ...]) -> tuple[Instance, ...]:
+        raise ComputeUnavailableError("the region does not answer")
+
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    started(regions, at_work=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(regions.cloud, "poll", refuse)
+        run = advanced(regions, lambda run: run.ending)
+        for _ in range(20):
+            regions.clock.sleep(5)
+            advance_all(regions.world, regions.config, PassResult())
+        assert len(set(regions.worker.published)) == CHUNKS
+        assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+        assert regions.ledger.open_runs(), "its end is not proved"
+    run = settled(regions)
+    assert (run.outcome, all(machine.released for machine in run.machines)) == (Outcome.COMPLETED, True)
+
+
+@pytest.mark.parametrize("now", [(), (FurtherRegion(name=WEST, template="lt-other"),)])
+def test_a_run_is_ended_in_the_regions_that_it_was_opened_with(
+    regions: TwoRegions, now: tuple[FurtherRegion, ...]
+) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    assert world_of(regions.world, regions.config, run) is regions.world
+    opened: list[tuple[FurtherRegion, ...]] = []
+
+    def elsewhere(world: World, of: Run) -> World:
+        opened.append(of.further_regions)
+        return regions.world
+
+    present = replace(regions.world, capacity=regions.cloud, elsewhere=elsewhere)
+    advance_all(present, replace(regions.config, further_regions=now), PassResult())
+    assert set(opened) == {regions.config.further_regions}
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_an_abandoned_machine_in_a_further_region_is_ended(
+    regions: TwoRegions, act: Callable[[World, RunConfig], object]
+) -> None:
+    run = "20200101-000000-aaaaaa"
+    tags = {RUN_TAG: run, DEADLINE_TAG: regions.clock.now().isoformat()}
+    regions.west.create(f"{run}-0", "g4dn.xlarge", "spot", "w", tags)
+    passes(regions, lambda: act(regions.world, regions.config))
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    found = regions.ledger.run(run)
+    assert found is not None
+    assert found.further_regions == regions.config.further_regions
+
+
+def test_the_status_of_a_machine_names_its_further_region(regions: TwoRegions) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    (now,) = overview(regions.world, regions.config).runs
+    assert now.machines[0].startswith(f"{run.id}-0 (g4dn.xlarge spot {WEST}, $0.10 an hour) is at work")
+
+
+def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
+    regions: TwoRegions, tmp_path: Path
+) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    both = regions.world.capacity
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        regions.ledger, regions.config = ledger, replace(regions.config, further_regions=())
+        regions.world = replace(
+            regions.world,
+            ledger=ledger,
+            capacity=regions.cloud,
+            elsewhere=lambda world, _run: replace(world, capacity=both),
+        )
+        reconcile(regions.world, regions.config)
+        (found,) = ledger.open_runs()
+        assert [machine.region for machine in found.machines] == [WEST, WEST]
+        run = advanced_to_end(regions, run)
+    assert (run.outcome, len(regions.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}

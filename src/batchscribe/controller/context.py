@@ -13,6 +13,7 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.instances import MACHINE_TAG, STOP_PATIENCE_SECONDS, Instance, InstanceState
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
 from batchscribe.core.run.meter import FORGOTTEN, LONGEST_LAG, Meter, Moment, Poll
@@ -101,6 +102,8 @@ class RunConfig:
     launch: str = "auto"
     """auto (boot if the GPU host is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
+    further_regions: tuple[FurtherRegion, ...] = ()
+    """Regions in which machines are created if those before have no capacity."""
     endpoint: str = ""
     guard: str = ""
     """Kind of guard (BATCH_CLOUD_GUARD)."""

@@ -178,6 +178,7 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
         id=run_id,
         provider=config.provider,
         region=config.region,
+        further_regions=config.further_regions,
         machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,
@@ -223,7 +224,8 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    world = world.elsewhere(world, record) if record.lane else world
+    elsewhere = record.lane or record.further_regions != config.further_regions
+    world = world.elsewhere(world, record) if elsewhere else world
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)

@@ -75,6 +75,7 @@ def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[I
         provider=offer.provider,
         machines=tuple(machines or [Machine(id=f"{run_id}-{n}") for n in range(decision.machines)]),
         region=config.region,
+        further_regions=config.further_regions,
         source=world.source.url,
         output=world.output.url,
         guard=config.guard,
@@ -343,8 +344,14 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
 
 def _with_offer(run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | None = None) -> Run:
     """The run with the offer that was requested for a machine that it creates."""
-    kind, market = offer.instance_type, offer.market.value
-    return run.with_machine(instance, type=kind, market=market, rate=offer.rate, unconfirmed=unconfirmed)
+    return run.with_machine(
+        instance,
+        type=offer.instance_type,
+        market=offer.market.value,
+        region=offer.region,
+        rate=offer.rate,
+        unconfirmed=unconfirmed,
+    )
 
 
 def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError) -> Run:
@@ -354,4 +361,5 @@ def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, err
         return take_another_offer(world, config, run, seen, error)
     if read_moment(world).is_within(START_VISIBILITY_DELAY, of=unconfirmed):
         return run
-    return save(world, run.with_machine(seen.id, type="", market="", rate=None, unconfirmed=None), str(error))
+    free = run.with_machine(seen.id, type="", market="", region="", rate=None, unconfirmed=None)
+    return save(world, free, str(error))
