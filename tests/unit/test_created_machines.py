@@ -260,6 +260,23 @@ def test_a_lost_ledger_ends_no_work(at: Fleet, tmp_path: Path) -> None:
     assert at.states() == {InstanceState.TERMINATED}
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_unreadable_manifest_ends_no_other_machine(at: Fleet, tmp_path: Path, number: int) -> None:
+    """Its chunks are unknown if the ledger is lost: the other machine works on whatever is pending."""
+    run = started(at, at_work=2)
+    at.store.place(keys.manifest(run.id, number), b"damaged")
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        at.world, at.ledger = replace(at.world, ledger=ledger), ledger
+        reconcile(at.world, at.config)
+        (found,) = ledger.open_runs()
+        assert [worker.machine for worker in found.workers] == [worker.machine for worker in run.workers]
+        run = advanced_to_end(at, run)
+    assert [machine.outcome for machine in run.machines] == [None, None]
+    assert len(set(at.worker.published)) == len(at.worker.published) == CHUNKS
+    assert "manifests that could not be read: 1" in run.detail
+    assert at.states() == {InstanceState.TERMINATED}
+
+
 def test_a_machine_that_never_ran_is_ended_if_the_ledger_is_lost(at: Fleet, tmp_path: Path) -> None:
     tick(at.world, at.config, wait=False)
     (run,) = at.ledger.open_runs()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from batchscribe.controller.capacity import read_priors
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.languages import find_engines
-from batchscribe.controller.records import read_batch, read_exit, read_manifest, read_progress
+from batchscribe.controller.records import read_batch, read_exit, read_manifests, read_progress
 from batchscribe.core.decide.packing import Batch, Priors, estimate, pack, take_portion
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Outcome, Run
@@ -25,10 +25,9 @@ def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batc
     Of several machines, each gets a portion of them.
     """
     backlog = world.scanner(run.by_hand).backlog()
-    given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
-    tried = {
-        key for number, manifest in enumerate(given) for key in _list_tried(world, run, number, manifest)
-    }
+    read = read_manifests(world, run)
+    given = [*read.values()]
+    tried = {key for number, manifest in read.items() for key in _list_tried(world, run, number, manifest)}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.workers and run.limit is not None:
         batch = read_batch(world, run)
