@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ import msgspec
 from batchscribe import reading
 from batchscribe.control_place import build_url
 from batchscribe.controller.context import World, log
+from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
 from batchscribe.core.run import manifest as wire
@@ -46,6 +47,13 @@ def write_settlement(world: World, run: Run) -> bool:
     return world.output.create(keys.settlement(run.id), seal(encode_run(run), world.secret))
 
 
+def raise_settlement(world: World, run: Run) -> None:
+    """Replaces this scheduler's stored settlement of the run if that has a lower bill; repeatable."""
+    stored = read_settlement(world, run)
+    if stored is not None and stored.cost < run.cost:
+        world.output.replace(keys.settlement(run.id), seal(encode_run(run), world.secret))
+
+
 def read_record(world: World, run_id: str) -> tuple[Run, bool]:
     """Reads a run's record. The flag is True if this scheduler wrote it.
 
@@ -62,6 +70,24 @@ def read_settlement(world: World, run: Run) -> Run | None:
         return decode_settlement(data, run) if is_sealed(data, world.secret) else None
     except (ObjectNotFoundError, MisconfiguredError):
         return None
+
+
+def list_records(world: World) -> Iterator[tuple[World, str, str]]:
+    """Yields (world, run id, record name) of each stored run record.
+
+    A rehearsal has a world of its own.
+    """
+    for info in world.output.list(keys.RUNS):
+        yield world, *_split_key(info.key)
+    for info in world.home.list(keys.REHEARSALS):
+        name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
+        yield place_of(world, name), *_split_key(key)
+
+
+def _split_key(key: str) -> tuple[str, str]:
+    """Splits a key into run id and record name. Both empty for any other key."""
+    run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
+    return (run_id, record) if key.startswith(keys.RUNS) else ("", "")
 
 
 def record_manifest(world: World, manifest: Manifest) -> str:
