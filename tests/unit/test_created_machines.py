@@ -332,6 +332,20 @@ def passes(at: Fleet, act: Callable[[], object]) -> None:
         act()
 
 
+def test_the_progress_counts_all_workers_of_a_run(at: Fleet) -> None:
+    """Those with other portions too, and that of a machine that died."""
+    run = started(at, at_work=2)
+    at.clock.sleep(100)
+    at.cloud.terminate(at.of(run, 1)[0].id)
+    at.worker.started[run.id, 1].die()
+    advanced_to_end(at, run)
+    shown = at.notes.shown
+    assert {progress.total for progress in shown} == {CHUNKS}
+    done = [progress.tally.done for progress in shown]
+    assert done == sorted(done)
+    assert done[-1] >= CHUNKS - 1
+
+
 @pytest.mark.parametrize("act", [reconcile, watch])
 def test_a_machine_of_a_settled_run_is_ended_and_billed(
     at: Fleet, act: Callable[[World, RunConfig], object]

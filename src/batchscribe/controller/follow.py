@@ -35,11 +35,22 @@ from batchscribe.controller.records import (
 from batchscribe.controller.sharing.portions import MODEL_LOAD_SECONDS, next_batch
 from batchscribe.controller.sharing.revocation import await_rest
 from batchscribe.core.decide.offers import Market
+from batchscribe.core.run.gpu_parts import merge_progress
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import BY_CLIENT, Instance, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
+
+WATCHED = "watch/"
+"""Ledger facts: the last progress of each worker of an open run."""
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """The last progress of a worker, and the monotonic time since when it has not changed."""
+
+    progress: Progress | None
+    since: float
 
 
 def dispatch_and_follow(world: World, config: RunConfig, run: Run) -> Run:
@@ -77,6 +88,7 @@ def _follow_machine(
             return _handle_exit(world, config, run, number, record)
         progress = read_progress(world, worker)
         if seen and down:
+            _record_progress(world, worker, progress, world.clock.monotonic())
             return end_machine(world, run, machine.id, *_explain_down(world, run, seen, worker, down))
     except BatchscribeError as error:
         if not down:
@@ -115,7 +127,7 @@ def _follow_progress(
     now, worker = read_moment(world), run.name_of(number)
     machine = run.machine(run.workers[number].machine)
     if progress is not None:
-        world.view.show(run, progress)
+        _show_progress(world, run, number, progress)
         timed = _add_times(run, number, progress, now.at)
         run = run if timed == run else save_best_effort(world, timed)
     if seen:
@@ -131,26 +143,52 @@ def _follow_progress(
     return run
 
 
+def _show_progress(world: World, run: Run, number: int, progress: Progress) -> None:
+    """Shows a worker's progress; with several machines, the sum of all workers of the run."""
+    if len(run.machines) > 1:
+        with suppress(BatchscribeError, msgspec.MsgspecError):  # for the view only
+            facts = world.ledger.facts(f"{WATCHED}{run.id}/")
+            facts.pop(_watch_key(run.name_of(number)), None)
+            known = [msgspec.json.decode(fact, type=Watched).progress for fact in facts.values()]
+            parts = [progress, *filter(None, known)]
+            # Chunks that arrived meanwhile are done, too.
+            total = max(run.planned_chunks, sum(part.tally.seen for part in parts))
+            progress = merge_progress(parts, sequence=progress.sequence, total=total)
+    world.view.show(run, progress)
+
+
+def _record_progress(world: World, worker: WorkerRef, progress: Progress | None, now: float) -> None:
+    watched = msgspec.json.encode(Watched(progress=progress, since=now)).decode()
+    with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
+        world.ledger.put(_watch_key(worker), watched)
+
+
+def _watch_key(worker: WorkerRef) -> str:
+    return f"{WATCHED}{worker.run}/{worker.worker}"
+
+
 def _find_stall(world: World, config: RunConfig, worker: WorkerRef, progress: Progress | None) -> str | None:
     """Reason why the worker counts as lost. None if it made progress.
 
     Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
     rises while the engine hangs. The ledger keeps the last progress for the next pass.
     """
-    key = f"watch/{worker.run}/{worker.worker}"
-    mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
     now = world.clock.monotonic()
-    before = world.ledger.get(key)
-    seen, since = (
-        msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
-    )
-    if seen != mark or since > now:  # uptime begins again with each boot
-        with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
-            world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
+    before: Watched | None = None
+    if fact := world.ledger.get(_watch_key(worker)):
+        with suppress(msgspec.MsgspecError):  # of another version
+            before = msgspec.json.decode(fact, type=Watched)
+    # Uptime begins again with each boot.
+    if before is None or _mark(before.progress) != _mark(progress) or before.since > now:
+        _record_progress(world, worker, progress, now)
         return None
-    if now - since < config.waits.silence:
+    if now - before.since < config.waits.silence:
         return None
     return f"worker {worker.worker} showed no progress for {config.waits.silence / 60:.0f} min"
+
+
+def _mark(progress: Progress | None) -> tuple[str, int, int] | None:
+    return (progress.phase.value, progress.tally.seen, progress.results) if progress else None
 
 
 def _awaits_host(run: Run) -> bool:
@@ -202,6 +240,9 @@ def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record:
     now = world.clock.now()
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
+    last = record.as_progress()
+    _show_progress(world, run, number, last)
+    _record_progress(world, run.name_of(number), last, world.clock.monotonic())
     shared = record.end is WorkerEnd.STOPPED and run.workers[number].revoked and now < run.deadline
     if record.end is WorkerEnd.FINISHED or shared:
         return _continue_run(world, config, run, number)
