@@ -485,6 +485,17 @@ def test_a_record_of_another_time_holds_nothing_back(at: Fleet, days: int) -> No
     assert isinstance(tick(at.world, at.config, wait=False).decision, Launch)
 
 
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_clock_that_was_set_back_extends_no_run(tmp_path: Path, machines: int) -> None:
+    for at in fleet(tmp_path, machines=machines):
+        run, began = started(at, at_work=machines), at.clock.monotonic()
+        at.worker.seconds_each = 300.0
+        at.clock.jump(-3 * 3600)
+        run = advanced_to_end(at, run)
+        assert run.outcome is Outcome.TIMED_OUT
+        assert at.clock.monotonic() - began < at.config.policy.max_runtime.total_seconds() + 300
+
+
 @pytest.mark.parametrize("machines", [1, 3])
 def test_one_machine_works_like_an_existing_one(tmp_path: Path, machines: int) -> None:
     for at in fleet(tmp_path, machines=machines):

@@ -214,7 +214,7 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
-        return _find_outcome(run, number, record, over=world.clock.now() >= run.deadline)
+        return _find_outcome(run, number, record, over=run.is_over(read_moment(world)))
     end = read_host_end(world, run, instance)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
@@ -231,22 +231,22 @@ def _explain_down(
         cause = seen.state_reason if missing and seen.state_reason else "stopped from outside"
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: {cause}"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
-    outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else outcome
+    outcome = Outcome.TIMED_OUT if run.is_over(read_moment(world)) else outcome
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
 def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
-    now = world.clock.now()
+    now, over = world.clock.now(), run.is_over(read_moment(world))
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
     last = record.as_progress()
     _show_progress(world, run, number, last)
     _record_progress(world, run.name_of(number), last, world.clock.monotonic())
-    shared = record.end is WorkerEnd.STOPPED and run.workers[number].revoked and now < run.deadline
+    shared = record.end is WorkerEnd.STOPPED and run.workers[number].revoked and not over
     if record.end is WorkerEnd.FINISHED or shared:
         return _continue_run(world, config, run, number)
-    end = _find_outcome(run, number, record, over=now >= run.deadline)
+    end = _find_outcome(run, number, record, over=over)
     run = run.with_worker(number, revoked=len(run.machines) > 1)
     return end_machine(world, run, run.workers[number].machine, *end)
 
@@ -266,7 +266,7 @@ def _find_outcome(run: Run, number: int, record: ExitRecord, *, over: bool) -> t
 def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
-    left = (run.deadline - world.clock.now()).total_seconds() - config.priors.release_seconds
+    left = run.seconds_left(read_moment(world)) - config.priors.release_seconds
     if left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, config, run, instance)
         again = run.moved(RunState.DISPATCHING)
