@@ -15,6 +15,7 @@ from batchscribe.controller.context import (
     end_machine,
     explain_not_up,
     is_late,
+    is_over,
     is_poll_due,
     log,
     poll_machines,
@@ -22,6 +23,7 @@ from batchscribe.controller.context import (
     read_poll,
     save,
     save_best_effort,
+    seconds_left,
     step_each,
 )
 from batchscribe.controller.dispatch import dispatch, give_work
@@ -46,7 +48,7 @@ WATCHED = "watch/"
 """Ledger facts: the last progress of each worker of an open run."""
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
+class LastProgress(msgspec.Struct, frozen=True, kw_only=True):
     """The last progress of a worker, and the monotonic time since when it has not changed."""
 
     progress: Progress | None
@@ -149,7 +151,7 @@ def _show_progress(world: World, run: Run, number: int, progress: Progress) -> N
         with suppress(BatchscribeError, msgspec.MsgspecError):  # for the view only
             facts = world.ledger.facts(f"{WATCHED}{run.id}/")
             facts.pop(_watch_key(run.name_of(number)), None)
-            known = [msgspec.json.decode(fact, type=Watched).progress for fact in facts.values()]
+            known = [msgspec.json.decode(fact, type=LastProgress).progress for fact in facts.values()]
             parts = [progress, *filter(None, known)]
             # Chunks that arrived meanwhile are done, too.
             total = max(run.planned_chunks, sum(part.tally.seen for part in parts))
@@ -158,7 +160,7 @@ def _show_progress(world: World, run: Run, number: int, progress: Progress) -> N
 
 
 def _record_progress(world: World, worker: WorkerRef, progress: Progress | None, now: float) -> None:
-    watched = msgspec.json.encode(Watched(progress=progress, since=now)).decode()
+    watched = msgspec.json.encode(LastProgress(progress=progress, since=now)).decode()
     with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
         world.ledger.put(_watch_key(worker), watched)
 
@@ -174,10 +176,10 @@ def _find_stall(world: World, config: RunConfig, worker: WorkerRef, progress: Pr
     rises while the engine hangs. The ledger keeps the last progress for the next pass.
     """
     now = world.clock.monotonic()
-    before: Watched | None = None
+    before: LastProgress | None = None
     if fact := world.ledger.get(_watch_key(worker)):
         with suppress(msgspec.MsgspecError):  # of another version
-            before = msgspec.json.decode(fact, type=Watched)
+            before = msgspec.json.decode(fact, type=LastProgress)
     # Uptime begins again with each boot.
     if before is None or _mark(before.progress) != _mark(progress) or before.since > now:
         _record_progress(world, worker, progress, now)
@@ -214,7 +216,7 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
-        return _find_outcome(run, number, record, over=run.is_over(read_moment(world)))
+        return _find_outcome(run, number, record, over=is_over(world, run))
     end = read_host_end(world, run, instance)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
@@ -231,13 +233,13 @@ def _explain_down(
         cause = seen.state_reason if missing and seen.state_reason else "stopped from outside"
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: {cause}"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
-    outcome = Outcome.TIMED_OUT if run.is_over(read_moment(world)) else outcome
+    outcome = Outcome.TIMED_OUT if is_over(world, run) else outcome
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
 def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
-    now, over = world.clock.now(), run.is_over(read_moment(world))
+    now, over = world.clock.now(), is_over(world, run)
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
     last = record.as_progress()
@@ -266,7 +268,7 @@ def _find_outcome(run: Run, number: int, record: ExitRecord, *, over: bool) -> t
 def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
-    left = run.seconds_left(read_moment(world)) - config.priors.release_seconds
+    left = seconds_left(world, run) - config.priors.release_seconds
     if left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, config, run, instance)
         again = run.moved(RunState.DISPATCHING)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchscribe.controller.capacity import read_priors
-from batchscribe.controller.context import RunConfig, World, read_moment
+from batchscribe.controller.context import RunConfig, World, seconds_left
 from batchscribe.controller.languages import find_engines
 from batchscribe.controller.records import read_batch, read_exit, read_manifests, read_progress
 from batchscribe.core.decide.packing import Batch, Priors, estimate, pack, take_portion
@@ -40,7 +40,7 @@ def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batc
         pending=len(fresh),
         priors=replace(priors, setup_seconds=min(priors.setup_seconds, MODEL_LOAD_SECONDS)),
         rate=run.rate,
-        seconds=run.seconds_left(read_moment(world)),
+        seconds=seconds_left(world, run),
         limit=None if run.limit is None else max(0, run.limit - len(tried)),
     )
     return packed if len(run.machines) == 1 else _take_portion(run, given, fresh, packed, priors)

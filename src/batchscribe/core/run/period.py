@@ -200,15 +200,14 @@ def _make_day(
 
 def _measure_up_hours(runs: Iterable[Run]) -> float:
     """Hours in which a machine was up: several at once count once."""
-    begins = [
-        (begin.at, run.billed_seconds_of(machine))
+    spans = sorted(
+        (start.at, start.at + timedelta(seconds=run.billed_seconds_of(machine)))
         for run in runs
         for machine in run.machines
-        if (begin := machine.meter.idle_until or machine.meter.start_requested)
-    ]
+        if (start := machine.meter.idle_until or machine.meter.start_requested)
+    )
     hours, reached = 0.0, datetime.min.replace(tzinfo=UTC)
-    for begin, seconds in sorted(begins):
-        end = begin + timedelta(seconds=seconds)
+    for begin, end in spans:
         hours += max(timedelta(0), end - max(begin, reached)) / _HOUR
         reached = max(reached, end)
     return hours

@@ -339,18 +339,6 @@ class Run:
         """True if the start was requested, or may have been."""
         return self.start_requested is not None
 
-    def seconds_left(self, now: Moment) -> float:
-        """Seconds until its deadline; a clock that was set back since its start extends none."""
-        left = (self.deadline - now.at).total_seconds()
-        if self.start_requested is None:
-            return left
-        longest = (self.deadline - self.created).total_seconds()
-        return min(left, longest - now.seconds_since(self.start_requested))
-
-    def is_over(self, now: Moment) -> bool:
-        """True if its deadline has passed."""
-        return self.seconds_left(now) <= 0
-
     @property
     def gpu_started(self) -> bool:
         """True if it started a GPU, or may have."""
