@@ -171,7 +171,7 @@ def find_name(row: Any) -> str:
     return str(name)
 
 
-def teach_speed(home: Path, engine: str, size: int) -> None:
+def teach_speed(home: Path, engine: str, size: int, *, instance_type: str = TYPE) -> None:
     """Records that `engine` takes WORK_SECONDS for `size` bytes of WAV."""
     folder = home / ".batchscribe"
     folder.mkdir()
@@ -180,7 +180,9 @@ def teach_speed(home: Path, engine: str, size: int) -> None:
             speed=size / BYTES_PER_SECOND["wav"] / WORK_SECONDS, setup_seconds=0, release_seconds=0
         )
         now = datetime.now(UTC)
-        ledger.learn(run="earlier", engine=engine, model="", instance_type=TYPE, at=now, measured=measured)
+        ledger.learn(
+            run="earlier", engine=engine, model="", instance_type=instance_type, at=now, measured=measured
+        )
 
 
 def make_image_record() -> InstanceRecord:

@@ -16,10 +16,13 @@ from batchscribe.adapters.regional import RegionalCapacity
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.context import RunConfig, World, read_moment
+from batchscribe.controller.external_state import NOTED
 from batchscribe.controller.observe import observe
+from batchscribe.controller.records import read_settlement
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
+from batchscribe.core.bounds import LATEST
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.observation import Policy, PolicyName, ReasonCode
 from batchscribe.core.decide.offers import Market, Offer
@@ -29,8 +32,9 @@ from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import DEADLINE_TAG, MACHINE_TAG, RUN_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd
+from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     ComputeUnavailableError,
@@ -266,6 +270,23 @@ def test_a_lost_ledger_ends_no_work(at: Fleet, tmp_path: Path) -> None:
     assert at.states() == {InstanceState.TERMINATED}
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_unreadable_manifest_ends_no_other_machine(at: Fleet, tmp_path: Path, number: int) -> None:
+    """Its chunks are unknown if the ledger is lost: the other machine works on whatever is pending."""
+    run = started(at, at_work=2)
+    at.store.place(keys.manifest(run.id, number), b"damaged")
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        at.world, at.ledger = replace(at.world, ledger=ledger), ledger
+        reconcile(at.world, at.config)
+        (found,) = ledger.open_runs()
+        assert [worker.machine for worker in found.workers] == [worker.machine for worker in run.workers]
+        run = advanced_to_end(at, run)
+    assert [machine.outcome for machine in run.machines] == [None, None]
+    assert len(set(at.worker.published)) == len(at.worker.published) == CHUNKS
+    assert "manifests that could not be read: 1" in run.detail
+    assert at.states() == {InstanceState.TERMINATED}
+
+
 def test_a_machine_that_never_ran_is_ended_if_the_ledger_is_lost(at: Fleet, tmp_path: Path) -> None:
     tick(at.world, at.config, wait=False)
     (run,) = at.ledger.open_runs()
@@ -317,6 +338,20 @@ def passes(at: Fleet, act: Callable[[], object]) -> None:
         act()
 
 
+def test_the_progress_counts_all_workers_of_a_run(at: Fleet) -> None:
+    """Those with other portions too, and that of a machine that died."""
+    run = started(at, at_work=2)
+    at.clock.sleep(100)
+    at.cloud.terminate(at.of(run, 1)[0].id)
+    at.worker.started[run.id, 1].die()
+    advanced_to_end(at, run)
+    shown = at.notes.shown
+    assert {progress.total for progress in shown} == {CHUNKS}
+    done = [progress.tally.done for progress in shown]
+    assert done == sorted(done)
+    assert done[-1] >= CHUNKS - 1
+
+
 @pytest.mark.parametrize("act", [reconcile, watch])
 def test_a_machine_of_a_settled_run_is_ended_and_billed(
     at: Fleet, act: Callable[[World, RunConfig], object]
@@ -332,6 +367,31 @@ def test_a_machine_of_a_settled_run_is_ended_and_billed(
     assert all(late.billed_seconds_of(m) >= t for m, t in zip(late.machines, true, strict=True))
     assert late.cost == late.bill() > closed.cost
     assert [note.title for note in at.notes.messages].count("batchscribe: a machine of a settled run") == 2
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_the_stored_settlement_has_the_higher_bill_of_a_machine_that_showed_late(
+    at: Fleet, act: Callable[[World, RunConfig], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the store fails at first; a ledger that is lost later recovers that bill."""
+    run = finished(at)
+    name, tags = run.instances[0], {RUN_TAG: run.id, DEADLINE_TAG: run.deadline.isoformat()}
+    at.cloud.create(name, "g4dn.xlarge", "spot", "a", tags)
+    reports, replace_object = len(at.notes.reports), at.store.replace
+
+    def fail(key: str, data: bytes) -> None:
+        monkeypatch.setattr(at.store, "replace", replace_object)
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr(at.store, "replace", fail)
+    at.clock.sleep(1200)
+    passes(at, lambda: act(at.world, at.config))
+    late = at.ledger.run(run.id)
+    assert late is not None
+    assert late.cost > run.cost
+    assert read_settlement(at.world, run) == late
+    assert [report.cost for report in at.notes.reports[reports:]] == [late.cost]
+    assert not at.ledger.facts(NOTED)
 
 
 def test_a_watchdog_whose_ledger_was_lost_continues_the_run(at: Fleet, tmp_path: Path) -> None:
@@ -380,6 +440,66 @@ def test_of_two_schedulers_only_one_creates_machines(at: Fleet, tmp_path: Path) 
         assert held.reason.code is ReasonCode.GPU_IN_USE
     (run,) = at.ledger.open_runs()
     assert {machine.tags[RUN_TAG] for machine in at.cloud.machines.values()} == {run.id}
+
+
+def forge_record(at: Fleet, **fields: object) -> Run:
+    """Stores the unsealed record of a run that creates machines for this source, of any scheduler."""
+    forged = Run(
+        id="20991231-000000-ffffff",
+        scheduler="forged",
+        provider="fleet",
+        machines=(Machine(id="20991231-000000-ffffff-0"),),
+        source=at.store.url,
+        output=at.store.url,
+        policy="now",
+        reason="forged",
+        created=at.clock.now(),
+        deadline=LATEST,
+        rate=SPOT.rate,
+    )
+    record = replace(forged, **fields)  # type: ignore[arg-type]
+    at.store.place(keys.intent(record.id), encode_run(record))
+    return record
+
+
+def test_a_forged_record_holds_starts_back_for_some_days_and_with_alerts(at: Fleet) -> None:
+    """Only the scheduler that it names can check its seal."""
+    forge_record(at)
+    held = tick(at.world, at.config, wait=False).decision
+    assert held.reason.code is ReasonCode.GPU_IN_USE
+    at.clock.sleep(timedelta(days=6).total_seconds())
+    tick(at.world, at.config, wait=False)
+    titles = [note.title for note in at.notes.messages]
+    assert "batchscribe: two schedulers on one source" in titles
+    assert "batchscribe: chunks wait too long" in titles
+    at.clock.sleep(timedelta(days=1).total_seconds())
+    assert isinstance(tick(at.world, at.config, wait=False).decision, Launch)
+
+
+def test_a_forged_record_in_the_name_of_this_scheduler_holds_nothing_back(at: Fleet) -> None:
+    forge_record(at, scheduler=at.config.scheduler, host=at.config.host)
+    ticked = tick(at.world, at.config, wait=False)
+    assert isinstance(ticked.decision, Launch)
+    assert "batchscribe: a control object is not ours" in [note.title for note in at.notes.messages]
+    (run,) = at.ledger.open_runs()
+    assert run.state is not RunState.RELEASING
+
+
+@pytest.mark.parametrize("days", [-8, 8])
+def test_a_record_of_another_time_holds_nothing_back(at: Fleet, days: int) -> None:
+    forge_record(at, created=at.clock.now() + timedelta(days=days))
+    assert isinstance(tick(at.world, at.config, wait=False).decision, Launch)
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_clock_that_was_set_back_extends_no_run(tmp_path: Path, machines: int) -> None:
+    for at in fleet(tmp_path, machines=machines):
+        run, began = started(at, at_work=machines), at.clock.monotonic()
+        at.worker.seconds_each = 300.0
+        at.clock.jump(-3 * 3600)
+        run = advanced_to_end(at, run)
+        assert run.outcome is Outcome.TIMED_OUT
+        assert at.clock.monotonic() - began < at.config.policy.max_runtime.total_seconds() + 300
 
 
 @pytest.mark.parametrize("machines", [1, 3])

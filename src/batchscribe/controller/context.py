@@ -204,6 +204,20 @@ def read_moment(world: World) -> Moment:
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
 
 
+def seconds_left(world: World, run: Run) -> float:
+    """Seconds until the run's deadline; a clock that was set back since its start extends none."""
+    now, start = read_moment(world), run.start_requested
+    left = (run.deadline - now.at).total_seconds()
+    if start is None:
+        return left
+    return min(left, (run.deadline - run.created).total_seconds() - now.seconds_since(start))
+
+
+def is_over(world: World, run: Run) -> bool:
+    """True if the run's deadline has passed."""
+    return seconds_left(world, run) <= 0
+
+
 def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[str, Poll]:
     """Polls machines of a run, by id.
 

@@ -115,7 +115,7 @@ def arm(world: World, config: RunConfig, run: Run) -> Run:
     if run.ending:
         return run
     write_record(world, run)
-    if run.creates_machines and (other := find_competing_run(world, run.id)):
+    if run.creates_machines and (other := find_competing_run(world, config, run.id)):
         return save(world, run.releasing(Outcome.ABANDONED, f"{other}; nothing was requested"))
     if run.borrowed:
         return save(world, run.moved(RunState.ARMED), "no guard: the instance was running before the run")
