@@ -10,6 +10,7 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice
 from batchscribe.core.decide.offers import Market
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.setting_parsers import Name
 from batchscribe.text_settings import TextSettings, as_path
 
@@ -56,11 +57,15 @@ class MachineSettings(TextSettings):
     ssh_host: Annotated[
         str, Name("GPU_SSH_HOST", parse.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"), "public, private or a host")
     ] = "public"
-    launch_template: Annotated[
-        str, Name("GPU_LAUNCH_TEMPLATE", parse.matching(r"[A-Za-z0-9()./_-]{3,128}"), "an ID or a name")
-    ] = ""
+    launch_template: Annotated[str, Name("GPU_LAUNCH_TEMPLATE", parse.launch_template, "an ID or a name")] = (
+        ""
+    )
     subnets: Annotated[
         tuple[str, ...], Name("GPU_SUBNETS", parse.words, "subnets such as subnet-0a1b,subnet-2c3d")
+    ] = ()
+    further_regions: Annotated[
+        tuple[FurtherRegion, ...],
+        Name("GPU_FURTHER_REGIONS", parse.further_regions, "regions, each with its launch template and role"),
     ] = ()
     market: Annotated[
         str,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,7 @@ class Settings(MachineSettings):
         str,
         Name(
             "BATCH_GUARD_ROLE_ARN",
-            parse.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+"),
+            parse.role_arn,
             "arn:aws:iam::<account>:role/<name>",
         ),
     ] = ""
@@ -203,6 +203,25 @@ class Settings(MachineSettings):
         parts = urlsplit(self.source)
         root = self.source if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}"
         return root, self.live_lock.lstrip("/")
+
+    def by_region(self) -> tuple[Settings, ...]:
+        """The settings of each region in which runs create machines, in order; else these alone."""
+        if self.provider != FLEET or not self.further_regions:
+            return (self,)
+        home = replace(self, further_regions=())
+        return (
+            home,
+            *(
+                replace(
+                    home,
+                    region=there.name,
+                    launch_template=there.template,
+                    subnets=there.subnets,
+                    guard_role_arn=there.role,
+                )
+                for there in self.further_regions
+            ),
+        )
 
     def require(self, name: str) -> str:
         """Value of a setting that the command requires. Raises MisconfiguredError if it is missing."""
@@ -353,7 +372,7 @@ def _shown_value(settings: Settings, attribute: str, declared: Name) -> str | fl
         return MASK
     if isinstance(value, int | float | Usd):
         return value.dollars if isinstance(value, Usd) else value
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 _BARE = Settings()

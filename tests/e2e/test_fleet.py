@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.testing.guard import ROLE
+from support.aws import make_launch_template, make_schedule_group
 from support.booted import ec2
 from support.cli import finish_by_timer, wait_for
-from support.created import CreatedCloud, created_cloud, find_name
+from support.created import WEST, CreatedCloud, created_cloud, find_name
 from support.faults import Refusal, fault_proxy
-from support.s3 import CREDENTIALS
+from support.s3 import CREDENTIALS, aws_client
 
 pytestmark = pytest.mark.e2e
 RECORDINGS = 3
@@ -59,10 +62,13 @@ def test_three_machines_share_a_run_and_are_terminated(tmp_path: Path, endpoint:
         assert run.cost.micros == sum(bill.cost_micros for bill in bills) > 0
         report = cloud.desk.run("report", "--last", "24h").stdout
         assert f"1 run settled, 1 GPU start; {2 * RECORDINGS} chunks done, 0 failed" in report
-        assert "GPUs were up on average" in report
+        assert "The GPU was up for" in report
         assert "Root disk" not in report
         assert f"run {run.id}, worker 0: completed" in cloud.desk.run("why", "talk-0.wav").stdout
-        assert cloud.desk.run("gpu", "status").stdout == "no machine of a run exists in this region\n"
+        assert (
+            cloud.desk.run("gpu", "status").stdout
+            == "no machine of a run exists in the regions of the settings\n"
+        )
 
 
 def test_the_others_do_the_rest_of_a_machine_that_is_terminated_from_outside(
@@ -75,7 +81,7 @@ def test_the_others_do_the_rest_of_a_machine_that_is_terminated_from_outside(
         (lost,) = [row["InstanceId"] for row in cloud.rows if find_name(row) == cloud.run.instances[1]]
         ec2(endpoint).terminate_instances(InstanceIds=[lost])
         run = settled(cloud)
-        assert [machine.outcome for machine in run.machines] == [None, Outcome.SPOT_INTERRUPTED, None]
+        assert [machine.outcome for machine in run.machines] == [None, Outcome.INSTANCE_LOST, None]
 
 
 def test_without_spot_capacity_the_next_machines_are_on_demand(tmp_path: Path, endpoint: str) -> None:
@@ -90,3 +96,29 @@ def test_without_spot_capacity_the_next_machines_are_on_demand(tmp_path: Path, e
         assert [machine.market for machine in run.machines] == ["spot", "on-demand", "on-demand"]
         assert [bill.rate for bill in build(run).gpu.machines] == [SPOT, ON_DEMAND, ON_DEMAND]
         assert proxy.calls.count("CreateFleet") == 4, "one request for each machine and offer"
+
+
+def test_without_capacity_in_its_region_a_run_goes_on_in_a_further_one(tmp_path: Path, endpoint: str) -> None:
+    template = make_launch_template(endpoint, "west", region=WEST)
+    make_schedule_group(endpoint, WEST)
+
+    def list_orders() -> list[str]:
+        client = aws_client(endpoint, "scheduler", WEST)
+        return [order["Name"] for order in client.list_schedules(GroupName=GROUP)["Schedules"]]
+
+    regions = f"{WEST} {template} {ROLE}"
+    with (
+        fault_proxy(endpoint) as proxy,
+        created_cloud(tmp_path, endpoint, calls=proxy.endpoint, GPU_FURTHER_REGIONS=regions) as cloud,
+    ):
+        cloud.add_speech(RECORDINGS)
+        doctor = cloud.desk.run("doctor")
+        assert (doctor.returncode, f"machines, {WEST}" in doctor.stdout) == (0, True), doctor.stdout
+        proxy.plan("CreateFleet", None, *[Refusal("InsufficientInstanceCapacity", 500)] * 2)
+        cloud.desk.json("tick", "--no-wait")
+        assert len(list_orders()) == len(cloud.orders) == 3, "the guard is armed in each region"
+        run = settled(cloud)
+        assert [machine.region for machine in run.machines] == ["", WEST, WEST]
+        assert run.tried_types == ("g4dn.xlarge spot", "g4dn.xlarge")
+        assert proxy.calls.count("CreateFleet") == 5, "one request for each machine and offer"
+        assert list_orders() == []

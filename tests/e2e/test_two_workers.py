@@ -105,7 +105,10 @@ def given(store: Store) -> tuple[Manifest, str]:
 
 
 def both(url: str, environment: dict[str, str]) -> list[tuple[int, str]]:
-    """(exit code, output) of two workers that were started one right after the other."""
+    """(exit code, output) of two workers, each at its first window before the other one goes on.
+
+    A worker that starts after the other one's exit record does nothing, and prints that record.
+    """
     base = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": ENGINES}
     words = [sys.executable, "-m", "batchscribe", "worker", url]
     workers = [
@@ -122,9 +125,11 @@ def both(url: str, environment: dict[str, str]) -> list[tuple[int, str]]:
     return [(worker.returncode, text) for worker, text in zip(workers, told, strict=True)]
 
 
-def test_two_workers_with_one_manifest_publish_each_key_once(place: Place) -> None:
+def test_two_workers_with_one_manifest_publish_each_key_once(place: Place, tmp_path: Path) -> None:
     manifest, url = given(place.store)
-    ended = both(url, place.environment)
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    ended = both(url, place.environment | {"SCRIPTED_GATE": str(gate)})
     assert [code for code, _ in ended] == [0, 0], ended
     tallies = [tuple(map(int, found.groups())) for _, text in ended if (found := _SUMMARY.search(text))]
     assert len(tallies) == 2, ended

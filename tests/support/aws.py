@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchscribe.adapters.aws.schedules import GROUP
-from support.s3 import aws_client
+from support.s3 import REGION, aws_client
 
 AMAZON_IMAGE = "ami-03cf127a"
 """One that moto has; a list of all takes a second."""
@@ -22,12 +22,12 @@ def make_stopped_instance(endpoint: str, *, instance_type: str = "g5.xlarge") ->
     return instance
 
 
-def make_schedule_group(endpoint: str) -> None:
+def make_schedule_group(endpoint: str, region: str = REGION) -> None:
     """The schedule group that the template would make."""
-    aws_client(endpoint, "scheduler").create_schedule_group(Name=GROUP)
+    aws_client(endpoint, "scheduler", region).create_schedule_group(Name=GROUP)
 
 
-def make_launch_template(endpoint: str, name: str = "gpu", **data: object) -> str:
+def make_launch_template(endpoint: str, name: str = "gpu", *, region: str = REGION, **data: object) -> str:
     """The id of a launch template as deploy/fleet.yaml makes one, with other `data`."""
     wanted: dict[str, Any] = {
         "ImageId": AMAZON_IMAGE,
@@ -35,7 +35,7 @@ def make_launch_template(endpoint: str, name: str = "gpu", **data: object) -> st
         "MetadataOptions": {"HttpTokens": "required", "InstanceMetadataTags": "enabled"},
         "IamInstanceProfile": {"Name": "gpu"},
     }
-    made = aws_client(endpoint, "ec2").create_launch_template(
+    made = aws_client(endpoint, "ec2", region).create_launch_template(
         LaunchTemplateName=name, LaunchTemplateData=wanted | data
     )
     template: str = made["LaunchTemplate"]["LaunchTemplateId"]

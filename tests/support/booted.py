@@ -55,18 +55,19 @@ class Cloud:
             self.home.create(f"walk/chunk-{number:03}.ogg", data)
 
 
-def ec2(endpoint: str) -> Any:
-    return aws_client(endpoint, "ec2")
+def ec2(endpoint: str, region: str = REGION) -> Any:
+    return aws_client(endpoint, "ec2", region)
 
 
-def state(endpoint: str, instance: str) -> str:
-    found = ec2(endpoint).describe_instances(InstanceIds=[instance])
+def state(endpoint: str, instance: str, region: str = REGION) -> str:
+    found = ec2(endpoint, region).describe_instances(InstanceIds=[instance])
     name: str = found["Reservations"][0]["Instances"][0]["State"]["Name"]
     return name
 
 
-def tags(endpoint: str, instance: str) -> dict[str, str]:
-    found = ec2(endpoint).describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+def tags(endpoint: str, instance: str, region: str = REGION) -> dict[str, str]:
+    answer = ec2(endpoint, region).describe_instances(InstanceIds=[instance])
+    found = answer["Reservations"][0]["Instances"][0]
     return {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
 
 

@@ -40,6 +40,8 @@ from support.played_box import PlayedBox, Power, played_box
 from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
 
 TYPE = "g4dn.xlarge"
+WEST = "us-west-2"
+"""A further region."""
 WORK_SECONDS = 2.5 * 3600
 """Estimated work of all chunks. With RUNTIME, a run needs three machines."""
 RUNTIME = {"BATCH_MAX_RUNTIME_HOURS": "1"}
@@ -125,14 +127,15 @@ class CreatedCloud:
 
     @contextmanager
     def _host(self, row: Any) -> Iterator[PlayedBox]:
-        instance, client = row["InstanceId"], ec2(self.endpoint)
+        instance, region = row["InstanceId"], row["Placement"]["AvailabilityZone"][:-1]
+        client = ec2(self.endpoint, region)
         names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}
         if int(find_name(row).rpartition("-")[2]) in self.stuck:
             names |= STUCK
         with metadata_service() as metadata:
 
             def show(tag: str) -> str:
-                metadata.tags = tags(self.endpoint, instance)
+                metadata.tags = tags(self.endpoint, instance, region)
                 return read_tag(tag, metadata.url) or ""
 
             box = PlayedBox(
@@ -146,7 +149,7 @@ class CreatedCloud:
                     waits=HostWaits(),
                 ),
                 stores=lambda where: open_store(where, region=REGION, endpoint=self.endpoint),
-                running=lambda: state(self.endpoint, instance) == "running",
+                running=lambda: state(self.endpoint, instance, region) == "running",
                 announced=lambda: show(MANIFEST_TAG),
                 machine=lambda: show(MACHINE_TAG),
                 power=Power(lambda: client.terminate_instances(InstanceIds=[instance])),
@@ -156,10 +159,10 @@ class CreatedCloud:
 
 
 def list_created(endpoint: str) -> list[Any]:
-    """Instances of all runs, as EC2 describes them."""
+    """Instances of all runs, as EC2 describes them in each region."""
     filters: Any = [{"Name": "tag-key", "Values": [MACHINE_TAG]}]
-    answer = ec2(endpoint).describe_instances(Filters=filters)
-    return [row for group in answer["Reservations"] for row in group["Instances"]]
+    answers = [ec2(endpoint, region).describe_instances(Filters=filters) for region in (REGION, WEST)]
+    return [row for answer in answers for group in answer["Reservations"] for row in group["Instances"]]
 
 
 def find_name(row: Any) -> str:
@@ -168,7 +171,7 @@ def find_name(row: Any) -> str:
     return str(name)
 
 
-def teach_speed(home: Path, engine: str, size: int) -> None:
+def teach_speed(home: Path, engine: str, size: int, *, instance_type: str = TYPE) -> None:
     """Records that `engine` takes WORK_SECONDS for `size` bytes of WAV."""
     folder = home / ".batchscribe"
     folder.mkdir()
@@ -177,7 +180,9 @@ def teach_speed(home: Path, engine: str, size: int) -> None:
             speed=size / BYTES_PER_SECOND["wav"] / WORK_SECONDS, setup_seconds=0, release_seconds=0
         )
         now = datetime.now(UTC)
-        ledger.learn(run="earlier", engine=engine, model="", instance_type=TYPE, at=now, measured=measured)
+        ledger.learn(
+            run="earlier", engine=engine, model="", instance_type=instance_type, at=now, measured=measured
+        )
 
 
 def make_image_record() -> InstanceRecord:
@@ -254,7 +259,7 @@ def new_created_case(aws: Aws, home: Path) -> CreatedCase:
 
 @contextmanager
 def created_cloud(
-    folder: Path, endpoint: str, *, calls: str = "", stuck: Iterable[int] = ()
+    folder: Path, endpoint: str, *, calls: str = "", stuck: Iterable[int] = (), **settings: str
 ) -> Iterator[CreatedCloud]:
     """The cloud while the block lasts; `calls`: address for the desk's calls, if not the endpoint."""
     bucket, desk = f"audio-{os.urandom(4).hex()}", WatchfulDesk(folder / "desk")
@@ -277,6 +282,7 @@ def created_cloud(
         GPU_LAUNCH_TEMPLATE=template,
         GPU_INSTANCE_TYPES=TYPE,
         GPU_MAX_MACHINES="3",
+        **settings,
     )
     home = open_store(url, region=REGION, endpoint=endpoint)
     home.create(keys.instance(AMAZON_IMAGE), encode(make_image_record()))

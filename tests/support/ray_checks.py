@@ -8,22 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
-from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, RayCapacity
+from batchscribe.adapters.ray.capacity import AUTOSCALED, IDLE_NODE, NO_NODE, WORKER, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
-from batchscribe.core.run.manifest import ExitRecord, WorkerEnd, decode
+from batchscribe.core.run.manifest import ExitRecord, Manifest, WorkerEnd, decode
+from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
 from batchscribe.testing.launcher_suite import LauncherCase, LauncherSuite
 from support.cli import spoken
+from support.created import RUNTIME, teach_speed
 from support.ray_cluster import ADDRESS, INSIDE, PlayedCluster, await_true
 from support.ray_run import OFFER, RealRun, open_capacity
 from support.stand_in import StandIns
@@ -234,6 +240,7 @@ class Scheduled:
 
     home: Path
     recordings: int = 40
+    machines: int = 1
 
     def fill(self) -> None:
         (self.home / "bucket").mkdir()
@@ -250,6 +257,8 @@ class Scheduled:
             "BATCH_MIN_AGE_MINUTES": "0",
             "BATCH_THRESHOLD": "1",
             "BATCH_POLL_SECONDS": "1",
+            "GPU_MAX_MACHINES": str(self.machines),
+            **RUNTIME,
         }
         return subprocess.Popen(
             [sys.executable, "-m", "batchscribe", "tick"],
@@ -265,6 +274,26 @@ class Scheduled:
 
     def is_at_work(self) -> bool:
         return len(self.list_done()) >= 3
+
+    def read_manifests(self) -> list[Manifest]:
+        """Those of the last run, in the order of its workers."""
+        return [decode((self.home / "bucket" / key).read_bytes(), Manifest) for key in self.run.manifests]
+
+    def list_at_work(self) -> set[str]:
+        """Names of the machines that have done a chunk of their manifests."""
+        done = {path.name for path in self.list_done()}
+        return {
+            str(manifest.machine)
+            for manifest in self.read_manifests()
+            if any(chunk.transcript in done for chunk in manifest.chunks)
+        }
+
+    @property
+    def run(self) -> Run:
+        """The only run."""
+        with Ledger(self.home / ".batchscribe" / FILE_NAME) as ledger:
+            (run,) = ledger.runs(datetime.min.replace(tzinfo=UTC))
+        return run
 
 
 @pytest.mark.parametrize("killed", ["node", "scheduler"])
@@ -292,3 +321,52 @@ def test_a_run_goes_on_if_its_node_or_its_scheduler_is_killed(
     tally = decode(record.read_bytes(), ExitRecord).tally
     assert (tally.seen, tally.failed) == (scheduled.recordings, 0)
     assert tally.skipped == (len(before) if killed == "node" else 0)
+
+
+def test_machines_share_a_run_and_one_that_is_killed_leaves_its_rest_to_the_others(
+    cluster: PlayedCluster, capacity: RayCapacity, tmp_path: Path
+) -> None:
+    """The scheduler is killed at the same moment, and its next tick continues the run."""
+    while len(cluster.nodes) < 3:
+        cluster.add_node()
+    scheduled = Scheduled(tmp_path, recordings=90, machines=3)
+    scheduled.fill()
+    size = sum(path.stat().st_size for path in (tmp_path / "bucket").iterdir())
+    teach_speed(tmp_path, "scripted", size, instance_type="")
+    tick = scheduled.tick()
+    await_true(lambda: bool(capacity.list_created()), "machines are created")
+    await_true(lambda: len(scheduled.list_at_work()) == 3, "all machines are at work")
+    killed = scheduled.run.instances[1]
+    capacity.teardown(killed)
+    tick.kill()
+    tick.communicate()
+    before = {path: path.read_bytes() for path in scheduled.list_done()}
+    rest = {
+        chunk.key
+        for manifest in scheduled.read_manifests()
+        for chunk in manifest.chunks
+        if manifest.machine == killed and chunk.transcript not in {path.name for path in before}
+    }
+    assert rest, "it was killed in mid-run"
+    tick = scheduled.tick()
+    output, _ = tick.communicate(timeout=300)
+    assert tick.returncode == 0, output
+    run, given = scheduled.run, scheduled.read_manifests()
+    assert run.outcome is Outcome.COMPLETED
+    assert [machine.outcome for machine in run.machines] == [None, Outcome.INSTANCE_LOST, None]
+    assert len(scheduled.list_done()) == run.chunks_done == scheduled.recordings
+    assert all(path.read_bytes() == data for path, data in before.items()), "nothing was done twice"
+    assert {manifest.machine for manifest in given} == {*run.instances}
+    others = Counter(chunk.key for each in given if each.machine != killed for chunk in each.chunks)
+    assert rest <= others.keys()
+    assert set(others.values()) == {1}, "no chunk was given to two of the others"
+    assert all(run.billed_seconds_of(machine) > 0 for machine in run.machines)
+    assert capacity.list_created() == ()
+    await_true(lambda: not list_workers(), "no process of a killed machine works on")
+
+
+def list_workers() -> list[psutil.Process]:
+    """Processes of `batchscribe worker` on the nodes."""
+    return [
+        each for each in psutil.process_iter(["cmdline"]) if (each.info["cmdline"] or [])[1:] == [*WORKER]
+    ]

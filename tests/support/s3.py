@@ -88,7 +88,7 @@ def aws_environment(endpoint: str | None = None) -> Iterator[None]:
 
 
 @cache
-def aws_client(endpoint: str, service: str) -> Any:
+def aws_client(endpoint: str, service: str, region: str = REGION) -> Any:
     """The process's client with throw-away credentials: botocore takes long to make one."""
     import boto3
 
@@ -96,7 +96,7 @@ def aws_client(endpoint: str, service: str) -> Any:
     return boto3.session.Session().client(
         service,  # type: ignore[call-overload]
         endpoint_url=endpoint,
-        region_name=REGION,
+        region_name=region,
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
     )

@@ -12,23 +12,29 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.no_guard import NoGuard
+from batchscribe.adapters.regional import RegionalCapacity
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.context import RunConfig, World, read_moment
+from batchscribe.controller.external_state import NOTED
 from batchscribe.controller.observe import observe
+from batchscribe.controller.records import read_settlement
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
+from batchscribe.core.bounds import LATEST
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.observation import Policy, PolicyName, ReasonCode
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import DEADLINE_TAG, MACHINE_TAG, RUN_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd
+from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     ComputeUnavailableError,
@@ -108,6 +114,10 @@ def started(at: Fleet, *, at_work: int) -> Run:
 
 def finished(at: Fleet) -> Run:
     tick(at.world, at.config, wait=False)
+    return settled(at)
+
+
+def settled(at: Fleet) -> Run:
     (run,) = at.ledger.open_runs()
     for _ in range(800):
         at.clock.sleep(5)
@@ -260,6 +270,23 @@ def test_a_lost_ledger_ends_no_work(at: Fleet, tmp_path: Path) -> None:
     assert at.states() == {InstanceState.TERMINATED}
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_unreadable_manifest_ends_no_other_machine(at: Fleet, tmp_path: Path, number: int) -> None:
+    """Its chunks are unknown if the ledger is lost: the other machine works on whatever is pending."""
+    run = started(at, at_work=2)
+    at.store.place(keys.manifest(run.id, number), b"damaged")
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        at.world, at.ledger = replace(at.world, ledger=ledger), ledger
+        reconcile(at.world, at.config)
+        (found,) = ledger.open_runs()
+        assert [worker.machine for worker in found.workers] == [worker.machine for worker in run.workers]
+        run = advanced_to_end(at, run)
+    assert [machine.outcome for machine in run.machines] == [None, None]
+    assert len(set(at.worker.published)) == len(at.worker.published) == CHUNKS
+    assert "manifests that could not be read: 1" in run.detail
+    assert at.states() == {InstanceState.TERMINATED}
+
+
 def test_a_machine_that_never_ran_is_ended_if_the_ledger_is_lost(at: Fleet, tmp_path: Path) -> None:
     tick(at.world, at.config, wait=False)
     (run,) = at.ledger.open_runs()
@@ -311,6 +338,20 @@ def passes(at: Fleet, act: Callable[[], object]) -> None:
         act()
 
 
+def test_the_progress_counts_all_workers_of_a_run(at: Fleet) -> None:
+    """Those with other portions too, and that of a machine that died."""
+    run = started(at, at_work=2)
+    at.clock.sleep(100)
+    at.cloud.terminate(at.of(run, 1)[0].id)
+    at.worker.started[run.id, 1].die()
+    advanced_to_end(at, run)
+    shown = at.notes.shown
+    assert {progress.total for progress in shown} == {CHUNKS}
+    done = [progress.tally.done for progress in shown]
+    assert done == sorted(done)
+    assert done[-1] >= CHUNKS - 1
+
+
 @pytest.mark.parametrize("act", [reconcile, watch])
 def test_a_machine_of_a_settled_run_is_ended_and_billed(
     at: Fleet, act: Callable[[World, RunConfig], object]
@@ -326,6 +367,31 @@ def test_a_machine_of_a_settled_run_is_ended_and_billed(
     assert all(late.billed_seconds_of(m) >= t for m, t in zip(late.machines, true, strict=True))
     assert late.cost == late.bill() > closed.cost
     assert [note.title for note in at.notes.messages].count("batchscribe: a machine of a settled run") == 2
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_the_stored_settlement_has_the_higher_bill_of_a_machine_that_showed_late(
+    at: Fleet, act: Callable[[World, RunConfig], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the store fails at first; a ledger that is lost later recovers that bill."""
+    run = finished(at)
+    name, tags = run.instances[0], {RUN_TAG: run.id, DEADLINE_TAG: run.deadline.isoformat()}
+    at.cloud.create(name, "g4dn.xlarge", "spot", "a", tags)
+    reports, replace_object = len(at.notes.reports), at.store.replace
+
+    def fail(key: str, data: bytes) -> None:
+        monkeypatch.setattr(at.store, "replace", replace_object)
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr(at.store, "replace", fail)
+    at.clock.sleep(1200)
+    passes(at, lambda: act(at.world, at.config))
+    late = at.ledger.run(run.id)
+    assert late is not None
+    assert late.cost > run.cost
+    assert read_settlement(at.world, run) == late
+    assert [report.cost for report in at.notes.reports[reports:]] == [late.cost]
+    assert not at.ledger.facts(NOTED)
 
 
 def test_a_watchdog_whose_ledger_was_lost_continues_the_run(at: Fleet, tmp_path: Path) -> None:
@@ -374,6 +440,66 @@ def test_of_two_schedulers_only_one_creates_machines(at: Fleet, tmp_path: Path) 
         assert held.reason.code is ReasonCode.GPU_IN_USE
     (run,) = at.ledger.open_runs()
     assert {machine.tags[RUN_TAG] for machine in at.cloud.machines.values()} == {run.id}
+
+
+def forge_record(at: Fleet, **fields: object) -> Run:
+    """Stores the unsealed record of a run that creates machines for this source, of any scheduler."""
+    forged = Run(
+        id="20991231-000000-ffffff",
+        scheduler="forged",
+        provider="fleet",
+        machines=(Machine(id="20991231-000000-ffffff-0"),),
+        source=at.store.url,
+        output=at.store.url,
+        policy="now",
+        reason="forged",
+        created=at.clock.now(),
+        deadline=LATEST,
+        rate=SPOT.rate,
+    )
+    record = replace(forged, **fields)  # type: ignore[arg-type]
+    at.store.place(keys.intent(record.id), encode_run(record))
+    return record
+
+
+def test_a_forged_record_holds_starts_back_for_some_days_and_with_alerts(at: Fleet) -> None:
+    """Only the scheduler that it names can check its seal."""
+    forge_record(at)
+    held = tick(at.world, at.config, wait=False).decision
+    assert held.reason.code is ReasonCode.GPU_IN_USE
+    at.clock.sleep(timedelta(days=6).total_seconds())
+    tick(at.world, at.config, wait=False)
+    titles = [note.title for note in at.notes.messages]
+    assert "batchscribe: two schedulers on one source" in titles
+    assert "batchscribe: chunks wait too long" in titles
+    at.clock.sleep(timedelta(days=1).total_seconds())
+    assert isinstance(tick(at.world, at.config, wait=False).decision, Launch)
+
+
+def test_a_forged_record_in_the_name_of_this_scheduler_holds_nothing_back(at: Fleet) -> None:
+    forge_record(at, scheduler=at.config.scheduler, host=at.config.host)
+    ticked = tick(at.world, at.config, wait=False)
+    assert isinstance(ticked.decision, Launch)
+    assert "batchscribe: a control object is not ours" in [note.title for note in at.notes.messages]
+    (run,) = at.ledger.open_runs()
+    assert run.state is not RunState.RELEASING
+
+
+@pytest.mark.parametrize("days", [-8, 8])
+def test_a_record_of_another_time_holds_nothing_back(at: Fleet, days: int) -> None:
+    forge_record(at, created=at.clock.now() + timedelta(days=days))
+    assert isinstance(tick(at.world, at.config, wait=False).decision, Launch)
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_clock_that_was_set_back_extends_no_run(tmp_path: Path, machines: int) -> None:
+    for at in fleet(tmp_path, machines=machines):
+        run, began = started(at, at_work=machines), at.clock.monotonic()
+        at.worker.seconds_each = 300.0
+        at.clock.jump(-3 * 3600)
+        run = advanced_to_end(at, run)
+        assert run.outcome is Outcome.TIMED_OUT
+        assert at.clock.monotonic() - began < at.config.policy.max_runtime.total_seconds() + 300
 
 
 @pytest.mark.parametrize("machines", [1, 3])
@@ -478,3 +604,158 @@ def test_a_machine_of_an_unknown_run_without_a_deadline_is_reported_and_left(at:
     passes(at, lambda: reconcile(at.world, at.config))
     assert at.states() == {InstanceState.RUNNING}
     assert [note.title for note in at.notes.messages] == ["batchscribe: a machine without a deadline"]
+
+
+# A further region.
+
+WEST = "us-west-2"
+NOT_HOME = Fault(NoCapacityError("no capacity"))
+
+
+NOTHING = Instance(id="", state=InstanceState.STOPPED)
+
+
+class TwoRegions(Fleet):
+    west: FakeFleet
+
+
+@pytest.fixture
+def regions(at: Fleet) -> TwoRegions:
+    """Machines are created in a second region, for half of the price, if the first has no capacity."""
+    at.__class__ = TwoRegions
+    assert isinstance(at, TwoRegions)
+    cheap = Rate(per_hour=Usd.parse("0.10"), source="test west")
+    at.west = FakeFleet(at.clock, (replace(SPOT, rate=cheap), replace(ON_DEMAND, rate=cheap)), zones=("w",))
+    at.world = replace(at.world, capacity=RegionalCapacity({"": at.cloud, WEST: at.west}))
+    at.config = replace(at.config, further_regions=(FurtherRegion(name=WEST, template="lt-west"),))
+    return at
+
+
+def count_requests(cloud: FakeFleet) -> int:
+    return [call for call, _ in cloud.calls].count("acquire")
+
+
+def test_a_lower_price_in_a_further_region_is_no_reason_to_go_there(regions: TwoRegions) -> None:
+    run = finished(regions)
+    assert run.outcome is Outcome.COMPLETED
+    assert (len(regions.cloud.machines), len(regions.west.machines)) == (2, 0)
+    assert {machine.region for machine in run.machines} == {""}
+
+
+def test_the_next_region_is_used_once_the_first_has_no_capacity_for_any_offer(regions: TwoRegions) -> None:
+    regions.cloud.fail("acquire", None, NOT_HOME, NOT_HOME)
+    run = finished(regions)
+    assert run.outcome is Outcome.COMPLETED
+    assert run.tried_types == ("g4dn.xlarge spot", "g4dn.xlarge")
+    first, second = run.machines
+    assert [machine.offer for machine in (first, second)] == [
+        ("g4dn.xlarge", "spot", ""),
+        ("g4dn.xlarge", "spot", WEST),
+    ]
+    assert [machine.rate for machine in (first, second)] == [SPOT.rate, regions.west.offers(NOTHING)[0].rate]
+    assert run.cost == run.bill_of(first) + run.bill_of(second)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_request_without_a_reply_is_repeated_in_its_region(regions: TwoRegions, applied: bool) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    regions.west.fail("acquire", Fault(ComputeUnavailableError("no answer"), applied=applied))
+    run = finished(regions)
+    assert run.outcome is Outcome.COMPLETED
+    assert [len(regions.west.list_named(name)) for name in run.instances] == [1, 1]
+    assert (regions.cloud.machines, count_requests(regions.cloud)) == ({}, 2)
+
+
+def test_a_machine_that_shows_in_another_region_than_recorded_has_its_price(regions: TwoRegions) -> None:
+    """The reply of the first region came too late, and the second one was asked meanwhile."""
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    (name, _) = run.instances
+    (machine,) = regions.west.list_named(name)
+    regions.west.terminate(machine.id)
+    regions.cloud.create(name, machine.type, machine.market, "a", machine.tags)
+    run = advanced(regions, lambda run: run.machine(name).region == "")
+    assert run.machine(name).rate == SPOT.rate
+
+
+def test_a_region_that_does_not_answer_ends_no_work_and_proves_no_end(
+    regions: TwoRegions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_names: tuple[str, ...]) -> tuple[Instance, ...]:
+        raise ComputeUnavailableError("the region does not answer")
+
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    started(regions, at_work=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(regions.cloud, "poll", refuse)
+        run = advanced(regions, lambda run: run.ending)
+        for _ in range(20):
+            regions.clock.sleep(5)
+            advance_all(regions.world, regions.config, PassResult())
+        assert len(set(regions.worker.published)) == CHUNKS
+        assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+        assert regions.ledger.open_runs(), "its end is not proved"
+    run = settled(regions)
+    assert (run.outcome, all(machine.released for machine in run.machines)) == (Outcome.COMPLETED, True)
+
+
+@pytest.mark.parametrize("now", [(), (FurtherRegion(name=WEST, template="lt-other"),)])
+def test_a_run_is_ended_in_the_regions_that_it_was_opened_with(
+    regions: TwoRegions, now: tuple[FurtherRegion, ...]
+) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    assert world_of(regions.world, regions.config, run) is regions.world
+    opened: list[tuple[FurtherRegion, ...]] = []
+
+    def elsewhere(world: World, of: Run) -> World:
+        opened.append(of.further_regions)
+        return regions.world
+
+    present = replace(regions.world, capacity=regions.cloud, elsewhere=elsewhere)
+    advance_all(present, replace(regions.config, further_regions=now), PassResult())
+    assert set(opened) == {regions.config.further_regions}
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_an_abandoned_machine_in_a_further_region_is_ended(
+    regions: TwoRegions, act: Callable[[World, RunConfig], object]
+) -> None:
+    run = "20200101-000000-aaaaaa"
+    tags = {RUN_TAG: run, DEADLINE_TAG: regions.clock.now().isoformat()}
+    regions.west.create(f"{run}-0", "g4dn.xlarge", "spot", "w", tags)
+    passes(regions, lambda: act(regions.world, regions.config))
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    found = regions.ledger.run(run)
+    assert found is not None
+    assert found.further_regions == regions.config.further_regions
+
+
+def test_the_status_of_a_machine_names_its_further_region(regions: TwoRegions) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    (now,) = overview(regions.world, regions.config).runs
+    assert now.machines[0].startswith(f"{run.id}-0 (g4dn.xlarge spot {WEST}, $0.10 an hour) is at work")
+
+
+def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
+    regions: TwoRegions, tmp_path: Path
+) -> None:
+    regions.cloud.fail("acquire", *[NOT_HOME] * 2)
+    run = started(regions, at_work=2)
+    both = regions.world.capacity
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        regions.ledger, regions.config = ledger, replace(regions.config, further_regions=())
+        regions.world = replace(
+            regions.world,
+            ledger=ledger,
+            capacity=regions.cloud,
+            elsewhere=lambda world, _run: replace(world, capacity=both),
+        )
+        reconcile(regions.world, regions.config)
+        (found,) = ledger.open_runs()
+        assert [machine.region for machine in found.machines] == [WEST, WEST]
+        run = advanced_to_end(regions, run)
+    assert (run.outcome, len(regions.worker.published)) == (Outcome.COMPLETED, CHUNKS)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}

@@ -59,6 +59,19 @@ def test_the_messages_of_each_module_have_an_entry(trees: dict[Path, ast.Module]
     assert missing == {}
 
 
+def test_each_alert_has_an_entry(trees: dict[Path, ast.Module]) -> None:
+    calls = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    titles = {
+        text
+        for call in calls
+        if ast.unparse(call.func) in {"alert", "send_alert"}
+        for text in map(text_of, call.args)
+        if text.startswith("batchscribe: ")
+    }
+    assert len(titles) > 10
+    assert titles <= set(FRAGMENTS)
+
+
 def test_fixes_install_extras_that_exist_from_the_sources(trees: dict[Path, ast.Module]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     calls = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]

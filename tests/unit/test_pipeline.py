@@ -865,6 +865,17 @@ def recording(bench: Bench) -> tuple[ProgressTracker, Records]:
     return tracker, records
 
 
+def test_a_clock_that_was_set_back_does_not_extend_a_worker(bench: Bench) -> None:
+    clock = FakeClock()
+    ending = Ending(clock, clock.now() + timedelta(hours=1), bench.stop.is_set)
+    clock.jump(-3 * 3600)
+    clock.sleep(3599)
+    assert not ending.is_due()
+    clock.sleep(1)
+    assert ending.is_due()
+    assert ending.reason == "the deadline passed"
+
+
 def test_who_is_named_already_costs_no_write(bench: Bench) -> None:
     chunks = [bench.chunk(bench.add(f"note-{number:03}.webm")) for number in range(2)]
     tracker, records = recording(bench)

@@ -17,7 +17,7 @@ from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import IfRunning, Policy
 from batchscribe.core.decide.policy import Hold, Launch, Reclaim, Resume
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.instances import Claim, InstanceState
+from batchscribe.core.run.instances import RUN_TAG, Claim, InstanceState
 from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, WorkerEnd
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.records import decode_run, decode_settlement
@@ -402,6 +402,14 @@ def test_another_schedulers_claim_is_respected(at: Stage) -> None:
     assert "another scheduler" in decision.reason.sentence
     assert reconcile(at.world, at.config) == ()
     assert state(at) is InstanceState.RUNNING
+
+
+def test_a_tag_without_a_deadline_claims_no_stopped_instance(at: Stage) -> None:
+    """A tag of an unknown run without a readable deadline would otherwise never lose its effect."""
+    ready(at)
+    at.compute.tag(INSTANCE, {RUN_TAG: "unknown-run"})
+    (run,) = tick(at.world, at.config).runs
+    assert (run.outcome, state(at)) == (Outcome.COMPLETED, InstanceState.STOPPED)
 
 
 def test_a_gpu_stopped_by_somebody_else_mid_run_ends_it(at: Stage) -> None:

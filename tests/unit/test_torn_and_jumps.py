@@ -14,6 +14,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import SilentHost
+from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
@@ -32,7 +33,7 @@ from batchscribe.wiring.preflight import preflight
 from support.box_agent import RUN, Awake
 from support.host_setup import PlayedSetup
 from support.values import metered
-from support.world import INSTANCE, Stage, once, stage
+from support.world import INSTANCE, Stage, advanced, once, stage
 
 CHUNKS = 8
 WORKING = 32.0
@@ -290,6 +291,23 @@ def test_after_a_clock_was_set_back_the_instance_is_looked_at_all_the_same(wrong
     seen = wrong.ledger.run(run.id)
     assert seen is not None
     assert (seen.state, seen.outcome) == (RunState.RELEASING, Outcome.INSTANCE_LOST)
+
+
+@pytest.mark.parametrize("state", [RunState.PROVISIONING, RunState.TRANSCRIBING])
+def test_a_clock_that_was_set_back_extends_no_run(wrong: Stage, state: RunState) -> None:
+    """The monotonic clock ends it, as it ends a host's agent."""
+    wrong.upload(30, session="more")
+    wrong.worker.seconds_each = 600
+    once(wrong)
+    run = advanced(wrong, lambda run: run.state is state)
+    since, longest = wrong.clock.monotonic(), wrong.config.policy.max_runtime.total_seconds()
+    wrong.clock.jump(-3 * 3600)
+    while wrong.ledger.open_runs():
+        wrong.clock.sleep(30)
+        advance_all(wrong.world, wrong.config, PassResult())
+    (settled,) = wrong.notes.reports
+    assert (settled.id, settled.outcome) == (run.id, Outcome.TIMED_OUT)
+    assert wrong.clock.monotonic() - since < longest + 600
 
 
 @pytest.mark.parametrize("hours", [1, -1])

@@ -221,6 +221,23 @@ def test_days_show_the_trend_of_the_queue_and_the_time_of_the_gpu() -> None:
     assert period.gpu_share == pytest.approx(420 / 86_400)
 
 
+def test_several_machines_at_once_are_up_once() -> None:
+    """Three that overlap, in a period that is no longer: never more than all of it."""
+    first = work("r", 0, 2)
+    later = replace(
+        first.machines[0],
+        id="i-2",
+        meter=meter(start_requested=NOW + HOUR, up_since=NOW, stopped=NOW + 2 * HOUR),
+    )
+    several = replace(first, machines=(first.machines[0], replace(first.machines[0], id="i-3"), later))
+    period = period_of([several], NOW, NOW + 2 * HOUR)
+    assert period.totals.billed_hours == pytest.approx(2 * 240 / 3600 + 1)
+    assert period.gpu_share == pytest.approx((240 / 3600 + 1) / 2)
+    short = period_of([several], NOW, NOW + 300 * SECOND)
+    assert short.gpu_share == 1.0
+    assert short.days[0].gpu_share == 1.0
+
+
 def test_a_day_without_a_run_shows_what_arrived() -> None:
     days = reported(samples=(*SAMPLES, sample(40, 3))).days
     assert [(day.day, day.runs) for day in days][-1] == ("2026-11-25", 0)

@@ -42,7 +42,7 @@ from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
-NO_MACHINE = "no machine of a run exists in this region"
+NO_MACHINE = "no machine of a run exists in the regions of the settings"
 NOT_CHECKED = warned(
     "host",
     "not checked while it is not running: ssh, worker, engine and stores",
@@ -337,6 +337,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
     return {
         "provider": at.provider,
         "instance": seen.id,
+        "region": seen.region or at.region or None,
         "type": seen.type or None,
         "state": seen.state.value,
         "billable": seen.state.billable,

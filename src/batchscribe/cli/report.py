@@ -179,11 +179,7 @@ def _describe_use(period: Period) -> str:
     if speed is None or period.gpu_share is None:
         return ""
     share, recorded = period.gpu_share, format_hours(period.recorded_hours * HOUR)
-    # Several machines at once are up for longer than the period.
-    up = (
-        f"The GPU was up for {_format_share(share)}" if share <= 1 else f"{share:.1f} GPUs were up on average"
-    )
-    return f"{up} of {recorded}: {speed:.1f} s of audio for each second."
+    return f"The GPU was up for {_format_share(share)} of {recorded}: {speed:.1f} s of audio for each second."
 
 
 def _format_share(share: float) -> str:

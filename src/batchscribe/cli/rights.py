@@ -69,8 +69,10 @@ def iam_policy(
         name = "fleet.yaml" if app.settings.provider == FLEET else "guard.yaml"
         click.echo((files("batchscribe.deploy") / name).read_text(encoding="utf-8"), nl=False)
         return
-    place = replace(place_of(app.settings), kms_keys=kms_keys, prices=prices)
-    documents = documents_of(place)
+    place, *further = (
+        replace(place_of(there), kms_keys=kms_keys, prices=prices) for there in app.settings.by_region()
+    )
+    documents = documents_of(place, further)
     if as_json:
         print_json(documents[role] if role else documents)
     else:

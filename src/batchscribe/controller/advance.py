@@ -15,6 +15,7 @@ from batchscribe.controller.context import (
     RunConfig,
     World,
     is_late,
+    is_over,
     log,
     note_trouble,
     read_latest,
@@ -126,12 +127,11 @@ def take_step(world: World, config: RunConfig, run: Run, step: Step, passed: Pas
 
 def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     """Outcome and reason if a run must end now. None if it may continue."""
-    now = world.clock.now()
     if run.ending or not run.open:
         return None
-    if not run.started and now - run.created >= INTENT_LASTS:
+    if not run.started and world.clock.now() - run.created >= INTENT_LASTS:
         return Outcome.ABANDONED, "no start was requested in time: its decision is out of date"
-    if now < run.deadline:
+    if not is_over(world, run):
         return None
     if run.lane:
         return Outcome.TIMED_OUT, "its time on this machine is over; the next check decides about the rest"

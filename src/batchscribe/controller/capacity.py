@@ -47,7 +47,7 @@ def choose_offer(world: World, config: RunConfig, run: Run, seen: Instance) -> O
         return list_offers(world, config, seen)[0]
     machine = run.machine(seen.id)
     for offer in _list_run_offers(world, config, run, seen):
-        requested = (offer.instance_type, offer.market) == (machine.type, machine.market)
+        requested = (offer.instance_type, offer.market, offer.region) == machine.offer
         if requested if machine.unconfirmed else offer.name == run.wanted_type:
             return offer
     raise NoCapacityError(f"{machine.type or run.wanted_type} is no longer offered")
@@ -70,15 +70,15 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
         # It runs, and its offer had a price.
         log.warning("price.missing", run=run.id, error=str(error))
         rate = run.machine(seen.id).rate or run.rate
-    return run.with_machine(seen.id, type=seen.type, market=seen.market, rate=rate)
+    return run.with_machine(seen.id, type=seen.type, market=seen.market, region=seen.region, rate=rate)
 
 
 def with_price(world: World, run: Run, seen: Instance) -> Run:
     """The run with the price of a created machine, if a poll shows another offer than was recorded."""
     if not run.creates_machines or not seen.type:
         return run
-    machine = run.machine(seen.id)
-    return run if (machine.type, machine.market) == (seen.type, seen.market) else with_type(world, run, seen)
+    recorded = run.machine(seen.id).offer
+    return run if recorded == (seen.type, seen.market, seen.region) else with_type(world, run, seen)
 
 
 def take_another_offer(

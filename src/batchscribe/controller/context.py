@@ -13,6 +13,7 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.instances import MACHINE_TAG, STOP_PATIENCE_SECONDS, Instance, InstanceState
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
 from batchscribe.core.run.meter import FORGOTTEN, LONGEST_LAG, Meter, Moment, Poll
@@ -101,6 +102,8 @@ class RunConfig:
     launch: str = "auto"
     """auto (boot if the GPU host is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
+    further_regions: tuple[FurtherRegion, ...] = ()
+    """Regions in which machines are created if those before have no capacity."""
     endpoint: str = ""
     guard: str = ""
     """Kind of guard (BATCH_CLOUD_GUARD)."""
@@ -199,6 +202,20 @@ def refuse_unsupported(unsupported: str) -> None:
 def read_moment(world: World) -> Moment:
     """Returns the present wall time, monotonic time and boot."""
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
+
+
+def seconds_left(world: World, run: Run) -> float:
+    """Seconds until the run's deadline; a clock that was set back since its start extends none."""
+    now, start = read_moment(world), run.start_requested
+    left = (run.deadline - now.at).total_seconds()
+    if start is None:
+        return left
+    return min(left, (run.deadline - run.created).total_seconds() - now.seconds_since(start))
+
+
+def is_over(world: World, run: Run) -> bool:
+    """True if the run's deadline has passed."""
+    return seconds_left(world, run) <= 0
 
 
 def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[str, Poll]:

@@ -19,6 +19,7 @@ from batchscribe.controller.context import (
     read_moment,
     try_action,
 )
+from batchscribe.controller.records import raise_settlement
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
 from batchscribe.core.decide.planned_start import ALREADY_UP
@@ -98,8 +99,12 @@ def clean_up_external_state(world: World, run: Run) -> None:
     """Cleans up the run's external state after its teardown. Never raises."""
     if run.borrowed:
         return
+    errors = list[BatchscribeError]()
+    if not run.open:
+        correct = partial(raise_settlement, world, run)
+        try_action(errors, run, "its settlement was not corrected", correct)
     left = [machine for machine in run.machines if not _clean_up_machine(world, run, machine)]
-    if not left:
+    if not left and not errors:
         forget = partial(world.ledger.put, f"{NOTED}{run.id}", None)
         try_action([], run, "the clean-up was not recorded", forget)
 

@@ -15,6 +15,7 @@ from batchscribe.controller.context import (
     end_machine,
     explain_not_up,
     is_late,
+    is_over,
     is_poll_due,
     log,
     poll_machines,
@@ -22,6 +23,7 @@ from batchscribe.controller.context import (
     read_poll,
     save,
     save_best_effort,
+    seconds_left,
     step_each,
 )
 from batchscribe.controller.dispatch import dispatch, give_work
@@ -35,11 +37,22 @@ from batchscribe.controller.records import (
 from batchscribe.controller.sharing.portions import MODEL_LOAD_SECONDS, next_batch
 from batchscribe.controller.sharing.revocation import await_rest
 from batchscribe.core.decide.offers import Market
+from batchscribe.core.run.gpu_parts import merge_progress
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import BY_CLIENT, Instance, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
+
+WATCHED = "watch/"
+"""Ledger facts: the last progress of each worker of an open run."""
+
+
+class LastProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """The last progress of a worker, and the monotonic time since when it has not changed."""
+
+    progress: Progress | None
+    since: float
 
 
 def dispatch_and_follow(world: World, config: RunConfig, run: Run) -> Run:
@@ -77,6 +90,7 @@ def _follow_machine(
             return _handle_exit(world, config, run, number, record)
         progress = read_progress(world, worker)
         if seen and down:
+            _record_progress(world, worker, progress, world.clock.monotonic())
             return end_machine(world, run, machine.id, *_explain_down(world, run, seen, worker, down))
     except BatchscribeError as error:
         if not down:
@@ -115,7 +129,7 @@ def _follow_progress(
     now, worker = read_moment(world), run.name_of(number)
     machine = run.machine(run.workers[number].machine)
     if progress is not None:
-        world.view.show(run, progress)
+        _show_progress(world, run, number, progress)
         timed = _add_times(run, number, progress, now.at)
         run = run if timed == run else save_best_effort(world, timed)
     if seen:
@@ -131,26 +145,52 @@ def _follow_progress(
     return run
 
 
+def _show_progress(world: World, run: Run, number: int, progress: Progress) -> None:
+    """Shows a worker's progress; with several machines, the sum of all workers of the run."""
+    if len(run.machines) > 1:
+        with suppress(BatchscribeError, msgspec.MsgspecError):  # for the view only
+            facts = world.ledger.facts(f"{WATCHED}{run.id}/")
+            facts.pop(_watch_key(run.name_of(number)), None)
+            known = [msgspec.json.decode(fact, type=LastProgress).progress for fact in facts.values()]
+            parts = [progress, *filter(None, known)]
+            # Chunks that arrived meanwhile are done, too.
+            total = max(run.planned_chunks, sum(part.tally.seen for part in parts))
+            progress = merge_progress(parts, sequence=progress.sequence, total=total)
+    world.view.show(run, progress)
+
+
+def _record_progress(world: World, worker: WorkerRef, progress: Progress | None, now: float) -> None:
+    watched = msgspec.json.encode(LastProgress(progress=progress, since=now)).decode()
+    with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
+        world.ledger.put(_watch_key(worker), watched)
+
+
+def _watch_key(worker: WorkerRef) -> str:
+    return f"{WATCHED}{worker.run}/{worker.worker}"
+
+
 def _find_stall(world: World, config: RunConfig, worker: WorkerRef, progress: Progress | None) -> str | None:
     """Reason why the worker counts as lost. None if it made progress.
 
     Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
     rises while the engine hangs. The ledger keeps the last progress for the next pass.
     """
-    key = f"watch/{worker.run}/{worker.worker}"
-    mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
     now = world.clock.monotonic()
-    before = world.ledger.get(key)
-    seen, since = (
-        msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
-    )
-    if seen != mark or since > now:  # uptime begins again with each boot
-        with suppress(BatchscribeError):  # the deadline still ends a worker that hangs
-            world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
+    before: LastProgress | None = None
+    if fact := world.ledger.get(_watch_key(worker)):
+        with suppress(msgspec.MsgspecError):  # of another version
+            before = msgspec.json.decode(fact, type=LastProgress)
+    # Uptime begins again with each boot.
+    if before is None or _mark(before.progress) != _mark(progress) or before.since > now:
+        _record_progress(world, worker, progress, now)
         return None
-    if now - since < config.waits.silence:
+    if now - before.since < config.waits.silence:
         return None
     return f"worker {worker.worker} showed no progress for {config.waits.silence / 60:.0f} min"
+
+
+def _mark(progress: Progress | None) -> tuple[str, int, int] | None:
+    return (progress.phase.value, progress.tally.seen, progress.results) if progress else None
 
 
 def _awaits_host(run: Run) -> bool:
@@ -176,7 +216,7 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
-        return _find_outcome(run, number, record, over=world.clock.now() >= run.deadline)
+        return _find_outcome(run, number, record, over=is_over(world, run))
     end = read_host_end(world, run, instance)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
@@ -193,19 +233,22 @@ def _explain_down(
         cause = seen.state_reason if missing and seen.state_reason else "stopped from outside"
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: {cause}"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
-    outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else outcome
+    outcome = Outcome.TIMED_OUT if is_over(world, run) else outcome
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
 def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
-    now = world.clock.now()
+    now, over = world.clock.now(), is_over(world, run)
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
-    shared = record.end is WorkerEnd.STOPPED and run.workers[number].revoked and now < run.deadline
+    last = record.as_progress()
+    _show_progress(world, run, number, last)
+    _record_progress(world, run.name_of(number), last, world.clock.monotonic())
+    shared = record.end is WorkerEnd.STOPPED and run.workers[number].revoked and not over
     if record.end is WorkerEnd.FINISHED or shared:
         return _continue_run(world, config, run, number)
-    end = _find_outcome(run, number, record, over=now >= run.deadline)
+    end = _find_outcome(run, number, record, over=over)
     run = run.with_worker(number, revoked=len(run.machines) > 1)
     return end_machine(world, run, run.workers[number].machine, *end)
 
@@ -225,7 +268,7 @@ def _find_outcome(run: Run, number: int, record: ExitRecord, *, over: bool) -> t
 def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
-    left = (run.deadline - world.clock.now()).total_seconds() - config.priors.release_seconds
+    left = seconds_left(world, run) - config.priors.release_seconds
     if left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, config, run, instance)
         again = run.moved(RunState.DISPATCHING)

@@ -52,7 +52,7 @@ def observe(world: World, config: RunConfig) -> Observation:
         access=config.access,
         set_up_at=record.at if record else None,
         foreign_claim=next(filter(None, (foreign_claim(world, each, now) for each in instances)), None)
-        or (None if instances else find_competing_run(world) or None),
+        or (None if instances else find_competing_run(world, config) or None),
     )
 
 

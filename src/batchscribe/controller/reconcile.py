@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -11,14 +11,20 @@ import msgspec
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.capacity import with_type
-from batchscribe.controller.context import RunConfig, World, log, poll_machines, read_moment, save
+from batchscribe.controller.context import RunConfig, World, log, poll_machines, read_moment, save, try_action
 from batchscribe.controller.external_state import (
     read_claimed_launch,
     read_instance_record,
     record_external_state,
 )
-from batchscribe.controller.records import read_boot, read_record, read_settlement, recover_workers
-from batchscribe.controller.rehearsal_place import is_rehearsal, place_of
+from batchscribe.controller.records import (
+    list_records,
+    read_boot,
+    read_record,
+    read_settlement,
+    recover_workers,
+)
+from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core import keys
 from batchscribe.core.decide.money import ZERO, Rate
 from batchscribe.core.messages import Level
@@ -51,7 +57,7 @@ def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
     run with a stored settlement (its ledger could not be written) goes to teardown: the store never proves
     that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`.
     """
-    stored = tuple(_list_records(world))
+    stored = tuple(list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
     for run in world.ledger.open_runs():
         if run.id in settled and not run.ending:
@@ -96,11 +102,9 @@ def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ..
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
-            title, text = (
-                "batchscribe: a machine could not be taken over",
-                f"{seen.id} is {seen.state}: {error}",
-            )
-            alert(world, f"not-adopted/{seen.id}", title, text, Level.FAILURE)
+            text = f"{seen.id} is {seen.state}: {error}"
+            key = f"not-adopted/{seen.id}"
+            alert(world, key, "batchscribe: a machine could not be taken over", text, Level.FAILURE)
             errors.append(error)
     return tuple(errors)
 
@@ -131,14 +135,14 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
         )
         run = adopt_run(world, config, seen.run, Outcome.TIMED_OUT, why)
         why += "" if run.rate.per_hour.micros else f". Its bill is unknown: {run.rate.source}"
-        title = "batchscribe: an abandoned run is being stopped"
-        alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
+        key = f"adopted/{seen.run}"
+        alert(world, key, "batchscribe: an abandoned run is being stopped", why, Level.FAILURE)
 
 
 def _end_settled(world: World, run: Run, seen: Instance) -> None:
     """Ends a machine of a settled run, and adds it to the run's bill.
 
-    The cloud showed it too late, or its run was closed manually.
+    The cloud showed it too late, or its run was closed manually. The clean-up corrects the stored settlement.
     """
     if seen.state is InstanceState.SHUTTING_DOWN:
         return
@@ -148,7 +152,9 @@ def _end_settled(world: World, run: Run, seen: Instance) -> None:
     meter = replace(meter, start_requested=begin, running_since=meter.running_since or begin, stopped=now)
     billed = with_type(world, run, seen).with_machine(seen.id, meter=meter)
     why = f"{seen.id} was {seen.state} after its run was settled: it is being ended, and was billed up to now"
-    save(world, replace(billed, cost=billed.bill()), why)
+    record_external_state(world, run)
+    billed = save(world, replace(billed, cost=billed.bill()), why)
+    try_action([], run, "no report was written", lambda: world.report(billed))
     alert(world, f"settled/{seen.id}", "batchscribe: a machine of a settled run", why, Level.FAILURE)
 
 
@@ -178,6 +184,7 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
         id=run_id,
         provider=config.provider,
         region=config.region,
+        further_regions=config.further_regions,
         machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,
@@ -223,7 +230,8 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    world = world.elsewhere(world, record) if record.lane else world
+    elsewhere = record.lane or record.further_regions != config.further_regions
+    world = world.elsewhere(world, record) if elsewhere else world
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
@@ -233,12 +241,14 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
     save(world, run, "recovered from the store")
 
 
-def find_competing_run(world: World, run_id: str = "") -> str:
+def find_competing_run(world: World, config: RunConfig, run_id: str = "") -> str:
     """Sentence about a run unknown here that may create machines for this source; empty if there is none.
 
-    No tag of an instance decides between two such runs, so the records in the store do.
+    No tag of an instance decides between two such runs, so the records in the store do. Only another
+    scheduler can check the seal of its record: a forged one holds starts back, with an alert, as long as it
+    is recent.
     """
-    stored = {(key, name) for _, key, name in _list_records(world)}
+    stored = {(key, name) for _, key, name in list_records(world)}
     now, here = world.clock.now(), world.source.url.rstrip("/")
     for other, name in sorted(stored):
         if name != "intent.json" or other == run_id or (other, "settlement.json") in stored:
@@ -246,11 +256,12 @@ def find_competing_run(world: World, run_id: str = "") -> str:
         if world.ledger.run(other) is not None:
             continue
         try:
-            record, _sealed = read_record(world, other)
+            record, sealed = read_record(world, other)
         except (ObjectNotFoundError, MisconfiguredError):
             continue
-        same_source = record.source.rstrip("/") == here
-        if record.creates_machines and same_source and now < record.deadline + GUARD_LAST:
+        forged = bool(world.secret) and not sealed and _is_opened_here(record, config)
+        valid = now < record.deadline + GUARD_LAST and OtherScheduler.of(record).is_recent(now)
+        if record.creates_machines and record.source.rstrip("/") == here and valid and not forged:
             return OtherScheduler.of(record).sentence
     return ""
 
@@ -382,21 +393,3 @@ def _is_offered(world: World, run: Run, instance_type: str) -> bool:
         return any(offer.instance_type == instance_type for offer in world.capacity.offers(own))
     except MisconfiguredError:
         return False
-
-
-def _list_records(world: World) -> Iterator[tuple[World, str, str]]:
-    """Yields (world, run id, record name) of each stored run record.
-
-    A rehearsal has a world of its own.
-    """
-    for info in world.output.list(keys.RUNS):
-        yield world, *_split_key(info.key)
-    for info in world.home.list(keys.REHEARSALS):
-        name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
-        yield place_of(world, name), *_split_key(key)
-
-
-def _split_key(key: str) -> tuple[str, str]:
-    """Splits a key into run id and record name. Both empty for any other key."""
-    run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
-    return (run_id, record) if key.startswith(keys.RUNS) else ("", "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,7 +10,8 @@ import msgspec
 
 from batchscribe import reading
 from batchscribe.control_place import build_url
-from batchscribe.controller.context import World
+from batchscribe.controller.context import World, log
+from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
 from batchscribe.core.run import manifest as wire
@@ -46,6 +47,13 @@ def write_settlement(world: World, run: Run) -> bool:
     return world.output.create(keys.settlement(run.id), seal(encode_run(run), world.secret))
 
 
+def raise_settlement(world: World, run: Run) -> None:
+    """Replaces this scheduler's stored settlement of the run if that has a lower bill; repeatable."""
+    stored = read_settlement(world, run)
+    if stored is not None and stored.cost < run.cost:
+        world.output.replace(keys.settlement(run.id), seal(encode_run(run), world.secret))
+
+
 def read_record(world: World, run_id: str) -> tuple[Run, bool]:
     """Reads a run's record. The flag is True if this scheduler wrote it.
 
@@ -62,6 +70,24 @@ def read_settlement(world: World, run: Run) -> Run | None:
         return decode_settlement(data, run) if is_sealed(data, world.secret) else None
     except (ObjectNotFoundError, MisconfiguredError):
         return None
+
+
+def list_records(world: World) -> Iterator[tuple[World, str, str]]:
+    """Yields (world, run id, record name) of each stored run record.
+
+    A rehearsal has a world of its own.
+    """
+    for info in world.output.list(keys.RUNS):
+        yield world, *_split_key(info.key)
+    for info in world.home.list(keys.REHEARSALS):
+        name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
+        yield place_of(world, name), *_split_key(key)
+
+
+def _split_key(key: str) -> tuple[str, str]:
+    """Splits a key into run id and record name. Both empty for any other key."""
+    run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
+    return (run_id, record) if key.startswith(keys.RUNS) else ("", "")
 
 
 def record_manifest(world: World, manifest: Manifest) -> str:
@@ -104,6 +130,20 @@ def read_manifest(world: World, run: Run, worker: int) -> Manifest:
     return manifest
 
 
+def read_manifests(world: World, run: Run) -> dict[int, Manifest]:
+    """The run's manifests by number of their workers, without those that cannot be read.
+
+    The chunks of such a one are unknown: a worker that has it may do the same chunks as another one.
+    """
+    manifests = dict[int, Manifest]()
+    for worker in range(len(run.workers)):
+        try:
+            manifests[worker] = read_manifest(world, run, worker)
+        except (ObjectNotFoundError, MisconfiguredError) as error:
+            log.warning("manifest.skipped", run=run.id, error=str(error))
+    return manifests
+
+
 def forget_manifests(world: World, run: Run) -> None:
     """Drops the ledger's copies of a settled run's manifests."""
     for key in world.ledger.facts(f"{COPIES}{run.id}/"):
@@ -133,19 +173,17 @@ def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
     workers = tuple(RunWorker(manifest=key, machine=run.instance, launched=True) for key in manifests)
     if len(run.machines) == 1:
         return workers
-    run = replace(run, workers=workers)
+    found_on = {
+        number: str(manifest.machine)
+        for number, manifest in read_manifests(world, replace(run, workers=workers)).items()
+        if manifest.machine in run.instances
+    }
+    # The others are most likely on the machines without a readable one, in the order of the first manifests.
+    unplaced = [instance for instance in run.instances if instance not in found_on.values()]
     return tuple(
-        replace(worker, machine=_read_machine(world, run, number)) for number, worker in enumerate(workers)
+        replace(worker, machine=found_on.get(number) or (unplaced.pop(0) if unplaced else run.instance))
+        for number, worker in enumerate(workers)
     )
-
-
-def _read_machine(world: World, run: Run, worker: int) -> str:
-    """The machine of a worker, by its manifest; the first one if that cannot be read."""
-    try:
-        machine = read_manifest(world, run, worker).machine
-    except (ObjectNotFoundError, MisconfiguredError):
-        machine = ""
-    return machine if machine in run.instances else run.instance
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:

@@ -78,9 +78,11 @@ def world_of(world: World, config: RunConfig, run: Run) -> World:
     if run.output.startswith(root):
         return place_of(world, run.output.removeprefix(root))
     stores = (world.source.url, world.output.url, find_control_url(world.home))
-    place = (config.provider, config.region, config.instances, config.guard, *stores)
+    regions = (config.region, config.further_regions)
+    place = (config.provider, *regions, config.instances, config.guard, *stores)
     guard, existing = run.guard or config.guard, () if run.creates_machines else run.instances
-    opened = (run.provider, run.region, existing, guard, run.source, run.output, run.control)
+    regions = (run.region, run.further_regions)
+    opened = (run.provider, *regions, existing, guard, run.source, run.output, run.control)
     if not run.source or (place == opened and not run.lane):
         return world
     return world.elsewhere(world, run)

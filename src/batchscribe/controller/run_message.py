@@ -32,7 +32,8 @@ def run_message(
     asked = run.chunks_done + len(quarantined) + len(left)
     machine = run.instance_type or run.provider
     if len(run.machines) > 1:
-        types = sorted({" ".join(filter(None, (each.type, each.market))) for each in run.machines} - {""})
+        offers = ((each.type, each.market, each.region) for each in run.machines)
+        types = sorted({" ".join(filter(None, offer)) for offer in offers} - {""})
         machine = f"{len(run.machines)} machines ({', '.join(types) or machine})"
     done = f"{run.chunks_done} of {format_count(asked, 'chunk')} done"
     lines = [

@@ -22,7 +22,7 @@ from batchscribe.controller.records import (
     read_batch,
     read_boot,
     read_exit,
-    read_manifest,
+    read_manifests,
     read_progress,
     read_settlement,
     recover_workers,
@@ -52,7 +52,7 @@ from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
 from batchscribe.core.run.session_costs import DoneChunk, divide_by_session
 from batchscribe.core.run.timeline import measure_timeline
 from batchscribe.core.scan.backlog import ChunkState, state_of
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import BatchscribeError
 
 TELL_AGAIN = timedelta(hours=6)
 ENDLESS = "it took a whole run and was not finished: raise BATCH_MAX_RUNTIME_HOURS, or split the file"
@@ -124,7 +124,10 @@ def settle(world: World, config: RunConfig, run: Run, errors: list[BatchscribeEr
     """
     if not run.workers and run.started:
         run = replace(run, workers=recover_workers(world, run))
-    work = list(_read_work(world, run))
+    work = [
+        WorkerResult(manifest, read_exit(world, manifest), read_progress(world, manifest))
+        for manifest in read_manifests(world, run).values()
+    ]
     before = read_settlement(world, run)
     if before is not None:
         result = _check_chunks(world.scanner(run.by_hand), [each.manifest for each in work])
@@ -235,16 +238,6 @@ def _list_first_failures(result: Verified, work: list[WorkerResult]) -> dict[str
     reasons = {failure.key: failure.message for failure in failures} | result.reasons
     failed = (*result.quarantined, *(chunk.key for chunk in result.left))
     return {key: reasons[key] for key in [key for key in failed if key in reasons][:FAILURES_KEPT]}
-
-
-def _read_work(world: World, run: Run) -> Iterable[WorkerResult]:
-    for worker in range(len(run.workers)):
-        try:
-            manifest = read_manifest(world, run, worker)
-        except (ObjectNotFoundError, MisconfiguredError) as error:
-            log.warning("manifest.skipped", run=run.id, error=str(error))
-            continue
-        yield WorkerResult(manifest, read_exit(world, manifest), read_progress(world, manifest))
 
 
 def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:

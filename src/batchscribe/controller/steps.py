@@ -34,6 +34,7 @@ from batchscribe.controller.external_state import (
     record_external_state,
 )
 from batchscribe.controller.follow import dispatch_and_follow, end_of_work
+from batchscribe.controller.observe import foreign_claim
 from batchscribe.controller.reconcile import find_competing_run
 from batchscribe.controller.records import read_manifest, write_record
 from batchscribe.controller.teardown import stop_idle
@@ -74,6 +75,7 @@ def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[I
         provider=offer.provider,
         machines=tuple(machines or [Machine(id=f"{run_id}-{n}") for n in range(decision.machines)]),
         region=config.region,
+        further_regions=config.further_regions,
         source=world.source.url,
         output=world.output.url,
         guard=config.guard,
@@ -113,7 +115,7 @@ def arm(world: World, config: RunConfig, run: Run) -> Run:
     if run.ending:
         return run
     write_record(world, run)
-    if run.creates_machines and (other := find_competing_run(world, run.id)):
+    if run.creates_machines and (other := find_competing_run(world, config, run.id)):
         return save(world, run.releasing(Outcome.ABANDONED, f"{other}; nothing was requested"))
     if run.borrowed:
         return save(world, run.moved(RunState.ARMED), "no guard: the instance was running before the run")
@@ -130,13 +132,13 @@ def provision(world: World, config: RunConfig, run: Run) -> Run:
         return run
     if run.borrowed:
         return _borrow_instances(world, config, run, polls)
-    ready, note = run, "about to start"
+    ready, recovered = run, False
     for machine in run.machines:
         poll = polls[machine.id]
         state, now = poll.instance.state, poll.answered
         tagged = read_tag(ready, machine, poll)
         if tagged is not ready:
-            ready, note = tagged, "its tag is on the instance already"
+            ready, recovered = tagged, True
         elif why := _find_refusal(world, run, poll.instance, now.at):
             return save(world, run.releasing(Outcome.ABANDONED, why))
         elif state is InstanceState.STOPPING:
@@ -145,10 +147,9 @@ def provision(world: World, config: RunConfig, run: Run) -> Run:
             ready = ready.with_machine(machine.id, meter=machine.meter.request_start(poll))
         else:
             return save(world, run.releasing(Outcome.START_FAILED, f"{machine.id} is {state}"))
-    fresh = note == "about to start"
-    launch = leave_claims(world, config, run) if fresh else read_claimed_launch(world, run)
-    ready = replace(ready, launch=launch)
-    return save(world, ready.moved(RunState.PROVISIONING), note)
+    launch = read_claimed_launch(world, run) if recovered else leave_claims(world, config, run)
+    note = "its tag is on the instance already" if recovered else "about to start"
+    return save(world, replace(ready, launch=launch).moved(RunState.PROVISIONING), note)
 
 
 def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
@@ -272,11 +273,11 @@ def _borrow_instances(world: World, config: RunConfig, run: Run, polls: Mapping[
 
 
 def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -> bool:
-    """True if another run's claim is valid. A leftover claim of our own settled run is not."""
-    if seen.run in {None, run.id} or (seen.deadline is not None and seen.deadline <= now):
-        return False
-    known = world.ledger.run(seen.run or "")
-    return known is None or known.open
+    """True if the claim of another scheduler is valid, or that of another open run of ours."""
+    known = world.ledger.run(seen.run) if seen.run and seen.run != run.id else None
+    if known is None or not known.open:
+        return seen.run != run.id and foreign_claim(world, seen, now) is not None
+    return seen.deadline is None or now < seen.deadline
 
 
 def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance) -> Run:
@@ -343,8 +344,14 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
 
 def _with_offer(run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | None = None) -> Run:
     """The run with the offer that was requested for a machine that it creates."""
-    kind, market = offer.instance_type, offer.market.value
-    return run.with_machine(instance, type=kind, market=market, rate=offer.rate, unconfirmed=unconfirmed)
+    return run.with_machine(
+        instance,
+        type=offer.instance_type,
+        market=offer.market.value,
+        region=offer.region,
+        rate=offer.rate,
+        unconfirmed=unconfirmed,
+    )
 
 
 def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError) -> Run:
@@ -354,4 +361,5 @@ def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, err
         return take_another_offer(world, config, run, seen, error)
     if read_moment(world).is_within(START_VISIBILITY_DELAY, of=unconfirmed):
         return run
-    return save(world, run.with_machine(seen.id, type="", market="", rate=None, unconfirmed=None), str(error))
+    free = run.with_machine(seen.id, type="", market="", region="", rate=None, unconfirmed=None)
+    return save(world, free, str(error))

@@ -18,7 +18,7 @@ from batchscribe.control_place import find_control_url
 from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted, end_lanes
 from batchscribe.controller.alerts import alert, alert_overdue, send_alert
 from batchscribe.controller.commands.redo import quarantine_exhausted
-from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
+from batchscribe.controller.context import RunConfig, World, is_over, log, refuse_unsupported, save
 from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe, paused_until
@@ -182,7 +182,7 @@ def forget_run(world: World, run_id: str) -> Run:
 def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
     """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
-        if run.ending or world.clock.now() >= run.deadline:
+        if run.ending or is_over(world, run):
             advance(world, config, run, passed)
     passed.errors += recover(world, config)
     for run in world.ledger.open_runs():

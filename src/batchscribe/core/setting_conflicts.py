@@ -44,6 +44,18 @@ def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_repeated_region(completed: Mapping[str, Any]) -> None:
+    """The home region has to be known, or a further one may be the same."""
+    further = [there.name for there in completed.get("further_regions", ())]
+    home = completed.get("region", "")
+    if further and not home:
+        raise MisconfiguredError("GPU_FURTHER_REGIONS is set without AWS_REGION: set the region before them")
+    if len({home, *further}) <= len(further):
+        raise MisconfiguredError(
+            "GPU_FURTHER_REGIONS has a region twice, or that of AWS_REGION: list each region once"
+        )
+
+
 def refuse_unfitting_guard(completed: Mapping[str, Any]) -> None:
     """EventBridge can stop neither this machine nor the actors of a Ray cluster."""
     guard, provider = completed["cloud_guard"], completed["provider"]
@@ -94,6 +106,7 @@ def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
 CONFLICTS = (
     refuse_misplaced_launch,
     refuse_unused_machine,
+    refuse_repeated_region,
     refuse_unfitting_guard,
     refuse_misplaced_control,
     refuse_misplaced_state,

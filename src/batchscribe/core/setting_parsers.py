@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from batchscribe.core.decide.money import HIGHEST_PRICE, ZERO, Usd
+from batchscribe.core.run.account import FurtherRegion
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -82,6 +83,26 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r"[\s,]+", text) if word)
 
 
+def further_regions(text: str) -> tuple[FurtherRegion, ...]:
+    """Parses regions, each followed by its launch template, the guard's role in it, and its subnets."""
+    regions: list[list[str]] = []
+    for word in words(text):
+        if _REGION.fullmatch(word):
+            regions.append([])
+        elif not regions:
+            raise ValueError
+        regions[-1].append(word)
+    return tuple(_parse_region(*region) for region in regions)
+
+
+def _parse_region(name: str, *details: str) -> FurtherRegion:
+    roles = [word for word in details if word.startswith("arn:")]
+    subnets = tuple(word for word in details if word.startswith("subnet-"))
+    (template,) = (word for word in details if word not in {*roles, *subnets})
+    (role,) = map(role_arn, roles) if roles else ("",)
+    return FurtherRegion(name=name, template=launch_template(template), role=role, subnets=subnets)
+
+
 def language(text: str) -> str | None:
     """Parses a language code, to lower case; None for `auto`."""
     return None if text.lower() == "auto" else matching(r"[A-Za-z]{2,3}")(text).lower()
@@ -106,6 +127,11 @@ def urls(text: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url) for url in found):
         raise ValueError
     return found
+
+
+launch_template = matching(r"[A-Za-z0-9()./_-]{3,128}")
+role_arn = matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+")
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+){1,3}-[0-9]")
 
 
 def store_url(text: str) -> str:

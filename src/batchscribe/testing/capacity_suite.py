@@ -207,9 +207,9 @@ class CreatedCapacitySuite:
         assert [seen.id for seen in found] == [case.missing, case.instance]
         assert {(seen.state, seen.run, seen.type) for seen in found} == {(InstanceState.STOPPED, None, "")}
 
-    def test_each_offer_is_a_type_in_a_market(self, case: CreatedCapacityCase) -> None:
+    def test_each_offer_has_a_name_of_its_own(self, case: CreatedCapacityCase) -> None:
         offers = case.capacity.offers(case.poll())
-        assert len({(offer.instance_type, offer.market) for offer in offers}) == len(offers)
+        assert len({offer.name for offer in offers}) == len(offers)
         assert all(offer.provider and offer.rate.source for offer in offers)
 
     def test_a_created_machine_runs_under_its_claim(self, case: CreatedCapacityCase) -> None:
@@ -225,14 +225,14 @@ class CreatedCapacitySuite:
         for number, offer in enumerate(case.capacity.offers(case.poll())):
             claim = replace(case.claim(case.run), instance=f"{case.instance}{number}")
             seen = case.acquire(claim, offer)
-            assert (seen.type, seen.market) == (offer.instance_type, offer.market)
+            assert (seen.type, seen.market, seen.region) == (offer.instance_type, offer.market, offer.region)
             case.capacity.teardown(claim.instance)
 
     def test_the_first_offer_is_the_machine_as_it_is(self, case: CreatedCapacityCase) -> None:
         last = case.capacity.offers(case.poll())[-1]
         offers = case.capacity.offers(case.acquire(offer=last))
-        assert (offers[0].instance_type, offers[0].market) == (last.instance_type, last.market)
-        assert len({(offer.instance_type, offer.market) for offer in offers}) == len(offers)
+        assert offers[0].name == last.name
+        assert len({offer.name for offer in offers}) == len(offers)
 
     def test_a_repeated_request_creates_no_second_machine(self, case: CreatedCapacityCase) -> None:
         offer = case.capacity.offers(case.poll())[0]

@@ -85,6 +85,8 @@ class Preconditions:
     """Effect of a power-off by the instance itself."""
     machines: MachineChecks | None = None
     """None if no run creates machines."""
+    further: tuple[Preconditions, ...] = ()
+    """Those of each further region."""
 
     def check(self) -> Iterator[tuple[str, Finding]]:
         """Yields (group, finding) when each check is done. Never raises for a failed check."""
@@ -107,10 +109,18 @@ class Preconditions:
         if self.account and self.machines and self.settings.launch_template:
             yield "machines", partial(self._check_machines, self.account, self.machines)
             yield "guard", partial(self._check_guard, self.account)
+        for there in self.further:
+            yield f"machines, {there.settings.region}", there.check_region
         yield "engine", self._check_engine
         yield "schedule", self._check_schedule
         yield "messages", self._check_messages
         yield "last proof", self._check_history
+
+    def check_region(self) -> Iterator[Finding]:
+        """Yields the findings about machines in one of several regions, and about their stop orders."""
+        if self.account and self.machines:
+            yield from self._check_machines(self.account, self.machines)
+            yield from self._check_orders(self.account)
 
     def _check_settings(self) -> Iterator[Finding]:
         settings = self.settings
@@ -202,14 +212,17 @@ class Preconditions:
 
     def _check_guard(self, account: AccountReads) -> Iterator[Finding]:
         yield check_guard_role(self.settings)
-        if self.settings.cloud_guard == "off":
-            return
-        yield attempt(
-            "stop orders",
-            lambda: checks.check_schedule_group(account.schedule_group()),
-            optional="scheduler:GetScheduleGroup",
-        )
-        yield attempt("armed", self._check_last_armed)
+        yield from self._check_orders(account)
+        if self.settings.cloud_guard != "off":
+            yield attempt("armed", self._check_last_armed)
+
+    def _check_orders(self, account: AccountReads) -> Iterator[Finding]:
+        if self.settings.cloud_guard != "off":
+            yield attempt(
+                "stop orders",
+                lambda: checks.check_schedule_group(account.schedule_group()),
+                optional="scheduler:GetScheduleGroup",
+            )
 
     def _check_last_armed(self) -> Finding:
         with open_ledger(self.settings, remember=False) as ledger:
@@ -371,7 +384,9 @@ def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
     }
     made = replace(made, account=AwsAccount(region=region, endpoint=endpoint))
     if settings.provider == FLEET:
-        return replace(made, machines=MachineChecks(settings, open_templates(settings, **bounds)))
+        machines = MachineChecks(settings, open_templates(settings, **bounds))
+        further = tuple(_add_cloud(replace(made, settings=each), each) for each in settings.by_region()[1:])
+        return replace(made, machines=machines, further=further)
     compute = Ec2Compute(region=region, endpoint=endpoint, **bounds)
     return replace(
         made,

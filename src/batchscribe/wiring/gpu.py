@@ -64,6 +64,7 @@ class GpuTools:
     """Tools of the `batchscribe gpu` commands."""
 
     provider: str
+    region: str = ""
     instance: str
     """Empty if runs create machines, and no image is made on an instance here."""
     compute: ManualCompute
@@ -182,9 +183,10 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         spec, besides = engine_spec(settings), list_session_engines(settings)
         yield GpuTools(
             provider=provider,
+            region=settings.region,
             instance=settings.instance_id if created else list_instances(settings)[0],
             compute=compute,
-            guard=open_guard(settings),
+            guard=open_guard(configured),
             clock=clock,
             shield=interrupts,
             view=view,
@@ -210,20 +212,27 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
 
 def _list_others(settings: Settings, at: GpuTools) -> Iterator[GpuTools]:
     """The tools of machines of open runs that began with another provider, region or instance."""
-    here = settings.provider, settings.region, list_instances(settings)
+    here = _name_place(settings)
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.open_runs()
     for run in runs:
         then = settings_of_run(settings, run)
-        if LOCAL not in run.instances and here != (then.provider, then.region, list_instances(then)):
+        if LOCAL not in run.instances and here != _name_place(then):
             of_run = _adapt_tools(at, then, run)
             yield from (replace(of_run, instance=name) for name in run.instances)
+
+
+def _name_place(settings: Settings) -> tuple[object, ...]:
+    """Values that distinguish the machines of these settings from those of others."""
+    regions = tuple((there.region, there.launch_template) for there in settings.by_region()[1:])
+    return settings.provider, settings.region, regions, list_instances(settings)
 
 
 def _adapt_tools(at: GpuTools, then: Settings, run: Run) -> GpuTools:
     return replace(
         at,
         provider=run.provider,
+        region=run.region,
         compute=CreatedMachines(cache(partial(open_capacity, then, at.clock))),
         guard=open_guard(then),
         absence=describe_missing(then),

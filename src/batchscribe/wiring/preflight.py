@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import msgspec
 
@@ -106,11 +106,15 @@ def check_guard_role(settings: Settings) -> Finding:
     if settings.cloud_guard == "off":
         detail = "off: nothing outside this machine would stop the GPU"
         return warned("guard", detail, "BATCH_CLOUD_GUARD=eventbridge, see docs/aws.md")
+    roles = {there.region: there.guard_role_arn for there in settings.by_region()}
+    if all(roles.values()):
+        return passed("guard", ", ".join(roles.values()))
+    missing = "BATCH_GUARD_ROLE_ARN is not set"
     if settings.guard_role_arn:
-        return passed("guard", settings.guard_role_arn)
+        missing = f"GPU_FURTHER_REGIONS has no role in {next(name for name in roles if not roles[name])}"
     return failed(
         "guard",
-        "nothing outside this machine could stop the GPU: BATCH_GUARD_ROLE_ARN is not set",
+        f"nothing outside this machine could stop the GPU: {missing}",
         "create the stack that `batchscribe iam-policy --template` prints and set its role there, or disable "
         "the guard with BATCH_CLOUD_GUARD=off",
     )
@@ -180,16 +184,25 @@ def _check_created(settings: Settings, output: Store) -> Iterator[Finding]:
     """Checks what machines are created from, before anything costs money."""
     for name in list_required(settings):
         settings.require(name)
+    home, *further = settings.by_region()
+    if record := (yield from _check_region(home, output)):
+        # A run copies this record for each of its machines, in whatever region it is created.
+        output.replace(keys.instance(settings.host_record), msgspec.json.encode(record))
+    for there in further:
+        yield from _check_region(there, output)
+
+
+def _check_region(settings: Settings, output: Store) -> Generator[Finding, None, InstanceRecord | None]:
+    """Checks what machines are created from in one region. Returns the record of the image there."""
     machines = MachineChecks(settings, open_templates(settings))
     yield from machines.check_template()
     record = machines.read_record(output)
     if isinstance(record, Finding):
         yield from (check_engine(engine_spec(settings)), record)
-        return
+        return None
     yield check_engine(engine_spec(settings, record))
-    # A run copies the template's record for each of its machines.
-    output.replace(keys.instance(settings.host_record), msgspec.json.encode(record))
     yield from check_record(settings, record)
+    return record
 
 
 def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:

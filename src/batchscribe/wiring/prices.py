@@ -77,7 +77,9 @@ def name_price_settings(settings: Settings) -> str:
 def read_spot_prices(settings: Settings, clock: Clock) -> None:
     """Reads the day's spot prices if runs create machines in that market: offers send no request."""
     if settings.provider == FLEET and Market.SPOT in settings.markets:
-        refresh_spot_prices(settings, open_price_source(settings, clock), clock.now())
+        source = open_price_source(settings, clock)
+        for there in settings.by_region():
+            refresh_spot_prices(there, source, clock.now())
 
 
 def _is_zone(sheet: PriceSheet, region: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from batchscribe.adapters.aws.iam import (
     ACCOUNT,
@@ -21,9 +23,30 @@ from batchscribe.machine_settings import FLEET
 from batchscribe.settings import DEFAULT, Settings
 
 
-def documents_of(place: AccountPlace) -> dict[str, dict[str, Document | None]]:
-    """Permissions and trust policy of each role; None if a role needs no trust policy."""
-    return {who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who}
+def documents_of(
+    place: AccountPlace, further: Sequence[AccountPlace] = ()
+) -> dict[str, dict[str, Document | None]]:
+    """Permissions and trust policy of each role; None if a role needs no trust policy.
+
+    The scheduler has one policy more for each further region, since one for all would exceed IAM's limit of
+    6,144 characters. The other roles there are those of the region's stack.
+    """
+    documents: dict[str, dict[str, Document | None]] = {
+        who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who
+    }
+    documents[Who.SCHEDULER] |= {
+        f"policy {there.region}": _make_regional_policy(there, place) for there in further
+    }
+    return documents
+
+
+def _make_regional_policy(place: AccountPlace, home: AccountPlace) -> Document:
+    """The scheduler's rights in a further region beside those in the first one; its host role is another."""
+    policy = make_policy(Who.SCHEDULER, place)
+    statements: Any = policy["Statement"]
+    known: Any = make_policy(Who.SCHEDULER, home)["Statement"]
+    own = [each for each in statements if each not in known or each["Resource"] == place.host_role]
+    return {**policy, "Statement": own}
 
 
 def place_of(settings: Settings) -> AccountPlace:

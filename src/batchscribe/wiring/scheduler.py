@@ -37,7 +37,7 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.machine_settings import LOCAL
+from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
@@ -240,9 +240,8 @@ def _check_start(trouble: Fallbacks, settings: Settings, output: Store) -> None:
 def access_hash(settings: Settings) -> str:
     """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
     ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
-    return hash_values(
-        __version__, settings.provider, settings.instance_id, settings.launch_template, settings.launch, ssh
-    )
+    machines = (settings.launch_template, *map(str, settings.further_regions))
+    return hash_values(__version__, settings.provider, settings.instance_id, *machines, settings.launch, ssh)
 
 
 def derived_values(settings: Settings) -> dict[str, str]:
@@ -337,6 +336,7 @@ def _build_config(settings: Settings, choice: EngineChoice, identity: str, *, ma
         image=settings.host_record if settings.creates_machines else "",
         launch=settings.launch,
         region=settings.region,
+        further_regions=settings.further_regions if settings.provider == FLEET else (),
         endpoint=settings.endpoint_url,
         guard=settings.cloud_guard,
         access=access_hash(settings),

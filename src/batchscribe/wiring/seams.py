@@ -14,6 +14,7 @@ from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, RAY_ENDS, NoGuard
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
+from batchscribe.adapters.regional import RegionalCapacity, RegionalGuard
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.rehearsal_place import is_rehearsal
@@ -160,11 +161,12 @@ def list_required(settings: Settings) -> tuple[str, ...]:
 
 
 def settings_of_run(settings: Settings, run: Run) -> Settings:
-    """The settings with the stores, region and provider that the run was opened with."""
+    """The settings with the stores, regions and provider that the run was opened with."""
     return replace(
         settings,
         provider=run.provider,
         region=run.region,
+        further_regions=run.further_regions,
         instance_id=run.instance if run.provider == EC2 else "",
         source=run.source,
         output=run.output,
@@ -188,7 +190,7 @@ def open_compute(settings: Settings, clock: Clock) -> LocalCompute | Ec2Compute:
 
 def open_capacity(settings: Settings, clock: Clock) -> Capacity:
     if settings.provider == FLEET:
-        return open_fleet(settings, clock)
+        return _open_fleets(settings, clock)
     if settings.provider == RAY:
         return _open_ray_capacity(settings, clock)
     local = settings.provider == LOCAL
@@ -202,7 +204,15 @@ def open_capacity(settings: Settings, clock: Clock) -> Capacity:
     )
 
 
-def open_fleet(settings: Settings, clock: Clock) -> FleetCapacity:
+def _open_fleets(settings: Settings, clock: Clock) -> Capacity:
+    home, *further = settings.by_region()
+    fleet = _open_fleet(home, clock)
+    if not further:
+        return fleet
+    return RegionalCapacity({"": fleet} | {there.region: _open_fleet(there, clock) for there in further})
+
+
+def _open_fleet(settings: Settings, clock: Clock) -> FleetCapacity:
     try:
         from batchscribe.adapters.aws.fleet import FleetCapacity
     except ImportError as error:
@@ -319,11 +329,15 @@ def open_guard(settings: Settings) -> Guard:
         return NoGuard()
     from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
 
-    return EventBridgeGuard(
-        role=settings.guard_role_arn,
-        region=settings.region or None,
-        endpoint=settings.endpoint_url or None,
+    guards = tuple(
+        EventBridgeGuard(
+            role=there.guard_role_arn,
+            region=there.region or None,
+            endpoint=there.endpoint_url or None,
+        )
+        for there in settings.by_region()
     )
+    return RegionalGuard(guards) if len(guards) > 1 else guards[0]
 
 
 def open_launcher(settings: Settings, output: Store) -> Launcher:

@@ -41,6 +41,8 @@ class Ending:
     def __init__(self, clock: Clock, deadline: datetime, should_stop: Callable[[], bool]) -> None:
         self._clock = clock
         self._deadline = deadline
+        self._limit = clock.monotonic() + (deadline - clock.now()).total_seconds()
+        """Monotonic time of the deadline: a clock that is set back extends no work."""
         self._should_stop = should_stop
         self.error: BatchscribeError | None = None
 
@@ -67,7 +69,7 @@ class Ending:
         )
 
     def _is_late(self) -> bool:
-        return self._clock.now() >= self._deadline
+        return self._clock.now() >= self._deadline or self._clock.monotonic() >= self._limit
 
     @property
     def reason(self) -> str:

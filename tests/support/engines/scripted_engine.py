@@ -9,16 +9,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
 
 SECONDS_PER_SECOND = float(os.environ.get("SCRIPTED_SECONDS", "0.15"))
 """Of a window's audio."""
+GATE = os.environ.get("SCRIPTED_GATE", "")
+"""Folder in which the processes of two workers meet before their first window."""
 
 
 class SlowEngine(ScriptedEngine):
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        if GATE:
+            Path(GATE, str(os.getpid())).touch()
+            while len([*Path(GATE).iterdir()]) < 2:
+                time.sleep(0.05)
         time.sleep(SECONDS_PER_SECOND * sum(window.seconds for window in batch))
         return super().transcribe(batch)
 

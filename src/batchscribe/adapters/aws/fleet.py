@@ -20,6 +20,7 @@ from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
 from batchscribe.adapters.aws.ec2 import (
     CAPACITY,
     EC2_MEANINGS,
+    NO_CAPACITY,
     QUOTA,
     choose_force,
     raise_missing_capacity,
@@ -43,6 +44,7 @@ log = structlog.get_logger("batchscribe")
 
 RateOf = Callable[[str, Market, str], Rate]
 """Rate of an instance type in a market and a zone (empty: the highest of all). Raises MisconfiguredError."""
+_CAPACITY: Meaning = (CAPACITY[0], f"{CAPACITY[1]}, or regions in GPU_FURTHER_REGIONS")
 _NO_LINKED_ROLE: Meaning = (
     MisconfiguredError,
     (
@@ -59,11 +61,12 @@ _FLEET_MEANINGS: dict[str, Meaning] = {
     **EC2_MEANINGS,
     **dict.fromkeys(
         (
+            *NO_CAPACITY,
             "InvalidFleetConfiguration",  # a zone does not offer the type
             "SpotMaxPriceTooLow",
             "UnfulfillableCapacity",
         ),
-        CAPACITY,
+        _CAPACITY,
     ),
     **dict.fromkeys(("MaxSpotInstanceCountExceeded", "MaxInstanceCountExceeded"), QUOTA),
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": _NO_LINKED_ROLE,
@@ -153,6 +156,8 @@ class FleetCapacity:
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
         own = (seen.type, Market(seen.market)) if seen.type and seen.market else None
         listed = [(kind, market) for market, kind in product(self._markets, self._types)]
+        if not own and not listed:
+            raise MisconfiguredError("GPU_INSTANCE_TYPES is not set: list the types of the machines")
         first, *others = dict.fromkeys((*([own] if own else []), *listed))
         made = self._make_offer(*first, seen.zone if own else "")
         return (made, *self._make_other_offers(others))
@@ -160,7 +165,7 @@ class FleetCapacity:
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
         if seen.state is not InstanceState.MISSING and not seen.state.proved_stopped:
             return True
-        subject = f"{offer.instance_type} {offer.market}"
+        subject = " ".join(filter(None, (offer.instance_type, offer.market, offer.region)))
         request = self._make_request(claim, offer)
         with self._convert_errors("ec2:CreateFleet", subject):
             answer = self._client.create_fleet(**request)
@@ -254,7 +259,7 @@ class FleetCapacity:
     def _find_cause(self, errors: Iterable[Any], subject: str) -> BatchscribeError:
         """The error of a reply without a machine: that of its zones which the user or a retry can resolve."""
         found = [self._convert_reply_error(row, subject) for row in errors]
-        kind, text = CAPACITY
+        kind, text = _CAPACITY
         nothing = kind(text.format(subject=subject, code="no reason given"))
         # Missing capacity first: what one zone refuses for good, another may give later.
         return min(found, key=lambda error: not isinstance(error, kind), default=nothing)

@@ -20,9 +20,12 @@ DEFAULT_VERSION = "$Default"
 """The version that machines are created from: the template's owner chooses it."""
 _NO_TEMPLATE: Meaning = (
     ObjectNotFoundError,
-    "there is no launch template {subject} in {region}: fix GPU_LAUNCH_TEMPLATE or AWS_REGION",
+    (
+        "there is no launch template {subject} in {region}: fix GPU_LAUNCH_TEMPLATE, AWS_REGION or "
+        "GPU_FURTHER_REGIONS"
+    ),
 )
-_NO_SUBNET: Meaning = (MisconfiguredError, "GPU_SUBNETS: {text}")
+_NO_SUBNET: Meaning = (MisconfiguredError, "GPU_SUBNETS, or those of GPU_FURTHER_REGIONS: {text}")
 _MEANINGS: dict[str, Meaning] = {
     "InvalidLaunchTemplateId.Malformed": _NO_TEMPLATE,
     "InvalidLaunchTemplateId.NotFound": _NO_TEMPLATE,
@@ -42,6 +45,7 @@ class LaunchTemplates:
 
     def __init__(self, make_client: Callable[[], EC2Client], *, region: str | None) -> None:
         self._make_client = make_client
+        self._region = region
         self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
 
     def describe(self, template: str) -> MachineTemplate:
@@ -66,7 +70,10 @@ class LaunchTemplates:
         with self._convert_errors("ec2:DescribeSubnets", ", ".join(subnets) or "the default subnets"):
             found = self._client.describe_subnets(**asked)["Subnets"]
         if not found:
-            raise MisconfiguredError("this account has no default subnets: set GPU_SUBNETS")
+            raise MisconfiguredError(
+                f"this account has no default subnets in {self._region or 'its region'}: set GPU_SUBNETS, or "
+                "those of GPU_FURTHER_REGIONS"
+            )
         rows = sorted(found, key=itemgetter("AvailableIpAddressCount"))
         return {row["AvailabilityZone"]: row["SubnetId"] for row in rows}
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchscribe.controller.capacity import read_priors
-from batchscribe.controller.context import RunConfig, World
+from batchscribe.controller.context import RunConfig, World, seconds_left
 from batchscribe.controller.languages import find_engines
-from batchscribe.controller.records import read_batch, read_exit, read_manifest, read_progress
+from batchscribe.controller.records import read_batch, read_exit, read_manifests, read_progress
 from batchscribe.core.decide.packing import Batch, Priors, estimate, pack, take_portion
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Outcome, Run
@@ -25,10 +25,9 @@ def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batc
     Of several machines, each gets a portion of them.
     """
     backlog = world.scanner(run.by_hand).backlog()
-    given = [read_manifest(world, run, worker) for worker in range(len(run.workers))]
-    tried = {
-        key for number, manifest in enumerate(given) for key in _list_tried(world, run, number, manifest)
-    }
+    read = read_manifests(world, run)
+    given = [*read.values()]
+    tried = {key for number, manifest in read.items() for key in _list_tried(world, run, number, manifest)}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.workers and run.limit is not None:
         batch = read_batch(world, run)
@@ -41,7 +40,7 @@ def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batc
         pending=len(fresh),
         priors=replace(priors, setup_seconds=min(priors.setup_seconds, MODEL_LOAD_SECONDS)),
         rate=run.rate,
-        seconds=(run.deadline - world.clock.now()).total_seconds(),
+        seconds=seconds_left(world, run),
         limit=None if run.limit is None else max(0, run.limit - len(tried)),
     )
     return packed if len(run.machines) == 1 else _take_portion(run, given, fresh, packed, priors)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from batchscribe.controller.capacity import read_priors
 from batchscribe.controller.context import RunConfig, World, save
-from batchscribe.controller.records import read_manifest, read_progress
+from batchscribe.controller.records import read_manifests, read_progress
 from batchscribe.core.decide.packing import LEAST_PORTION_SECONDS
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Run
@@ -53,9 +53,10 @@ def _returns_rest(run: Run, number: int) -> bool:
 
 def _list_left(world: World, config: RunConfig, run: Run) -> Iterator[tuple[float, int]]:
     """Yields the estimated seconds of work left of each worker that can share, and its number."""
+    manifests = read_manifests(world, run)
     for machine in run.working:
         number = run.worker_on(machine.id)
-        if number is None or not run.is_at_work(machine):
+        if number not in manifests or not run.is_at_work(machine):
             continue
         progress = read_progress(world, run.name_of(number))
         if progress and progress.total - progress.tally.seen < 2:
@@ -64,6 +65,6 @@ def _list_left(world: World, config: RunConfig, run: Run) -> Iterator[tuple[floa
             yield progress.time_left.total_seconds(), number
             continue
         priors = read_priors(world, config, machine.type or run.instance_type)
-        chunks = read_manifest(world, run, number).chunks
+        chunks = manifests[number].chunks
         if len(chunks) > 1:
             yield sum(priors.estimate_seconds(each.key, each.size) for each in chunks) / priors.speed, number

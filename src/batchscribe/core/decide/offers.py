@@ -30,10 +30,13 @@ class Offer:
     """Empty if the provider knows no types and no poll showed one."""
     market: Market
     rate: Rate
+    region: str = ""
+    """A further region; empty for the run's own."""
     priors: Priors = field(default_factory=Priors)
     """Set-up time and speed of this type."""
 
     @property
     def name(self) -> str:
-        """Identity among the offers of a provider, as `g4dn.xlarge` or `g4dn.xlarge spot`."""
-        return f"{self.instance_type} {self.market}" if self.market is Market.SPOT else self.instance_type
+        """Identity among the offers of a provider, as `g4dn.xlarge` or `g4dn.xlarge spot us-west-2`."""
+        market = self.market if self.market is Market.SPOT else ""
+        return " ".join(filter(None, (self.instance_type, market, self.region)))

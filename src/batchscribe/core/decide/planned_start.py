@@ -67,7 +67,9 @@ def plan_start(seen: Observation, policy: Policy) -> PlannedStart:
     up = any(instance.state in ALREADY_UP for instance in seen.instances)
     # A created machine has no type of its own that a choice could prefer.
     ordered = bool(seen.instances) and (policy.choice is InstanceChoice.ORDERED or up)
-    first, *others = [_plan_with(offer, seen, policy) for offer in seen.offers[: 1 if ordered else None]]
+    # A further region is for missing capacity: its rates lack the transfer of the audio.
+    here = [offer for offer in seen.offers if offer.region == seen.offers[0].region]
+    first, *others = [_plan_with(offer, seen, policy) for offer in here[: 1 if ordered else None]]
     return _choose_cheapest([first, *others], seen, policy) if others else first
 
 

@@ -61,6 +61,21 @@ class MachineTemplate:
     """ARN or name of the machines' instance profile; empty if they have no role."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FurtherRegion:
+    """A region in which machines are created if those before it have no capacity."""
+
+    name: str
+    template: str
+    """ID or name of its launch template."""
+    role: str = ""
+    """ARN of the guard's role in it; empty if none is set."""
+    subnets: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.name, self.template, self.role, *self.subnets)))
+
+
 def aws_command(region: str, *words: str) -> str:
     """A command for a user's shell, as it is. AWS's tools do not read the region of our `.env`."""
     return " ".join(["aws", *(("--region", region) if region else ()), *words])

@@ -66,6 +66,8 @@ class Instance:
     """spot or on-demand, if the provider has several; else empty."""
     zone: str = ""
     """Availability zone, if its price depends on it; else empty."""
+    region: str = ""
+    """A further region, if it is in one; empty in the run's own."""
     public_address: str | None = None
     private_address: str | None = None
     launched_at: datetime | None = None

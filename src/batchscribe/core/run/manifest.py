@@ -295,6 +295,19 @@ class ExitRecord(Dated, frozen=True, kw_only=True):
     flags: dict[str, Count] = msgspec.field(default_factory=dict)
     """Number of published transcripts with each flag."""
 
+    def as_progress(self) -> Progress:
+        """The last progress of the worker: reports may end before its last chunks."""
+        return Progress(
+            run=self.run,
+            worker=self.worker,
+            sequence=0,
+            phase=Phase.ENDED,
+            at=self.at,
+            total=self.tally.seen,
+            tally=self.tally,
+            timings=self.timings,
+        )
+
 
 class QuarantineRecord(Dated, frozen=True, kw_only=True):
     """A chunk that failed permanently, until its ETag or the decoder changes."""

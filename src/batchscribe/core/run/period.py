@@ -76,7 +76,7 @@ class DayRow(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     cost_micros: int
     gpu_share: float
-    """Billed hours as a part of the day's recorded ones, at most 1."""
+    """Time with a GPU up as a part of the day's recorded time, at most 1."""
     arrived_hours: float | None
     """Audio that arrived on the day; None before the first recorded check."""
     queue_hours: float | None
@@ -109,7 +109,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     recorded_hours: float
     """Length of the period, from the first record in it on."""
     gpu_share: float | None
-    """Billed hours as a part of the recorded ones; None without these."""
+    """Time with a GPU up as a part of the recorded time; None without that."""
     baselines: tuple[Baseline, ...]
     """Costs of the same audio otherwise; empty if no run had a price."""
 
@@ -142,7 +142,7 @@ def period_of(
         cost_without_session_micros=sums.cost_micros - sum(share.cost_micros for share in shares),
         usage=make_usage(runs, records),
         recorded_hours=hours,
-        gpu_share=sums.billed_hours / hours if hours else None,
+        gpu_share=min(1.0, _measure_up_hours(runs) / hours) if hours else None,
         baselines=compare_bill(runs, records, hours),
     )
 
@@ -189,13 +189,28 @@ def _make_day(
         cost=sums.cost,
         cost_micros=sums.cost_micros,
         # A run is billed on the day on which it was settled, also for the hours before.
-        gpu_share=min(1.0, sums.billed_hours / hours) if hours > 0 else 0.0,
+        gpu_share=min(1.0, _measure_up_hours(runs) / hours) if hours > 0 else 0.0,
         arrived_hours=arrived,
         queue_hours=None if arrived is None else arrived - sums.audio_hours,
         cost_parts_micros=_sum_parts(rows),
         other_costs_micros=_sum_other_costs(rows),
         usage=make_usage(runs, history),
     )
+
+
+def _measure_up_hours(runs: Iterable[Run]) -> float:
+    """Hours in which a machine was up: several at once count once."""
+    spans = sorted(
+        (start.at, start.at + timedelta(seconds=run.billed_seconds_of(machine)))
+        for run in runs
+        for machine in run.machines
+        if (start := machine.meter.idle_until or machine.meter.start_requested)
+    )
+    hours, reached = 0.0, datetime.min.replace(tzinfo=UTC)
+    for begin, end in spans:
+        hours += max(timedelta(0), end - max(begin, reached)) / _HOUR
+        reached = max(reached, end)
+    return hours
 
 
 def _sum_parts(rows: Iterable[ReportRow]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.manifest import EngineTimeSummary, WorkerName
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.errors import RefusedError
@@ -85,16 +86,8 @@ VERSION = 3
 """Version of a stored run: 1 had separate intents and settlements, 2 one meter for one instance."""
 ADOPTED = "adopted"
 """Policy of a run that was taken over: the instance's tag vouches for it, its seal is not ours."""
-_NO_START = frozenset(
-    {
-        Outcome.NO_CAPACITY,
-        Outcome.QUOTA,
-        Outcome.CREDENTIALS,
-        Outcome.THROTTLED,
-        Outcome.STAYED_STOPPED,
-        Outcome.START_FAILED,
-    }
-)
+_REFUSED = {Outcome.NO_CAPACITY, Outcome.QUOTA, Outcome.CREDENTIALS, Outcome.THROTTLED, Outcome.START_FAILED}
+_NO_START = frozenset({*_REFUSED, Outcome.STAYED_STOPPED})
 FAILURES_KEPT = 3
 LEGAL: dict[RunState, frozenset[RunState]] = {
     RunState.PLANNED: frozenset({RunState.ARMED, RunState.RELEASING}),
@@ -116,7 +109,8 @@ class Machine:
     id: str
     type: str = ""
     market: str = ""
-    """Type and market of a created machine, once its request was accepted or may have been; else empty."""
+    region: str = ""
+    """Offer of a created machine, once its request was accepted or may have been; else empty."""
     rate: Rate | None = None
     """Its price. None is the run's: that of an existing instance, or while `type` is empty."""
     unconfirmed: Moment | None = None
@@ -135,6 +129,10 @@ class Machine:
     """How its work ended, if it is over."""
     released: bool = False
     """True once it was observed stopped, handed back, or left to another owner."""
+
+    @property
+    def offer(self) -> tuple[str, str, str]:
+        return self.type, self.market, self.region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +165,8 @@ class Run:
     provider: str
     machines: tuple[Machine, ...]
     region: str = ""
+    further_regions: tuple[FurtherRegion, ...] = ()
+    """Regions beside its own in which its machines may have been created."""
     source: str = ""
     output: str = ""
     """URLs of its stores: a run ends in the stores it was opened with, even if the settings change."""

@@ -81,7 +81,7 @@ def describe_machines(run: Run) -> tuple[str, ...]:
 
 
 def _describe_offer(machine: Machine) -> str:
-    named = " ".join(filter(None, (machine.type, machine.market)))
+    named = " ".join(filter(None, (machine.type, machine.market, machine.region)))
     priced = f"{named}, {machine.rate.per_hour} an hour" if machine.rate else named
     return f" ({priced})" if priced else ""
 

@@ -60,7 +60,8 @@ class MachineChecks:
         try:
             return read_record(output, keys.instance(image), InstanceRecord)
         except ObjectNotFoundError:
-            return failed("image", f"{image} was not made by `batchscribe gpu image`", IMAGE)
+            copied = f"{IMAGE}, or for a copy in another region `batchscribe gpu image --made {image}`"
+            return failed("image", f"{image} was not made by `batchscribe gpu image`", copied)
         except UnreadableError as error:
             return failed("image", f"the record of {image} is {error}", IMAGE)
 

@@ -1,0 +1,142 @@
+"""Machines and stop orders of several regions, each with an adapter of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from batchscribe.core.decide.offers import Offer
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
+from batchscribe.protocols import Capacity, Guard
+
+log = structlog.get_logger("batchscribe")
+
+_FAILURES = (ComputeUnavailableError, MisconfiguredError)
+
+
+class RegionalCapacity:
+    """A protocols.Capacity of machines that runs create, over one capacity for each region.
+
+    The first region is the run's own and has the name "". A machine counts as absent only if every region
+    answered without it: the reply to its request may have been lost in any of them.
+    """
+
+    def __init__(self, regions: Mapping[str, Capacity]) -> None:
+        self._regions = regions
+
+    def offers(self, seen: Instance) -> tuple[Offer, ...]:
+        first, *own = self._list_offers(seen.region, seen)
+        return (first, *self._list_other_offers(seen, own))
+
+    def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
+        return self._regions[offer.region].acquire(claim, offer, seen)
+
+    def announce(self, instance: str, manifest: str) -> None:
+        (seen,) = self.poll((instance,))
+        self._regions[seen.region].announce(instance, manifest)
+
+    def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
+        """Polls the regions in order, each for the machines that were not found up before."""
+        found: dict[str, Instance] = {}
+        failures: list[Exception] = []
+        left = instances
+        for region, capacity in self._regions.items():
+            try:
+                polled = capacity.poll(left) if left else ()
+            except _FAILURES as error:
+                failures.append(error)
+                continue
+            for seen in polled:
+                shown = _place(seen, region)
+                found[seen.id] = min(found.get(seen.id, shown), shown, key=_rank)
+            left = tuple(name for name in instances if name not in found or _rank(found[name]))
+        if failures and left:
+            raise failures[0]
+        return tuple(found[name] for name in instances)
+
+    def list_created(self) -> tuple[Instance, ...]:
+        """Machines of the regions that answer. Raises the error of one that fails if there are none."""
+        found: dict[str, Instance] = {}
+        failures: list[Exception] = []
+        for region, capacity in self._regions.items():
+            try:
+                for seen in capacity.list_created():
+                    found.setdefault(seen.id, _place(seen, region))
+            except _FAILURES as error:
+                log.warning("region.not_listed", region=region, error=str(error))
+                failures.append(error)
+        if failures and not found:
+            raise failures[0]
+        return tuple(found.values())
+
+    def teardown(self, instance: str, *, force: bool = False) -> None:
+        _call_each(partial(each.teardown, instance, force=force) for each in self._regions.values())
+
+    def restore(self, instance: str, instance_type: str) -> None:
+        """Does nothing: a created machine has no type of its own."""
+
+    def release(self, instance: str) -> None:
+        _call_each(partial(each.release, instance) for each in self._regions.values())
+
+    def _list_offers(self, region: str, seen: Instance) -> tuple[Offer, ...]:
+        return tuple(replace(offer, region=region) for offer in self._regions[region].offers(seen))
+
+    def _list_other_offers(self, seen: Instance, own: Sequence[Offer]) -> Iterator[Offer]:
+        """Yields all offers but the first one of the machine's region, in the order of the regions."""
+        for region in self._regions:
+            if region == seen.region:
+                yield from own
+                continue
+            try:
+                yield from self._list_offers(region, Instance(id=seen.id, state=InstanceState.STOPPED))
+            except MisconfiguredError as error:
+                log.info("offer skipped", region=region, error=str(error))
+
+
+class RegionalGuard:
+    """A protocols.Guard over one guard for each region, since a run's machine may be created in any."""
+
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        self.description = guards[0].description
+        self._guards = guards
+
+    def arm(self, claim: Claim) -> None:
+        for guard in self._guards:
+            guard.arm(claim)
+
+    def disarm(self, instance: str, run: str) -> None:
+        _call_each(partial(guard.disarm, instance, run) for guard in self._guards)
+
+    def armed(self, instance: str) -> frozenset[str]:
+        """Runs with an armed order in some region."""
+        return frozenset[str]().union(*(guard.armed(instance) for guard in self._guards))
+
+
+def _place(seen: Instance, region: str) -> Instance:
+    """The machine with its region; one without a type is in none."""
+    return replace(seen, region=region) if seen.type else seen
+
+
+def _rank(seen: Instance) -> int:
+    """Order of what regions show for one name: up, ended, not proved absent, absent. 0 is up."""
+    if seen.state is InstanceState.MISSING:
+        return 2
+    if seen.state.proved_stopped:
+        return 1 if seen.type else 3
+    return 0
+
+
+def _call_each(calls: Iterable[Callable[[], None]]) -> None:
+    """Makes each call, even if one before fails. Raises the first error."""
+    failures: list[Exception] = []
+    for call in calls:
+        try:
+            call()
+        except _FAILURES as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
