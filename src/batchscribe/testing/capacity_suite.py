@@ -52,7 +52,7 @@ class CapacityCase:
         return seen
 
     def await_state(self, state: InstanceState) -> Instance:
-        return self.await_any(state.__eq__, state)
+        return self.await_any(lambda shown: shown is state, state)
 
     def await_any(self, reached: Callable[[InstanceState], bool], expected: str) -> Instance:
         """Returns the machine once a poll shows such a state."""
