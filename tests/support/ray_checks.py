@@ -54,7 +54,7 @@ def stand_ins(tmp_path: Path) -> Iterator[StandIns]:
 
 @pytest.fixture
 def capacity(cluster: PlayedCluster, stand_ins: StandIns) -> RayCapacity:
-    return open_capacity((*stand_ins.command, "-"))
+    return open_capacity((*stand_ins.command[1:], "-"))
 
 
 @pytest.fixture
@@ -79,6 +79,14 @@ class TestCapacity(CapacitySuite):
         assert capacity.list_created() == ()
         case.acquire()
         assert [seen.id for seen in capacity.list_created()] == [case.instance]
+
+    def test_a_released_machine_has_no_claim(self, case: CapacityCase) -> None:
+        case.acquire()
+        case.stop()
+        case.capacity.release(case.instance)
+        seen = case.poll()
+        assert (seen.state, seen.deadline) == (InstanceState.STOPPED, None)
+        assert seen.tags[MACHINE_TAG] == case.instance, "Ray's record of it proves its end"
 
     def test_a_released_machine_can_keep_running(self, case: CapacityCase) -> None:
         case.acquire()
