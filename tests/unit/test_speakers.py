@@ -137,14 +137,6 @@ def test_who_speaks_when(voices: int) -> None:
         assert measure_error(conversation.turns, guess) < 0.05
 
 
-def test_the_error_rate_counts_what_is_wrong() -> None:
-    turns = [Said("a", 0, 10), Said("b", 10, 20)]
-    assert measure_error(turns, [Said("x", 10, 20), Said("y", 0, 10)]) == 0
-    assert measure_error(turns, [Said("x", 0, 20)]) == pytest.approx(0.5, abs=0.01)
-    assert measure_error(turns, []) == 1
-    assert measure_error(turns, [Said("x", 0, 15), Said("y", 15, 20)], collar=0) == pytest.approx(0.25)
-
-
 def test_words_paragraphs_and_subtitles_name_their_speakers(dialogue: Bucket) -> None:
     session = dialogue.publish()
     assert session.speakers == "auto"
