@@ -128,6 +128,15 @@ def test_a_short_cue_joins_the_next_one_of_its_channel() -> None:
     assert [(cue.text, cue.start, cue.end) for cue in shown] == [("a c", 1, 4), ("b", 1.2, 2.2)]
 
 
+def test_a_last_word_is_not_alone_in_its_cue() -> None:
+    text = "This is a sentence of ninety letters, in the middle of which nobody breathes or stops at all."
+    shown = make_cues(session(Segment(text=text, start=0, end=6)))
+    assert " ".join(cue.text.replace("\n", " ") for cue in shown) == text
+    assert [len(cue.text) for cue in shown] == [pytest.approx(len(text) / 2, abs=5)] * 2
+    quick = [(word, n * 0.3, n * 0.3 + 0.2) for n, word in enumerate(text.split()[:-1])]
+    assert make_cues(session(timed(*quick, ("all.", 9, 9.3))))[-1].text == "all.", "a pause is before it"
+
+
 def test_speakers_of_one_recording_take_turns_in_the_order_of_their_words() -> None:
     spoken = [("Yes.", 0.5, 0.8, "Ada"), ("No.", 0.9, 1.1, "Grace"), ("Really?", 1.2, 1.6, "Ada")]
     segments = [Segment(text=text, start=start, end=end, speaker=who) for text, start, end, who in spoken]

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 import regex
 
@@ -113,7 +113,7 @@ def _make_channel_cues(segments: Iterable[Segment], style: CaptionStyle) -> Iter
         speaker = name_speaker(segment)
         own = _leave_room(style, speaker)
         words = [piece for item in list_timed_words(segment) for piece in _split_long_word(item, own)]
-        groups += [_Group(part, speaker, own) for part in _group_words(words, own)]
+        groups += [_Group(part, speaker, own) for part in _fill_brief(_group_words(words, own), own)]
     yield from _time_cues(groups)
 
 
@@ -230,12 +230,36 @@ def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[l
 
 def _begins_cue(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
     """True if the word begins a new cue."""
+    return not _is_within([*group, word], style) or _is_apart(group, word, style)
+
+
+def _is_within(words: Sequence[SpokenWord], style: CaptionStyle) -> bool:
+    """True if the words can be one cue."""
+    short = words[-1].end - words[0].start <= style.longest
+    return short and _fits_cue("".join(word.text for word in words).strip(_BLANKS), style)
+
+
+def _is_apart(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
+    """True if a pause or the end of a sentence is between them."""
     shown = "".join(part.text for part in group)
-    full = not _fits_cue((shown + word.text).strip(_BLANKS), style)
-    late = word.end - group[0].start > style.longest
-    pause = word.start - group[-1].end >= PAUSE
     sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= style.columns
-    return full or late or pause or sentence
+    return sentence or word.start - group[-1].end >= PAUSE
+
+
+def _fill_brief(groups: Iterable[list[SpokenWord]], style: CaptionStyle) -> list[list[SpokenWord]]:
+    """Divides the words of two cues evenly if the second one has only a few left of the same sentence."""
+    filled: list[list[SpokenWord]] = []
+    for group in groups:
+        filled.append(group)
+        brief = 2 * sum(_count_columns(word.text) for word in group) < style.columns
+        if brief and len(filled) > 1 and not _is_apart(filled[-2], group[0], style):
+            words = filled[-2] + group
+            sizes = list(accumulate(len(word.text) for word in words))
+            middle = 1 + min(range(len(sizes)), key=lambda at: abs(2 * sizes[at] - sizes[-1]))
+            halves = [words[:middle], words[middle:]]
+            if all(half and _is_within(half, style) for half in halves):
+                filled[-2:] = halves
+    return filled
 
 
 def _fits_cue(text: str, style: CaptionStyle) -> bool:
