@@ -104,6 +104,15 @@ def test_wide_letters_take_two_columns_of_a_line(text: str) -> None:
             )
 
 
+def test_a_sentence_of_wide_letters_ends_its_cue() -> None:
+    sentences = (
+        "今日はとても良い天気ですから、皆さんと一緒に公園へ行きましょう。",
+        "それから美味しいものを食べましょう。",
+    )
+    shown = make_cues(session(Segment(text="".join(sentences), start=0, end=6)))
+    assert [letters(cue.text) for cue in shown] == list(sentences)
+
+
 def test_no_line_begins_with_a_closing_mark_or_small_letter() -> None:
     text = "今日は、とても良い天気です。」ちょっと「散歩」ー！" * 12
     lines = [line for cue in make_cues(session(said(text, 0, 90))) for line in cue.text.split("\n")]

@@ -61,7 +61,7 @@ class SpokenWord:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _CueWords:
     """The words of one cue."""
 
     words: Sequence[SpokenWord]
@@ -108,12 +108,12 @@ def _leave_room(style: CaptionStyle, speaker: str | None) -> CaptionStyle:
 
 
 def _make_channel_cues(segments: Iterable[Segment], style: CaptionStyle) -> Iterator[Cue]:
-    groups: list[_Group] = []
+    groups: list[_CueWords] = []
     for segment in segments:
         speaker = name_speaker(segment)
         own = _leave_room(style, speaker)
         words = [piece for item in list_timed_words(segment) for piece in _split_long_word(item, own)]
-        groups += [_Group(part, speaker, own) for part in _fill_brief(_group_words(words, own), own)]
+        groups += [_CueWords(part, speaker, own) for part in _fill_brief(_group_words(words, own), own)]
     yield from _time_cues(groups)
 
 
@@ -122,7 +122,7 @@ def name_speaker(segment: Segment) -> str | None:
     return segment.speaker or (f"Channel {segment.channel}" if segment.channel else None)
 
 
-def _time_cues(groups: Iterable[_Group]) -> Iterator[Cue]:
+def _time_cues(groups: Iterable[_CueWords]) -> Iterator[Cue]:
     """Yields the cues of one channel; starts are in whole milliseconds."""
     spoken = (group for group in groups if group.text.strip())
     merged = _merge_short(sorted(spoken, key=lambda group: group.start))
@@ -145,9 +145,9 @@ def _choose_end(start: float, spoken: float, room: float, columns: int, style: C
     return max(round(end, PLACES), round(start + SHORTEST, PLACES))
 
 
-def _merge_short(groups: Iterable[_Group]) -> list[_Group]:
+def _merge_short(groups: Iterable[_CueWords]) -> list[_CueWords]:
     """Joins a group with the next one if that begins before the group was shown for long enough."""
-    merged: list[_Group] = []
+    merged: list[_CueWords] = []
     for group in groups:
         if merged and _is_crowded(merged[-1], group):
             before = merged[-1].words
@@ -157,7 +157,7 @@ def _merge_short(groups: Iterable[_Group]) -> list[_Group]:
     return merged
 
 
-def _is_crowded(before: _Group, group: _Group) -> bool:
+def _is_crowded(before: _CueWords, group: _CueWords) -> bool:
     """True if `before` has no time of its own, and both fit into one cue of their speaker."""
     style = group.style
     short = group.start - style.gap - before.start < style.shortest
@@ -242,7 +242,8 @@ def _is_within(words: Sequence[SpokenWord], style: CaptionStyle) -> bool:
 def _is_apart(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
     """True if a pause or the end of a sentence is between them."""
     shown = "".join(part.text for part in group)
-    sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= style.columns
+    long = _count_columns(shown) >= style.columns
+    sentence = long and shown.rstrip().endswith(SENTENCE_ENDS)
     return sentence or word.start - group[-1].end >= PAUSE
 
 
