@@ -262,6 +262,12 @@ def test_long_work_on_voices_keeps_the_step_alive(dialogue: Bucket) -> None:
     assert keep_alive.call_count >= 3
 
 
+@pytest.mark.parametrize("label", ["speaker 1", "1", "Speaker 21", "x" * 101])
+def test_a_label_that_no_speaker_has_is_refused(label: str) -> None:
+    with pytest.raises(PermanentError, match="is none of Speaker 1 to Speaker 20"):
+        decode_names(json.dumps({"speakers": {"Speaker 1": "Ada", label: "Grace"}}).encode())
+
+
 def test_a_name_has_a_limit() -> None:
     with pytest.raises(PermanentError, match="longer than 100"):
         decode_names(json.dumps({"speakers": {"Speaker 1": "x" * 101}}).encode())
