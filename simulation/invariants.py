@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller import external_state
-from batchscribe.controller.reconcile import OVERDUE
+from batchscribe.controller.recovery import OVERDUE
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import InstanceRecord

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 
 from batchscribe.controller.context import Waits
 from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.promises import AFTER_WORK, BY_HOST, STALLED
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.testing.compute import CloudMachine
 from batchscribe.testing.worker import PlayedWorker
 from simulation.box import Box

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.aws.schedules import GROUP
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.runs import Run
 from batchscribe.testing.guard import ROLE
 from support.aws import make_launch_template, make_schedule_group
 from support.booted import ec2

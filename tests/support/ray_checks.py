@@ -23,7 +23,8 @@ from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Manifest, WorkerEnd, decode
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite

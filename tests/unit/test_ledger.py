@@ -12,8 +12,9 @@ import pytest
 
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import QueueSample
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.errors import DamagedLedgerError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.schema import migrations, queries

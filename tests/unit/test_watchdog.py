@@ -20,7 +20,8 @@ from batchscribe.core import keys
 from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Claim, InstanceState
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -419,6 +420,6 @@ def test_only_a_worker_that_lives_gets_time_for_its_last_window(at: Stage, dead:
     run = open_run(at)
     if dead:
         at.worker.kill(run.worker)
-    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    at.ledger.save_run(run.to_teardown(Outcome.INTERRUPTED), at=at.clock.now())
     watch(at.world, at.config)
     assert (state(at) is InstanceState.RUNNING) is not dead

@@ -15,7 +15,7 @@ from batchscribe.cli.terminal.render import render_decision, render_dry_run, ren
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
-from batchscribe.controller.reconcile import adopt_run
+from batchscribe.controller.recovery import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
@@ -24,7 +24,8 @@ from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.decide.start_sum import sum_up_start
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import BatchscribeError, MisconfiguredError, choose_worst, exit_code
 from batchscribe.wiring.scanners import explain_empty, open_scanner

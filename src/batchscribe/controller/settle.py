@@ -47,8 +47,9 @@ from batchscribe.core.run.manifest import (
     Timings,
     WorkerEnd,
 )
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
+from batchscribe.core.run.runs import FAILURES_KEPT, Run, RunState
 from batchscribe.core.run.session_costs import DoneChunk, divide_by_session
 from batchscribe.core.run.timeline import measure_timeline
 from batchscribe.core.scan.backlog import ChunkState, state_of
@@ -365,7 +366,7 @@ def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult
     gone = f"chunks deleted or replaced meanwhile: {result.gone}" if result.gone else ""
     ungiven = f"chunks that were left for the next run: {result.ungiven}" if result.ungiven else ""
     lost = f"manifests that could not be read: {unread} of {len(run.workers)}" if unread else ""
-    return run.moved(
+    return run.to_state(
         RunState.SETTLED,
         outcome=outcome,
         detail="; ".join(filter(None, (run.detail, gone, ungiven, lost))),

@@ -70,8 +70,8 @@ def make_piece(vector: Vector, seconds: float, member: object) -> VoiceGroup | N
 def be_strict(alike: float) -> float:
     """Similarity from which on two groups are of one voice: means are more similar than their pieces.
 
-    For 0.5 it is 0.75. pyannote's speaker-diarization-3.1 joins means of WeSpeaker's embeddings up to a distance
-    of 0.7046 between unit vectors: a similarity of 1 - 0.7046² / 2 = 0.752.
+    For 0.5 it is 0.75. pyannote's speaker-diarization-3.1 joins means of WeSpeaker's embeddings up to a
+    distance of 0.7046 between unit vectors: a similarity of 1 - 0.7046² / 2 = 0.752.
     """
     return (1 + alike) / 2
 
