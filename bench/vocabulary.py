@@ -15,7 +15,7 @@ import jiwer
 from msgspec import structs
 
 from batchscribe.adapters.engines.whisper.engine import FACTORY
-from batchscribe.cli.demo import to_plain_words
+from batchscribe.cli.compare import split_words
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import Window
 from bench.flite import Flite
@@ -45,8 +45,10 @@ def measure(spec: EngineSpec, windows: Sequence[Window], texts: Sequence[str], n
     begun = time.process_time()
     found = {result.window: result for window in windows for result in engine.transcribe([window])}
     seconds = time.process_time() - begun
-    heard = [to_plain_words(" ".join(part.text for part in found[window.id].segments)) for window in windows]
-    wanted = [to_plain_words(text) for text in texts]
+    heard = [
+        " ".join(split_words(" ".join(part.text for part in found[window.id].segments))) for window in windows
+    ]
+    wanted = [" ".join(split_words(text)) for text in texts]
     known = {name.lower() for name in names}
     said = [[word for word in text.split() if word in known] for text in wanted]
     hits = sum(word in text.split() for words, text in zip(said, heard, strict=True) for word in words)

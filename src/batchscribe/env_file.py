@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +29,7 @@ def read_env_file(path: Path) -> dict[str, str]:
             kind = "larger than 1 MB" if stat.S_ISREG(info.st_mode) else "not a file"
             raise MisconfiguredError(f"{path} is {kind}: remove it, or replace it with a settings file")
         with path.open(encoding="utf-8") as stream:
-            return dict(_read_bindings(path, stream))
+            return parse_bindings(path, stream)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -89,10 +89,13 @@ def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
         )
 
 
-def _read_bindings(path: Path, stream: IO[str]) -> Iterator[tuple[str, str]]:
+def parse_bindings(path: Path, stream: IO[str]) -> dict[str, str]:
+    """Parses the text of the file at `path`. Raises MisconfiguredError for a line that is not NAME=value."""
+    found = {}
     for binding in parse_stream(stream):
         if binding.error or (binding.key and binding.value is None):
             line = binding.original.line + binding.original.string.count("\n", 0, -1)
-            raise MisconfiguredError(f"{path}, line {line}, is not NAME=value: fix it (nothing was started)")
+            raise MisconfiguredError(f"{path}, line {line}, is not NAME=value: fix it (nothing was changed)")
         if binding.key and binding.value is not None:
-            yield binding.key, binding.value
+            found[binding.key] = binding.value
+    return found

@@ -127,5 +127,5 @@ def test_the_doctor_names_all_that_is_wrong_at_once(case: Case) -> None:
         "ssh port",
     }
     details = {row["name"]: row for row in ended.document["checks"]}
-    assert "the bucket has s/" in details["audio"]["detail"]
+    assert f"; audio is under s3://{case.bucket}/s" in details["audio"]["detail"]
     assert details["engine"]["fix"].startswith("did you mean pocketsphinx?")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +54,7 @@ from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import preflight
 from batchscribe.wiring.doctor import Preconditions
 from batchscribe.wiring.preflight import check_local_engine, check_model
+from batchscribe.wiring.scanners import list_audio_beside
 from batchscribe.wiring.seams import rate_of
 from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
@@ -190,7 +192,11 @@ def store(*names: str) -> MemoryStore:
     return made
 
 
-def no_root(_url: str) -> Store:
+def not_searched() -> list[str]:
+    raise AssertionError("nothing is beside it")
+
+
+def no_parent(_url: str) -> Store:
     raise AssertionError("not opened")
 
 
@@ -200,25 +206,29 @@ def at(url: str, made: MemoryStore) -> MemoryStore:
 
 
 def test_audio_is_found_behind_control_objects() -> None:
-    found = checks.check_source(store("_batchscribe/a", "a/chunk-001.webm"), no_root)
+    found = checks.check_source(store("_batchscribe/a", "a/chunk-001.webm"), not_searched)
     assert (found.level, "a/chunk-001.webm" in found.detail) == (PASS, True)
 
 
-def test_an_empty_prefix_names_what_is_beside_it() -> None:
+def check_empty(url: str, open_parent: Callable[[str], Store]) -> Finding:
+    empty = at(url, store("_batchscribe/instances/i"))
+    return checks.check_source(empty, partial(list_audio_beside, url, open_parent))
+
+
+@pytest.mark.parametrize("parents", ["s3://bucket", "file:///data"])
+def test_an_empty_prefix_names_the_audio_beside_it(parents: str) -> None:
     bucket = store(
-        "_batchscribe/runs/1", "audio-sessions/a/1.mp3", "audio-sessions/b/1.mp3", "top.mp3", "z/1"
+        "_batchscribe/runs/1", "audio-sessions/a/1.mp3", "audio-sessions/b/1.mp3", "text/1", "z/1.mp3"
     )
-    empty = at("s3://bucket/audio-sesions", store("_batchscribe/instances/i"))
-    found = checks.check_source(empty, lambda url: at(url, bucket))
-    assert bucket.url == "s3://bucket"
+    found = check_empty(f"{parents}/audio-sesions", lambda url: at(url, bucket))
+    assert bucket.url == parents
     assert found.level is WARN
-    assert "audio-sessions/, z/" in found.detail
+    assert found.detail.endswith(f"; audio is under {parents}/audio-sessions, {parents}/z")
     assert "did you mean audio-sessions?" in found.fix
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "file:///data/audio"])
-def test_a_whole_bucket_or_a_folder_has_nothing_beside_it(url: str) -> None:
-    assert checks.check_source(at(url, store()), no_root).level is WARN
+def test_a_whole_bucket_has_nothing_beside_it() -> None:
+    assert check_empty("s3://bucket", no_parent).level is WARN
 
 
 def test_a_bucket_that_may_not_be_listed_is_no_failure() -> None:
@@ -226,7 +236,7 @@ def test_a_bucket_that_may_not_be_listed_is_no_failure() -> None:
         def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
             raise MissingRightError("s3:ListBucket")
 
-    found = checks.check_source(at("s3://b/p", store()), lambda _url: Closed(FakeClock()))
+    found = check_empty("s3://b/p", lambda _url: Closed(FakeClock()))
     assert (found.level, found.detail) == (WARN, "nothing is under s3://b/p")
 
 
@@ -358,7 +368,7 @@ class Desk:
             clock=FakeClock(),
             source=self.store,
             output=self.store,
-            open_root=no_root,
+            open_parent=no_parent,
             account=self.account,
             describe=self.describe,
             shutdown=lambda: "stop",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.adapters.machine.files import describe_key_problem, list_key_files
+from batchscribe.adapters.machine.files import list_key_files
 from batchscribe.core.env_text import GROUPS, SUGGESTED, quote_value, render_env
 from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import MisconfiguredError
@@ -84,10 +84,3 @@ def test_private_keys_are_found_among_other_files(tmp_path: Path) -> None:
     key = make_key(tmp_path / "gpu.pem")
     assert list_key_files(tmp_path) == (key,)
     assert list_key_files(tmp_path / "none") == ()
-
-
-def test_a_key_that_ssh_refuses_is_explained(tmp_path: Path) -> None:
-    assert describe_key_problem(make_key(tmp_path / "fine.pem")) == ""
-    assert "chmod 600" in describe_key_problem(make_key(tmp_path / "open.pem", 0o644))
-    assert "No such file" in describe_key_problem(tmp_path / "none.pem")
-    assert "is not a file" in describe_key_problem(tmp_path)

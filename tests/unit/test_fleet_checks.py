@@ -233,7 +233,7 @@ def not_called() -> Instance:
 
 
 def examine(settings: Settings, templates: FakeTemplates, store: MemoryStore) -> dict[str, list[Finding]]:
-    def open_root(_url: str) -> MemoryStore:
+    def open_parent(_url: str) -> MemoryStore:
         return store
 
     made = Preconditions(
@@ -241,7 +241,7 @@ def examine(settings: Settings, templates: FakeTemplates, store: MemoryStore) ->
         clock=FakeClock(),
         source=store,
         output=store,
-        open_root=open_root,
+        open_parent=open_parent,
         account=FakeAccount(),
         describe=not_called,
         machines=MachineChecks(settings, templates),

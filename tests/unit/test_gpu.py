@@ -18,7 +18,6 @@ from click.testing import CliRunner, Result
 from msgspec import structs
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
@@ -48,6 +47,7 @@ from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.gpu import GpuTools
 from batchscribe.wiring.preflight import unsupported
+from support.host_setup import PlayedSetup
 from support.world import Notes
 
 ID = "i-0123456789abcdef0"
@@ -67,15 +67,15 @@ class FakeBox:
 
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         self.asked.append(word)
-        if word == "inspect":
+        if word == "check":
             self.checks.append(decode(data, CheckRequest))
         if self.error:
             raise self.error
-        findings = self.findings if word == "inspect" else ()
+        findings = self.findings if word == "check" else ()
         return HostReply(release=self.release, findings=findings)
 
 
-class DeskSetup(HostSetup):
+class DeskSetup(PlayedSetup):
     """A set-up whose first connections fail."""
 
     def reach(self, instance: Instance) -> None:
@@ -634,13 +634,14 @@ def test_a_gpu_in_this_machine_is_neither_started_nor_held(desk: Desk, words: tu
     result = desk(*words)
     assert (result.exit_code, desk.cloud.calls) == (0, [("describe", ID)] * (words == ("check",)))
     assert "the GPU is in this machine: nothing to" in result.output
-    assert ("inspect" in desk.box.asked) == (words == ("check",)), "a check needs no start"
+    assert ("engine pocketsphinx" in result.output) == (words == ("check",)), "a check needs no start"
+    assert desk.box.asked == []
     assert list(desk.store.list()) == []
 
 
 def test_a_check_of_this_machine_reports_what_fails(desk: Desk) -> None:
     desk.provider = "local"
-    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    desk.request = structs.replace(desk.request, engine=EngineSpec(engine="no-such-engine"))
     assert desk("check").exit_code == 1
 
 

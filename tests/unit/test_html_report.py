@@ -181,7 +181,7 @@ def test_the_command_writes_one_file_or_stdout(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     code, output = call(tmp_path, "--format", "csv", "-o", str(tmp_path / "no" / "file.csv"))
     assert code == 1
-    assert "the report was not written" in output
+    assert "the file was not written" in output
 
 
 def test_a_table_is_for_a_terminal(tmp_path: Path) -> None:

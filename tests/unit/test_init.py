@@ -176,7 +176,7 @@ def test_answers_are_checked_at_once_and_asked_for_again(desk: Desk) -> None:
     assert "us-esat-2 is not a region of EC2: did you mean us-west-2 or us-east-2?" in done.output
     assert "there is no i-0fedcba9876543210" in done.output
     assert "is '2': must be an ID, e.g. i-0123456789abcdef0, or 1 to 1 for a row of the list" in done.output
-    assert "/none.pem cannot be read" in done.output
+    assert "/none.pem cannot be used (No such file or directory)" in done.output
     assert desk.written["GPU_INSTANCE_ID"] == INSTANCE
 
 

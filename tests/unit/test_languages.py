@@ -21,7 +21,7 @@ from batchscribe.adapters.engines.whisper import language
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
 from batchscribe.adapters.engines.whisper.engine import FACTORY
 from batchscribe.adapters.engines.whisper.language import identify_language
-from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
+from batchscribe.adapters.host_access.setup import SetupOptions
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
 from batchscribe.controller import languages
@@ -49,6 +49,7 @@ from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engine_choice, environments, host, worker
 from batchscribe.wiring.engine_choice import EngineChoice, list_session_engines
 from support.audio import bundled, corpus
+from support.host_setup import PlayedSetup
 from support.stores import NOW
 from support.whisper_model import build
 from support.world import Stage, stage
@@ -419,14 +420,14 @@ class Host:
 
     def ask(self, _instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         assert timeout
-        if word == "inspect":
+        if word == "check":
             engine = decode(data, CheckRequest).engine
             finding = passed(f"engine {engine.engine}", engine.model)
             ok = engine.model != self.broken
             self.asked.append((word, engine.model))
             finding = msgspec.structs.replace(finding, ok=ok)
             return HostReply(release=__version__, findings=(finding, passed("store", "listed")))
-        if word == "fetch":
+        if word == "prefetch":
             self.asked.append((word, decode(data, EngineSpec).model))
         return HostReply(release=__version__)
 
@@ -434,7 +435,7 @@ class Host:
 def set_up(host: Host) -> tuple[MemoryStore, list[str]]:
     store = MemoryStore(FakeClock())
     besides = tuple((EngineSpec(engine=PARAKEET, model=model), "parakeet-gpu") for model in (V2, V3))
-    setup = HostSetup(
+    setup = PlayedSetup(
         client=host,
         clock=FakeClock(),
         request=CheckRequest(now=NOW, engine=EngineSpec(engine=WHISPER, model=TURBO), gpu=True),
@@ -452,7 +453,7 @@ def test_a_set_up_fetches_loads_and_records_every_engine() -> None:
     record = decode(store.get(keys.instance(INSTANCE)).data, InstanceRecord)
     assert (record.engine, record.model) == (WHISPER, TURBO)
     assert [each.model for each in record.engines] == [V2, V3]
-    for word, models in (("fetch", [V2, V3, TURBO]), ("inspect", [TURBO, V2, V3])):
+    for word, models in (("prefetch", [V2, V3, TURBO]), ("check", [TURBO, V2, V3])):
         assert [model for asked, model in host.asked if asked == word] == models
     assert seen.count("store") == 1
 
@@ -488,7 +489,7 @@ def test_requests_about_an_engine_go_to_its_environment(other: Path) -> None:
     assert host.fetch(box, spec) == HostReply(box=1)
     assert host.inspect(CheckRequest(now=NOW, engine=spec, gpu=True)) == HostReply(box=1)
     other.write_text("#!/bin/sh\nexit 7\n")
-    with pytest.raises(EngineError, match="fetch in venv-parakeet-gpu: ended with code 7"):
+    with pytest.raises(EngineError, match="venv-parakeet-gpu: fetch ended with code 7"):
         host.fetch(box, spec)
 
 

@@ -352,7 +352,7 @@ def test_on_a_terminal_progress_is_a_bar() -> None:
         view.show(RUN, progress(8, failed=1))
     shown = terminal.getvalue()
     assert "9/10" in shown
-    assert "0:08:00 of audio, 1 failed, 0:00:00 left" in shown
+    assert "0:08:00 of audio, 1 failed, 0:00:01 left" in shown
 
 
 def test_elsewhere_a_wait_is_a_line_for_each_cause_then_one_a_minute(stream: io.StringIO) -> None:
@@ -402,3 +402,8 @@ def test_people_read_the_note_of_an_event_instead_of_its_name(stream: io.StringI
         "timestamp": "2026-11-29T10:00",
     }
     assert describe(json.dumps(event)).endswith(" UTC start accepted  state=armed")
+
+
+@pytest.mark.parametrize("line", ["Cost: at most $0.00", "12", "null", "[1]"])
+def test_a_line_of_text_is_shown_as_it_is(line: str) -> None:
+    assert describe(line) == line

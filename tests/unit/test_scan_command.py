@@ -19,6 +19,7 @@ from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.scan.backlog import SessionScan
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.core.text.flags import PARTIAL, UNHEARD
+from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import open_ledger, open_stores
@@ -171,6 +172,9 @@ def test_export_to_a_file_prints_a_line(app: App, tmp_path: Path) -> None:
     result = CliRunner().invoke(export, ["b", "-o", str(tmp_path / "b.txt")], obj=app)
     assert (tmp_path / "b.txt").read_text() == "one\n\n"
     assert (result.stdout, result.stderr) == (f"wrote {tmp_path / 'b.txt'}, 5 B\n", "")
+    refused = CliRunner().invoke(export, ["b", "-o", str(tmp_path / "no/b.txt")], obj=app).exception
+    assert isinstance(refused, MisconfiguredError)
+    assert "the file was not written" in str(refused)
 
 
 def test_the_flags_of_all_runs_are_counted(app: App) -> None:

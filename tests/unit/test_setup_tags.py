@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import HostSetup
-from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
 from batchscribe.core import keys
 from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.host import CheckRequest, Finding, HostReply, InstanceRecord
@@ -18,6 +17,7 @@ from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from support.host_setup import PlayedSetup
 
 INSTANCE = Instance(id="i-0123456789abcdef0", state=InstanceState.RUNNING)
 
@@ -52,7 +52,7 @@ class Cloud:
 
     @property
     def setup(self) -> HostSetup:
-        return HostSetup(
+        return PlayedSetup(
             client=Host(),
             clock=FakeClock(),
             request=CheckRequest(now=FakeClock().now(), engine=EngineSpec(engine="played"), gpu=False),
@@ -134,7 +134,6 @@ def test_an_image_whose_machines_could_not_start_their_work_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_units", lambda *_: "no systemd")
-    setup = replace(Cloud().setup, ssh=Ssh(SshOptions(known_hosts=Path("known"))))
     with pytest.raises(MisconfiguredError, match=r"no image was made.*no systemd"):
-        list(setup._install_units(INSTANCE, image=True))
-    assert [each.what for each in setup._install_units(INSTANCE)][-1] == "launch at boot"
+        list(HostSetup._install_units(Cloud().setup, INSTANCE, image=True))
+    assert [each.what for each in HostSetup._install_units(Cloud().setup, INSTANCE)][-1] == "launch at boot"

@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostSetup
-from batchscribe.adapters.local.launcher import LocalHost
+from batchscribe.adapters.host_access.client import SilentHost
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.records import forget_manifests
@@ -33,6 +32,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import preflight
 from support.box_agent import RUN, Awake
+from support.host_setup import PlayedSetup
 from support.values import metered
 from support.world import INSTANCE, Stage, advanced, once, stage
 
@@ -225,13 +225,12 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_paid(
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
 def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
     at.store.replace(keys.instance(INSTANCE), data)
-    setup = HostSetup(
-        client=LocalHost({}),
+    setup = PlayedSetup(
+        client=SilentHost(),
         clock=at.clock,
         request=CheckRequest(now=at.clock.now(), engine=EngineSpec(engine="played"), gpu=False),
         output=at.store,
         published=lambda _instance: frozenset(),
-        ssh=None,
     )
     setup._write_record(at.compute.describe(INSTANCE), "SHA256:key", boots=True)
     record = decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
-from batchscribe.core.run.instances import Claim, Instance
+from batchscribe.core.run.instances import Instance
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Capacity
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedMachines:
-    """A protocols.Compute over a protocols.Capacity, by the names that runs have for their machines."""
+    """A ManualCompute over a protocols.Capacity, by the names that runs have for their machines."""
 
     open_capacity: Callable[[], Capacity]
     """Opened only when it is used: settings that it lacks do not prevent the stop of other machines."""
@@ -25,24 +24,5 @@ class CreatedMachines:
     def stop(self, instance: str, *, force: bool = False) -> None:
         self.open_capacity().teardown(instance, force=force)
 
-    def release(self, instance: str) -> None:
-        self.open_capacity().release(instance)
-
-    def announce(self, instance: str, manifest: str) -> None:
-        self.open_capacity().announce(instance, manifest)
-
-    def claim(self, claim: Claim) -> None:
-        _refuse(claim.instance)
-
-    def start(self, claim: Claim) -> None:
-        _refuse(claim.instance)
-
     def start_unclaimed(self, instance: str) -> None:
-        _refuse(instance)
-
-    def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002
-        _refuse(instance)
-
-
-def _refuse(instance: str) -> NoReturn:
-    raise MisconfiguredError(f"a run creates its own machines: {instance} is not changed from outside of it")
+        raise MisconfiguredError(f"a run creates its own machines: {instance} is not started here")

@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -205,7 +205,8 @@ class Box:
 
     def prefetch_model(self, spec: EngineSpec) -> HostReply:
         """Fetches the engine's model before any paid run. Raises EngineError."""
-        return self._run_aside("fetch", spec, FETCH_SECONDS, self.build_environment())
+        environment = self.build_environment()
+        return run_aside(self.aside, "fetch", spec, environment=environment, seconds=FETCH_SECONDS)
 
     def keep_model_files(self, files: Iterable[Path]) -> None:
         """Records the model's files, to be read ahead at each boot."""
@@ -296,31 +297,38 @@ class Box:
     def _check_engine(self, request: CheckRequest) -> tuple[Finding, ...]:
         try:
             environment = self.build_environment(region=request.region, endpoint=request.endpoint)
-            return self._run_aside("inspect", request, INSPECT_SECONDS, environment).findings
+            reply = run_aside(
+                self.aside, "inspect", request, environment=environment, seconds=INSPECT_SECONDS
+            )
         except (MisconfiguredError, EngineError) as error:
             return (Finding(what="engine", ok=False, detail=str(error), fix=READ_ENGINES),)
+        return reply.findings
 
-    def _run_aside(
-        self, command: str, request: msgspec.Struct, seconds: float, environment: dict[str, str]
-    ) -> HostReply:
-        """Runs a command in a separate process. It may crash, and needs a worker's environment."""
-        try:
-            done = subprocess.run(
-                [*self.aside, command],
-                input=msgspec.json.encode(request),
-                env=environment,
-                capture_output=True,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(f"{command} was not finished after {seconds:.0f} s") from error
-        reply = host.decode_reply(done.stdout)
-        if reply is None or reply.error:
-            raise EngineError(
-                reply.error if reply else f"{command} ended with code {done.returncode} and no reply"
-            )
-        return reply
+
+def run_aside(
+    command: Sequence[str],
+    word: str,
+    request: msgspec.Struct,
+    *,
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> HostReply:
+    """Handles a request in a process of its own, which may crash. Raises EngineError without a reply."""
+    try:
+        done = subprocess.run(
+            [*command, word],
+            input=msgspec.json.encode(request),
+            env=environment,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{word} was not finished after {seconds:.0f} s") from error
+    reply = host.decode_reply(done.stdout)
+    if reply is None or reply.error:
+        raise EngineError(reply.error if reply else f"{word} ended with code {done.returncode} and no reply")
+    return reply
 
 
 def _describe_stores(home: str, control: str) -> str:

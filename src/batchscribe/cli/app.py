@@ -7,6 +7,7 @@ import shutil
 import sys
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from rich.console import Console
 from batchscribe import settings as configuration
 from batchscribe.cli.terminal.layout import fold
 from batchscribe.cli.terminal.times import show_times
-from batchscribe.core.figures import encode_json
+from batchscribe.core.figures import encode_json, format_size
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings
@@ -120,6 +121,18 @@ class App:
         """Prints `text` right of `label`, folded between words; further lines are indented."""
         line = f"{label:<{indent}} {show_times(printable(text))}"
         self.console.print(fold(line, self.console.room, hang=indent + 1), markup=False)
+
+
+def write_result(app: App, output: Path | None, data: bytes) -> None:
+    """Writes the data to the file of `-o`, or to stdout. Raises MisconfiguredError."""
+    if output is None:
+        click.echo(data, nl=False)
+        return
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise MisconfiguredError(f"the file was not written: {error}; choose another one") from error
+    app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
 
 
 def print_warning(text: str) -> None:

@@ -7,17 +7,23 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import click
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json, print_warning, source_option
-from batchscribe.cli.scan import shown
+from batchscribe.cli.app import (
+    App,
+    json_option,
+    pass_app,
+    print_json,
+    print_warning,
+    source_option,
+    write_result,
+)
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
-from batchscribe.controller.commands.why import ChunkHistory
+from batchscribe.controller.commands.why import ChunkHistory, describe_unreadable, list_events
 from batchscribe.controller.commands.why import read_history as life_of
 from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
@@ -27,7 +33,7 @@ from batchscribe.core.decide.policy import decide
 from batchscribe.core.figures import format_count, format_hours, format_size
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
-from batchscribe.core.scan.chunks import TOP, session_id
+from batchscribe.core.scan.chunks import TOP, session_id, show_session
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.core.text.stitching import UNREADABLE
@@ -196,19 +202,14 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
         found = assemble_session(scanner, wanted, rendering)
     for part in found.transcript.parts:
         if UNREADABLE in part.flags:
-            print_warning(_unreadable(part.transcript, part.key))
+            print_warning(describe_unreadable(part.transcript, part.key))
     if found.missing:
-        print_warning(_describe_missing(shown(wanted), found))
+        print_warning(_describe_missing(show_session(wanted), found))
     if kind == HTML:
         data = _render_reader(app, scanner, found, audio_mb, rendering)
     else:
         data = rendering.render(found.transcript, kind)
-    if output is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        output.write_bytes(data)
-        app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+    write_result(app, output, data)
 
 
 def _render_reader(
@@ -243,15 +244,15 @@ def _find_session(scanner: Scanner, wanted: str) -> str:
     sessions = sorted({audio.name.session for audio in scanner.audio()})
     if wanted in sessions:
         return wanted
-    folder, name = "" if wanted == TOP else wanted, shown(wanted)
-    inside = [shown(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
+    folder, name = "" if wanted == TOP else wanted, show_session(wanted)
+    inside = [show_session(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
     if inside:
         raise ObjectNotFoundError(f"{name!r} is a folder of several sessions: {_list_names(inside)}")
-    similar = [each for each in sessions if name.casefold() in shown(each).casefold()]
+    similar = [each for each in sessions if name.casefold() in show_session(each).casefold()]
     if len(similar) == 1:
         return similar[0]
-    similar = similar or [each for each in sessions if _is_near(name, shown(each))]
-    names = _list_names([shown(each) for each in similar])
+    similar = similar or [each for each in sessions if _is_near(name, show_session(each))]
+    names = _list_names([show_session(each) for each in similar])
     hint = f"; similar: {names}" if similar else "; see `batchscribe scan --all`"
     raise ObjectNotFoundError(f"no session {name!r} in {scanner.source.url}{hint}")
 
@@ -303,10 +304,6 @@ def _confirm(act: str, planned: str) -> None:
     click.confirm(f"{act.capitalize()} {planned}?", abort=True)
 
 
-def _unreadable(transcript: str, key: str) -> str:
-    return printable(f"{transcript} is not read; `batchscribe redo {shlex.quote(key)}` transcribes it again")
-
-
 def _next_tick(app: App) -> str:
     """Returns the decision of a tick now; the reason if it cannot be made."""
     try:
@@ -318,7 +315,7 @@ def _next_tick(app: App) -> str:
 
 
 def _describe_life(life: ChunkHistory) -> Iterator[str]:
-    yield f"{life.key}  (session {shown(life.session)})"
+    yield f"{life.key}  (session {show_session(life.session)})"
     if life.audio is None:
         yield "  the audio was deleted"
     else:
@@ -327,23 +324,8 @@ def _describe_life(life: ChunkHistory) -> Iterator[str]:
         if life.next_tick:
             yield f"  next tick   {life.next_tick}"
         yield f"  transcript  goes to {life.planned}"
-    for at, line in sorted(_list_events(life)):
-        yield f"  {at:%Y-%m-%d %H:%M:%S} UTC  {line}"
+    for at, event, run in sorted(list_events(life)):
+        of_run = f"run {run}, " if run else ""
+        yield f"  {at:%Y-%m-%d %H:%M:%S} UTC  {of_run}{event}"
     if life.quarantine:
         yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` retries it"
-
-
-def _list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str]]:
-    """Yields transcripts, runs and failed attempts with their times."""
-    for transcript in life.transcripts:
-        if transcript.unreadable:
-            line = f"unreadable: {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
-        else:
-            by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
-            flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
-            line = f"transcribed{by}{flags}: {transcript.key}"
-        yield transcript.written, line
-    for mention in life.runs:
-        yield mention.dispatched, f"run {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
-    for number, failure in enumerate(life.failures, 1):
-        yield failure.at, f"attempt {number} failed in run {failure.run} ({failure.kind}): {failure.message}"

@@ -38,6 +38,8 @@ _WORD = re.compile(r"[\w']+")
 
 Sample = Mapping[str, bytes]
 """Audio files by name; the chunks of a session are in a folder."""
+WordErrorRate = Callable[[list[str], list[str]], float]
+"""(Reference, hypothesis) -> part of 1, more if words were added."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +74,7 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
 
     Raises BatchscribeError if one fails.
     """
-    word_error_rate = _load_word_error_rate()
+    word_error_rate = load_word_error_rate()
     spoken = split_words(reference.read_text()) if reference else None
     settings = app.settings
     candidates = list(_list_candidates(replace(chosen, language=settings.language, task=settings.task)))
@@ -264,12 +266,14 @@ def _find_price(settings: Settings, spec: EngineSpec, speeds: Sequence[Speed]) -
     return min(found, default=None)
 
 
-def _load_word_error_rate() -> Callable[[list[str], list[str]], float]:
-    """Returns jiwer's word error rate: (reference, hypothesis) -> part of 1, more if words were added."""
+def load_word_error_rate() -> WordErrorRate:
+    """Returns jiwer's word error rate. Raises MisconfiguredError if it is not installed."""
     try:
         import jiwer
     except ImportError as error:
-        raise MisconfiguredError(f"--compare needs its extra: {describe_install('demo')}") from error
+        raise MisconfiguredError(
+            f"the word error rate needs its extra: {describe_install('demo')}"
+        ) from error
 
     def rate(reference: list[str], hypothesis: list[str]) -> float:
         return (

@@ -7,7 +7,6 @@ Only the audio and its spoken text are bundled.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 import sysconfig
@@ -23,13 +22,13 @@ from rich.table import Table
 
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App, pass_app
+from batchscribe.cli.compare import WordErrorRate, load_word_error_rate, split_words
 from batchscribe.cli.terminal.render import render_decision, render_run
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.decide.published_models import WHISPER
-from batchscribe.core.messages import describe_install
 from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
@@ -53,10 +52,7 @@ MODEL = "tiny.en"
 @pass_app
 def demo(app: App, *, folder: Path | None, engine: str) -> int:
     """A complete run on this machine: bundled speech, no account, no network."""
-    try:
-        import jiwer  # noqa: F401  checked before anything is written
-    except ImportError as error:
-        raise MisconfiguredError(f"the demo needs its extra: {describe_install('demo')}") from error
+    word_error_rate = load_word_error_rate()
     home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
     refuse_used(home)
     corpus = put_speech(home / "bucket")
@@ -76,7 +72,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
         why = run.detail if run else ticked.decision.reason.sentence
         raise BatchscribeError(f"the demo did not complete: {why}; see the logs in {home / 'logs'}")
     say("[bold]3. Transcripts[/], beside what was spoken")
-    say(compare_texts(home / "bucket", corpus))
+    say(compare_texts(home / "bucket", corpus, word_error_rate))
     say("[bold]4. Money[/]")
     say("\n".join(render_run(run, made.settings, left=None)), markup=False)
     say(describe_price(run), markup=False)
@@ -125,13 +121,11 @@ def find_program() -> str:
     return str(installed) if installed.exists() else "batchscribe"
 
 
-def compare_texts(bucket: Path, corpus: dict[str, Any]) -> Table:
+def compare_texts(bucket: Path, corpus: dict[str, Any], word_error_rate: WordErrorRate) -> Table:
     """Table of transcripts and spoken text, with the word error rate.
 
     The recording that was cut at fixed times, within words too, is compared as a session.
     """
-    import jiwer
-
     rows = [(each["key"], each["text"], _read_transcript(bucket, each["key"])) for each in corpus["chunks"]]
     cut = corpus["session"]
     name = f"{cut['folder']} ({len(cut['keys'])} chunks)"
@@ -141,19 +135,13 @@ def compare_texts(bucket: Path, corpus: dict[str, Any]) -> Table:
     table.add_column("spoken", max_width=COLUMN)
     table.add_column("transcribed", max_width=COLUMN)
     for key, spoken, text in rows:
-        shown = escape(text) if to_plain_words(text) == spoken else f"[yellow]{escape(text)}[/]"
+        shown = escape(text) if split_words(text) == spoken.split() else f"[yellow]{escape(text)}[/]"
         table.add_row(escape(key), escape(spoken), shown)
     table.add_section()
-    reference = [spoken for _, spoken, _ in rows]
-    rate = jiwer.wer(reference, [to_plain_words(text) for _, _, text in rows])
-    words = len(" ".join(reference).split())
-    table.add_row("[bold]word error rate[/]", f"[bold]{rate:.3f}[/] over {words} words", "")
+    reference = [word for _, spoken, _ in rows for word in spoken.split()]
+    rate = word_error_rate(reference, [word for _, _, text in rows for word in split_words(text)])
+    table.add_row("[bold]word error rate[/]", f"[bold]{rate:.3f}[/] over {len(reference)} words", "")
     return table
-
-
-def to_plain_words(text: str) -> str:
-    """Returns the words in lower case, without punctuation."""
-    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def describe_price(run: Run) -> str:

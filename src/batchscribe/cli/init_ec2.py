@@ -140,11 +140,12 @@ class Ec2Setup:
         return found.key_name if found else ""
 
     def _check_key(self, key: str) -> str:
-        problem = wiring.describe_key_problem(Path(key))
-        if "chmod" in problem and self.interview.confirm(f"{problem}. Do that now?"):
+        found = wiring.check_key_file(Path(key))
+        problem = f"{found.detail}: {found.fix}"
+        if found.fix.startswith("chmod") and self.interview.confirm(f"{problem}. Do that now?"):
             Path(key).chmod(0o600)
             return ""
-        return problem
+        return "" if found.ok else problem
 
     def _set_up_guard(self) -> list[str]:
         """Finds the guard's role or offers its stack; returns what is left to do."""

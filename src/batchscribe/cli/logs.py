@@ -10,12 +10,10 @@ import click
 
 from batchscribe.cli.app import App, json_option, pass_app
 from batchscribe.cli.terminal.times import show_times
-from batchscribe.core.messages import lead_with_note
 from batchscribe.core.redaction import printable
-from batchscribe.wiring.process import find_log, open_clock
+from batchscribe.wiring.process import find_log, open_clock, parse_line
 
 FOLLOW_SECONDS = 0.5
-_HEAD = ("timestamp", "level", "event")
 
 
 @click.command()
@@ -33,15 +31,10 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
 
 def describe(line: str) -> str:
     """Formats a JSON line of a log: time, level if not info, event, fields."""
-    try:
-        event = lead_with_note(json.loads(line))
-    except ValueError:
-        return printable(line)
-    fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in {*_HEAD, "run"})
-    level = event.get("level", "info")
-    shown = "" if level == "info" else f"{level.upper()} "
-    at = show_times(str(event.get("timestamp", ""))[:19].replace("T", " ") + " UTC")
-    return printable(f"{at} {shown}{event.get('event', '')}  {fields}".rstrip())
+    found = parse_line(line)
+    level = "" if found.level in {"", "info"} else f"{found.level.upper()} "
+    at = show_times(f"{found.time.replace('T', ' ')} UTC ") if found.time else ""
+    return printable(f"{at}{level}{found.text}")
 
 
 def _as_json(line: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from batchscribe.cli.app import App, Duration, json_option, pass_app
+from batchscribe.cli.app import App, Duration, json_option, pass_app, write_result
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import show_times
 from batchscribe.core.decide.baselines import format_baseline
@@ -19,7 +19,7 @@ from batchscribe.core.decide.fixed import describe_fixed_costs
 from batchscribe.core.decide.hosted import format_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.prices import mark_age
-from batchscribe.core.figures import encode_json, format_clock, format_count, format_hours, format_size
+from batchscribe.core.figures import encode_json, format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.core.run.engine_time import flag_text, format_engine_time
 from batchscribe.core.run.period import NESTED, DayRow, Period, ReportRow
@@ -27,7 +27,6 @@ from batchscribe.core.run.report import Totals
 from batchscribe.core.run.session_costs import SessionCost
 from batchscribe.core.run.timeline import format_timeline
 from batchscribe.core.run.usage import Usage
-from batchscribe.errors import MisconfiguredError
 from batchscribe.wiring.estimates import read_period
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
@@ -71,15 +70,7 @@ def report(app: App, last: timedelta, shape: str, by: str, output: Path | None, 
                 show_table(app, period, by)
                 return
             text = render_csv(period, by) if shape == "csv" else render_json(period)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    data = text.encode()
-    try:
-        output.write_bytes(data)
-    except OSError as error:
-        raise MisconfiguredError(f"the report was not written: {error}; choose another file") from error
-    app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
+    write_result(app, output, text.encode())
 
 
 @click.command()

@@ -16,7 +16,7 @@ from batchscribe.core.figures import format_count, format_size, format_sizes
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, sum_engine_time
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
-from batchscribe.core.scan.chunks import TOP, passed_over_text
+from batchscribe.core.scan.chunks import passed_over_text, show_session
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import explain_empty, open_scanner
@@ -159,11 +159,6 @@ def summary(
         yield "Unusual keys, listed by a slower method: " + ", ".join(map(printable, backlog.odd_keys))
 
 
-def shown(session: str) -> str:
-    """Session name for users: a folder without its slash."""
-    return "." if session == TOP else session.removesuffix("/")
-
-
 def span(age: timedelta) -> str:
     """Formats a time span in its two largest units."""
     seconds = max(0, int(age.total_seconds()))
@@ -182,7 +177,7 @@ def _collect_rows(scans: Iterator[SessionScan], kept: list[SessionRow]) -> Itera
 
 def _to_row(scan: SessionScan) -> SessionRow:
     return SessionRow(
-        session=shown(scan.session),
+        session=show_session(scan.session),
         pending=len(scan.pending),
         waiting=len(scan.waiting),
         done=scan.done,

@@ -13,7 +13,6 @@ from rich.markup import escape
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.terminal.render import render_decision, render_dry_run, render_run, tick_document
 from batchscribe.controller.commands.redo import find_by_session
-from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
 from batchscribe.controller.recovery import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
@@ -27,7 +26,7 @@ from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import session_id
-from batchscribe.errors import BatchscribeError, MisconfiguredError, choose_worst, exit_code
+from batchscribe.errors import MisconfiguredError, choose_worst, exit_code
 from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 from batchscribe.wiring.seams import describe_missing
@@ -204,7 +203,7 @@ def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset
         if seen.instance and seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.config.policy)
-        refused = _find_refusal(made)
+        refused = made.find_refusal()
         total = sum_up_start(seen, made.config.policy) if seen.backlog.pending else None
         costs = made.cost_basis()
     if as_json:
@@ -222,16 +221,6 @@ def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset
 def _print_empty(app: App, seen: Observation | None) -> None:
     if seen and (empty := explain_empty(app.settings, seen.backlog)):
         app.console.print(empty, markup=False)
-
-
-def _find_refusal(made: Scheduler) -> BatchscribeError | None:
-    """Error that would refuse a start, now or later; None if it can start."""
-    try:
-        made.world.preflight()
-        refuse_unsupported(made.config.unsupported)
-    except MisconfiguredError as error:
-        return error
-    return None
 
 
 def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:

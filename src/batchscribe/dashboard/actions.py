@@ -16,7 +16,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from batchscribe.controller.commands.redo import list_quarantined, release_quarantined
-from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import PAUSED, observe
 from batchscribe.core.decide.policy import FOREVER, Launch, decide
 from batchscribe.core.run.cost_block import estimate_block
@@ -25,7 +24,7 @@ from batchscribe.core.run.runs import Run
 from batchscribe.dashboard.cached import Cached
 from batchscribe.dashboard.context import Context, page
 from batchscribe.detached import is_running, start_once
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import ObjectNotFoundError
 from batchscribe.settings import Settings
 from batchscribe.wiring.process import read_log_end
 from batchscribe.wiring.seams import open_ledger
@@ -67,22 +66,16 @@ def ask_run(context: Context, request: Request) -> Response:
         config = replace(made.config, policy=replace(made.config.policy, manual=True))
         seen = observe(made.world, config)
         decision = decide(seen, config.policy)
-        refused = ""
-        try:
-            if isinstance(decision, Launch):
-                made.world.preflight()
-            refuse_unsupported(config.unsupported)
-        except MisconfiguredError as error:
-            refused = str(error)
+        launch = decision if isinstance(decision, Launch) else None
+        refused = made.find_refusal(check_start=launch is not None)
         costs = made.cost_basis()
-    launch = decision if isinstance(decision, Launch) else None
     batch = launch.batch if launch else None
     kind = launch.offer.instance_type or "local" if launch else ""
     return page(
         "ask_run.html",
         request,
         decision=decision,
-        refused=refused,
+        refused=str(refused or ""),
         batch=batch,
         lines=estimate_block(batch.estimate, kind, seen.now, costs) if batch else [],
         **started,

@@ -14,9 +14,9 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import digest_listed, read_session_end
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import ChunkState, ScanRules, is_unreadable, state_of
+from batchscribe.core.scan.chunks import show_session
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.transcripts import LONGEST
-from batchscribe.dashboard.reader import show_session
 from batchscribe.protocols import Store
 
 MOST_READ = 5_000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -13,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from batchscribe.controller.commands.why import NAMED, ChunkHistory, find_similar, read_history
+from batchscribe.controller.commands.why import NAMED, find_similar, list_events, read_history
 from batchscribe.core.decide.policy import decide
 from batchscribe.core.run.host import Finding
 from batchscribe.core.scan.backlog import ChunkState
@@ -74,19 +72,6 @@ def find_next_tick(context: Context) -> str:
         return ""
     decision = decide(observed, context.scheduler.config.policy)
     return f"would {type(decision).__name__.lower()}: {decision.reason.sentence}"
-
-
-def list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str, str]]:
-    """Yields (time, event, id of its run) of transcripts, runs and failed attempts."""
-    for transcript in life.transcripts:
-        by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
-        flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
-        line = f"unreadable ({transcript.unreadable})" if transcript.unreadable else f"transcribed{by}{flags}"
-        yield transcript.written, f"{line}: {transcript.key}", transcript.run or ""
-    for mention in life.runs:
-        yield mention.dispatched, f"worker {mention.worker}: {mention.outcome or 'open'}", mention.run
-    for number, failure in enumerate(life.failures, 1):
-        yield failure.at, f"attempt {number} failed ({failure.kind}): {failure.message}", failure.run
 
 
 def show_settings(settings: Settings, request: Request) -> Response:

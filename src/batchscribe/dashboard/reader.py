@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from batchscribe.controller.sessions import AssembledSession
 from batchscribe.core.redaction import printable
-from batchscribe.core.scan.chunks import TOP, split_key
+from batchscribe.core.scan.chunks import show_session, split_key
 from batchscribe.core.text.flags import EXPLANATIONS
 from batchscribe.core.text.paragraphs import Paragraph, list_paragraphs
 from batchscribe.core.text.rendering import Rendering
@@ -66,11 +66,6 @@ def render_file(found: AssembledSession, audio: ReaderAudio, rendering: Renderin
 def make_data_link(media_type: str, data: bytes) -> Markup:
     """A `data:` URL; base64 needs no escapes."""
     return Markup(f"data:{media_type};base64,{base64.b64encode(data).decode()}")  # noqa: S704
-
-
-def show_session(session: str) -> str:
-    """A session's name for users: a folder without its slash."""
-    return "." if session == TOP else session.removesuffix("/")
 
 
 def name_download(session: str) -> str:

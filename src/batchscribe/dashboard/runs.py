@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchscribe.core.messages import lead_with_note
 from batchscribe.core.run.bill_parts import BilledParts
 from batchscribe.core.run.cost_block import cost_block
 from batchscribe.core.run.report import RunEvent, RunReport, build
@@ -22,13 +19,12 @@ from batchscribe.core.run.timeline import AUDIO
 from batchscribe.dashboard.context import Context, page
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.costs import read_cost_basis
-from batchscribe.wiring.process import find_log, read_log_end
+from batchscribe.wiring.process import LogLine, find_log, parse_line, read_log_end
 
 PAGE = 50
 """Runs on a page."""
 LOG_BYTES = 64 * 1024
 """Of the end of a log that is shown."""
-_HEAD = frozenset({"timestamp", "level", "event", "run"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +36,6 @@ class PhaseSpan:
     begin: float
     length: float
     row: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    time: str
-    level: str
-    text: str
 
 
 def routes(context: Context) -> list[Route]:
@@ -162,14 +151,3 @@ def read_lines(folder: Path, run: str) -> tuple[list[LogLine], bool]:
     except (ObjectNotFoundError, OSError):
         return [], False
     return [parse_line(line) for line in lines], cut
-
-
-def parse_line(line: str) -> LogLine:
-    """A line of JSON, or of text as in the cost block."""
-    try:
-        event: dict[str, Any] = lead_with_note(json.loads(line))
-    except (ValueError, AttributeError, TypeError):
-        return LogLine("", "", line)
-    fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in _HEAD)
-    text = f"{event.get('event', '')}  {fields}".strip()
-    return LogLine(str(event.get("timestamp", ""))[:19], str(event.get("level", "info")), text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.convertors import Convertor, register_url_convertor
@@ -53,7 +54,6 @@ from batchscribe.errors import (
 from batchscribe.wiring.estimates import read_expected
 from batchscribe.wiring.scanners import new_scanner
 
-V = TypeVar("V")
 ROWS = 50
 """Sessions of one page of the list."""
 MAX_AGE = timedelta(minutes=5)
@@ -101,6 +101,22 @@ def make_url(prefix: str, session: str) -> str:
     return f"/{prefix}/{quote(session, safe='')}"
 
 
+@dataclass(frozen=True)
+class _KeptSession:
+    """An assembled session, current as long as its mark."""
+
+    mark: str
+    found: AssembledSession
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Values of the reader's template."""
+        session = self.found.transcript.session
+        name, url = name_download(session), make_url("audio/*", session)
+        downloads = [(kind, f"{name}.{kind}", make_url(f"transcripts/{kind}", session)) for kind in FORMATS]
+        return describe_session(self.found, ReaderAudio(url=url), downloads)
+
+
 class SessionLibrary:
     """The sessions of the stores. Handlers run in threads."""
 
@@ -111,8 +127,7 @@ class SessionLibrary:
         )
         self._audio = ChunkAudio(context.settings, context.source)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[str, AssembledSession]] = OrderedDict()
-        self._described: OrderedDict[str, tuple[AssembledSession, dict[str, Any]]] = OrderedDict()
+        self._kept: OrderedDict[str, _KeptSession] = OrderedDict()
         self._index = Cached(self._make_index, context.clock)
         self._listed: SessionIndex | None = None
         """The last index: a failed listing does not remove it."""
@@ -163,9 +178,8 @@ class SessionLibrary:
         except (ObjectNotFoundError, TransientError, PermanentError) as error:
             errors = list_errors(self._scanner, session)
             return page("no_transcript.html", request, entry=entry, reason=str(error), errors=errors)
-        values = self._describe(found)
         listed = [(flag, count, FLAGS[flag]) for flag, count in entry.flags if flag in NOT_IN_PARTS]
-        return page("session.html", request, **values, listed=listed)
+        return page("session.html", request, **found.values, listed=listed)
 
     def serve_audio(self, request: Request) -> Response:
         """The audio of one chunk, by its number in the session; an error is one line of plain text."""
@@ -185,7 +199,7 @@ class SessionLibrary:
         entry = self._find_entry(session)
         if entry is None or kind not in FORMATS:
             return self._show_unknown(request, session)
-        data = self._context.settings.open_rendering().render(self._assemble(entry).transcript, kind)
+        data = self._context.settings.open_rendering().render(self._assemble(entry).found.transcript, kind)
         name = f"{name_download(session)}.{kind}"
         headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
         return Response(data, headers=headers, media_type=MEDIA_TYPES[kind])
@@ -227,7 +241,7 @@ class SessionLibrary:
     def _find_chunk(self, session: str, number: str) -> str:
         """Key of a chunk. Raises ObjectNotFoundError."""
         entry = self._find_entry(session)
-        parts = self._assemble(entry).transcript.parts if entry else ()
+        parts = self._assemble(entry).found.transcript.parts if entry else ()
         key = next((part.key for at, part in enumerate(parts) if str(at) == number), "")
         name = audio_name(key)
         # The session file is an object like others: it names no object outside its session.
@@ -235,20 +249,7 @@ class SessionLibrary:
             raise ObjectNotFoundError(f"session {session!r} has no chunk {number}")
         return key
 
-    def _describe(self, found: AssembledSession) -> dict[str, Any]:
-        """Values of the reader's template, those of the last sessions kept."""
-        session = found.transcript.session
-        with self._lock:
-            kept = self._described.get(session)
-        if kept is not None and kept[0] is found:
-            return kept[1]
-        name, url = name_download(session), make_url("audio/*", session)
-        downloads = [(kind, f"{name}.{kind}", make_url(f"transcripts/{kind}", session)) for kind in FORMATS]
-        values = describe_session(found, ReaderAudio(url=url), downloads)
-        _keep(self._lock, self._described, session, (found, values))
-        return values
-
-    def _assemble(self, entry: SessionEntry) -> AssembledSession:
+    def _assemble(self, entry: SessionEntry) -> _KeptSession:
         """The session's transcript: from its session file if that is current, else from its chunks.
 
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
@@ -259,24 +260,19 @@ class SessionLibrary:
         mark = rendering.sign(entry.digest if entry.complete else str(self._listed and self._listed.at))
         with self._lock:
             kept = self._kept.get(entry.session)
-        if kept is not None and kept[0] == mark:
-            return kept[1]
+        if kept is not None and kept.mark == mark:
+            return kept
         published = read_session(output, entry.session, mark) if entry.complete else None
         if published and not any(MISSING in part.flags for part in published.parts):
             found = AssembledSession(transcript=published, chunks=entry.chunks, missing={})
         else:
             found = assemble_session(self._scanner, entry.session, rendering)
-        _keep(self._lock, self._kept, entry.session, (mark, found))
-        return found
-
-
-def _keep(lock: threading.Lock, kept: OrderedDict[str, V], key: str, value: V) -> None:
-    """Keeps a value, and drops the oldest ones."""
-    with lock:
-        kept[key] = value
-        kept.move_to_end(key)
-        while len(kept) > KEPT:
-            kept.popitem(last=False)
+        with self._lock:
+            self._kept[entry.session] = made = _KeptSession(mark, found)
+            self._kept.move_to_end(entry.session)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made
 
 
 def search_sessions(index: SessionIndex, asked: Mapping[str, str]) -> Iterator[SessionEntry]:

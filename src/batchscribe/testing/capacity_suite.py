@@ -52,13 +52,17 @@ class CapacityCase:
         return seen
 
     def await_state(self, state: InstanceState) -> Instance:
+        return self.await_any(state.__eq__, state)
+
+    def await_any(self, reached: Callable[[InstanceState], bool], expected: str) -> Instance:
+        """Returns the machine once a poll shows such a state."""
         seen = self.poll()
         for _ in range(POLLS):
-            if seen.state is state:
+            if reached(seen.state):
                 return seen
             self.sleep(POLL_SECONDS)
             seen = self.poll()
-        raise AssertionError(f"never {state}: it is {seen.state}")
+        raise AssertionError(f"never {expected}: it is {seen.state}")
 
     def acquire(self, claim: Claim | None = None, offer: Offer | None = None) -> Instance:
         """Repeats the request until it is accepted, and returns the running machine."""
@@ -184,13 +188,7 @@ class CreatedCapacityCase(CapacityCase):
 
     def await_down(self) -> Instance:
         """Returns the machine once it is observed ended."""
-        seen = self.poll()
-        for _ in range(POLLS):
-            if seen.state.proved_stopped:
-                return seen
-            self.sleep(POLL_SECONDS)
-            seen = self.poll()
-        raise AssertionError(f"never ended: it is {seen.state}")
+        return self.await_any(lambda state: state.proved_stopped, "ended")
 
     def list_created(self) -> list[str]:
         """Names of the case's machines that exist."""

@@ -41,9 +41,10 @@ class FaultPlan:
         self.calls: list[tuple[str, str]] = []
         self._faults: dict[str, deque[Fault | None]] = {}
 
-    def fail(self, call: str, *faults: Fault | None) -> None:
+    def fail(self, call: str, *faults: Fault | BatchscribeError | None) -> None:
         """Plans faults of the next calls of a method; None is none."""
-        self._faults.setdefault(call, deque()).extend(faults)
+        planned = (Fault(each) if isinstance(each, BatchscribeError) else each for each in faults)
+        self._faults.setdefault(call, deque()).extend(planned)
 
     def _take_fault(self, call: str) -> Fault | None:
         faults = self._faults.get(call)

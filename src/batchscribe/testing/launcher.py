@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from batchscribe import __version__
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerRef
 from batchscribe.errors import BatchscribeError, HostTimeoutError, LaunchError
+from batchscribe.testing.compute import FaultPlan
 
 WorkerName = tuple[str, int]
 
 
-class FakeLauncher:
+class FakeLauncher(FaultPlan):
     """A protocols.Launcher that starts nothing by itself.
 
     `on_launch` and `on_cancel` play the worker: they are called once for each worker that is started
@@ -27,6 +27,7 @@ class FakeLauncher:
         on_cancel: Callable[[WorkerRef], None] | None = None,
         on_kill: Callable[[WorkerRef], None] | None = None,
     ) -> None:
+        super().__init__()
         self.version = __version__
         self.silent_probes = 0
         """Number of probes without an answer."""
@@ -39,11 +40,6 @@ class FakeLauncher:
         self.killed: list[WorkerName] = []
         self._on_cancel = on_cancel
         self._on_kill = on_kill
-        self._faults: dict[str, deque[BatchscribeError | None]] = {}
-
-    def fail(self, call: str, *errors: BatchscribeError | None) -> None:
-        """Plans errors of the next calls of a method; None is none."""
-        self._faults.setdefault(call, deque()).extend(errors)
 
     def probe(self, instance: Instance) -> str:
         self._raise_planned_error("probe")
@@ -88,7 +84,5 @@ class FakeLauncher:
                 self._on_cancel(worker)
 
     def _raise_planned_error(self, call: str) -> None:
-        faults = self._faults.get(call)
-        fault = faults.popleft() if faults else None
-        if fault:
-            raise fault
+        if fault := self._take_fault(call):
+            raise fault.error

@@ -50,6 +50,7 @@ from batchscribe.wiring.preflight import (
     read_instance_record,
 )
 from batchscribe.wiring.prices import load_prices, price_region
+from batchscribe.wiring.scanners import list_audio_beside
 from batchscribe.wiring.seams import (
     describe_missing,
     list_required,
@@ -76,8 +77,8 @@ class Preconditions:
     clock: Clock
     source: Store
     output: Store
-    open_root: Callable[[str], Store]
-    """Opens the store at a URL, such as a whole bucket."""
+    open_parent: Callable[[str], Store]
+    """Opens the store at a URL above the source's."""
     account: AccountReads | None = None
     describe: Callable[[], Instance]
     shutdown: Callable[[], str] = lambda: ""
@@ -160,7 +161,8 @@ class Preconditions:
         yield attempt("price", lambda: checks.check_price(types, rate_of(settings), self.clock.now()))
 
     def _check_stores(self) -> Iterator[Finding]:
-        yield attempt("audio", lambda: checks.check_source(self.source, self.open_root))
+        find_beside = partial(list_audio_beside, self.settings.source, self.open_parent)
+        yield attempt("audio", partial(checks.check_source, self.source, find_beside))
         name = f"{self.clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         yield attempt("create-only", lambda: checks.check_create_only(self.output, name))
 
@@ -338,7 +340,7 @@ def open_preconditions(settings: Settings) -> Preconditions:
         clock=SystemClock(),
         source=source,
         output=with_control(settings, output, retry=False),
-        open_root=opened,
+        open_parent=opened,
         describe=lambda: here,
     )
     return made if settings.provider in {LOCAL, RAY} else _add_cloud(made, settings)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 
+from batchscribe.agent.host import run_aside
 from batchscribe.core.run import host
 from batchscribe.core.run.host import HostReply
 from batchscribe.errors import EngineError
@@ -23,12 +23,7 @@ def find_other_python(engine: str) -> str:
 
 def ask_other(python: str, word: str, request: msgspec.Struct) -> HostReply:
     """The reply of another environment to a request. Raises EngineError without one."""
-    data = msgspec.json.encode(request)
-    done = subprocess.run(
-        [python, "-I", "-m", host.MODULE, word], input=data, capture_output=True, check=False
-    )
-    reply = host.decode_reply(done.stdout)
-    if reply is None or reply.error:
-        reason = reply.error if reply else f"ended with code {done.returncode} and no reply"
-        raise EngineError(f"{word} in {Path(python).parents[1].name}: {reason}")
-    return reply
+    try:
+        return run_aside((python, "-I", "-m", host.MODULE), word, request)
+    except EngineError as error:
+        raise EngineError(f"{Path(python).parents[1].name}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -37,7 +37,7 @@ from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
-from batchscribe.wiring.host_access import open_host_setup, open_ssh
+from batchscribe.wiring.host_access import check_local, open_host_setup, open_ssh
 from batchscribe.wiring.preflight import refuse_manual_start, unsupported
 from batchscribe.wiring.scheduler import new_run_id
 from batchscribe.wiring.seams import (
@@ -97,6 +97,8 @@ class GpuTools:
     """The launch template of created machines."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment of workers on this machine."""
     list_others: Callable[[GpuTools], Iterable[GpuTools]] = lambda _at: ()
     """Returns the tools of machines of open runs that the present settings do not name."""
     waits: Waits = field(default_factory=Waits)
@@ -135,6 +137,8 @@ class GpuTools:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
         request = self.setup.request
         request = structs.replace(request, busy=busy, engine=self.find_prepared() or request.engine)
+        if self.local:
+            return check_local(request, self.environment)
         return replace(self.setup, request=request).check(instance)
 
     def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
@@ -199,7 +203,8 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             created=created,
             images=MachineImages(region=settings.region or None, endpoint=settings.endpoint_url or None),
             template=settings.launch_template or TEMPLATE,
-            ssh=open_ssh(settings),
+            ssh=None if provider == LOCAL else open_ssh(settings),
+            environment=settings.child_environment(),
             list_others=partial(_list_others, configured),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )

@@ -1,30 +1,31 @@
-"""Builds the ssh access to a GPU host; none is needed if the GPU is in this machine."""
+"""Builds the ssh access to a GPU host, and checks this machine if the GPU is in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 
+from batchscribe import __version__
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.host_access.client import SilentHost, SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
-from batchscribe.adapters.host_access.setup import HostSetup
+from batchscribe.adapters.host_access.setup import CHECK_SECONDS, HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
-from batchscribe.adapters.local.launcher import LocalHost
+from batchscribe.agent.host import run_aside
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.bounds import EARLIEST
-from batchscribe.core.run.host import CheckRequest
+from batchscribe.core.run import host
+from batchscribe.core.run.host import CheckRequest, Finding, failed, passed
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.machine_settings import LOCAL
+from batchscribe.errors import EngineError
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engines import known_factory
 
 
-def open_ssh(settings: Settings) -> Ssh | None:
-    """Ssh with the settings' options; None if the GPU is in this machine."""
-    if settings.provider == LOCAL:
-        return None
+def open_ssh(settings: Settings) -> Ssh:
+    """Ssh with the settings' options."""
     return Ssh(
         SshOptions(
             known_hosts=settings.state_dir / "known_hosts",
@@ -38,8 +39,7 @@ def open_ssh(settings: Settings) -> Ssh | None:
 
 def open_host_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent; that of a created machine starts at boot."""
-    ssh = None if settings.creates_machines else open_ssh(settings)
-    return AgentLauncher(output, SshHost(ssh) if ssh else SilentHost())
+    return AgentLauncher(output, SilentHost() if settings.creates_machines else SshHost(open_ssh(settings)))
 
 
 def open_host_setup(
@@ -56,7 +56,8 @@ def open_host_setup(
     cloud = compute if isinstance(compute, Ec2Compute) else None
     factory = known_factory(spec.engine)
     return HostSetup(
-        client=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
+        client=SshHost(ssh),
+        ssh=ssh,
         clock=clock,
         request=CheckRequest(
             now=EARLIEST,  # each check sets the time: a wrong clock must not prevent `gpu stop`
@@ -74,8 +75,19 @@ def open_host_setup(
         show_tags=cloud.show_tags if cloud else lambda _id: None,
         shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
         parked_parts=cloud.parked_parts if cloud else lambda _id: None,
-        ssh=ssh,
         extra=factory.extra,
         packages=factory.packages,
         besides=tuple((each, known_factory(each.engine).extra) for each in besides),
     )
+
+
+def check_local(request: CheckRequest, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Loads the engine and lists the stores, as a worker on this machine does."""
+    yield passed("worker", f"version {__version__}")
+    command = (sys.executable, "-P", "-m", host.MODULE)
+    try:
+        reply = run_aside(command, "inspect", request, environment=environment, seconds=CHECK_SECONDS)
+    except EngineError as error:
+        yield failed("self-test", str(error), "`batchscribe engines` shows what it needs")
+    else:
+        yield from reply.findings

@@ -41,7 +41,7 @@ GPU_TYPE = "g4dn.xlarge"
 _POLL = 5.0
 """Seconds between two polls of a stack."""
 list_key_files = machine_files.list_key_files
-describe_key_problem = machine_files.describe_key_problem
+check_key_file = machine_files.check_key_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

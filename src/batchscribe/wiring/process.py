@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from batchscribe import settings as configuration
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.messages import lead_with_note
 from batchscribe.detached import write_atomically
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Clock
 from batchscribe.settings import Settings
 
 LOG = structlog.get_logger()
+_HEAD = frozenset({"timestamp", "level", "event", "run"})
 
 
 def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
@@ -48,6 +53,25 @@ def read_log_end(path: Path, limit: int) -> tuple[list[str], bool]:
         lines = file.read(limit).decode(errors="replace").splitlines()
     cut = size > limit
     return lines[1:] if cut else lines, cut
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a run's log; time and level are empty for a line of text, as in the cost block."""
+
+    time: str
+    level: str
+    text: str
+
+
+def parse_line(line: str) -> LogLine:
+    try:
+        event: dict[str, Any] = lead_with_note(json.loads(line))
+    except (ValueError, AttributeError, TypeError):
+        return LogLine("", "", line)
+    fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in _HEAD)
+    text = f"{event.get('event', '')}  {fields}".strip()
+    return LogLine(str(event.get("timestamp", ""))[:19], str(event.get("level", "info")), text)
 
 
 def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:

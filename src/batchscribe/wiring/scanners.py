@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
@@ -78,17 +79,17 @@ def explain_empty(settings: Settings, backlog: Backlog) -> str:
     """Returns that nothing was found, with prefixes beside it that have audio; empty if there is audio."""
     if backlog.sessions or backlog.passed_over:
         return ""
-    beside = _list_audio_beside(settings)
+    beside = list_audio_beside(settings.source, partial(open_settings_store, settings))
     hint = f"; audio is under {', '.join(beside)}: set BATCH_SOURCE or --source" if beside else ""
     return f"nothing was found under {settings.source}{hint}"
 
 
-def _list_audio_beside(settings: Settings) -> list[str]:
+def list_audio_beside(source: str, open_parent: Callable[[str], Store]) -> list[str]:
     """URLs with audio below the parents of the source, of the nearest parent that has any."""
-    scheme, _, path = settings.source.partition("://")
+    scheme, _, path = source.partition("://")
     while path := path.rpartition("/")[0]:
         try:
-            found = audio_prefixes(open_settings_store(settings, f"{scheme}://{path}"))
+            found = audio_prefixes(open_parent(f"{scheme}://{path}"))
         except BatchscribeError:  # no right to list there
             return []
         if found or scheme == "file":

@@ -19,7 +19,7 @@ from batchscribe.adapters.machine.logs import run_log
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
+from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log, refuse_unsupported
 from batchscribe.controller.observe import find_lane_problem
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
@@ -97,6 +97,16 @@ class Scheduler:
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
         return self.trouble.locked(self.lock, patience)
+
+    def find_refusal(self, *, check_start: bool = True) -> MisconfiguredError | None:
+        """Error that would refuse a start, now or later; None if it can start."""
+        try:
+            if check_start:
+                self.world.preflight()
+            refuse_unsupported(self.config.unsupported)
+        except MisconfiguredError as error:
+            return error
+        return None
 
     def cost_basis(self) -> CostBasis | None:
         """Prices and facts for the costs beside the GPU's."""

@@ -17,7 +17,6 @@ from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.regional import RegionalCapacity, RegionalGuard
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import combine_stores, find_control_url
-from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
@@ -38,8 +37,10 @@ from batchscribe.wiring.process import scheduler_identity
 from batchscribe.wiring.stores import open_store
 
 if TYPE_CHECKING:
+    from batchscribe.adapters.aws.ec2 import Ec2Compute
     from batchscribe.adapters.aws.fleet import FleetCapacity
     from batchscribe.adapters.aws.launch_templates import LaunchTemplates
+    from batchscribe.adapters.local.compute import LocalCompute
     from batchscribe.adapters.ray.cluster import RayCluster
 
 _REQUIRED = {
@@ -175,7 +176,7 @@ def settings_of_run(settings: Settings, run: Run) -> Settings:
     )
 
 
-def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
+def open_compute(settings: Settings, clock: Clock) -> LocalCompute | Ec2Compute:
     if settings.provider == LOCAL:
         from batchscribe.adapters.local.compute import LocalCompute
 

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 
 import msgspec
-from dotenv.parser import parse_stream
 from msgspec import structs
 
 from batchscribe import __version__
@@ -37,6 +36,7 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.env_file import parse_bindings
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -75,9 +75,10 @@ class SetupOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSetup:
-    """Prepares and checks a GPU host. `ssh` is None if the host is this machine."""
+    """Prepares and checks a GPU host."""
 
     client: HostClient
+    ssh: Ssh
     clock: Clock
     request: CheckRequest
     """Requirements of the workers; each check sets `now`, `boots` and `home`."""
@@ -92,7 +93,6 @@ class HostSetup:
     """Makes it show them."""
     parked_parts: Callable[[str], ParkedParts | None] = lambda _instance: None
     """Parts of the instance that are billed while it is stopped; None if the cloud has none."""
-    ssh: Ssh | None = None
     extra: str = "gpu"
     packages: tuple[str, ...] = ()
     """The engine's extra and further requirements."""
@@ -101,9 +101,7 @@ class HostSetup:
 
     def reach(self, instance: Instance) -> None:
         """Connects to the host. Raises LaunchError with the cause if no machine answers."""
-        trouble = self.ssh and connection_trouble(
-            self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance
-        )
+        trouble = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
         if isinstance(trouble, LaunchError):
             raise trouble
 
@@ -149,28 +147,7 @@ class HostSetup:
         MisconfiguredError if a step fails; the previous set-up still works.
         """
         environment = read_environment(options.env_file) if options.env_file else None
-        fingerprint = ""
-        if self.ssh:
-            trusted, doubt = self._find_trusted_keys(instance, options)
-            pinned = pin_key(self.ssh, instance, trusted=trusted, repin=options.repin)
-            fingerprint = pinned.fingerprint
-            yield _describe_pin(pinned, doubt)
-            with tempfile.TemporaryDirectory() as folder:
-                wheel = find_wheel(options.wheel, Path(folder))
-                yield passed("wheel", wheel.name if wheel else "from the host's index")
-                extras = tuple(dict.fromkeys(extra for _, extra in self.besides))
-                for extra in extras:
-                    install_worker(self.ssh, instance, wheel=wheel, extra=extra, beside=True)
-                    yield passed("installed beside", extra)
-                python = install_worker(
-                    self.ssh,
-                    instance,
-                    wheel=wheel,
-                    extra=options.extra or self.extra,
-                    packages=self.packages,
-                    kept=extras,
-                )
-            yield passed("installed", f"batchscribe {__version__} on {python}")
+        fingerprint = yield from self._install_worker(instance, options)
         if environment is not None:
             self._send_request(instance, "environment", EnvironmentRequest(text=environment), ASK_SECONDS)
             copied = "; every machine of the image has a copy" if options.image else ""
@@ -180,7 +157,7 @@ class HostSetup:
             self._enable_tags(instance)
         # The host reads the files of the last one ahead at each boot.
         for engine in (*(spec for spec, _ in self.besides), self.request.engine):
-            self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
+            self._send_request(instance, "prefetch", engine, FETCH_SECONDS)
             yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
         for finding in chain(
@@ -192,6 +169,29 @@ class HostSetup:
         if missing <= {CREDENTIALS} and not options.image:
             yield self._write_record(instance, fingerprint, boots=boots, credentials=not missing)
 
+    def _install_worker(self, instance: Instance, options: SetupOptions) -> Generator[Finding, None, str]:
+        """Pins the host key, and installs the worker. Returns the key's fingerprint."""
+        trusted, doubt = self._find_trusted_keys(instance, options)
+        pinned = pin_key(self.ssh, instance, trusted=trusted, repin=options.repin)
+        yield _describe_pin(pinned, doubt)
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = find_wheel(options.wheel, Path(folder))
+            yield passed("wheel", wheel.name if wheel else "from the host's index")
+            extras = tuple(dict.fromkeys(extra for _, extra in self.besides))
+            for extra in extras:
+                install_worker(self.ssh, instance, wheel=wheel, extra=extra, beside=True)
+                yield passed("installed beside", extra)
+            python = install_worker(
+                self.ssh,
+                instance,
+                wheel=wheel,
+                extra=options.extra or self.extra,
+                packages=self.packages,
+                kept=extras,
+            )
+        yield passed("installed", f"batchscribe {__version__} on {python}")
+        return pinned.fingerprint
+
     def _check_besides(self, instance: Instance) -> Iterator[Finding]:
         """Loads each further engine."""
         for engine, _ in self.besides:
@@ -201,8 +201,6 @@ class HostSetup:
 
     def _check_connection(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Checks the connection. True if a machine answers."""
-        if self.ssh is None:
-            return True
         options = self.ssh.options
         address = self.ssh.address(instance)
         remedy = "assign such an address, or set GPU_SSH_HOST"
@@ -221,10 +219,8 @@ class HostSetup:
 
     def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
         sent = structs.replace(self.request, now=self.clock.now(), boots=boots, home=self.request.output)
-        # This machine has no environment file, and its clock cannot differ.
-        word = "check" if self.ssh else "inspect"
         try:
-            yield from self._send_request(instance, word, sent, CHECK_SECONDS)
+            yield from self._send_request(instance, "check", sent, CHECK_SECONDS)
         except BatchscribeError as error:
             yield failed("self-test", str(error), "batchscribe gpu setup")
 
@@ -247,8 +243,6 @@ class HostSetup:
 
         Raises MisconfiguredError if an image cannot have them: nothing else starts work on its machines.
         """
-        if self.ssh is None:
-            return False
         request = self.request
         place = HostPlace(
             instance=instance.id,
@@ -349,11 +343,7 @@ def read_environment(path: Path) -> str:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise MisconfiguredError(f"the environment file {path} cannot be read: {error}") from error
-    for binding in parse_stream(io.StringIO(text)):
-        if binding.error or (binding.key is not None and binding.value is None):
-            raise MisconfiguredError(
-                f"line {binding.original.line} of {path} is not NAME=VALUE: nothing was written"
-            )
+    parse_bindings(path, io.StringIO(text))
     return text
 
 

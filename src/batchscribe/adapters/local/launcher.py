@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
-
-import structlog
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.core.run import host
-from batchscribe.core.run.host import HostReply
+from batchscribe.adapters.machine.logs import KEPT, delete_old_files
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerName, WorkerRef, digest
 from batchscribe.detached import ask_to_end, is_running, start_once
-from batchscribe.errors import LaunchError
 from batchscribe.protocols import Clock
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
-KEPT = timedelta(days=30)
-"""Retention of the records of ended workers; no run is that long."""
-
-
-class LocalHost:
-    """A client for this machine as the GPU host; requests run in a process with `environment`."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
-        """The reply. Raises LaunchError if there is none."""
-        argv = [sys.executable, "-P", "-m", host.MODULE, word]
-        try:
-            done = subprocess.run(
-                argv, input=data, env=self._environment, capture_output=True, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise LaunchError(f"{instance.id} did not reply to {word!r} within {timeout:g} s") from error
-        answer = host.decode_reply(done.stdout)
-        if answer is None or answer.error:
-            reason = answer.error if answer else f"exit code {done.returncode}"
-            raise LaunchError(f"{instance.id} did not reply to {word!r}: {reason}")
-        return answer
 
 
 class LocalLauncher:
@@ -94,15 +64,9 @@ class LocalLauncher:
         ask_to_end(self._record_path(worker_name(worker)), force=force)
 
     def _forget_old_workers(self) -> None:
-        """Deletes records and locks of old workers; errors are logged and do not prevent a start."""
+        """Deletes records and locks of old workers."""
         limit = (self._clock.now() - KEPT).timestamp()
-        try:
-            for path in [path for path in self._records.glob("*.json*") if path.stat().st_mtime < limit]:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            structlog.get_logger().warning(
-                "old records cannot be deleted", folder=str(self._records), error=error.strerror
-            )
+        delete_old_files(self._records, "*.json*", lambda path: path.stat().st_mtime < limit)
 
     def _record_path(self, name: str) -> Path:
         return self._records / f"{name}.json"

@@ -51,19 +51,6 @@ def list_key_files(folder: Path | None = None) -> tuple[Path, ...]:
         return ()
 
 
-def describe_key_problem(path: Path) -> str:
-    """Why ssh would not use this key file; empty if it would."""
-    try:
-        info = path.stat()
-    except OSError as error:
-        return f"{path} cannot be read ({error.strerror})"
-    if not stat.S_ISREG(info.st_mode):
-        return f"{path} is not a file"
-    if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"{path} is open to others, and ssh refuses such keys: chmod 600 {path}"
-    return "" if os.access(path, os.R_OK) else f"{path} cannot be read by this user"
-
-
 def _is_key(path: Path) -> bool:
     try:
         with path.open("rb") as file:

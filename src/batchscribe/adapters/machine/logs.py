@@ -96,14 +96,17 @@ def delete_old_logs(folder: Path, now: datetime) -> None:
 
     The age of a run's log is in its name; a worker's log counts from its last line.
     """
+    delete_old_files(folder, "*.log", lambda path: _is_old(path, now))
+
+
+def delete_old_files(folder: Path, pattern: str, is_old: Callable[[Path], bool]) -> None:
+    """Deletes the folder's old files; errors are logged, and prevent nothing."""
     try:
-        old = [path for path in folder.iterdir() if _is_old(path, now)]
-        for path in old:
+        for path in [path for path in folder.glob(pattern) if is_old(path)]:
             path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        return
     except OSError as error:
-        structlog.get_logger().warning("old logs cannot be deleted", folder=str(folder), error=error.strerror)
+        log = structlog.get_logger()
+        log.warning("old files cannot be deleted", folder=str(folder), error=error.strerror)
 
 
 def _is_old(path: Path, now: datetime) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from typing import Self, TextIO
 
 import structlog
@@ -14,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from batchscribe.core.figures import format_clock
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.manifest import Progress as WorkerProgress
 from batchscribe.core.run.runs import Run
@@ -109,7 +109,7 @@ class ProgressView:
             self._bar.start()
             self._row = self._bar.add_task(label, total=progress.total, note="")
         assert self._row is not None
-        note = f"{_clock_text(tally.audio_seconds)} of audio, {tally.failed} failed, {_left_text(progress)}"
+        note = f"{format_clock(tally.audio_seconds)} of audio, {tally.failed} failed, {_left_text(progress)}"
         self._bar.update(
             self._row,
             completed=tally.seen,
@@ -133,7 +133,7 @@ class ProgressView:
             done=tally.done,
             failed=tally.failed,
             total=progress.total,
-            audio=_clock_text(tally.audio_seconds),
+            audio=format_clock(tally.audio_seconds),
             left=_left_text(progress),
         )
 
@@ -144,10 +144,6 @@ def _fit_width(wait: Wait, width: int) -> str:
     return wait_text(replace(wait, text=f"{wait.text[: -over - 1]}…") if over > 0 else wait)
 
 
-def _clock_text(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))
-
-
 def _left_text(progress: WorkerProgress) -> str:
     left = progress.time_left
-    return "time left unknown" if left is None else f"{_clock_text(left.total_seconds())} left"
+    return "time left unknown" if left is None else f"{format_clock(left.total_seconds())} left"

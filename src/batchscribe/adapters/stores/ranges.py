@@ -15,13 +15,12 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from batchscribe.adapters.stores.obstore_store import PAGE, TURN_SECONDS, await_result
 from batchscribe.adapters.stores.rules import is_odd
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.private_files import make_folder
+from batchscribe.detached import write_atomically
 from batchscribe.protocols import Store
 
 STREAMS = 64
@@ -234,12 +233,4 @@ def _remember_limits(pages: Iterator[list[ObjectInfo]], path: Path) -> Iterator[
         yield page
     if limits:
         with suppress(OSError):
-            _write(path, "".join(f"{key}\n" for key in limits))
-
-
-def _write(path: Path, text: str) -> None:
-    make_folder(path.parent)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        new = Path(folder, path.name)
-        new.write_text(text, encoding="utf-8", newline="\n")
-        new.replace(path)
+            write_atomically(path, "".join(f"{key}\n" for key in limits).encode())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from batchscribe.controller.commands.rehearsal import decode_proofs, describe_proof
 from batchscribe.core.decide.money import Rate
@@ -41,8 +41,6 @@ PROBE = f"{CONTROL}doctor-"
 """Prefix of objects that test create-only writes; each is deleted at once."""
 SKEW_WARNING, SKEW_FAILURE = timedelta(seconds=60), timedelta(seconds=300)
 """S3 refuses requests that are 15 minutes off; deadlines need more precision."""
-NEIGHBOURS = 5
-"""Other folders of a bucket that are named if nothing is under the prefix."""
 SET_UP = "run `batchscribe gpu setup --start`"
 RIGHTS = "grant it: `batchscribe iam-policy` prints the rights"
 IDENTITY = "`aws sts get-caller-identity` shows whose credentials apply"
@@ -113,16 +111,16 @@ def check_clock(caller: Caller, now: datetime) -> Finding:
     return warned("clock", detail, fix) if off > SKEW_WARNING else passed("clock", detail)
 
 
-def check_source(source: Store, open_root: Callable[[str], Store]) -> Finding:
-    """Lists one page of the audio; names what is beside an empty prefix."""
+def check_source(source: Store, find_beside: Callable[[], Sequence[str]]) -> Finding:
+    """Lists one page of the audio; names the URLs with audio beside an empty prefix."""
     first = next(iter(source.list()), None)
     if first and first.key.startswith(CONTROL):
-        first = next(iter(source.list(after=_after_folder(CONTROL))), None)
+        first = next(iter(source.list(after=f"{CONTROL.removesuffix('/')}0")), None)  # "0" follows "/"
     if first:
         return passed("audio", f"{source.url} can be listed; its first object is {first.key!r}")
-    beside = _list_beside(source.url, open_root)
-    meant = suggest(urlsplit(source.url).path.strip("/"), beside)
-    found = f"; the bucket has {', '.join(f'{name}/' for name in beside)}" if beside else ""
+    beside = find_beside()
+    meant = suggest(PurePosixPath(source.url).name, [PurePosixPath(url).name for url in beside])
+    found = f"; audio is under {', '.join(beside)}" if beside else ""
     return warned(
         "audio", f"nothing is under {source.url}{found}", f"{meant}correct BATCH_SOURCE, or upload audio"
     )
@@ -264,25 +262,3 @@ def check_open_runs(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
         else:
             detail = f"run {run.id} is in progress until {run.deadline:%H:%M} UTC"
             yield warned("open run", detail, "`batchscribe status`")
-
-
-def _list_beside(url: str, open_root: Callable[[str], Store]) -> list[str]:
-    """The first folders of the bucket; empty if it may not be listed, or is no bucket."""
-    parts = urlsplit(url)
-    if not parts.netloc or not parts.path.strip("/"):
-        return []
-    found, after = list[str](), ""
-    try:
-        root = open_root(f"{parts.scheme}://{parts.netloc}")
-        while len(found) < NEIGHBOURS and (info := next(iter(root.list(after=after)), None)):
-            folder, below, _ = info.key.partition("/")
-            after = _after_folder(f"{folder}/") if below else info.key
-            found += [folder] if below and f"{folder}/" != CONTROL else []
-    except BatchscribeError:
-        return found
-    return found
-
-
-def _after_folder(folder: str) -> str:
-    """A key after all objects in a folder: `0` follows `/`."""
-    return f"{folder.removesuffix('/')}0"

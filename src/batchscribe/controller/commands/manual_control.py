@@ -21,7 +21,7 @@ from batchscribe.errors import (
     RefusedError,
     TransientError,
 )
-from batchscribe.protocols import Clock, Compute, Guard
+from batchscribe.protocols import Clock, Guard
 
 MANUAL_PREFIX = "hand-"
 """Name prefix of a manual session, in place of a run's id."""
@@ -36,8 +36,12 @@ class _NotThereError(MisconfiguredError):
     """The instance does not exist here, and was not started from here."""
 
 
-class ManualCompute(Compute, Protocol):
-    """A Compute that can also start an instance manually."""
+class ManualCompute(Protocol):
+    """The calls of a Compute that manual control makes, and a manual start."""
+
+    def describe(self, instance: str) -> Instance: ...
+
+    def stop(self, instance: str, *, force: bool = False) -> None: ...
 
     def start_unclaimed(self, instance: str) -> None:
         """Requests a start without a claim, so no scheduler adopts the instance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -134,6 +135,25 @@ def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
         elif folded in key.casefold() or folded.endswith(f"/{key.casefold()}"):
             found.append(audio)
     return same or found
+
+
+def list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str, str]]:
+    """Yields (time, event, id of its run) of transcripts, runs and failed attempts."""
+    for transcript in life.transcripts:
+        by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
+        flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
+        line = f"transcribed{by}{flags}: {transcript.key}"
+        if transcript.unreadable:
+            line = f"unreadable: {describe_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
+        yield transcript.written, line, transcript.run or ""
+    for mention in life.runs:
+        yield mention.dispatched, f"worker {mention.worker}: {mention.outcome or 'open'}", mention.run
+    for number, failure in enumerate(life.failures, 1):
+        yield failure.at, f"attempt {number} failed ({failure.kind}): {failure.message}", failure.run
+
+
+def describe_unreadable(transcript: str, key: str) -> str:
+    return f"{transcript} is not read; `batchscribe redo {shlex.quote(key)}` transcribes it again"
 
 
 def list_errors(scanner: Scanner, session: str) -> Sequence[tuple[str, str]]:

@@ -184,6 +184,11 @@ def session_stems(session: str) -> tuple[str, ...]:
     return tuple(folder + stem for stem in dict.fromkeys(stems))
 
 
+def show_session(session: str) -> str:
+    """A session's name for users: a folder without its slash."""
+    return "." if session == TOP else session.removesuffix("/")
+
+
 def session_id(name: str) -> str:
     """Session id of a user's input: a folder gets its slash, a file's key stays."""
     audio = audio_name(name)
