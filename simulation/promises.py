@@ -165,8 +165,8 @@ class Promises:
             # Only its agent detects a death; without one the worker counts as stalled.
             late, known = (DEAD_WORKER, max(begun, agent)) if agent is not None else (HUNG, begun)
             late += self._slack
-        if self._box.given(run, len(workers)):
-            late = self._waits.reach  # time limit of a host that does not accept its manifest
+        if (given := self._box.given_at(run, len(workers))) is not None:
+            late, known = self._waits.reach, max(known, given)  # time limit of a host that ignores its manifest
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
             self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller runs")
         powers_off = agent is not None and self._box.powers_off
