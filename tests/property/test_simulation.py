@@ -33,7 +33,6 @@ FOUND = (
     pytest.param(7102000700, id="passes are skipped after the ledger was rolled back"),
     pytest.param(7101033145, id="a wrong clock takes a live claim and its type"),
     pytest.param(7101034316, id="a manifest after a failed pass, for a host without an agent"),
-    pytest.param(7102031778, id="a process dies before it sends an alert"),
 )
 """Seeds of soaks."""
 
