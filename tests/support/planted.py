@@ -288,7 +288,7 @@ def what_is_done_is_given_out_again(patch: Patch) -> None:
 
 
 def every_alarm_is_due(patch: Patch) -> None:
-    patch.setattr(LedgerSeam, "alert_due", lambda *_alarm: True)
+    patch.setattr(LedgerSeam, "is_alert_due", lambda *_alarm: True)
 
 
 def a_mistake_in_the_code(patch: Patch) -> None:
