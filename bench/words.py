@@ -4,8 +4,8 @@
 `--speech FOLDER` takes real recordings (X.wav or X.flac, and what is said in X.txt beside it), one behind the
 other. The worker is the real one, on a folder; a window that was heard before is not heard again. The goal:
 stitched chunks are within half a word in a hundred of the whole recording, and never worse than file by file.
-`--features`: two voices take turns; vocabulary, speakers and word-highlighted WebVTT are on, and the words
-are those of the subtitles. The model of voices is the tests' own.
+`--features`: two voices take turns; vocabulary, replacements, speakers and word-highlighted WebVTT are on,
+and the words are those of the subtitles. The model of voices is the tests' own.
 Some words differ by chance alone: `--chance` says how many, by the whole recording begun some milliseconds
 later.
 """
@@ -33,6 +33,7 @@ from batchscribe.controller.sessions import publish_session
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Manifest
 from batchscribe.core.text.caption_style import CaptionStyle, Highlight
 from batchscribe.core.text.rendering import Rendering
+from batchscribe.core.text.replacements import parse_replacements
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.transcripts import Word
 from batchscribe.engine import Engine
@@ -55,7 +56,11 @@ TURNS = 12
 """Of the two voices, with `--features`."""
 TERMS = ("Brandri", "Clofen", *speech.PEOPLE[:4])
 """Vocabulary with `--features`: terms that are spoken, and terms that are not."""
-FEATURES = Rendering(style=CaptionStyle(highlight=Highlight.WORDS), speakers="2")
+RULE = r"/\b(the) (\w+)/ => \1 \2"
+"""Replacement with `--features`: it joins and divides words, and leaves the text."""
+FEATURES = Rendering(
+    style=CaptionStyle(highlight=Highlight.WORDS), replacements=parse_replacements(RULE), speakers="2"
+)
 
 
 @dataclass(frozen=True)

@@ -156,9 +156,10 @@ class Box:
         """Workers that were started here for the run."""
         return [worker for (name, _number), worker in self.workers.items() if name == run]
 
-    def given(self, run: str, worker: int) -> bool:
-        """True if there is a manifest for that worker of the run."""
-        return self._bucket.has(keys.manifest(run, worker))
+    def given_at(self, run: str, worker: int) -> float | None:
+        """Time at which that worker of the run got its manifest; None if there is none."""
+        at = self._bucket.modified(keys.manifest(run, worker))
+        return self._line.moment(at) if at else None
 
     def play(self, manifest: Manifest) -> None:
         """Starts a worker."""

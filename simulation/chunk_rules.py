@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -107,9 +108,15 @@ class ChunkRules:
         """I11: chunks that are neither done nor quarantined."""
         return [key for key in self.uploaded if not self._closed(key)]
 
-    def closed(self) -> int:
-        """Number of chunks that are done or quarantined."""
-        return sum(map(self._closed, self.uploaded))
+    def progress(self, attempts: int) -> int:
+        """Measure of the chunks that are done or quarantined, and of failed attempts up to a quarantine.
+
+        A start may have room for two of many chunks that always fail: each of its attempts counts.
+        """
+        undone = self.undone()
+        stored = Counter(keys.chunk_of(name)[0] for name in list_attempts(self._bucket).stored)
+        failed = sum(min(stored[keys.digest(key)], attempts) for key in undone)
+        return failed + (len(self.uploaded) - len(undone)) * (attempts + 1)
 
     def _closed(self, key: str) -> bool:
         return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))

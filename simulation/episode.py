@@ -27,8 +27,8 @@ from simulation.weather import HOUR, MINUTE, Focus, add_fleet_faults, between, d
 STOP_TIMEOUT_SECONDS = 900.0
 """Time from SIGTERM to SIGKILL."""
 LONGEST_END = 60
-"""Maximum number of ticks, each after the longest wait, until one more chunk is done or quarantined: up to
-three unproductive starts, each a day after the previous one."""
+"""Maximum number of ticks, each after the longest wait, until one more chunk is done or quarantined, or one
+more attempt has failed: up to three unproductive starts, each a day after the previous one."""
 LONGEST_REST = 6 * HOUR
 """Maximum time for a second host to finish its open runs in the calm period."""
 BY_HAND = -1
@@ -110,16 +110,17 @@ class Episode:
         self._to_the_end()
 
     def _to_the_end(self) -> None:
-        """Waits for the remaining chunks while they keep being closed."""
+        """Waits for the remaining chunks while they come nearer to their end."""
         checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
-        closed, waited = checker.closed(), 0
+        attempts, waited = self.stage.config.max_attempts, 0
+        progress = checker.progress(attempts)
         while checker.undone() and waited < LONGEST_END:
             line.sleep(self.stage.policy.max_wait.total_seconds())
             begun = len(runs)
             self._tick(wait=True)
             checker.waited(len(runs) - begun)
-            before, closed = closed, checker.closed()
-            waited = 0 if closed > before else waited + 1
+            before, progress = progress, checker.progress(attempts)
+            waited = 0 if progress > before else waited + 1
         checker.never_done()
 
     def collect_result(self) -> Result:

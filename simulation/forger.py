@@ -25,8 +25,9 @@ from batchscribe.core.run.manifest import (
     WorkerEnd,
 )
 from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import encode_run
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Run, RunState
 from simulation.invariants import FORGED
 from simulation.seams import Bucket
 from simulation.timeline import Timeline

@@ -10,6 +10,7 @@ I6   at most one process holds the lock
 I7   a settled run is billed for no less than it ran, and for no more than the gaps between polls explain,
      in seconds and in dollars of the type that ran
 I8   after two ticks without faults no external state of ours is left, and the instance has its own type
+     (unless a host with a wrong clock took a live claim for expired, and the type in force for its own)
 I9   no secret in any line, message, report or stored object
 I10  a chunk that failed before starts no GPU before its longest wait, and then once for each attempt
 I11  in the end everything is done or quarantined: no chunk waits for ever
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller import external_state
-from batchscribe.controller.reconcile import OVERDUE
+from batchscribe.controller.recovery import OVERDUE
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import InstanceRecord
@@ -114,6 +115,9 @@ class Checker:
         """Last start of a run by a host whose clock is so wrong that the deadline may be past."""
         self._doubtful = 0
         """Number of the machine's start that we may mistake for ours."""
+        self._type_lost = False
+        """A host whose clock is ahead took a live claim for expired, and the type of that claim's run for the
+        machine's own: both hosts change it at once from then on, and each restores what it found."""
         self._launched: dict[str, datetime] = {}
         """Launch time of each run that was observed up and saved after that."""
 
@@ -263,6 +267,7 @@ class Checker:
             self._acted_on_forgery(run)
         elif before is None and run.state is RunState.PLANNED:
             self.chunks.may_start(run)
+            self._opened(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
             if not run.lane:
                 self.bills.check(run)
@@ -272,6 +277,13 @@ class Checker:
         """I12, for forged runs."""
         if run.cost.micros or run.dispatched or run.chunks_done:
             self._gate.violated("I12", f"{run.id} was forged, and is {run.state} for ${run.cost.text(4)}")
+
+    def _opened(self, run: Run) -> None:
+        """Notes a run that was opened over a live claim, and took that run's type for the machine's own."""
+        claimed = self._me.look[1].run if self._me.look else None
+        live = claimed is not None and self._line.now() < self._deadlines.get(claimed, self._line.now())
+        if live and self._owners[claimed or ""] != self._host and run.own_type != self.own_type:
+            self._type_lost = True
 
     def _up_as(self, run: Run) -> None:
         """Records the launch time if the run was observed up under its own tag."""
@@ -321,7 +333,7 @@ class Checker:
         seen = machine.shown[-1][1]
         if seen.run in self._deadlines:
             left.append(f"the tag of {seen.run}")
-        if machine.type != self.own_type:
+        if machine.type != self.own_type and not self._type_lost:
             left.append(f"its type is {machine.type}")
         left += [f"a note {note}" for ledger in ledgers for note in ledger.facts(external_state.NOTED)]
         record = wire.decode(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 
 from batchscribe.controller.context import Waits
 from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.promises import AFTER_WORK, BY_HOST, STALLED
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.testing.compute import CloudMachine
 from batchscribe.testing.worker import PlayedWorker
 from simulation.box import Box
@@ -75,12 +76,21 @@ class Promises:
         self._states: dict[str, RunState] = {}
         self._looked = 0.0
         self._last_sent: dict[str, float] = {}
+        self._unrecorded = ("", 0.0)
+        """The last message and its arrival: a process that dies then has not recorded it."""
         self._jumped = float("-inf")
         self._telling = 0.0
 
     def wrong(self, seconds: float = 0.0) -> None:
         """Records a fault that lasts `seconds`."""
         self._wrong_until = max(self._wrong_until, self._line.seconds + seconds)
+
+    def died(self) -> None:
+        """Records that a process died."""
+        subject, arrived = self._unrecorded
+        if arrived == self._line.seconds:
+            self._last_sent.pop(subject, None)
+        self.wrong()
 
     def jumped(self) -> None:
         """Records a jump of the host's clock."""
@@ -127,7 +137,7 @@ class Promises:
         subject = subject and f"{host}: {subject}"
         now = self._telling
         before = self._last_sent.get(subject)
-        self._last_sent[subject] = now
+        self._last_sent[subject], self._unrecorded = now, (subject, self._line.seconds)
         if subject and before is not None and now - before < TOLD_AGAIN - MINUTE:
             if self._jumped >= before or self.unwritten() >= before - MINUTE:
                 return
@@ -165,8 +175,9 @@ class Promises:
             # Only its agent detects a death; without one the worker counts as stalled.
             late, known = (DEAD_WORKER, max(begun, agent)) if agent is not None else (HUNG, begun)
             late += self._slack
-        if self._box.given(run, len(workers)):
-            late = self._waits.reach  # time limit of a host that does not accept its manifest
+        if (given := self._box.given_at(run, len(workers))) is not None:
+            # Time limit of a host that does not accept its manifest.
+            late, known = self._waits.reach, max(known, given)
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
             self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller runs")
         powers_off = agent is not None and self._box.powers_off

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +184,9 @@ class LedgerSeam(Ledger):
         act = super().learn
         self.gate.call("ledger.learn", run, lambda: act(run=run, **lesson))
 
-    def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
-        act = super().alert_due
-        return self.gate.call("ledger.alert_due", key, lambda: act(key, at, every))
+    def record_alert(self, key: str, at: datetime) -> None:
+        act = super().record_alert
+        self.gate.call("ledger.record_alert", key, lambda: act(key, at))
 
 
 class GuardSeam:

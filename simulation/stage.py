@@ -237,7 +237,7 @@ class Stage:
         slot.gate.check = self._check
         slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
         slot.gate.limit = HANG_SECONDS
-        slot.gate.died = self.promises.wrong
+        slot.gate.died = self.promises.died
         slot.clock.pause = partial(self._sleep, slot.gate)
 
     def _check(self) -> None:

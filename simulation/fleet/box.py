@@ -44,13 +44,15 @@ class CreatedBox(Box):
     def name(self) -> str:
         return self._machine.tags[MACHINE_TAG]
 
-    def given(self, run: str, worker: int) -> bool:  # noqa: ARG002  the signature of the base
-        """True if there is a manifest for this machine that no worker was started on."""
+    def given_at(self, run: str, worker: int) -> float | None:  # noqa: ARG002  the signature of the base
+        """Time of the last manifest for this machine that no worker was started on; None if there is none."""
         prefix = keys.manifests(run)
         stored = [key for key in self._bucket.keys(prefix) if key.endswith("/manifest.json")]
         manifests = [wire.decode(self._bucket.get(key).data, Manifest) for key in stored]
         own = [each for each in manifests if each.machine is msgspec.UNSET or each.machine == self.name]
-        return any((each.run, each.worker) not in self.workers for each in own)
+        waiting = [each for each in own if (each.run, each.worker) not in self.workers]
+        times = (super(CreatedBox, self).given_at(each.run, each.worker) for each in waiting)
+        return max(filter(None, times), default=None)
 
     def _booted(self, boot: Boot, number: int) -> None:
         if self._boots != number:

@@ -102,7 +102,11 @@ class FleetApi:
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
         if not instances:
             return ()
-        return self._call("poll", f"{len(instances)}", lambda: self._poll(instances))
+        then, shown = self._call("poll", f"{len(instances)}", lambda: self._poll(instances))
+        # Not within the call: a poll whose reply was lost showed nothing.
+        for seen in shown:
+            self.looked(self._asked, then, seen)
+        return shown
 
     def list_created(self) -> tuple[Instance, ...]:
         return self._call("list", "", lambda: show_created(self._cloud, self._line.seconds - self.lag()))
@@ -135,14 +139,10 @@ class FleetApi:
         for machine in self._cloud.list_named(instance):
             self._cloud.terminate(machine.id)
 
-    def _poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
+    def _poll(self, instances: tuple[str, ...]) -> tuple[float, tuple[Instance, ...]]:
+        """Returns the moment that the poll shows, and the machines at it."""
         then = self._line.seconds - self.lag()
-        return tuple(self._show(name, then) for name in instances)
-
-    def _show(self, name: str, then: float) -> Instance:
-        seen = show_named(name, self._cloud.list_named(name), then)
-        self.looked(self._asked, then, seen)
-        return seen
+        return then, tuple(show_named(name, self._cloud.list_named(name), then) for name in instances)
 
 
 class NamedGuard(FakeGuard):

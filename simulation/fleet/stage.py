@@ -31,6 +31,8 @@ from simulation.stage import INSTANCE, Stage
 from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
 
 IMAGE = "template"
+LONGEST_LOAD = 120.0
+"""Less than the time limit of a host on which no worker starts; a chunk may take longer than that."""
 NOTICE_SECONDS = 120.0
 """From the notice of a spot interruption to the end of the machine."""
 
@@ -142,6 +144,7 @@ class FleetStage(Stage):
         times = pick(self.rng, (3.0, 10.0)) if slow else 1.0
         return WorkerScript(
             seconds=lambda: times * self._seconds(),
+            longest_load=LONGEST_LOAD,
             fate=self._fate,
             online=lambda: self.boxes[machine.id].online,
             torn=self.trouble.torn,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.engines.parakeet.engine import FACTORY as PARAKEET
@@ -22,8 +23,10 @@ from batchscribe.core.text.flags import LOW_CONFIDENCE, NO_SPEECH, RERUN, UNHEAR
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.core.text.transcripts import Transcript
 from batchscribe.engine import Engine
+from batchscribe.protocols import SpeakerModel
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.engine import ScriptedEngine
+from batchscribe.testing.speakers import SpectralSpeakers
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker.pipeline import run_worker
 from support import fastconformer, hostile, parakeet_model, whisper_model
@@ -51,6 +54,7 @@ def expected(files: dict[str, bytes]) -> Ends:
 @pytest.fixture(
     params=[
         "faster-whisper",
+        "faster-whisper with a vocabulary",
         "parakeet",
         "parakeet that always speaks",
         pytest.param("pocketsphinx", marks=pytest.mark.deep),
@@ -60,6 +64,9 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     makers: dict[str, Callable[[], Engine]] = {
         "pocketsphinx": lambda: SPHINX.load(EngineSpec(engine="pocketsphinx")),
         "faster-whisper": lambda: WHISPER.load(spec_of(whisper_model.build(tmp_path))),
+        "faster-whisper with a vocabulary": lambda: WHISPER.load(
+            structs.replace(spec_of(whisper_model.build(tmp_path)), vocabulary=("Marie Curie", "Hopper"))
+        ),
         "parakeet": lambda: PARAKEET.load(spec_of(parakeet_model.build_tdt(tmp_path))),
         "parakeet that always speaks": lambda: PARAKEET.load(spec_of(fastconformer.build_model(tmp_path))),
     }
@@ -75,7 +82,8 @@ def spec_of(folder: Path) -> EngineSpec:
 def test_damaged_files_end_as_with_the_double(
     engine: Engine, files: dict[str, bytes], expected: Ends
 ) -> None:
-    assert transcribe(engine, files) == expected
+    """Speakers and a vocabulary change no end."""
+    assert transcribe(engine, files, SpectralSpeakers()) == expected
 
 
 def test_the_files_end_in_every_way(expected: Ends) -> None:
@@ -83,7 +91,7 @@ def test_the_files_end_in_every_way(expected: Ends) -> None:
     assert min(ends.count(kind) for kind in ("done", "partial", "chunk")) > FILES // 10
 
 
-def transcribe(engine: Engine, files: dict[str, bytes]) -> Ends:
+def transcribe(engine: Engine, files: dict[str, bytes], speakers: SpeakerModel | None = None) -> Ends:
     """The end of each file: seconds and flags of its transcript, or kind and message of its failure."""
     store = MemoryStore(FakeClock(datetime(2026, 5, 1, tzinfo=UTC)))
     for key, data in files.items():
@@ -95,7 +103,7 @@ def transcribe(engine: Engine, files: dict[str, bytes]) -> Ends:
         source=store.url,
         output=store.url,
         deadline=datetime.now(UTC) + timedelta(hours=1),
-        engine=EngineSpec(engine="any"),
+        engine=EngineSpec(engine="any", speakers=speakers is not None),
         settings_hash="hash",
         chunks=tuple(describe(key, data) for key, data in files.items()),
     )
@@ -105,6 +113,7 @@ def transcribe(engine: Engine, files: dict[str, bytes]) -> Ends:
         output=store,
         load=lambda: engine,
         find_speech=find_speech,
+        speakers=speakers,
         clock=SystemClock(),
         should_stop=lambda: False,
     )

@@ -26,7 +26,7 @@ from batchscribe.controller.tick import tick
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest
-from batchscribe.core.run.runs import Outcome
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.wiring.stores import open_store

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.aws.schedules import GROUP
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.runs import Run
 from batchscribe.testing.guard import ROLE
 from support.aws import make_launch_template, make_schedule_group
 from support.booted import ec2
@@ -81,6 +82,7 @@ def test_the_others_do_the_rest_of_a_machine_that_is_terminated_from_outside(
         (lost,) = [row["InstanceId"] for row in cloud.rows if find_name(row) == cloud.run.instances[1]]
         ec2(endpoint).terminate_instances(InstanceIds=[lost])
         run = settled(cloud)
+        # EC2's reason begins with Client: a user ended it, not the cloud.
         assert [machine.outcome for machine in run.machines] == [None, Outcome.INSTANCE_LOST, None]
 
 

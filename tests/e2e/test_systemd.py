@@ -25,7 +25,8 @@ from batchscribe.adapters.machine.schedule import (
 )
 from batchscribe.core import keys
 from batchscribe.core.run.host import InstanceRecord
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.text.transcripts import encode
 from batchscribe.errors import TransientError
 from batchscribe.ledger import Ledger

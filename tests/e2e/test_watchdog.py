@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.ledger import Ledger
 from support.cli import Desk, finish_by_timer, local_desk, put_speech, wait_for
 from support.forked import Forked

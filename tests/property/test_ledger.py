@@ -15,7 +15,8 @@ from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.run.manifest import NAME, EngineTimeSummary
 from batchscribe.core.run.meter import Meter, Moment
-from batchscribe.core.run.runs import VERSION, Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import VERSION, Machine, Run, RunState, RunWorker
 from batchscribe.ledger import Ledger
 
 FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}

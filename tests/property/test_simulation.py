@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
 
+from batchscribe.errors import ComputeUnavailableError
+from batchscribe.testing.compute import Cloud
 from simulation.__main__ import Played, main, played
+from simulation.fleet.cloud import FleetApi, Tokens
+from simulation.gate import Gate
 from simulation.summary import Summary, broken
+from simulation.timeline import Timeline
+from simulation.trace import Trace
 from simulation.weather import FLEETS, Focus
 
 SHORT, SHARE = 40, 100
@@ -21,6 +28,13 @@ EPISODES = (
         for first in range(SHORT, 500, SHARE)
     ),
 )
+
+FOUND = (
+    pytest.param(7102000700, id="passes are skipped after the ledger was rolled back"),
+    pytest.param(7101033145, id="a wrong clock takes a live claim and its type"),
+    pytest.param(7101034316, id="a manifest after a failed pass, for a host without an agent"),
+)
+"""Seeds of soaks."""
 
 
 @pytest.mark.parametrize("episodes", EPISODES, ids=str)
@@ -43,9 +57,24 @@ def test_every_invariant_holds_for_created_machines(name: str) -> None:
     assert sum(result.outcomes.total() for result in results) > 2
 
 
-def test_a_run_that_the_ledger_lost_is_polled_each_minute() -> None:
-    """The simulator skips passes while no run is open, which a rolled back ledger does not show."""
-    assert not played([7102000700])[0][0].violation
+@pytest.mark.parametrize("seed", FOUND)
+def test_an_episode_that_broke_an_invariant_keeps_all(seed: int) -> None:
+    ((result,), _seconds) = played([seed])
+    assert not result.violation, broken(result)
+
+
+def test_a_poll_of_created_machines_without_a_reply_showed_nothing() -> None:
+    line, rng = Timeline(), random.Random(0)
+    gate, cloud = Gate(rng, line, Trace(line)), Cloud(line)
+    api, shown = FleetApi(cloud, Tokens(rng, line, cloud), line, gate), list[str]()
+    api.looked = lambda _asked, _at, seen: shown.append(seen.id)
+    gate.trouble = lambda _name: (ComputeUnavailableError("no reply"), True)
+    with pytest.raises(ComputeUnavailableError):
+        api.poll(("run-1-0",))
+    assert shown == []
+    gate.trouble = lambda _name: None
+    api.poll(("run-1-0",))
+    assert shown == ["run-1-0"]
 
 
 def test_a_soak_continues_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:

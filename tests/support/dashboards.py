@@ -14,7 +14,8 @@ from batchscribe.core import keys
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import QuarantineRecord
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.dashboard.context import Context, open_context
 from batchscribe.dashboard.server import create_app
 from batchscribe.ledger import Ledger

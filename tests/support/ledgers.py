@@ -12,8 +12,9 @@ import msgspec
 from batchscribe.controller.commands.rehearsal import PROVED, Proof
 from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.run.meter import Moment
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import QueueSample
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.runs import Machine, Run, RunState, RunWorker
 from batchscribe.ledger import Ledger
 from support.values import INSTANCE, RATE, meter, run
 

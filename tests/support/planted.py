@@ -22,8 +22,8 @@ from batchscribe.controller import (
     external_state,
     follow,
     observe,
-    reconcile,
     records,
+    recovery,
     settle,
     steps,
     teardown,
@@ -39,8 +39,9 @@ from batchscribe.core.decide.money import ZERO
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.run_steps import Step
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
 from simulation import box, episode, stage
@@ -77,8 +78,8 @@ def disarm_before_the_stop_was_seen(patch: Patch) -> None:
 def no_release_on_an_exception(patch: Patch) -> None:
     def give_up(world: World, run: Run, outcome: Any, error: BatchscribeError, errors: list[Any]) -> Run:
         errors.append(error)
-        out = run.releasing(outcome, str(error))
-        return save(world, out if out.state is not RunState.RELEASING else out.moved(RunState.VERIFYING))
+        out = run.to_teardown(outcome, str(error))
+        return save(world, out if out.state is not RunState.RELEASING else out.to_state(RunState.VERIFYING))
 
     patch.setattr(advance, "_give_up", give_up)
 
@@ -124,7 +125,7 @@ def the_tag_is_left(patch: Patch) -> None:
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
-    recover = reconcile.recover
+    recover = recovery.recover
 
     def adopting(world: World, config: RunConfig) -> Any:
         seen = poll_one(world, config.instances[0])
@@ -142,7 +143,7 @@ def settled_before_the_stop_was_seen(patch: Patch) -> None:
         external_state.clean_up_external_state(world, run)
         meter = run.machines[0].meter.end(read_moment(world))
         ended = run.with_machine(run.instance, meter=meter, released=True)
-        return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
+        return save(world, ended.to_state(RunState.VERIFYING), "stopped, surely")
 
     patch.setattr(advance, "teardown", hopeful)
 
@@ -198,7 +199,7 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
 
 
 def anybodys_instance_is_stopped(patch: Patch) -> None:
-    patch.setattr(teardown, "_is_ours", lambda *_poll: True)
+    patch.setattr(teardown, "_may_act_on", lambda *_poll: True)
 
 
 def a_claim_is_left(patch: Patch) -> None:
@@ -287,7 +288,7 @@ def what_is_done_is_given_out_again(patch: Patch) -> None:
 
 
 def every_alarm_is_due(patch: Patch) -> None:
-    patch.setattr(LedgerSeam, "alert_due", lambda *_alarm: True)
+    patch.setattr(LedgerSeam, "is_alert_due", lambda *_alarm: True)
 
 
 def a_mistake_in_the_code(patch: Patch) -> None:
@@ -385,13 +386,15 @@ def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:
 def a_stored_settlement_proves_the_stop(patch: Patch) -> None:
     def believing(world: World, run: Run, note: str = "") -> Run:
         stored = run.state is RunState.RELEASING and run.detail == "its settlement is stored already"
-        return save(world, run.moved(RunState.VERIFYING) if stored else run, note)
+        return save(world, run.to_state(RunState.VERIFYING) if stored else run, note)
 
-    patch.setattr(reconcile, "save", believing)
+    patch.setattr(recovery, "save", believing)
 
 
 def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
-    patch.setattr(reconcile, "_is_ours", lambda record, config, *_: record.scheduler == config.scheduler)
+    patch.setattr(
+        recovery, "_is_at_present_place", lambda record, config, *_: record.scheduler == config.scheduler
+    )
 
 
 def any_manifest_is_worked_on(patch: Patch) -> None:
@@ -461,7 +464,7 @@ def a_lost_create_reply_leaks_a_machine(patch: Patch) -> None:
 
     def request_start(world: World, config: RunConfig, run: Run, seen: Any, asked: Any) -> Run:
         out = request(world, config, run, seen, asked)
-        if out.ending or out.trouble in {"", run.trouble}:
+        if out.in_teardown or out.trouble in {"", run.trouble}:
             return out
         out = context.end_machine(world, out, seen.id, Outcome.START_FAILED, "no reply")
         return save(world, out.with_machine(seen.id, released=True))

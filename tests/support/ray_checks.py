@@ -23,7 +23,8 @@ from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Manifest, WorkerEnd, decode
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
@@ -54,7 +55,7 @@ def stand_ins(tmp_path: Path) -> Iterator[StandIns]:
 
 @pytest.fixture
 def capacity(cluster: PlayedCluster, stand_ins: StandIns) -> RayCapacity:
-    return open_capacity((*stand_ins.command, "-"))
+    return open_capacity((*stand_ins.command[1:], "-"))
 
 
 @pytest.fixture
@@ -79,6 +80,14 @@ class TestCapacity(CapacitySuite):
         assert capacity.list_created() == ()
         case.acquire()
         assert [seen.id for seen in capacity.list_created()] == [case.instance]
+
+    def test_a_released_machine_has_no_claim(self, case: CapacityCase) -> None:
+        case.acquire()
+        case.stop()
+        case.capacity.release(case.instance)
+        seen = case.poll()
+        assert (seen.state, seen.deadline) == (InstanceState.STOPPED, None)
+        assert seen.tags[MACHINE_TAG] == case.instance, "Ray's record of it proves its end"
 
     def test_a_released_machine_can_keep_running(self, case: CapacityCase) -> None:
         case.acquire()

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace as replace_manifest
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.adapters.ray.capacity import RayCapacity
+from batchscribe.adapters.ray.capacity import WORKER, RayCapacity
 from batchscribe.adapters.ray.cluster import RayCluster
 from batchscribe.adapters.ray.launcher import RayLauncher
 from batchscribe.core import keys
@@ -29,7 +29,7 @@ RATE = Rate(per_hour=Usd.parse("1"), source="test")
 OFFER = Offer(provider="ray", instance_type="", market=Market.ON_DEMAND, rate=RATE)
 
 
-def open_capacity(command: tuple[str, ...] = (), *, address: str = ADDRESS) -> RayCapacity:
+def open_capacity(command: tuple[str, ...] = WORKER, *, address: str = ADDRESS) -> RayCapacity:
     return RayCapacity(
         cluster=RayCluster(address), clock=SystemClock(), rate_of=lambda _type: RATE, command=command
     )

@@ -90,7 +90,7 @@ def converse(voices: int, seconds: float, seed: int = 0, *, only: Sequence[int] 
 def measure_error(reference: Iterable[Said], guess: Iterable[Said], collar: float = 0.25) -> float:
     """Diarisation error rate with the best mapping of speakers, without `collar` s around the borders."""
     turns = list(reference)
-    length = round(max(turn.end for turn in turns) / FRAME) + 1
+    length = round(max(turn.end for turn in turns) / FRAME)
     spoken, guessed = _make_frames(turns, length), _make_frames(guess, length)
     scored = np.ones(length, bool)
     for turn in turns:

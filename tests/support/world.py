@@ -13,7 +13,7 @@ from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.advance import PassResult, advance_all, take_step
 from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.observe import observe
-from batchscribe.controller.reconcile import recover
+from batchscribe.controller.recovery import recover
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import Ticked

@@ -17,7 +17,8 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import BootRecord, HostEnd, InstanceRecord
 from batchscribe.core.run.instances import MANIFEST_TAG, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Phase, Progress, Tally, Timings, WorkerEnd
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import ComputeUnavailableError
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, once

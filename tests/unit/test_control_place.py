@@ -13,8 +13,8 @@ from batchscribe import __version__
 from batchscribe.control_place import SplitStore, build_url, combine_stores, find_control_url
 from batchscribe.controller.commands.redo import list_quarantined, release_quarantined
 from batchscribe.controller.context import World
-from batchscribe.controller.reconcile import adopt_run, recover
 from batchscribe.controller.records import write_record
+from batchscribe.controller.recovery import adopt_run, recover
 from batchscribe.controller.rehearsal_place import is_rehearsal, place_of, world_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import reconcile, tick, watch
@@ -30,8 +30,9 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, QuarantineRecord
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import decode_run, encode_run
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.runs import RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
 from batchscribe.settings import load

@@ -32,9 +32,10 @@ from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import DEADLINE_TAG, MACHINE_TAG, RUN_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     ComputeUnavailableError,
@@ -689,7 +690,7 @@ def test_a_region_that_does_not_answer_ends_no_work_and_proves_no_end(
     started(regions, at_work=2)
     with monkeypatch.context() as patch:
         patch.setattr(regions.cloud, "poll", refuse)
-        run = advanced(regions, lambda run: run.ending)
+        run = advanced(regions, lambda run: run.in_teardown)
         for _ in range(20):
             regions.clock.sleep(5)
             advance_all(regions.world, regions.config, PassResult())

@@ -29,17 +29,15 @@ from batchscribe.errors import MisconfiguredError
 TIMES = st.floats(0, 60, allow_nan=False)
 SPEECH = st.lists(
     st.builds(
-        lambda text, start, length, channel: Segment(
-            text=text, start=start, end=start + length, channel=channel
-        ),
+        lambda text, start, length, who: Segment(text=text, start=start, end=start + length, **who),
         st.text("ab.今 \n", min_size=1, max_size=150).filter(str.strip),
         TIMES,
         st.floats(0, 20),
-        st.sampled_from([1, 2]),
+        st.sampled_from([{"channel": 1}, {"channel": 2}, {"speaker": "Ada"}, {"speaker": "Grace"}, {}]),
     ),
     max_size=8,
 )
-"""Segments of two channels, at any times: overlapping, dense, and longer than a cue."""
+"""Segments of channels and speakers, at any times: overlapping, dense, and longer than a cue."""
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
 
 
@@ -106,6 +104,23 @@ def test_wide_letters_take_two_columns_of_a_line(text: str) -> None:
             )
 
 
+def test_a_sentence_of_wide_letters_ends_its_cue() -> None:
+    sentences = (
+        "今日はとても良い天気ですから、皆さんと一緒に公園へ行きましょう。",
+        "それから美味しいものを食べましょう。",
+    )
+    shown = make_cues(session(Segment(text="".join(sentences), start=0, end=6)))
+    assert [letters(cue.text) for cue in shown] == list(sentences)
+
+
+def test_no_line_begins_with_a_closing_mark_or_small_letter() -> None:
+    text = "今日は、とても良い天気です。」ちょっと「散歩」ー！" * 12
+    lines = [line for cue in make_cues(session(said(text, 0, 90))) for line in cue.text.split("\n")]
+    assert "".join(lines) == text
+    assert len(lines) > 10
+    assert not {line[0] for line in lines} & set("、。」ょっー！")
+
+
 def test_a_short_cue_stays_until_it_can_be_read() -> None:
     segments = (
         timed(("yes", 10.0, 10.0)),
@@ -120,6 +135,23 @@ def test_a_short_cue_stays_until_it_can_be_read() -> None:
 def test_a_short_cue_joins_the_next_one_of_its_channel() -> None:
     shown = make_cues(session(said("a", 1, 1.1), said("b", 1.2, 1.3, channel=2), said("c", 1.5, 4)))
     assert [(cue.text, cue.start, cue.end) for cue in shown] == [("a c", 1, 4), ("b", 1.2, 2.2)]
+
+
+def test_a_last_word_is_not_alone_in_its_cue() -> None:
+    text = "This is a sentence of ninety letters, in the middle of which nobody breathes or stops at all."
+    shown = make_cues(session(Segment(text=text, start=0, end=6)))
+    assert " ".join(cue.text.replace("\n", " ") for cue in shown) == text
+    assert [len(cue.text) for cue in shown] == [pytest.approx(len(text) / 2, abs=5)] * 2
+    quick = [(word, n * 0.3, n * 0.3 + 0.2) for n, word in enumerate(text.split()[:-1])]
+    assert make_cues(session(timed(*quick, ("all.", 9, 9.3))))[-1].text == "all.", "a pause is before it"
+
+
+def test_speakers_of_one_recording_take_turns_in_the_order_of_their_words() -> None:
+    spoken = [("Yes.", 0.5, 0.8, "Ada"), ("No.", 0.9, 1.1, "Grace"), ("Really?", 1.2, 1.6, "Ada")]
+    segments = [Segment(text=text, start=start, end=end, speaker=who) for text, start, end, who in spoken]
+    shown = make_cues(session(*segments, said("besides", 0.6, 2)))
+    own = [(cue.text, cue.start, cue.end) for cue in shown if cue.speaker != "Channel 1"]
+    assert own == [("Yes.", 0.5, 1.5), ("No.", 1.5, 2.5), ("Really?", 2.5, 3.5)]
 
 
 def test_a_short_cue_that_fits_nowhere_delays_the_next_one() -> None:
@@ -171,8 +203,9 @@ def test_cues_keep_the_limits_and_all_text(segments: list[Segment], preset: Capt
     for cue in shown:
         assert style.shortest - 0.001 <= cue.end - cue.start <= style.longest + 0.001
         assert len(cue.text.split("\n")) <= style.lines
-    for speaker in {cue.speaker for cue in shown}:
-        own = [cue for cue in shown if cue.speaker == speaker]
+    channels = {f"Channel {number}" for number in (1, 2)}
+    for names in ({"Channel 1"}, {"Channel 2"}, {cue.speaker for cue in shown} - channels):
+        own = [cue for cue in shown if cue.speaker in names]
         assert all(two.start - one.end >= style.gap - 0.001 for one, two in pairwise(own))
 
 

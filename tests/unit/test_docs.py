@@ -12,7 +12,7 @@ import pytest
 
 from batchscribe.cli.main import COMMANDS, cli
 from batchscribe.core.decide.observation import ReasonCode
-from batchscribe.core.run.runs import Outcome
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.settings import load
 from docs import generate
 from docs.conf import html_css_files, html_static_path

@@ -21,13 +21,14 @@ from batchscribe.core import keys
 from batchscribe.core.decide.fixed import CostBasis, ParkedParts, describe_fixed_costs
 from batchscribe.core.decide.money import Rate, Usd, split_cost
 from batchscribe.core.decide.packing import Estimate
-from batchscribe.core.run.billing import split_bill
+from batchscribe.core.run.bill_parts import split_bill
 from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineTimeSummary
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.period import period_of
 from batchscribe.core.run.report import build, totals
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import Settings, load

@@ -21,8 +21,9 @@ from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Hold, Launch, Resume, decide
 from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.period import period_of
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.runs import Run
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.launcher import FakeLauncher

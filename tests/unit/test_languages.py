@@ -36,7 +36,7 @@ from batchscribe.core.decide.policy import Hold, Launch
 from batchscribe.core.run.host import CheckRequest, HostReply, InstanceRecord, PreparedEngine, passed
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
-from batchscribe.core.run.runs import Outcome
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.errors import (
     AudioError,
     EngineError,

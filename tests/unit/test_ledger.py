@@ -12,8 +12,9 @@ import pytest
 
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import QueueSample
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.errors import DamagedLedgerError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.schema import migrations, queries
@@ -184,12 +185,13 @@ def test_small_facts_are_put_replaced_and_forgotten(ledger: Ledger) -> None:
 
 def test_an_alert_is_due_once_in_its_interval_across_restarts(path: Path) -> None:
     with Ledger(path) as first:
-        assert first.alert_due("overdue", NOW, 6 * HOUR)
-        assert not first.alert_due("overdue", NOW + 5 * HOUR, 6 * HOUR)
-        assert first.alert_due("another", NOW + 5 * HOUR, 6 * HOUR)
+        assert first.is_alert_due("overdue", NOW, 6 * HOUR)
+        first.record_alert("overdue", NOW)
+        assert not first.is_alert_due("overdue", NOW + 5 * HOUR, 6 * HOUR)
+        assert first.is_alert_due("another", NOW + 5 * HOUR, 6 * HOUR)
     with Ledger(path) as second:
-        assert not second.alert_due("overdue", NOW + 5 * HOUR, 6 * HOUR)
-        assert second.alert_due("overdue", NOW + 6 * HOUR, 6 * HOUR)
+        assert not second.is_alert_due("overdue", NOW + 5 * HOUR, 6 * HOUR)
+        assert second.is_alert_due("overdue", NOW + 6 * HOUR, 6 * HOUR)
 
 
 def test_a_failure_between_two_statements_changes_nothing(
@@ -392,7 +394,7 @@ def test_pruning_takes_old_rows_of_settled_runs_only(ledger: Ledger) -> None:
         ledger.save_sample(
             QueueSample(at=at, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s")
         )
-    ledger.alert_due("tick-failed", old, HOUR)
+    ledger.record_alert("tick-failed", old)
     learn(ledger, "old", speed=7.0, at=old)
     ledger.prune(before)
     assert [sample.at for sample in ledger.samples(old)] == [NOW]
@@ -405,4 +407,4 @@ def test_pruning_takes_old_rows_of_settled_runs_only(ledger: Ledger) -> None:
         *(f"outside/{run}" for run in ("old", "open", "recent")),
         "paused_until",
     }
-    assert ledger.alert_due("tick-failed", NOW, timedelta(days=1)), "its last alert is forgotten"
+    assert ledger.is_alert_due("tick-failed", NOW, timedelta(days=1)), "its last alert is forgotten"

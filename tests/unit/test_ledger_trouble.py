@@ -16,7 +16,8 @@ from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.controller.tick import tick, watch
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.instances import InstanceState
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import RunState
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import PRAGMAS

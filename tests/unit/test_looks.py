@@ -17,7 +17,8 @@ from batchscribe.controller.steps import claim_of
 from batchscribe.controller.teardown import teardown
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -100,7 +101,7 @@ def test_a_look_that_grew_old_in_a_call_that_hung_is_no_ground_for_a_stop(at: St
     at.worker.deaf = True
     at.store.before = hang
     (run,) = at.ledger.open_runs()
-    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    at.ledger.save_run(run.to_teardown(Outcome.INTERRUPTED), at=at.clock.now())
     (closed,) = reconcile(at.world, at.config)
     assert closed.abandoned_gpu
     assert at.compute.calls.count(("stop", INSTANCE)) == 1, "only the one from outside"
@@ -175,7 +176,7 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
 def _released_with(at: Stage, seen: Instance) -> Run:
     """A look at the way out of the open run that shows this."""
     (run,) = at.ledger.open_runs()
-    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=read_moment(at.world))
+    out = replace(run.to_teardown(Outcome.INTERRUPTED), stop_requested=read_moment(at.world))
     world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, lambda: seen)))
     return teardown(world, at.config, out)
 

@@ -17,7 +17,8 @@ from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import ComputeUnavailableError, LaunchError, MisconfiguredError, NoCapacityError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault

@@ -80,7 +80,7 @@ def test_a_span_ends_after_its_seconds_and_a_clock_that_was_set_back_grants_no_g
 
 def test_a_start_request_remembers_when_the_instance_was_launched_before() -> None:
     assert meter(start_requested=NOW, launched_before=BEFORE) == REQUESTED
-    assert (REQUESTED.ran, REQUESTED.is_ended, REQUESTED.billed_seconds) == (False, False, 0.0)
+    assert (REQUESTED.ran, REQUESTED.is_bounded, REQUESTED.billed_seconds) == (False, False, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_an_instance_is_billed_from_its_last_idle_poll_to_its_first_one_that_is_
 def test_the_first_poll_after_it_ran_that_is_not_running_ends_the_bill(state: InstanceState) -> None:
     running = read(REQUESTED, poll(40, S.RUNNING, launched_at=OURS))
     ended = read(running, poll(100, state, launched_at=OURS))
-    assert (ended.stopped, ended.is_ended) == (moment(102), True)
+    assert (ended.stopped, ended.is_bounded) == (moment(102), True)
     assert ended.end(moment(500)) == ended, "the first end stands"
 
 
 def test_a_run_that_was_not_observed_stopped_is_billed_to_its_last_running_poll() -> None:
     running = read(REQUESTED, poll(40, S.RUNNING, launched_at=OURS), poll(100, S.RUNNING, launched_at=OURS))
     assert running.billed_seconds == 102.0
-    assert running.is_ended
+    assert running.is_bounded
 
 
 def test_an_instance_that_is_running_after_all_is_billed_on() -> None:

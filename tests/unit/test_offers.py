@@ -13,7 +13,7 @@ import pytest
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.external_state import record_external_state, retry_clean_up
-from batchscribe.controller.reconcile import recover
+from batchscribe.controller.recovery import recover
 from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.money import FREE, Rate, Usd
@@ -22,7 +22,8 @@ from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import RunState
 from batchscribe.errors import MisconfiguredError, NoCapacityError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.clock import FakeClock

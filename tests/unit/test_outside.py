@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
-from batchscribe.controller.reconcile import recover
+from batchscribe.controller.recovery import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
@@ -18,7 +18,8 @@ from batchscribe.core.decide.observation import Policy
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import decode
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import RunState
 from batchscribe.errors import (
     ComputeUnavailableError,
     CredentialsError,

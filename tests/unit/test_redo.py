@@ -35,8 +35,9 @@ from batchscribe.core.run.manifest import (
     ManifestChunk,
     QuarantineRecord,
 )
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import encode_run
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.runs import RunState
 from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts

@@ -28,7 +28,8 @@ from batchscribe.core.decide.observation import Policy
 from batchscribe.core.run.host import ClaimLaunch, HostEnd, InstanceRecord
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, InstanceState
 from batchscribe.core.run.manifest import decode
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import LaunchError, MisconfiguredError, RefusedError
 from batchscribe.ledger import Ledger
 from support.world import INSTANCE, Stage, once, stage

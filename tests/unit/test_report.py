@@ -19,6 +19,7 @@ from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.figures import render_block
 from batchscribe.core.run.cost_block import cost_block, estimate_block
 from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.period import period_of
 from batchscribe.core.run.report import (
     QueueSample,
@@ -29,7 +30,7 @@ from batchscribe.core.run.report import (
     phases,
     totals,
 )
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.runs import Machine, Run, RunState, RunWorker
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import FILE_NAME, Ledger

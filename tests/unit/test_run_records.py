@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.run.meter import Meter
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import (
     decode_outcome,
     decode_run,
     decode_settlement,
     encode_run,
 )
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.runs import Machine, Run, RunState, RunWorker
 from batchscribe.errors import MisconfiguredError
 from support.values import INSTANCE, NOW, RATE, moment, run, workers
 

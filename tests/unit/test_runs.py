@@ -6,8 +6,9 @@ import pytest
 
 from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.run.meter import Meter
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.run_steps import next_step
-from batchscribe.core.run.runs import LEGAL, Machine, Outcome, RunState
+from batchscribe.core.run.runs import LEGAL, Machine, RunState
 from batchscribe.errors import RefusedError
 from support.values import NOW, RATE, meter, moment, run, workers
 
@@ -30,12 +31,12 @@ def test_no_way_to_the_end_leads_past_the_release() -> None:
 
 def test_an_illegal_move_is_refused() -> None:
     with pytest.raises(RefusedError):
-        run().moved(RunState.SETTLED)
+        run().to_state(RunState.SETTLED)
 
 
 def test_the_first_outcome_stands() -> None:
-    out = run(state=RunState.TRANSCRIBING).releasing(Outcome.TIMED_OUT, "late")
-    assert out.releasing(Outcome.INTERRUPTED, "ctrl-c") is out
+    out = run(state=RunState.TRANSCRIBING).to_teardown(Outcome.TIMED_OUT, "late")
+    assert out.to_teardown(Outcome.INTERRUPTED, "ctrl-c") is out
     assert (out.state, out.outcome, out.detail) == (RunState.RELEASING, Outcome.TIMED_OUT, "late")
 
 

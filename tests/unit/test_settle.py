@@ -31,7 +31,8 @@ from batchscribe.core.run.manifest import (
     Timings,
     WorkerEnd,
 )
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.text.transcripts import encode
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.worker import make_transcript

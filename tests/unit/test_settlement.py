@@ -13,8 +13,9 @@ from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.run.instances import Claim, InstanceState
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import decode_settlement, encode_run
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import BatchscribeError
 from support.values import metered
 from support.world import INSTANCE, Stage, once

@@ -20,8 +20,9 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import RUN_TAG, Claim, InstanceState
 from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, WorkerEnd
 from batchscribe.core.run.meter import LONGEST_LAG
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import decode_run, decode_settlement
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -331,7 +332,7 @@ def test_what_the_poll_before_a_stop_showed_is_billed(at: Stage) -> None:
         at.clock.sleep(30)
         (run,) = once(at).runs
     at.compute.stop(INSTANCE)
-    begin_teardown(at.world, run.releasing(Outcome.INTERRUPTED))
+    begin_teardown(at.world, run.to_teardown(Outcome.INTERRUPTED))
     recorded = at.ledger.run(run.id)
     assert recorded is not None
     assert recorded.machines[0].meter.stopped is not None

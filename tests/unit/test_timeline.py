@@ -13,10 +13,11 @@ from batchscribe.cli.report import render_csv
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.run.manifest import ExitRecord, Timings, decode
 from batchscribe.core.run.meter import Moment
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.period import period_of
 from batchscribe.core.run.records import decode_run, encode_run
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.runs import Machine, Run, RunState, RunWorker
 from batchscribe.core.run.timeline import format_timeline, measure_timeline
 from support.values import meter
 

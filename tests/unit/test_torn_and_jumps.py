@@ -24,7 +24,8 @@ from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.host import CheckRequest, ClaimLaunch, HostWaits, InstanceRecord
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock

@@ -20,9 +20,10 @@ from batchscribe.core.decide.baselines import Baseline, format_baseline
 from batchscribe.core.decide.hours import parse_hours
 from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.observation import Policy
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.period import Period, period_of
 from batchscribe.core.run.report import QueueSample
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.runs import Machine, Run, RunState, RunWorker
 from batchscribe.core.run.usage import make_history
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import load

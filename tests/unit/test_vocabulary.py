@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -12,7 +13,7 @@ from batchscribe.adapters.engines.whisper.engine import FACTORY
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.quality import Doubt, Recognized, choose_better, find_doubts
 from batchscribe.core.text.transcripts import Segment
-from batchscribe.core.text.vocabulary import is_recited, parse_vocabulary
+from batchscribe.core.text.vocabulary import LONGEST, MOST, is_recited, parse_vocabulary
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring.engine_choice import engine_spec
@@ -29,6 +30,19 @@ def test_a_file_has_a_term_a_line() -> None:
 def test_a_vocabulary_has_bounds(text: str) -> None:
     with pytest.raises(MisconfiguredError, match="vocabulary"):
         parse_vocabulary(text)
+
+
+def test_a_line_that_is_no_term_is_named() -> None:
+    with pytest.raises(MisconfiguredError, match=r"line 3 of the vocabulary is not a term \('a.x07b'\)"):
+        parse_vocabulary(f"# {'c' * 200}\nHopper\na\x07b")
+
+
+def test_a_worker_reads_every_term_of_a_file() -> None:
+    # As many and as long as there may be, with blanks, marks and letters of any script.
+    odd = ("Marie Curie", '"quoted", and more;', "東京", "AT&T", "naïve/co-op", "x" * LONGEST)
+    terms = parse_vocabulary("\n".join((*odd, *map(str, range(MOST - len(odd))))))
+    spec = EngineSpec(engine="any", vocabulary=terms)
+    assert msgspec.json.decode(msgspec.json.encode(spec), type=EngineSpec) == spec
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from batchscribe.core import keys
 from batchscribe.core.decide.policy import Hold, Launch
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import InstanceState
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,

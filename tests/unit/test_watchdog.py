@@ -18,9 +18,11 @@ from batchscribe.controller.context import World
 from batchscribe.controller.tick import Watched, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import INTENT_LASTS
+from batchscribe.core.messages import Message
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Claim, InstanceState
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -135,6 +137,23 @@ def test_what_keeps_it_from_polling_is_an_error_and_one_alert_in_hours(at: Stage
     with pytest.raises(CredentialsError):
         pass_once(at)
     assert alarms(at, "the watchdog failed") == 2
+
+
+def test_an_alert_of_a_process_that_died_while_it_was_sent_is_sent_again(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_message: Message) -> None:
+        raise DeadError
+
+    expired = Fault(CredentialsError("the token has expired"))
+    at.compute.fail("describe", expired, expired)
+    with monkeypatch.context() as patch:
+        patch.setattr(at.notes, "send", die)
+        with pytest.raises(DeadError):
+            pass_once(at)
+    with pytest.raises(CredentialsError):
+        pass_once(at)
+    assert alarms(at, "the watchdog failed") == 1
 
 
 def test_a_foreign_gpu_is_polled_and_left_alone(at: Stage) -> None:
@@ -419,6 +438,6 @@ def test_only_a_worker_that_lives_gets_time_for_its_last_window(at: Stage, dead:
     run = open_run(at)
     if dead:
         at.worker.kill(run.worker)
-    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    at.ledger.save_run(run.to_teardown(Outcome.INTERRUPTED), at=at.clock.now())
     watch(at.world, at.config)
     assert (state(at) is InstanceState.RUNNING) is not dead

@@ -15,8 +15,9 @@ from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.objects import Blob
 from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.records import encode_run
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.runs import RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, once
@@ -47,7 +48,7 @@ def state(at: Stage) -> InstanceState:
 def end(at: Stage) -> None:
     """Puts the open run on its way out, as a signal does."""
     (run,) = at.ledger.open_runs()
-    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    at.ledger.save_run(run.to_teardown(Outcome.INTERRUPTED), at=at.clock.now())
 
 
 def forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[bool]:

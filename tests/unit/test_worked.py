@@ -27,10 +27,11 @@ from batchscribe.core.run.engine_time import (
     sum_engine_time,
 )
 from batchscribe.core.run.manifest import EngineTimeSummary, ExitRecord, Timings
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.period import period_of
 from batchscribe.core.run.records import decode_run, decode_settlement
 from batchscribe.core.run.report import RunReport, build, encode, totals
-from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.run.runs import RunState
 from batchscribe.core.text import flags
 from batchscribe.settings import load
 from support.values import NOW, run

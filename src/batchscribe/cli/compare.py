@@ -22,7 +22,8 @@ from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import audio_name, session_id, transcript_key
 from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError

@@ -29,7 +29,8 @@ from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.decide.published_models import WHISPER
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError

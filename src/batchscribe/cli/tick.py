@@ -14,7 +14,7 @@ from batchscribe.cli.app import App, json_option, pass_app, print_json, source_o
 from batchscribe.cli.terminal.render import render_decision, render_dry_run, render_run, tick_document
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.observe import observe
-from batchscribe.controller.reconcile import adopt_run
+from batchscribe.controller.recovery import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
@@ -23,7 +23,8 @@ from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.decide.start_sum import sum_up_start
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import MisconfiguredError, choose_worst, exit_code
 from batchscribe.wiring.scanners import explain_empty, open_scanner

@@ -25,12 +25,13 @@ from batchscribe.controller.context import (
 from batchscribe.controller.follow import dispatch_and_follow, follow
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.settle import settle
-from batchscribe.controller.steps import arm, await_running, provision, work
+from batchscribe.controller.steps import arm, record_starts, start_machines, work
 from batchscribe.controller.teardown import begin_teardown, teardown
 from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.messages import Level
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.run_steps import Step, next_step
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     BatchscribeError,
@@ -42,8 +43,8 @@ from batchscribe.errors import (
 
 ACTS = {
     Step.ARM: (arm, Outcome.START_FAILED, Outcome.ABANDONED),
-    Step.PROVISION: (provision, Outcome.START_FAILED, Outcome.ABANDONED),
-    Step.AWAIT_RUNNING: (await_running, Outcome.START_FAILED, Outcome.THROTTLED),
+    Step.PROVISION: (record_starts, Outcome.START_FAILED, Outcome.ABANDONED),
+    Step.AWAIT_RUNNING: (start_machines, Outcome.START_FAILED, Outcome.THROTTLED),
     Step.DISPATCH: (dispatch_and_follow, Outcome.LAUNCH_FAILED, Outcome.LAUNCH_FAILED),
     Step.FOLLOW: (follow, Outcome.WORKER_FAILED, Outcome.WORKER_FAILED),
 }
@@ -75,8 +76,8 @@ def advance_all(world: World, config: RunConfig, passed: PassResult, *, start: b
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
         # If the ledger cannot be written, it may lag behind this process.
-        run = known if known.ending and not recorded.ending else recorded
-        if start or run.started or run.ending or _find_expiry(world, run):
+        run = known if known.in_teardown and not recorded.in_teardown else recorded
+        if start or run.started or run.in_teardown or _find_expiry(world, run):
             advance(world, config, run, passed)
 
 
@@ -114,20 +115,20 @@ def _take_steps(world: World, config: RunConfig, run: Run, passed: PassResult) -
 def take_step(world: World, config: RunConfig, run: Run, step: Step, passed: PassResult) -> Run:
     if expired := _find_expiry(world, run):
         # The run ends even if the ledger cannot be written.
-        return save_best_effort(world, run.releasing(*expired), "reclaimed")
+        return save_best_effort(world, run.to_teardown(*expired), "reclaimed")
     if step is Step.RELEASE:
         return _tear_down(world, config, run)
     if step is Step.SETTLE:
         return settle(world, config, run, passed.errors)
     run = _try_step(world, config, run, step, passed.errors)
-    if not run.ending and (late := _list_late_stops(world, config, run)):
+    if not run.in_teardown and (late := _list_late_stops(world, config, run)):
         _alert_not_stopped(world, config, run, late, run.trouble)
     return run
 
 
 def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     """Outcome and reason if a run must end now. None if it may continue."""
-    if run.ending or not run.open:
+    if run.in_teardown or not run.open:
         return None
     if not run.started and world.clock.now() - run.created >= INTENT_LASTS:
         return Outcome.ABANDONED, "no start was requested in time: its decision is out of date"
@@ -215,7 +216,7 @@ def _give_up(
     """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
     log.warning("run.given_up", run=run.id, outcome=outcome.value, error=str(error))
-    return save_best_effort(world, read_latest(world, run).releasing(outcome, str(error)), "giving up")
+    return save_best_effort(world, read_latest(world, run).to_teardown(outcome, str(error)), "giving up")
 
 
 def _tear_down(world: World, config: RunConfig, run: Run) -> Run:
@@ -273,7 +274,7 @@ def end_interrupted(
     passed.errors.append(error)
     here = world_of(world, config, run)
     out = save_best_effort(
-        here, read_latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted"
+        here, read_latest(here, run).to_teardown(Outcome.INTERRUPTED, str(error)), "interrupted"
     )
     advance(world, config, out, passed)
 
@@ -282,7 +283,7 @@ def end_lanes(world: World, config: RunConfig, passed: PassResult) -> None:
     """Ends the runs on this machine's processor: the GPU takes over. Does not wait for their teardown."""
     for run in world.ledger.open_runs():
         if run.lane:
-            out = run.releasing(Outcome.INTERRUPTED, "the GPU takes over")
+            out = run.to_teardown(Outcome.INTERRUPTED, "the GPU takes over")
             advance(world, config, save_best_effort(world, out, "the GPU takes over"), passed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from batchscribe.control_place import build_url
@@ -33,9 +34,21 @@ def alert(world: World, key: str, title: str, text: str, level: Level = Level.WA
 
 def send_alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
     """Sends an alert about an error that the command itself prints."""
+    send_once(world, key, Message(title, text, level))
+
+
+def send_once(world: World, key: str, message: Message) -> bool:
+    """Sends a message, and returns True, unless one with this key was sent lately.
+
+    Recorded after it was sent: if the process dies in between, it is repeated, not lost for hours.
+    """
+    now = world.clock.now()
     try:
-        due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))
+        due = world.ledger.is_alert_due(key, now, timedelta(hours=ALERT_EVERY_HOURS))
     except BatchscribeError:
         due = True
     if due:
-        world.notifier.send(Message(title, text, level))
+        world.notifier.send(message)
+        with suppress(BatchscribeError):
+            world.ledger.record_alert(key, now)
+    return due

@@ -9,7 +9,8 @@ from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
 

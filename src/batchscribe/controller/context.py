@@ -17,7 +17,8 @@ from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.instances import MACHINE_TAG, STOP_PATIENCE_SECONDS, Instance, InstanceState
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
 from batchscribe.core.run.meter import FORGOTTEN, LONGEST_LAG, Meter, Moment, Poll
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.core.run.waiting import Wait
 from batchscribe.core.text.rendering import Rendering
 from batchscribe.errors import (
@@ -262,7 +263,7 @@ def explain_not_up(machine: Machine, seen: Instance) -> str:
     return f"{seen.id} was started again from outside" if again else ""
 
 
-def read_tag(run: Run, machine: Machine, poll: Poll) -> Run:
+def apply_tag(run: Run, machine: Machine, poll: Poll) -> Run:
     """Returns the run with the machine as started if only the instance's tag shows that.
 
     The ledger was replaced by an older copy, so the machine is billed from the run's creation on.
@@ -274,7 +275,7 @@ def read_tag(run: Run, machine: Machine, poll: Poll) -> Run:
     return run.with_machine(machine.id, meter=meter)
 
 
-def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
+def apply_poll(run: Run, machine: Machine, poll: Poll) -> Run:
     created = run.creates_machines
     meter = machine.meter.read(poll, ours=not created, created=created)
     return run.with_machine(machine.id, meter=meter)
@@ -295,7 +296,7 @@ def read_latest(world: World, run: Run) -> Run:
 
 
 def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:
-    """True if `seconds` have passed, even if the clock was set back."""
+    """True if `seconds` have passed since then, or the clock was set back."""
     return since is not None and not now.is_within(timedelta(seconds=seconds), of=since)
 
 
@@ -350,14 +351,14 @@ def end_machine(
     """
     others = [machine for machine in run.machines if machine.id != instance]
     if not others:
-        return save_best_effort(world, run.releasing(outcome, detail), note)
-    run = run.with_machine(instance, over=True, over_since=read_moment(world), outcome=outcome)
+        return save_best_effort(world, run.to_teardown(outcome, detail), note)
+    run = run.with_machine(instance, over_since=read_moment(world), outcome=outcome)
     if run.working:
         return save_best_effort(world, run, f"{instance}: {detail or note}")
     outcomes = [outcome, *(machine.outcome for machine in others)]
     if outcome and outcome.no_start:
         outcome = next((each for each in outcomes if each and not each.no_start), outcome)
-    return save_best_effort(world, run.releasing(outcome if all(outcomes) else None, detail), note)
+    return save_best_effort(world, run.to_teardown(outcome if all(outcomes) else None, detail), note)
 
 
 def step_each(
@@ -388,7 +389,7 @@ def step_each(
                 transient = error
             else:
                 run = end_machine(world, run, machine.id, failed, str(error))
-        if run.ending:
+        if run.in_teardown:
             return run
     if transient and waiting.issuperset(machine.id for machine in run.working):
         raise transient

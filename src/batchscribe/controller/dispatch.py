@@ -10,6 +10,7 @@ import msgspec
 from batchscribe.controller.context import (
     RunConfig,
     World,
+    apply_poll,
     end_machine,
     explain_not_up,
     is_late,
@@ -18,7 +19,6 @@ from batchscribe.controller.context import (
     poll_machines,
     read_latest,
     read_moment,
-    read_poll,
     save,
     save_best_effort,
     step_each,
@@ -38,7 +38,8 @@ from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Machine, Run, RunState, RunWorker
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.errors import (
     LaunchError,
@@ -72,12 +73,12 @@ def dispatch(world: World, config: RunConfig, run: Run) -> Run:
 
 def _dispatch_machine(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     if down := explain_not_up(machine, poll.instance):
-        run = read_poll(run, machine, poll)
+        run = apply_poll(run, machine, poll)
         if any(run.workers[number].launched for number in run.workers_on(machine.id)):
             return end_machine(world, run, machine.id, None, f"{down}: the rest is for the next run")
         return end_machine(world, run, machine.id, Outcome.START_FAILED, f"{down}, before any work")
     if is_poll_due(machine, config, poll.answered):
-        run = save(world, read_poll(run, machine, poll))
+        run = save(world, apply_poll(run, machine, poll))
     try:
         version = world.launcher.probe(poll.instance)
         if version == config.release:
@@ -165,14 +166,14 @@ def _launch_worker(world: World, config: RunConfig, run: Run, seen: Instance) ->
     """Starts the machine's last worker. Repeating it is harmless."""
     run = ensure_manifest(world, config, run, seen.id)
     number = run.worker_on(seen.id)
-    if run.ending or number is None or run.machine(seen.id).over or run.workers[number].ended:
+    if run.in_teardown or number is None or run.machine(seen.id).over or run.workers[number].ended:
         return run
     manifest = read_manifest(world, run, number)
     if number != run.workers_on(seen.id)[0] and run.launch == ClaimLaunch.BOOT:
         world.capacity.announce(seen.id, digest(manifest))
     world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[number]}")
     changed = replace(run, dispatched=run.dispatched or world.clock.now()).with_worker(number, launched=True)
-    changed = changed if changed.undispatched else changed.moved(RunState.TRANSCRIBING)
+    changed = changed if changed.undispatched else changed.to_state(RunState.TRANSCRIBING)
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 

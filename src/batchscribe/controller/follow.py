@@ -12,6 +12,7 @@ import msgspec
 from batchscribe.controller.context import (
     RunConfig,
     World,
+    apply_poll,
     end_machine,
     explain_not_up,
     is_late,
@@ -20,7 +21,6 @@ from batchscribe.controller.context import (
     log,
     poll_machines,
     read_moment,
-    read_poll,
     save,
     save_best_effort,
     seconds_left,
@@ -41,7 +41,8 @@ from batchscribe.core.run.gpu_parts import merge_progress
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import BY_CLIENT, Instance, InstanceState
 from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
 WATCHED = "watch/"
@@ -62,7 +63,7 @@ def dispatch_and_follow(world: World, config: RunConfig, run: Run) -> Run:
     if run.state is not before:
         return run
     if run.state is RunState.DISPATCHING and not run.undispatched:
-        return save(world, run.moved(RunState.TRANSCRIBING))
+        return save(world, run.to_state(RunState.TRANSCRIBING))
     return follow(world, config, run) if len(run.machines) > 1 else run
 
 
@@ -113,7 +114,7 @@ def _poll_if_due(
         log.warning("instance.poll_failed", run=run.id, error=str(error))
         return run, {}
     for name, poll in polls.items():
-        run = read_poll(run, run.machine(name), poll)
+        run = apply_poll(run, run.machine(name), poll)
     return save_best_effort(world, run), {name: poll.instance for name, poll in polls.items()}
 
 
@@ -271,7 +272,7 @@ def _continue_run(world: World, config: RunConfig, run: Run, number: int) -> Run
     left = seconds_left(world, run) - config.priors.release_seconds
     if left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, config, run, instance)
-        again = run.moved(RunState.DISPATCHING)
+        again = run.to_state(RunState.DISPATCHING)
         again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
         if len(run.machines) > 1 and not batch.chunks and (waiting := await_rest(world, config, again)):
             return save(world, waiting, f"{note}; {instance} waits for work that returns")

@@ -9,14 +9,15 @@ from itertools import takewhile
 from batchscribe.controller.capacity import list_offers, read_priors
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.external_state import LOCAL, read_instance_record
-from batchscribe.controller.reconcile import find_competing_run
+from batchscribe.controller.recovery import find_competing_run
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import HostFault, Observation
 from batchscribe.core.decide.offers import CPU, Market, Offer
 from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 
 PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
@@ -88,7 +89,7 @@ def find_open_run(runs: Iterable[Run]) -> Run | None:
 
 def find_lane_run(runs: Iterable[Run]) -> Run | None:
     """The first run at work on this machine's processor."""
-    return next((run for run in runs if run.lane and run.open and not run.ending), None)
+    return next((run for run in runs if run.lane and run.open and not run.in_teardown), None)
 
 
 def find_lane_problem(world: World, config: RunConfig) -> str:

@@ -10,7 +10,8 @@ from batchscribe.core.decide.hosted import format_savings, make_savings
 from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.run.engine_time import flag_text
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import passed_over_text
 
 

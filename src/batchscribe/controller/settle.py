@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from batchscribe.controller.alerts import alert_conflict
+from batchscribe.controller.alerts import alert_conflict, send_once
 from batchscribe.controller.commands.redo import quarantine_failed, record_attempt, record_crash
 from batchscribe.controller.context import RunConfig, World, log, save, try_action
 from batchscribe.controller.learning import learn, measure_bitrates
@@ -47,14 +47,14 @@ from batchscribe.core.run.manifest import (
     Timings,
     WorkerEnd,
 )
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
+from batchscribe.core.run.runs import FAILURES_KEPT, Run, RunState
 from batchscribe.core.run.session_costs import DoneChunk, divide_by_session
 from batchscribe.core.run.timeline import measure_timeline
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.errors import BatchscribeError
 
-TELL_AGAIN = timedelta(hours=6)
 ENDLESS = "it took a whole run and was not finished: raise BATCH_MAX_RUNTIME_HOURS, or split the file"
 FORGOTTEN = "its worker reported it as done, but there is no transcript"
 
@@ -210,18 +210,12 @@ def _record_sessions(
 def _send_message(world: World, run: Run, result: Verified) -> None:
     """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
-    if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
-        log.info("message.suppressed", run=run.id, outcome=outcome.value)
-        return
     left = [chunk.key for chunk in result.left]
-    world.notifier.send(
-        run_message(
-            run,
-            left=left,
-            quarantined=result.quarantined,
-            passed_over=result.passed_over,
-        )
-    )
+    message = run_message(run, left=left, quarantined=result.quarantined, passed_over=result.passed_over)
+    if not outcome.no_start:
+        world.notifier.send(message)
+    elif not send_once(world, f"outcome/{outcome}", message):
+        log.info("message.suppressed", run=run.id, outcome=outcome.value)
 
 
 def _emit_events(world: World, run: Run, result: Verified) -> None:
@@ -365,7 +359,7 @@ def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult
     gone = f"chunks deleted or replaced meanwhile: {result.gone}" if result.gone else ""
     ungiven = f"chunks that were left for the next run: {result.ungiven}" if result.ungiven else ""
     lost = f"manifests that could not be read: {unread} of {len(run.workers)}" if unread else ""
-    return run.moved(
+    return run.to_state(
         RunState.SETTLED,
         outcome=outcome,
         detail="; ".join(filter(None, (run.detail, gone, ungiven, lost))),

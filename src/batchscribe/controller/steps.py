@@ -16,13 +16,13 @@ from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
     World,
+    apply_tag,
     end_machine,
     is_late,
     note_trouble,
     poll_machines,
     read_latest,
     read_moment,
-    read_tag,
     save,
     step_each,
 )
@@ -35,8 +35,8 @@ from batchscribe.controller.external_state import (
 )
 from batchscribe.controller.follow import dispatch_and_follow, end_of_work
 from batchscribe.controller.observe import foreign_claim
-from batchscribe.controller.reconcile import find_competing_run
 from batchscribe.controller.records import read_manifest, write_record
+from batchscribe.controller.recovery import find_competing_run
 from batchscribe.controller.teardown import stop_idle
 from batchscribe.core import keys
 from batchscribe.core.decide.offers import Offer
@@ -45,7 +45,8 @@ from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import digest
 from batchscribe.core.run.meter import Meter, Moment, Poll
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.errors import (
     ComputeUnavailableError,
     CredentialsError,
@@ -111,21 +112,21 @@ def arm(world: World, config: RunConfig, run: Run) -> Run:
         if run.worker_on(machine.id) is not None:
             run = ensure_manifest(world, config, run, machine.id)
     if run.machines[0].over:
-        run = save(world, run.releasing(None, "nothing was left to do"))
-    if run.ending:
+        run = save(world, run.to_teardown(None, "nothing was left to do"))
+    if run.in_teardown:
         return run
     write_record(world, run)
     if run.creates_machines and (other := find_competing_run(world, config, run.id)):
-        return save(world, run.releasing(Outcome.ABANDONED, f"{other}; nothing was requested"))
+        return save(world, run.to_teardown(Outcome.ABANDONED, f"{other}; nothing was requested"))
     if run.borrowed:
-        return save(world, run.moved(RunState.ARMED), "no guard: the instance was running before the run")
+        return save(world, run.to_state(RunState.ARMED), "no guard: the instance was running before the run")
     record_external_state(world, run)
     for instance in run.instances:
         world.guard.arm(claim_of(run, instance))
-    return save(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
+    return save(world, run.to_state(RunState.ARMED), f"guard: {world.guard.description}")
 
 
-def provision(world: World, config: RunConfig, run: Run) -> Run:
+def record_starts(world: World, config: RunConfig, run: Run) -> Run:
     """Records the coming start requests once all machines are free."""
     polls = poll_machines(world, run, run.machines)
     if len(polls) < len(run.machines):
@@ -136,20 +137,20 @@ def provision(world: World, config: RunConfig, run: Run) -> Run:
     for machine in run.machines:
         poll = polls[machine.id]
         state, now = poll.instance.state, poll.answered
-        tagged = read_tag(ready, machine, poll)
+        tagged = apply_tag(ready, machine, poll)
         if tagged is not ready:
             ready, recovered = tagged, True
         elif why := _find_refusal(world, run, poll.instance, now.at):
-            return save(world, run.releasing(Outcome.ABANDONED, why))
+            return save(world, run.to_teardown(Outcome.ABANDONED, why))
         elif state is InstanceState.STOPPING:
             return run
         elif state is InstanceState.STOPPED:
             ready = ready.with_machine(machine.id, meter=machine.meter.request_start(poll))
         else:
-            return save(world, run.releasing(Outcome.START_FAILED, f"{machine.id} is {state}"))
+            return save(world, run.to_teardown(Outcome.START_FAILED, f"{machine.id} is {state}"))
     launch = read_claimed_launch(world, run) if recovered else leave_claims(world, config, run)
     note = "its tag is on the instance already" if recovered else "about to start"
-    return save(world, replace(ready, launch=launch).moved(RunState.PROVISIONING), note)
+    return save(world, replace(ready, launch=launch).to_state(RunState.PROVISIONING), note)
 
 
 def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
@@ -163,20 +164,20 @@ def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
     return ""
 
 
-def await_running(world: World, config: RunConfig, run: Run) -> Run:
+def start_machines(world: World, config: RunConfig, run: Run) -> Run:
     """Requests the starts until accepted, then polls until a machine runs; the others may follow later."""
-    run = _act_each(world, config, run, (await_machines, stop_idle))
-    if run.ending or len(run.awaited) == len(run.working):
+    run = _act_each(world, config, run, (request_starts, stop_idle))
+    if run.in_teardown or len(run.awaited) == len(run.working):
         return run
-    return save(world, run.moved(RunState.DISPATCHING), "observed running")
+    return save(world, run.to_state(RunState.DISPATCHING), "observed running")
 
 
-def await_machines(world: World, config: RunConfig, run: Run) -> Run:
+def request_starts(world: World, config: RunConfig, run: Run) -> Run:
     """Makes the next request towards each machine that was not observed up yet."""
     polls = poll_machines(world, run, run.awaited) if run.awaited else {}
 
     def act(run: Run, machine: Machine) -> Run:
-        return _await_machine(world, config, run, machine, polls[machine.id])
+        return _advance_start(world, config, run, machine, polls[machine.id])
 
     awaited = [machine for machine in run.awaited if machine.id in polls]
     return step_each(world, run, awaited, act, Outcome.START_FAILED)
@@ -184,7 +185,7 @@ def await_machines(world: World, config: RunConfig, run: Run) -> Run:
 
 def work(world: World, config: RunConfig, run: Run) -> Run:
     """Advances each of several machines by its own next act."""
-    return _act_each(world, config, run, (await_machines, dispatch_and_follow, stop_idle))
+    return _act_each(world, config, run, (request_starts, dispatch_and_follow, stop_idle))
 
 
 def _act_each(world: World, config: RunConfig, run: Run, acts: Iterable[Act]) -> Run:
@@ -195,14 +196,14 @@ def _act_each(world: World, config: RunConfig, run: Run, acts: Iterable[Act]) ->
             run = act(world, config, run)
         except TransientError as error:
             run, failed = read_latest(world, run), failed or error
-        if run.ending:
+        if run.in_teardown:
             return run
     if failed:
         raise failed
     return run
 
 
-def _await_machine(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
+def _advance_start(world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     seen, now, meter = poll.instance, poll.answered, machine.meter
     created = run.creates_machines
     if meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
@@ -265,10 +266,10 @@ def _borrow_instances(world: World, config: RunConfig, run: Run, polls: Mapping[
             return run
         if state is not InstanceState.RUNNING:
             detail = f"{name} was running, but is {state} now"
-            return save(world, borrowed.releasing(Outcome.START_FAILED, detail), f"instance is {state}")
+            return save(world, borrowed.to_teardown(Outcome.START_FAILED, detail), f"instance is {state}")
         meter = run.machine(name).meter.borrow(now)
         borrowed = borrowed.with_machine(name, meter=meter, reaching_since=now)
-    borrowed = borrowed.moved(RunState.PROVISIONING).moved(RunState.DISPATCHING)
+    borrowed = borrowed.to_state(RunState.PROVISIONING).to_state(RunState.DISPATCHING)
     return save(world, borrowed, f"instance is {InstanceState.RUNNING}")
 
 
@@ -294,7 +295,7 @@ def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance)
     if is_stored(world.output, keys.settlement(run.id)):
         # Our ledger could not be written meanwhile, or another scheduler took the run over and disarmed its
         # guard: a run with any settlement is not started again.
-        return save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
+        return save(world, run.to_teardown(Outcome.INTERRUPTED, "its settlement is stored already"))
     return _request_start(world, config, run, seen, now)
 
 

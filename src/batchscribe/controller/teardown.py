@@ -15,11 +15,11 @@ from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
     World,
+    apply_tag,
     is_late,
     log,
     poll_machines,
     read_moment,
-    read_tag,
     save_best_effort,
 )
 from batchscribe.controller.external_state import clean_up_external_state
@@ -28,7 +28,8 @@ from batchscribe.controller.records import read_exit
 from batchscribe.controller.sharing.revocation import return_rest
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Moment, Poll
-from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.errors import BatchscribeError, InterruptedRunError
 
 SILENT_HOST = 120.0
@@ -58,7 +59,7 @@ def _ask_all_to_end(world: World, run: Run) -> Run:
     try:
         polls = poll_machines(world, run, run.machines)
         for name, poll in polls.items():
-            if _is_ours(run, run.machine(name), poll):
+            if _may_act_on(run, run.machine(name), poll):
                 run = _record_meter(world, run, run.machine(name), poll)
             _ask_to_end(world, run, poll.instance, force=False)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
@@ -91,7 +92,7 @@ def teardown(world: World, config: RunConfig, run: Run) -> Run:
 
 def stop_idle(world: World, config: RunConfig, run: Run) -> Run:
     """Stops the machines whose work is over while others work, and returns their rest to the run."""
-    if run.ending or not any(machine.over and not machine.released for machine in run.machines):
+    if run.in_teardown or not any(machine.over and not machine.released for machine in run.machines):
         return run
     before = {machine.id for machine in run.machines if machine.released}
     idle = [machine for machine in run.machines if machine.over]
@@ -131,7 +132,7 @@ def _tear_down_machine(
     world: World, config: RunConfig, run: Run, machine: Machine, poll: Poll
 ) -> tuple[Run, str]:
     """Returns the run, and a note once the machine is released."""
-    if not _is_ours(run, machine, poll):
+    if not _may_act_on(run, machine, poll):
         if _may_become_ours(run, machine, poll):
             return run, ""
         return _leave_foreign(run, machine, poll)
@@ -148,7 +149,7 @@ def _check_tags(world: World, run: Run) -> Run:
     """Returns the run as started if its tag is on a machine."""
     try:
         for name, poll in poll_machines(world, run, run.machines).items():
-            run = read_tag(run, run.machine(name), poll)
+            run = apply_tag(run, run.machine(name), poll)
     except BatchscribeError as error:
         log.warning("tag.check_failed", run=run.id, error=str(error))
     return run
@@ -187,7 +188,7 @@ def _mark_released(run: Run, poll: Poll, note: str) -> tuple[Run, str]:
     return run.with_machine(instance, meter=meter, released=True), note
 
 
-def _is_ours(run: Run, machine: Machine, poll: Poll) -> bool:
+def _may_act_on(run: Run, machine: Machine, poll: Poll) -> bool:
     """True if the run may act on the instance.
 
     Requires our tag on our own start, or no tag on a start known as ours: tags get lost. If the tag was
@@ -301,7 +302,7 @@ def _ask_to_end(world: World, run: Run, seen: Instance, *, force: bool) -> None:
 def _clean_up(world: World, run: Run, note: str) -> Run:
     """Cleans up after all machines were observed stopped or left to their owners."""
     clean_up_external_state(world, run)
-    return save_best_effort(world, run.moved(RunState.VERIFYING), note)
+    return save_best_effort(world, run.to_state(RunState.VERIFYING), note)
 
 
 def _leave_foreign(run: Run, machine: Machine, poll: Poll) -> tuple[Run, str]:

@@ -22,7 +22,7 @@ from batchscribe.controller.context import RunConfig, World, is_over, log, refus
 from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe, paused_until
-from batchscribe.controller.reconcile import poll_all, recover
+from batchscribe.controller.recovery import poll_all, recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.decide.observation import Observation, Reason, ReasonCode
@@ -39,8 +39,9 @@ from batchscribe.core.decide.policy import (
     wait_in_reach,
 )
 from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import QueueSample
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
@@ -172,7 +173,7 @@ def forget_run(world: World, run_id: str) -> Run:
     run = world.ledger.run(run_id)
     if run is None or not run.open:
         raise ObjectNotFoundError(f"no run {run_id!r} is open; `batchscribe status` shows the one that is")
-    out = run.releasing(Outcome.INSTANCE_LOST, "closed manually: its instance was not polled")
+    out = run.to_teardown(Outcome.INSTANCE_LOST, "closed manually: its instance was not polled")
     closed = replace(
         out, state=RunState.SETTLED, settled=world.clock.now(), abandoned_gpu=True, cost=out.bill()
     )
@@ -182,7 +183,7 @@ def forget_run(world: World, run_id: str) -> Run:
 def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
     """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
-        if run.ending or is_over(world, run):
+        if run.in_teardown or is_over(world, run):
             advance(world, config, run, passed)
     passed.errors += recover(world, config)
     for run in world.ledger.open_runs():
@@ -273,7 +274,7 @@ def _follow_runs(
         run
         for run in world.ledger.open_runs()
         # If the ledger cannot be written, it lags behind this process.
-        if passed.runs.get(run.id, run).ending or not only_ending
+        if passed.runs.get(run.id, run).in_teardown or not only_ending
     ]:
         patient = world.clock.monotonic() - begin < config.waits.stop
         if all(_is_stuck(passed.stuck.get(run.id), patient=patient) for run in still_open):

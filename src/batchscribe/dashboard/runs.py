@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchscribe.core.run.billing import BilledParts
+from batchscribe.core.run.bill_parts import BilledParts
 from batchscribe.core.run.cost_block import cost_block
 from batchscribe.core.run.report import RunEvent, RunReport, build
 from batchscribe.core.run.timeline import AUDIO

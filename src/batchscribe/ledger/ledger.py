@@ -276,14 +276,14 @@ class Ledger:
             else:
                 self._execute_query("put", {"key": key, "value": value})
 
-    def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
-        """True if an alert is due; records it as sent."""
+    def is_alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
+        rows = self._fetch_rows("last_alert", {"key": key})
+        return not rows or at - datetime.fromisoformat(rows[0][0]) >= every
+
+    def record_alert(self, key: str, at: datetime) -> None:
+        """Records an alert as sent."""
         with self._open_transaction():
-            rows = self._execute_query("last_alert", {"key": key}).fetchall()
-            due = not rows or at - datetime.fromisoformat(rows[0][0]) >= every
-            if due:
-                self._execute_query("save_alert", {"key": key, "at": _format_time(at)})
-        return due
+            self._execute_query("save_alert", {"key": key, "at": _format_time(at)})
 
     def prune(self, before: datetime) -> None:
         """Deletes old samples, alerts, events and facts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,6 +50,8 @@ class WorkerScript:
 
     seconds: Callable[[], float] = lambda: 2.0
     """Duration of the next act: loading the model, or a chunk."""
+    longest_load: float = math.inf
+    """Maximum duration of loading the model."""
     fate: Callable[[str], ChunkFate] = lambda _key: ChunkFate.GOOD
     online: Callable[[], bool] = lambda: True
     torn: Callable[[], bool] = lambda: False
@@ -84,7 +87,7 @@ class PlayedWorker:
         self._sequence = 0
         self._done = 0
         self._failures: list[Failure] = []
-        self._plan_act(self._load_model)
+        self._plan_act(self._load_model, script.longest_load)
 
     def die(self) -> None:
         self.alive = False
@@ -115,9 +118,9 @@ class PlayedWorker:
         self.store.create(key, self._tear_record(wire.encode(record)))
         self.alive, self.ended = False, True
 
-    def _plan_act(self, act: Callable[[], None]) -> None:
+    def _plan_act(self, act: Callable[[], None], longest: float = math.inf) -> None:
         """Plans its next act, unless it is dead by then."""
-        self._clock.at(self._script.seconds(), lambda: act() if self.alive else None)
+        self._clock.at(min(self._script.seconds(), longest), lambda: act() if self.alive else None)
 
     def _load_model(self) -> None:
         self._report_progress(Phase.LOADING)

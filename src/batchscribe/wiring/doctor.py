@@ -25,7 +25,7 @@ from batchscribe.adapters.notify.receivers import build_receivers
 from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
-from batchscribe.controller.reconcile import find_other_scheduler
+from batchscribe.controller.recovery import find_other_scheduler
 from batchscribe.core.figures import format_count
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.account import MachineType

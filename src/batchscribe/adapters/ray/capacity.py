@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import ray
-from ray.exceptions import ActorUnavailableError
 
 from batchscribe.adapters.ray.cluster import NAMESPACE, RayCluster, convert_errors
-from batchscribe.adapters.ray.machine import RayMachine
+from batchscribe.adapters.ray.machine import Description, RayMachine
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, Instance, InstanceState
@@ -85,42 +85,43 @@ class RayCapacity:
         """Does nothing: the machine ends with its run."""
 
     def _poll_machine(self, name: str, nodes: Mapping[str, Mapping[str, str]]) -> Instance:
-        stopped = Instance(id=name, state=InstanceState.STOPPED)
         actors = self.cluster.list_actors(("name", "=", name), ("ray_namespace", "=", NAMESPACE))
+        if not actors:
+            return Instance(id=name, state=InstanceState.STOPPED)
         live = next((actor for actor in actors if actor.state != "DEAD"), None)
-        running = replace(
-            stopped,
-            state=InstanceState.RUNNING,
+        if live:
+            up = live.state in {"ALIVE", "RESTARTING"}
+            state, reason = (InstanceState.RUNNING, "") if up else (InstanceState.PENDING, NO_NODE)
+        elif any(self._holds_node(actor.node_id, nodes) for actor in actors):
+            # Paid for until it is gone.
+            state, reason = InstanceState.RUNNING, IDLE_NODE
+        else:
+            state, reason = InstanceState.STOPPED, _explain_death(actors[0].death_cause)
+        known = _read_description(live.repr_name) if live else None
+        return Instance(
+            id=name,
+            state=state,
+            state_reason=reason,
             type=self.node_type,
             market=Market.ON_DEMAND,
-            tags={RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name},
+            tags={RUN_TAG: name.rpartition("-")[0], MACHINE_TAG: name} | (known.tags if known else {}),
+            launched_at=known.launched_at if known else None,
+            public_address=known.address if known else None,
         )
-        if live and live.state in {"ALIVE", "RESTARTING"}:
-            return self._read_claim(running)
-        if live:
-            return replace(running, state=InstanceState.PENDING, state_reason=NO_NODE)
-        if any(self._holds_node(actor.node_id, nodes) for actor in actors):
-            # Paid for until it is gone.
-            return replace(running, state_reason=IDLE_NODE)
-        if not actors:
-            return stopped
-        reason = _explain_death(actors[0].death_cause)
-        return replace(running, state=InstanceState.STOPPED, state_reason=reason)
-
-    def _read_claim(self, seen: Instance) -> Instance:
-        """Adds what only the actor knows; unchanged while Ray restarts it on another node."""
-        try:
-            claim, launched_at, address = self.cluster.call(seen.id, "describe")
-        except (LookupError, ActorUnavailableError):
-            return seen
-        tags = seen.tags | claim.tags
-        return replace(seen, tags=tags, launched_at=launched_at, public_address=address)
 
     def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
         """True if the node is autoscaled, still up, and without any live actor."""
         if AUTOSCALED not in nodes.get(node or "", {}):
             return False
         return not self.cluster.list_actors(("node_id", "=", str(node)), ("state", "=", "ALIVE"))
+
+
+def _read_description(text: str | None) -> Description | None:
+    """The machine's description in its actor's record; None until it ran, or if the actor is foreign."""
+    try:
+        return msgspec.json.decode(text or "", type=Description)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _explain_death(cause: Mapping[str, Mapping[str, Any]] | None) -> str:

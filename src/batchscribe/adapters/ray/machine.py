@@ -12,8 +12,9 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 
+import msgspec
 import ray
 
 from batchscribe import __version__
@@ -24,6 +25,16 @@ from batchscribe.core.run.instances import Claim
 CHECK_SECONDS = 5.0
 Worker = tuple[str, int]
 """Run and number of a worker."""
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine in Ray's records of actors, whose `repr_name` is its JSON."""
+
+    tags: dict[str, str]
+    launched_at: datetime
+    """Time of the request for it."""
+    address: str
+    """Of its node."""
 
 
 class RayMachine:
@@ -42,12 +53,13 @@ class RayMachine:
         self._workers: dict[Worker, Future[None]] = {}
         self._process: subprocess.Popen[str] | None = None
         """Lives on, with its engine, from one finished manifest to the next."""
-        self._idle_since = self._clock.now()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def describe(self) -> tuple[Claim, datetime, str]:
-        """The claim, the time of the request for this machine, and the address of its node."""
-        return self._claim, self._launched_at, ray.util.get_node_ip_address()
+    def __repr__(self) -> str:
+        """The description of this machine in Ray's records of actors."""
+        address = ray.util.get_node_ip_address()
+        described = Description(tags=self._claim.tags, launched_at=self._launched_at, address=address)
+        return msgspec.json.encode(described).decode()
 
     def read_version(self) -> str:
         return __version__
@@ -75,7 +87,6 @@ class RayMachine:
         if not finished and self._process is not None:
             self._process.wait()
             self._process = None
-        self._idle_since = self._clock.now()
 
     def _await_line(self, line: str) -> str:
         """The line that the process prints for a finished manifest; empty if it ended instead."""
@@ -90,14 +101,13 @@ class RayMachine:
         return self._process.stdout.readline()
 
     def _watch(self) -> None:
-        waits = HostWaits()
-        patience, over = (
-            timedelta(seconds=waits.first),
-            self._claim.deadline + timedelta(seconds=waits.overtime),
-        )
+        waits, idle_since = HostWaits(), self._clock.monotonic()
+        left = (self._claim.deadline - self._clock.now()).total_seconds()
+        limit = idle_since + left + waits.overtime
         while True:
             self._clock.sleep(CHECK_SECONDS)
-            now, works = self._clock.now(), tuple(self._workers.values())
-            idle = all(work.done() for work in works) and now - self._idle_since > patience
-            if idle or now > over:
+            now = self._clock.monotonic()
+            if not all(work.done() for work in tuple(self._workers.values())):
+                idle_since = now
+            if now >= limit or now - idle_since >= waits.first:
                 ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

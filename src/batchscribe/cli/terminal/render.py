@@ -15,8 +15,9 @@ from batchscribe.core.decide.start_sum import StartSum, describe_sum
 from batchscribe.core.figures import format_count, render_block
 from batchscribe.core.run.cost_block import estimate_block, summarize_cost
 from batchscribe.core.run.engine_time import flag_text
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.report import build
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError
 from batchscribe.settings import Settings

@@ -9,8 +9,8 @@ from batchscribe.controller.commands.rehearsal import PROVED, Proof, decode_proo
 from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.observe import find_lane_run, find_open_run, observe, paused_until
-from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.controller.records import read_progress
+from batchscribe.controller.recovery import find_other_scheduler
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core.decide.hosted import Savings, make_savings
 from batchscribe.core.decide.money import Usd

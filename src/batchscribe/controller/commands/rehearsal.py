@@ -23,7 +23,8 @@ from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Instance, InstanceState
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
     LaunchError,
@@ -221,5 +222,5 @@ def _finish_run(world: World, config: RunConfig) -> None:
     run = _find_run(world)
     if run is not None:
         over = run.with_work_ended(world.clock.now())
-        ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
+        ending = save(world, over.to_teardown(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
         finish_teardown(world, config, ending)

@@ -11,7 +11,8 @@ from batchscribe.controller.languages import find_engines
 from batchscribe.controller.records import read_batch, read_exit, read_manifests, read_progress
 from batchscribe.core.decide.packing import Batch, Priors, estimate, pack, take_portion
 from batchscribe.core.run.manifest import Manifest
-from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import Chunk
 
 MODEL_LOAD_SECONDS = 30.0

@@ -18,7 +18,7 @@ from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.decide.prices import describe_origin
 from batchscribe.core.figures import Line, format_hours
-from batchscribe.core.run.billing import describe_parts
+from batchscribe.core.run.bill_parts import describe_parts
 from batchscribe.core.run.report import Gpu, RunReport
 
 _HOUR = 3600.0

@@ -26,10 +26,13 @@ from batchscribe.core.bounds import (
     Time,
     Word,
 )
+from batchscribe.core.text import vocabulary
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import MisconfiguredError, UnreadableError
 
 VERSION = 1
+Term = Annotated[str, Meta(min_length=1, max_length=vocabulary.LONGEST)]
+Terms = Annotated[tuple[Term, ...], Meta(max_length=vocabulary.MOST)]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -67,7 +70,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     task: str = "transcribe"
     """`transcribe`, or `translate` into English."""
-    vocabulary: tuple[Word, ...] | msgspec.UnsetType = msgspec.UNSET
+    vocabulary: Terms | msgspec.UnsetType = msgspec.UNSET
     """Names and terms that the engine is to expect; only engines with `takes_vocabulary` get any."""
     speakers: bool | msgspec.UnsetType = msgspec.UNSET
     """True if the voices of each chunk are stored beside its transcript."""

@@ -175,7 +175,7 @@ class Meter:
         return self.up_since is not None or self.running_since is not None
 
     @property
-    def is_ended(self) -> bool:
+    def is_bounded(self) -> bool:
         """True if a poll bounds the bill from above."""
         return self.stopped is not None or self.running_until is not None
 

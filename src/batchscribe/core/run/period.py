@@ -10,7 +10,7 @@ import msgspec
 
 from batchscribe.core.decide.baselines import Baseline
 from batchscribe.core.decide.fixed import CostBasis, FixedCosts, RunCosts
-from batchscribe.core.run.billing import BilledParts, split_bill
+from batchscribe.core.run.bill_parts import BilledParts, split_bill
 from batchscribe.core.run.engine_time import make_engine_time
 from batchscribe.core.run.report import Totals, measure_performance, run_costs, totals
 from batchscribe.core.run.runs import Run

@@ -17,7 +17,7 @@ from batchscribe.core.decide.fixed import CostBasis, FixedCosts, RunCosts
 from batchscribe.core.decide.hosted import Savings, make_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import encode_json
-from batchscribe.core.run.billing import BilledParts, split_bill
+from batchscribe.core.run.bill_parts import BilledParts, split_bill
 from batchscribe.core.run.engine_time import EngineTime, make_engine_time, sum_engine_time
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Machine, Run

@@ -1,4 +1,4 @@
-"""A run: one attempt at a batch, from intent to settlement, as a persisted state machine.
+"""A run: one attempt at a batch, from intent to settlement, as a persisted state machine, and its bill.
 
 A run has a state; a step moves it to the next one; the outcome is how it ended. Every step may be repeated,
 so a crashed controller is no special case.
@@ -15,6 +15,7 @@ from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Us
 from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.manifest import EngineTimeSummary, WorkerName
 from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.outcomes import Outcome
 from batchscribe.errors import RefusedError
 
 
@@ -36,58 +37,10 @@ class RunState(StrEnum):
     SETTLED = "settled"
 
 
-class Outcome(StrEnum):
-    """Outcome of a run: success, or a kind of failure."""
-
-    COMPLETED = "completed"
-    """Every chunk of its batch is done or quarantined."""
-    INCOMPLETE = "incomplete"
-    """Some chunk of its batch is neither done nor quarantined."""
-    TIMED_OUT = "timed-out"
-    INTERRUPTED = "interrupted"
-    NO_CAPACITY = "no-capacity"
-    QUOTA = "quota"
-    """The account's quota does not allow the start."""
-    CREDENTIALS = "credentials"
-    """The cloud did not accept the credentials for the start."""
-    THROTTLED = "throttled"
-    """The cloud did not accept the start in time: too many requests, or no answer."""
-    STAYED_STOPPED = "stayed-stopped"
-    """The start was accepted, but the instance stopped again."""
-    START_FAILED = "start-failed"
-    """The start was refused, or the instance does not exist."""
-    LAUNCH_FAILED = "launch-failed"
-    """The GPU host was up, but no worker could be started on it."""
-    GPU_BROKEN = "gpu-broken"
-    """The GPU host is up, but its GPU or its driver is not usable."""
-    WORKER_FAILED = "worker-failed"
-    WORKER_LOST = "worker-lost"
-    """It stalled or died without an exit record."""
-    INSTANCE_LOST = "instance-lost"
-    """Its instance was stopped from outside, or has another owner now."""
-    SPOT_INTERRUPTED = "spot-interrupted"
-    """The cloud interrupted its spot machine."""
-    HUNG = "hung"
-    """Only in runs of version 0.1: its controller hung and was ended by the watchdog."""
-    ABANDONED = "abandoned"
-    """Its start was not requested in time, or its instance was not free."""
-
-    @property
-    def success(self) -> bool:
-        return self is Outcome.COMPLETED
-
-    @property
-    def no_start(self) -> bool:
-        """True if the instance did not start: nothing was billed, and the next check tries again."""
-        return self in _NO_START
-
-
 VERSION = 3
 """Version of a stored run: 1 had separate intents and settlements, 2 one meter for one instance."""
 ADOPTED = "adopted"
 """Policy of a run that was taken over: the instance's tag vouches for it, its seal is not ours."""
-_REFUSED = {Outcome.NO_CAPACITY, Outcome.QUOTA, Outcome.CREDENTIALS, Outcome.THROTTLED, Outcome.START_FAILED}
-_NO_START = frozenset({*_REFUSED, Outcome.STAYED_STOPPED})
 FAILURES_KEPT = 3
 LEGAL: dict[RunState, frozenset[RunState]] = {
     RunState.PLANNED: frozenset({RunState.ARMED, RunState.RELEASING}),
@@ -121,14 +74,17 @@ class Machine:
     """Time of the first request to its host for its current worker; None until it was observed running."""
     refused_since: Moment | None = None
     """Time of the first connection since when its host refused every one."""
-    over: bool = False
-    """True if it does no more work for the run, while others do."""
     over_since: Moment | None = None
-    """Time since when it is over: its stop is due."""
+    """Its stop is due since then."""
     outcome: Outcome | None = None
-    """How its work ended, if it is over."""
+    """How its work ended, once it is over."""
     released: bool = False
     """True once it was observed stopped, handed back, or left to another owner."""
+
+    @property
+    def over(self) -> bool:
+        """True if it does no more work for the run, while others do."""
+        return self.over_since is not None
 
     @property
     def offer(self) -> tuple[str, str, str]:
@@ -226,6 +182,7 @@ class Run:
     timeline: dict[str, float] = field(default_factory=dict, hash=False)
     """Seconds of its phases (core/run/timeline.py); empty in runs of 0.1."""
     cost: Usd = ZERO
+    """Its bill once it is settled; 0 before. `bill` computes it at any time."""
 
     @property
     def retyped(self) -> bool:
@@ -330,7 +287,7 @@ class Run:
         return self.state is not RunState.SETTLED
 
     @property
-    def ending(self) -> bool:
+    def in_teardown(self) -> bool:
         """True during teardown: stop, verify, settle."""
         return self.state in {RunState.RELEASING, RunState.VERIFYING}
 
@@ -359,7 +316,7 @@ class Run:
         seconds = machine.meter.billed_seconds
         if seconds is None:
             return (self.deadline - self.created).total_seconds()
-        return max(1.0, seconds) if machine.meter.ran and machine.meter.is_ended else seconds
+        return max(1.0, seconds) if machine.meter.ran and machine.meter.is_bounded else seconds
 
     def bill(self) -> Usd:
         return sum((self.bill_of(machine) for machine in self.machines), start=ZERO)
@@ -382,18 +339,20 @@ class Run:
         workers = tuple(replace(worker, ended=worker.ended or at) for worker in self.workers)
         return replace(self, workers=workers)
 
-    def moved(self, state: RunState, **changes: object) -> Run:
+    def to_state(self, state: RunState, **changes: object) -> Run:
         """The run in another state, without the trouble of the last one. Raises RefusedError if illegal."""
         if state is not self.state and state not in LEGAL[self.state]:
             raise RefusedError(f"run {self.id} cannot go from {self.state} to {state}")
         trouble = self.trouble if state is self.state else ""
         return replace(self, state=state, trouble=trouble, **changes)  # type: ignore[arg-type]
 
-    def releasing(self, outcome: Outcome | None, detail: str = "") -> Run:
+    def to_teardown(self, outcome: Outcome | None, detail: str = "") -> Run:
         """The run in teardown; the first outcome stays."""
-        if self.ending or not self.open:
+        if self.in_teardown or not self.open:
             return self
-        return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)
+        return self.to_state(
+            RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail
+        )
 
 
 def _find_first(moments: Iterable[Moment | None]) -> Moment | None:

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 import regex
 
@@ -30,6 +30,8 @@ SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
 _WORD = regex.compile(r"[^\t-\r ]+")
 """Text between blanks; a line may break at a blank, but not at a no-break space."""
 _CLUSTER = regex.compile(r"\X")
+_BREAKABLE = regex.compile(r"\X(?:(?=[\p{Lb=CL}\p{Lb=CP}\p{Lb=EX}\p{Lb=NS}\p{Lb=CJ}])\X){0,3}")
+"""A cluster with the punctuation and small letters after it, which begin no line (Unicode's rules)."""
 _EMOJI_STYLE = "\ufe0f"
 _BLANKS = "\t\n\v\f\r "
 
@@ -58,24 +60,38 @@ class SpokenWord:
     """0 to 1; None if unknown."""
 
 
-_Group = list[SpokenWord]
-"""The words of one cue."""
+@dataclass(frozen=True, slots=True)
+class _CueWords:
+    """The words of one cue."""
+
+    words: Sequence[SpokenWord]
+    speaker: str | None
+    style: CaptionStyle
+    """Limits, with room for the speaker's name."""
+
+    @property
+    def start(self) -> float:
+        return self.words[0].start
+
+    @property
+    def end(self) -> float:
+        return self.words[-1].end
+
+    @property
+    def text(self) -> str:
+        return "".join(word.text for word in self.words).strip(_BLANKS)
 
 
 def make_cues(transcript: SessionTranscript, style: CaptionStyle = DEFAULT_STYLE) -> list[Cue]:
     """The session's subtitles in order of start, within the limits of `style`.
 
-    The cues of one speaker do not overlap. If speech is so dense that they do not fit, they come later than
+    The cues of one channel do not overlap. If speech is so dense that they do not fit, they come later than
     their words, and no text is left out.
     """
-    by_speaker: dict[str | None, list[Segment]] = {}
+    by_channel: dict[int, list[Segment]] = {}
     for segment in transcript.segments:
-        by_speaker.setdefault(name_speaker(segment), []).append(segment)
-    shown = [
-        cue
-        for speaker, segments in by_speaker.items()
-        for cue in _make_speaker_cues(segments, speaker, _leave_room(style, speaker))
-    ]
+        by_channel.setdefault(segment.channel or 0, []).append(segment)
+    shown = [cue for segments in by_channel.values() for cue in _make_channel_cues(segments, style)]
     return sorted(shown, key=lambda cue: cue.start)
 
 
@@ -91,14 +107,14 @@ def _leave_room(style: CaptionStyle, speaker: str | None) -> CaptionStyle:
     return replace(style, columns=max(NARROWEST, style.columns - _count_columns(format_prefix(speaker))))
 
 
-def _make_speaker_cues(
-    segments: Iterable[Segment], speaker: str | None, style: CaptionStyle
-) -> Iterator[Cue]:
-    groups: list[_Group] = []
+def _make_channel_cues(segments: Iterable[Segment], style: CaptionStyle) -> Iterator[Cue]:
+    groups: list[_CueWords] = []
     for segment in segments:
-        words = [piece for item in list_timed_words(segment) for piece in _split_long_word(item, style)]
-        groups += _group_words(words, style)
-    yield from _time_cues(groups, speaker, style)
+        speaker = name_speaker(segment)
+        own = _leave_room(style, speaker)
+        words = [piece for item in list_timed_words(segment) for piece in _split_long_word(item, own)]
+        groups += [_CueWords(part, speaker, own) for part in _fill_brief(_group_words(words, own), own)]
+    yield from _time_cues(groups)
 
 
 def name_speaker(segment: Segment) -> str | None:
@@ -106,19 +122,18 @@ def name_speaker(segment: Segment) -> str | None:
     return segment.speaker or (f"Channel {segment.channel}" if segment.channel else None)
 
 
-def _time_cues(groups: Sequence[_Group], speaker: str | None, style: CaptionStyle) -> Iterator[Cue]:
-    """Yields the cues of one speaker; starts are in whole milliseconds."""
-    spoken = sorted(
-        (group for group in groups if _join_words(group).strip()), key=lambda group: group[0].start
-    )
-    merged = _merge_short(spoken, style)
+def _time_cues(groups: Iterable[_CueWords]) -> Iterator[Cue]:
+    """Yields the cues of one channel; starts are in whole milliseconds."""
+    spoken = (group for group in groups if group.text.strip())
+    merged = _merge_short(sorted(spoken, key=lambda group: group.start))
     earliest = 0.0
     for group, after in zip_longest(merged, merged[1:]):
-        text = _balance_lines(_join_words(group), style)
-        start = round(max(group[0].start, earliest), PLACES)
-        room = after[0].start - style.gap if after else math.inf
-        end = _choose_end(start, group[-1].end, room, _count_columns(text), style)
-        yield Cue(start, end, text, speaker, _locate_words(group, text))
+        style = group.style
+        text = _balance_lines(group.text, style)
+        start = round(max(group.start, earliest), PLACES)
+        room = after.start - style.gap if after else math.inf
+        end = _choose_end(start, group.end, room, _count_columns(text), style)
+        yield Cue(start, end, text, group.speaker, _locate_words(group.words, text))
         earliest = end + style.gap
 
 
@@ -130,40 +145,39 @@ def _choose_end(start: float, spoken: float, room: float, columns: int, style: C
     return max(round(end, PLACES), round(start + SHORTEST, PLACES))
 
 
-def _merge_short(groups: Sequence[_Group], style: CaptionStyle) -> list[_Group]:
+def _merge_short(groups: Iterable[_CueWords]) -> list[_CueWords]:
     """Joins a group with the next one if that begins before the group was shown for long enough."""
-    merged: list[_Group] = []
+    merged: list[_CueWords] = []
     for group in groups:
-        if merged and _is_crowded(merged[-1], group, style):
-            merged[-1] = [*merged[-1][:-1], _end_with_blank(merged[-1][-1]), *group]
+        if merged and _is_crowded(merged[-1], group):
+            before = merged[-1].words
+            merged[-1] = replace(group, words=[*before[:-1], _end_with_blank(before[-1]), *group.words])
         else:
             merged.append(group)
     return merged
 
 
-def _is_crowded(before: _Group, group: _Group, style: CaptionStyle) -> bool:
-    """True if `before` has no time of its own, and both fit into one cue."""
-    short = group[0].start - style.gap - before[0].start < style.shortest
-    within = group[-1].end - before[0].start <= style.longest
-    return short and within and _fits_cue(f"{_join_words(before)} {_join_words(group)}", style)
+def _is_crowded(before: _CueWords, group: _CueWords) -> bool:
+    """True if `before` has no time of its own, and both fit into one cue of their speaker."""
+    style = group.style
+    short = group.start - style.gap - before.start < style.shortest
+    within = group.end - before.start <= style.longest
+    same = before.speaker == group.speaker
+    return short and within and same and _fits_cue(f"{before.text} {group.text}", style)
 
 
 def _end_with_blank(word: SpokenWord) -> SpokenWord:
     return replace(word, text=word.text.rstrip(_BLANKS) + " ")
 
 
-def _join_words(group: _Group) -> str:
-    return "".join(word.text for word in group).strip(_BLANKS)
-
-
-def _locate_words(group: _Group, text: str) -> tuple[tuple[int, float], ...]:
+def _locate_words(words: Iterable[SpokenWord], text: str) -> tuple[tuple[int, float], ...]:
     """Offset in the wrapped text of each word that has letters, and its start.
 
     Wrapping only changes blanks, so the letters are counted.
     """
     letters = [at for at, letter in enumerate(text) if letter not in _BLANKS]
     located, count = [], 0
-    for word in group:
+    for word in words:
         own = sum(letter not in _BLANKS for letter in word.text)
         if own:
             located.append((letters[count], word.start))
@@ -192,19 +206,19 @@ def _interpolate_words(segment: Segment) -> list[SpokenWord]:
 
 
 def _split_long_word(item: SpokenWord, style: CaptionStyle) -> Iterator[SpokenWord]:
-    """Yields the item, or its grapheme clusters if it is too long."""
+    """Yields the item, or its breakable pieces if it is too long."""
     late = item.end - item.start > style.longest and len(item.text.strip()) > LONG
     if not late and _fits_cue(item.text.strip(), style):
         yield item
         return
     step = (item.end - item.start) / len(item.text)
-    for found in _CLUSTER.finditer(item.text):
+    for found in _BREAKABLE.finditer(item.text):
         yield SpokenWord(found[0], item.start + step * found.start(), item.start + step * found.end())
 
 
-def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[_Group]:
+def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[list[SpokenWord]]:
     """Groups words into cues."""
-    group: _Group = []
+    group: list[SpokenWord] = []
     for word in words:
         if group and _begins_cue(group, word, style):
             yield group
@@ -214,14 +228,39 @@ def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[_
         yield group
 
 
-def _begins_cue(group: _Group, word: SpokenWord, style: CaptionStyle) -> bool:
+def _begins_cue(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
     """True if the word begins a new cue."""
+    return not _is_within([*group, word], style) or _is_apart(group, word, style)
+
+
+def _is_within(words: Sequence[SpokenWord], style: CaptionStyle) -> bool:
+    """True if the words can be one cue."""
+    short = words[-1].end - words[0].start <= style.longest
+    return short and _fits_cue("".join(word.text for word in words).strip(_BLANKS), style)
+
+
+def _is_apart(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
+    """True if a pause or the end of a sentence is between them."""
     shown = "".join(part.text for part in group)
-    full = not _fits_cue((shown + word.text).strip(_BLANKS), style)
-    late = word.end - group[0].start > style.longest
-    pause = word.start - group[-1].end >= PAUSE
-    sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= style.columns
-    return full or late or pause or sentence
+    long = _count_columns(shown) >= style.columns
+    sentence = long and shown.rstrip().endswith(SENTENCE_ENDS)
+    return sentence or word.start - group[-1].end >= PAUSE
+
+
+def _fill_brief(groups: Iterable[list[SpokenWord]], style: CaptionStyle) -> list[list[SpokenWord]]:
+    """Divides the words of two cues evenly if the second one has only a few left of the same sentence."""
+    filled: list[list[SpokenWord]] = []
+    for group in groups:
+        filled.append(group)
+        brief = 2 * sum(_count_columns(word.text) for word in group) < style.columns
+        if brief and len(filled) > 1 and not _is_apart(filled[-2], group[0], style):
+            words = filled[-2] + group
+            sizes = list(accumulate(len(word.text) for word in words))
+            middle = 1 + min(range(len(sizes)), key=lambda at: abs(2 * sizes[at] - sizes[-1]))
+            halves = [words[:middle], words[middle:]]
+            if all(half and _is_within(half, style) for half in halves):
+                filled[-2:] = halves
+    return filled
 
 
 def _fits_cue(text: str, style: CaptionStyle) -> bool:
@@ -254,9 +293,9 @@ def _wrap_text(text: str, width: int) -> list[str]:
 def _split_units(text: str, width: int) -> Iterator[tuple[str, str]]:
     """Unbreakable units of the text, each with the blank before it."""
     for word in _WORD.findall(text):
-        clusters = [word] if _count_columns(word) <= width else _CLUSTER.findall(word)
-        yield " ", clusters[0]
-        yield from (("", cluster) for cluster in clusters[1:])
+        pieces = [word] if _count_columns(word) <= width else _BREAKABLE.findall(word)
+        yield " ", pieces[0]
+        yield from (("", piece) for piece in pieces[1:])
 
 
 def _count_columns(text: str) -> int:

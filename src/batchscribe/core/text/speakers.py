@@ -61,7 +61,12 @@ def decode_names(data: bytes) -> dict[str, str]:
         found = msgspec.json.decode(data, type=_NameFile).speakers
     except UNREADABLE as error:
         raise PermanentError(f"not names of speakers ({error}): write {EXAMPLE}") from error
-    if any(len(text) > LONGEST_NAME for pair in found.items() for text in pair):
+    for label in sorted(found.keys() - set(LABELS)):
+        raise PermanentError(
+            f"not names of speakers ({label[:LONGEST_NAME]!r} is none of {LABELS[0]} to {LABELS[-1]}): "
+            f"write {EXAMPLE}"
+        )
+    if any(len(name) > LONGEST_NAME for name in found.values()):
         raise PermanentError(f"not names of speakers: one is longer than {LONGEST_NAME} characters")
     return {label: plain for label, name in found.items() if (plain := " ".join(name.split()))}
 

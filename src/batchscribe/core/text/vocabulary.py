@@ -17,17 +17,21 @@ _MARKS = " .,!?;:…。、！？\"'"
 
 
 def parse_vocabulary(text: str) -> tuple[str, ...]:
-    """Parses a term a line; `#` begins a comment line. Raises MisconfiguredError."""
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    terms = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if len(terms) > MOST:
-        raise MisconfiguredError(f"{len(terms)} terms of a vocabulary are too many: {MOST} at most")
-    for term in terms:
+    """Parses a term a line; `#` begins a comment line. Raises MisconfiguredError, which names the line."""
+    terms: dict[str, None] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        term = " ".join(line.split())
+        if not term or term.startswith("#"):
+            continue
         if len(term) > LONGEST or not term.isprintable():
             raise MisconfiguredError(
-                f"{term[:LONGEST]!r} is no term of a vocabulary: {LONGEST} printable characters at most"
+                f"line {number} of the vocabulary is not a term ({term[:LONGEST]!r}): write at most "
+                f"{LONGEST} printable characters"
             )
-    return terms
+        terms[term] = None
+    if len(terms) > MOST:
+        raise MisconfiguredError(f"{len(terms)} terms of a vocabulary are too many: {MOST} at most")
+    return tuple(terms)
 
 
 def is_recited(text: str, terms: Sequence[str], *, silent: bool) -> bool:

@@ -31,7 +31,8 @@ from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import DEADLINE_TAG, GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
-from batchscribe.core.run.runs import ADOPTED, Machine, Outcome, Run, RunState
+from batchscribe.core.run.outcomes import Outcome
+from batchscribe.core.run.runs import ADOPTED, Machine, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
@@ -60,8 +61,8 @@ def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
     stored = tuple(list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
     for run in world.ledger.open_runs():
-        if run.id in settled and not run.ending:
-            save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
+        if run.id in settled and not run.in_teardown:
+            save(world, run.to_teardown(Outcome.INTERRUPTED, "its settlement is stored already"))
     foreign = _list_foreign(world, config)
     for place, run_id, name in stored:
         if name == "intent.json" and run_id not in foreign and world.ledger.run(run_id) is None:
@@ -170,7 +171,7 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
         raise RefusedError(
             f"no instance is tagged with run {run_id} ({others or 'none exists'}): not touched"
         )
-    run = _reopen_run(world, _build_foreign_run(world, config, run_id, tagged)).releasing(outcome, why)
+    run = _reopen_run(world, _build_foreign_run(world, config, run_id, tagged)).to_teardown(outcome, why)
     record_external_state(world, run)
     return save(world, run, "adopted")
 
@@ -222,7 +223,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         world.ledger.put(f"{FOREIGN}{run_id}", UNREADABLE)
         return
     config = config.of(record)
-    if not _is_ours(record, config, run_id, world):
+    if not _is_at_present_place(record, config, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
         _note_other_scheduler(world, config, record)
         return
@@ -292,7 +293,7 @@ def _is_opened_here(record: Run, config: RunConfig) -> bool:
     return record.scheduler == config.scheduler and record.host in {"", config.host}
 
 
-def _is_ours(record: Run, config: RunConfig, run_id: str, world: World) -> bool:
+def _is_at_present_place(record: Run, config: RunConfig, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
     here = (config.instances, world.output.url.rstrip("/"), find_control_url(world.home))
     instances = () if record.creates_machines else record.instances
@@ -351,7 +352,7 @@ def _recover_created(world: World, run: Run, poll: Poll) -> Run:
     if machine.meter.start_requested is None and known is not None:
         begin, end = Moment(run.created), Moment(min(poll.answered.at, run.deadline + GUARD_LAST))
         machine = replace(machine, meter=Meter(start_requested=begin, running_since=begin, stopped=end))
-    over = {"over": True, "over_since": poll.answered, "outcome": Outcome.INTERRUPTED}
+    over = {"over_since": poll.answered, "outcome": Outcome.INTERRUPTED}
     return run.with_machine(name, meter=machine.meter, **over)
 
 
