@@ -174,9 +174,8 @@ def forget_run(world: World, run_id: str) -> Run:
     if run is None or not run.open:
         raise ObjectNotFoundError(f"no run {run_id!r} is open; `batchscribe status` shows the one that is")
     out = run.to_teardown(Outcome.INSTANCE_LOST, "closed manually: its instance was not polled")
-    closed = replace(
-        out, state=RunState.SETTLED, settled=world.clock.now(), abandoned_gpu=True, cost=out.bill()
-    )
+    now = world.clock.now()
+    closed = replace(out, state=RunState.SETTLED, settled=now, abandoned_gpu=True, cost=out.bill())
     return save(world, closed, "closed manually")
 
 
