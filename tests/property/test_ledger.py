@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.run.manifest import NAME, EngineTimeSummary
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.outcomes import Outcome
@@ -69,6 +70,9 @@ BY_TYPE["tuple[Machine, ...]"] = st.lists(
 BY_TYPE["tuple[RunWorker, ...]"] = st.lists(st.builds(RunWorker, **drawn_fields(RunWorker)), max_size=3).map(
     tuple
 )
+BY_TYPE["tuple[FurtherRegion, ...]"] = st.lists(
+    st.builds(FurtherRegion, **drawn_fields(FurtherRegion)), max_size=3
+).map(tuple)
 # Of another version, a run is read otherwise.
 runs = st.builds(Run, **(drawn_fields(Run) | {"version": st.just(VERSION), "id": ids}))
 
