@@ -217,7 +217,7 @@ _CHECK = "Check AWS_REGION, and the credentials with `aws sts get-caller-identit
 
 
 def code_of(response: Mapping[str, object]) -> str:
-    """The error code in a response as botocore parsed it; empty if it is not an error."""
+    """The error code in a parsed response; empty if there is none."""
     error = response.get("Error", {})
     return str(error.get("Code", "")) if isinstance(error, dict) else ""
 

@@ -248,7 +248,10 @@ class FleetCapacity:
         return [{"SubnetId": subnet} for subnet in self._subnets.values()]
 
     def _find_cause(self, errors: Iterable[Any], subject: str) -> BatchscribeError:
-        """The error of a reply without a machine: that of its zones which the user or a retry can resolve."""
+        """The error of a reply without a machine.
+
+        Of its zones' errors, one that the user or a retry can resolve.
+        """
         found = [self._convert_reply_error(row, subject) for row in errors]
         kind, text = _CAPACITY
         nothing = kind(text.format(subject=subject, code="no reason given"))

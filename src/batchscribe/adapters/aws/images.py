@@ -1,4 +1,7 @@
-"""Makes the image and the launch template of machines that runs create, from an instance that was set up."""
+"""Makes image and launch template from an instance that was set up.
+
+Runs create their machines from them.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +47,15 @@ class MachineImages:
         self._api: Api[EC2Client] = Api("ec2", region, _MEANINGS, endpoint=endpoint)
 
     def plan_image(self, instance: str, now: datetime) -> Request:
-        """Request for an image. EC2 reboots a running instance first, so that its file system is complete."""
+        """Request for an image.
+
+        EC2 reboots a running instance first, so that its file system is complete.
+        """
         name = f"batchscribe-{__version__.replace('+', '-')}-{now:%Y%m%d-%H%M%S}"
         return {"InstanceId": instance, "Name": name, "Description": f"batchscribe {__version__}, GPU host"}
 
     def plan_template(self, template: str, instance: str, image: str) -> Request:
-        """Request for the launch template: with the role, the security groups and the key of the instance.
+        """Request for a launch template with the instance's role, groups and key.
 
         No type and no subnet: each run chooses them. The disk is gp3, which costs nothing beyond its size.
         """
@@ -120,7 +126,7 @@ class MachineImages:
 
 
 def _require(image: str) -> Request:
-    """Fields that every created machine requires: its name in its metadata, and an end at its power-off."""
+    """Required fields of a created machine: name in metadata, end at power-off."""
     return {
         "ImageId": image,
         "InstanceInitiatedShutdownBehavior": "terminate",

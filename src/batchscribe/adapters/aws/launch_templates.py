@@ -1,4 +1,4 @@
-"""Reads what an EC2 Fleet depends on: the launch template, its subnets, and zones with a type."""
+"""Reads a fleet's launch template, its subnets, and zones with a type."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def name_template(template: str) -> dict[str, Any]:
 
 
 class LaunchTemplates:
-    """Reads of EC2 by a bounded client. Each method raises our errors, also for a missing right."""
+    """Bounded reads of EC2. Methods raise our errors, also for missing rights."""
 
     def __init__(self, make_client: Callable[[], EC2Client], *, region: str | None) -> None:
         self._make_client = make_client
