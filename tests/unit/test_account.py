@@ -18,6 +18,7 @@ from batchscribe.errors import (
     MissingRightError,
     ObjectNotFoundError,
 )
+from batchscribe.wiring.init import open_account
 from support.s3 import REGION, aws_environment
 from support.values import INSTANCE
 
@@ -132,3 +133,11 @@ def test_no_region_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AWS_DEFAULT_REGION")
         with pytest.raises(MisconfiguredError, match="AWS_REGION"):
             AwsAccount(region=None).machine_type("g5.xlarge")
+
+
+def test_init_waits_longer_than_a_check() -> None:
+    checking = AwsAccount(region=REGION, attempts=1, connect_timeout=2.0, read_timeout=5.0)
+    with aws_environment():
+        found = [reads._api("ec2").client.meta.config for reads in (checking, open_account(REGION).reads)]
+    bounds = [(each.retries["total_max_attempts"], each.connect_timeout, each.read_timeout) for each in found]
+    assert bounds == [(1, 2.0, 5.0), (2, 3.0, 10.0)]
