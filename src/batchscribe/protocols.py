@@ -114,7 +114,11 @@ class Capacity(Protocol):
         """Gives a stopped machine back its own type, which `acquire` changed. Repeatable."""
 
     def release(self, instance: str) -> None:
-        """Empties the claim's tags, after the stop was observed."""
+        """Removes what a settled run left at its machine. Repeatable.
+
+        Empties the claim's tags at an existing instance, which can keep running. Terminates a machine that
+        the run created: one that is only stopped costs its disk.
+        """
 
 
 class Compute(Protocol):

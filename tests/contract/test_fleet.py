@@ -126,7 +126,7 @@ class TestDouble(CreatedCapacitySuite):
 
 def sent_by(fleet: FleetCapacity) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
-    fleet._client.meta.events.register(
+    fleet._api.client.meta.events.register(
         "provide-client-params.ec2.CreateFleet", lambda params, **_event: sent.append(dict(params))
     )
     return sent
@@ -243,7 +243,7 @@ def test_a_reply_without_a_machine_has_its_meaning(
     (seen,) = fleet.poll((claim.instance,))
     fleet._list_places()  # read before: the stub below answers one call only
     errors = [{"ErrorCode": code, "ErrorMessage": "no"} for code in codes]
-    with Stubber(fleet._client) as stub:
+    with Stubber(fleet._api.client) as stub:
         stub.add_response("create_fleet", {"FleetId": "fleet-1", "Errors": errors, "Instances": []})
         with pytest.raises(expected, match=says) as caught:
             fleet.acquire(claim, SPOT_OFFER, seen)
@@ -272,9 +272,10 @@ def test_a_refused_request_has_its_meaning(
 def test_missing_capacity_is_not_requested_again_by_itself(proxy: FaultProxy) -> None:
     fleet, claim = make_fleet(proxy.endpoint), fresh_claim()
     proxy.plan("CreateFleet", *[Refusal("InsufficientInstanceCapacity", 500)] * 3)
-    with pytest.raises(NoCapacityError):
+    with pytest.raises(NoCapacityError) as caught:
         fleet.acquire(claim, SPOT_OFFER, fleet.poll((claim.instance,))[0])
     assert proxy.calls.count("CreateFleet") == 1
+    assert "calling the CreateFleet operation" in str(caught.value.__cause__)
 
 
 # Lost replies, and machines under one name.
@@ -401,7 +402,7 @@ def test_instances_are_counted_over_every_page(fleet: FleetCapacity, endpoint: s
     fleet.acquire(claim, SPOT_OFFER, fleet.poll((claim.instance,))[0])
     (row,) = instances_of(endpoint, claim.instance)
     filters = [{"Name": f"tag:{MACHINE_TAG}", "Values": [claim.instance]}]
-    with Stubber(fleet._client) as stub:
+    with Stubber(fleet._api.client) as stub:
         stub.add_response(
             "describe_instances", {"Reservations": [], "NextToken": "more"}, {"Filters": filters}
         )

@@ -96,8 +96,8 @@ def test_what_the_adapter_really_sends_is_what_eventbridge_accepts(endpoint: str
     def seen(params: dict[str, Any], **_event: object) -> None:
         sent.append(dict(params))
 
-    guard._client.meta.events.register("provide-client-params.scheduler.CreateSchedule", seen)
-    guard._client.meta.events.register("provide-client-params.scheduler.UpdateSchedule", seen)
+    guard._api.client.meta.events.register("provide-client-params.scheduler.CreateSchedule", seen)
+    guard._api.client.meta.events.register("provide-client-params.scheduler.UpdateSchedule", seen)
     claim = fresh_claim()
     guard.arm(claim)
     guard.arm(Claim(instance=claim.instance, run=claim.run, deadline=DEADLINE + timedelta(hours=1)))
@@ -207,7 +207,7 @@ def test_an_order_that_somebody_switched_off_does_not_stand_and_is_given_anew(en
 def test_orders_are_counted_over_every_page(endpoint: str) -> None:
     guard, instance = real(endpoint), fresh_claim().instance
     page: dict[str, Any] = {"Name": f"{instance}.run-1", "GroupName": GROUP}
-    with Stubber(guard._client) as stub:
+    with Stubber(guard._api.client) as stub:
         asked = {"GroupName": GROUP, "NamePrefix": f"{instance}.", "State": "ENABLED"}
         stub.add_response("list_schedules", {"Schedules": [page], "NextToken": "more"}, asked)
         last = {"Schedules": [page | {"Name": f"{instance}.run-2"}]}
@@ -236,7 +236,7 @@ def test_an_order_that_reads_back_otherwise_does_not_count(
     endpoint: str, otherwise: dict[str, Any], said: str
 ) -> None:
     guard, claim = real(endpoint), fresh_claim()
-    with Stubber(guard._client) as stub:
+    with Stubber(guard._api.client) as stub:
         arn = "arn:aws:scheduler:us-east-1:123456789012:schedule/batchscribe/x"
         stub.add_response("create_schedule", {"ScheduleArn": arn})
         stub.add_response("get_schedule", kept(claim, **otherwise))
@@ -246,7 +246,7 @@ def test_an_order_that_reads_back_otherwise_does_not_count(
 
 def test_an_order_that_cannot_be_read_back_does_not_count(endpoint: str) -> None:
     guard, claim = real(endpoint), fresh_claim()
-    with Stubber(guard._client) as stub:
+    with Stubber(guard._api.client) as stub:
         arn = "arn:aws:scheduler:us-east-1:123456789012:schedule/batchscribe/x"
         stub.add_response("create_schedule", {"ScheduleArn": arn})
         stub.add_client_error("get_schedule", "ResourceNotFoundException", http_status_code=404)
@@ -271,7 +271,7 @@ def test_every_refusal_has_its_meaning(
     endpoint: str, code: str, status: int, expected: type[BatchscribeError], said: str
 ) -> None:
     guard = real(endpoint)
-    with Stubber(guard._client) as stub:
+    with Stubber(guard._api.client) as stub:
         stub.add_client_error("create_schedule", code, "no", http_status_code=status)
         with pytest.raises(expected, match=said) as caught:
             guard.arm(fresh_claim())
@@ -281,7 +281,7 @@ def test_every_refusal_has_its_meaning(
 
 def test_a_lost_order_that_is_repeated_is_compared_and_not_doubled(endpoint: str) -> None:
     guard, claim = real(endpoint), fresh_claim()
-    with Stubber(guard._client) as stub:
+    with Stubber(guard._api.client) as stub:
         stub.add_client_error("create_schedule", "ConflictException", http_status_code=409)
         stub.add_response("get_schedule", kept(claim), {"Name": ANY, "GroupName": GROUP})
         guard.arm(claim)

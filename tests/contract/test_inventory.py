@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.aws.inventory import FoundInstance, Inventory
+from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.regions import default_region, list_regions
 from batchscribe.adapters.aws.stacks import Stacks
 from batchscribe.cli.main import cli
+from batchscribe.core.run.account import FoundInstance
 from batchscribe.env_file import read_env_file
-from batchscribe.errors import CredentialsError, MisconfiguredError
+from batchscribe.errors import CredentialsError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import load
 from batchscribe.wiring import init as wiring
 from support.aws import make_stopped_instance
@@ -32,7 +33,7 @@ class Cloud:
 
     def make_instance(self) -> str:
         """The only instance with a GPU, stopped."""
-        for each in Inventory(REGION).gpu_instances():
+        for each in AwsAccount(region=REGION).gpu_instances():
             self.ec2.terminate_instances(InstanceIds=[each.id])
         instance = make_stopped_instance(self.endpoint)
         self.ec2.create_tags(Resources=[instance], Tags=[{"Key": "Name", "Value": "my gpu"}])
@@ -52,8 +53,8 @@ def cloud() -> Iterator[Cloud]:
 def test_an_account_shows_its_buckets_and_gpu_instances(cloud: Cloud) -> None:
     make_stopped_instance(cloud.endpoint, instance_type="t3.micro")
     instance = cloud.make_instance()
-    inventory = Inventory(REGION)
-    assert inventory.identity().startswith("arn:aws:")
+    inventory = AwsAccount(region=REGION)
+    assert inventory.caller().arn.startswith("arn:aws:")
     assert "recordings" in inventory.buckets()
     assert inventory.bucket_region("recordings") == REGION
     found = FoundInstance(instance, "g5.xlarge", "stopped", "my gpu", "")
@@ -62,10 +63,10 @@ def test_an_account_shows_its_buckets_and_gpu_instances(cloud: Cloud) -> None:
 
 
 def test_what_is_not_there_is_named(cloud: Cloud) -> None:
-    with pytest.raises(MisconfiguredError, match=f"there is no {ABSENT} in {REGION}"):
-        Inventory(REGION).instance(ABSENT)
-    with pytest.raises(MisconfiguredError, match="there is no bucket absent"):
-        Inventory(REGION).bucket_region("absent")
+    with pytest.raises(ObjectNotFoundError, match=f"EC2 has no {ABSENT} in {REGION}"):
+        AwsAccount(region=REGION).instance(ABSENT)
+    with pytest.raises(ObjectNotFoundError, match="there is no bucket absent"):
+        AwsAccount(region=REGION).bucket_region("absent")
 
 
 def test_without_credentials_the_identity_is_an_error(
@@ -75,7 +76,7 @@ def test_without_credentials_the_identity_is_an_error(
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(CredentialsError):
-        Inventory(REGION).identity()
+        AwsAccount(region=REGION).caller()
 
 
 def test_a_profile_that_is_not_there_is_an_error_of_the_identity_alone(
@@ -85,11 +86,11 @@ def test_a_profile_that_is_not_there_is_an_error_of_the_identity_alone(
     assert (default_region(), list_regions()) == ("", ())
     assert wiring.describe_region_problem("us-east-2") == ""
     with pytest.raises(MisconfiguredError, match="absent"):
-        wiring.open_account("").inventory.identity()
+        wiring.open_account("").reads.caller()
 
 
 def test_a_quota_that_cannot_be_read_is_not_checked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inventory, "quota", lambda *_: Inventory(REGION).instance(ABSENT))
+    monkeypatch.setattr(AwsAccount, "quota", lambda *_: AwsAccount(region=REGION).instance(ABSENT))
     assert wiring.open_account(REGION).describe_quota("g4dn.xlarge").startswith("quota not checked: ")
 
 
@@ -125,7 +126,7 @@ def test_init_finds_the_instance_and_makes_its_guard(cloud: Cloud, tmp_path: Pat
 def test_init_makes_the_machine_too_if_there_is_none(cloud: Cloud, tmp_path: Path) -> None:
     cloud.ec2.terminate_instances(InstanceIds=[cloud.make_instance()])
     shown = init(tmp_path, "--source", "s3://recordings/audio", answers="\n\n\n\ny\n")
-    (made,) = Inventory(REGION).gpu_instances()
+    (made,) = AwsAccount(region=REGION).gpu_instances()
     assert read_env_file(tmp_path / ".env")["GPU_INSTANCE_ID"] == made.id
     assert (made.name, made.key_name, made.state) == ("batchscribe-gpu", "batchscribe-gpu", "running")
     assert "aws cloudformation deploy --region us-east-1 --stack-name batchscribe --template-file" in shown

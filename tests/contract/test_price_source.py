@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from batchscribe.adapters.aws import price_list
+from batchscribe.adapters.aws import clients
 from batchscribe.adapters.aws.price_list import AwsPriceList
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.prices import PriceKind, combine_sheets
@@ -24,7 +24,7 @@ DAY = "2026-11-29"
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsPriceList]:
     """AWS's adapter, with the real client and parser below it."""
-    monkeypatch.setattr(price_list, "open_client", opener(answer))
+    monkeypatch.setattr(clients, "open_client", opener(answer))
     with aws_environment():
         yield AwsPriceList(FakeClock(datetime(2026, 11, 29, 12, tzinfo=UTC)))
 
@@ -82,6 +82,6 @@ class TestDouble(PriceSourceSuite):
 def test_a_refusal_names_the_right(
     monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], says: str
 ) -> None:
-    monkeypatch.setattr(price_list, "open_client", opener(refuse(code)))
+    monkeypatch.setattr(clients, "open_client", opener(refuse(code)))
     with aws_environment(), pytest.raises(error, match=says):
         AwsPriceList(FakeClock()).read(REGION)

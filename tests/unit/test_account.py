@@ -18,6 +18,7 @@ from batchscribe.errors import (
     MissingRightError,
     ObjectNotFoundError,
 )
+from batchscribe.wiring.init import open_account
 from support.s3 import REGION, aws_environment
 from support.values import INSTANCE
 
@@ -46,7 +47,7 @@ def test_the_caller_comes_with_the_clouds_time(account: AwsAccount, date: str) -
         "UserId": "AIDA",
         "ResponseMetadata": {"HTTPHeaders": {"date": date} if date else {}},
     }
-    answering(account._client("sts"), ("get_caller_identity", answer))
+    answering(account._api("sts").client, ("get_caller_identity", answer))
     caller = account.caller()
     assert caller.account == "123456789012"
     assert caller.answered == (datetime(2026, 11, 23, 12, tzinfo=UTC) if "2026" in date else None)
@@ -57,7 +58,7 @@ def test_the_caller_comes_with_the_clouds_time(account: AwsAccount, date: str) -
     [("g4dn.xlarge", "L-DB2E81BA"), ("vt1.3xlarge", "L-DB2E81BA"), ("p4d.24xlarge", "L-417A185B")],
 )
 def test_the_quota_is_that_of_the_family(account: AwsAccount, kind: str, code: str) -> None:
-    stubber = Stubber(account._client("service-quotas"))
+    stubber = Stubber(account._api("service-quotas").client)
     asked = {"ServiceCode": "ec2", "QuotaCode": code}
     stubber.add_response("get_service_quota", {"Quota": {"Value": 8.0}}, asked)
     with stubber:
@@ -71,7 +72,7 @@ def test_a_type_of_no_known_family_has_no_quota(account: AwsAccount) -> None:
 
 def test_a_type_without_gpu_says_so(account: AwsAccount) -> None:
     found = {"InstanceTypes": [{"VCpuInfo": {"DefaultVCpus": 2}}]}
-    answering(account._client("ec2"), ("describe_instance_types", found))
+    answering(account._api("ec2").client, ("describe_instance_types", found))
     assert account.machine_type("t3.nano") == MachineType(name="t3.nano", vcpus=2)
 
 
@@ -88,7 +89,7 @@ RULES = [
 def test_the_port_is_open_to_the_sources_of_the_rules_that_cover_it(account: AwsAccount) -> None:
     seen = {"InstanceId": INSTANCE, "SecurityGroups": [{"GroupId": "sg-1", "GroupName": "gpu"}]}
     answering(
-        account._client("ec2"),
+        account._api("ec2").client,
         ("describe_instances", {"Reservations": [{"Instances": [seen]}]}),
         ("describe_security_groups", {"SecurityGroups": [{"GroupId": "sg-1", "IpPermissions": RULES}]}),
     )
@@ -106,7 +107,7 @@ def test_the_port_is_open_to_the_sources_of_the_rules_that_cover_it(account: Aws
     ],
 )
 def test_a_refused_quota_is_told_apart(account: AwsAccount, code: str, kind: type[BatchscribeError]) -> None:
-    with Stubber(account._client("service-quotas")) as stubber:
+    with Stubber(account._api("service-quotas").client) as stubber:
         stubber.add_client_error("get_service_quota", code, http_status_code=400)
         with pytest.raises(kind) as caught:
             account.quota("g5.xlarge")
@@ -114,7 +115,7 @@ def test_a_refused_quota_is_told_apart(account: AwsAccount, code: str, kind: typ
 
 
 def test_a_group_that_is_not_there_is_no_error(account: AwsAccount) -> None:
-    with Stubber(account._client("scheduler")) as stubber:
+    with Stubber(account._api("scheduler").client) as stubber:
         stubber.add_client_error("get_schedule_group", "ResourceNotFoundException", http_status_code=404)
         assert account.schedule_group() == ""
 
@@ -132,3 +133,11 @@ def test_no_region_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AWS_DEFAULT_REGION")
         with pytest.raises(MisconfiguredError, match="AWS_REGION"):
             AwsAccount(region=None).machine_type("g5.xlarge")
+
+
+def test_init_waits_longer_than_a_check() -> None:
+    checking = AwsAccount(region=REGION, attempts=1, connect_timeout=2.0, read_timeout=5.0)
+    with aws_environment():
+        found = [reads._api("ec2").client.meta.config for reads in (checking, open_account(REGION).reads)]
+    bounds = [(each.retries["total_max_attempts"], each.connect_timeout, each.read_timeout) for each in found]
+    assert bounds == [(1, 2.0, 5.0), (2, 3.0, 10.0)]

@@ -172,7 +172,7 @@ def test_only_a_forced_stop_skips_the_operating_system(
     def seen(params: dict[str, Any], **_event: object) -> None:
         sent.append(dict(params))
 
-    compute._client.meta.events.register("provide-client-params.ec2.StopInstances", seen)
+    compute._api.client.meta.events.register("provide-client-params.ec2.StopInstances", seen)
     compute.stop(instance, force=force)
     assert sent == [{"InstanceIds": [instance]} | expected]
     assert compute.describe(instance).state is InstanceState.STOPPED

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
+from batchscribe.controller.commands.doctor import check_quota
 from batchscribe.controller.commands.fleet_checks import (
-    check_machine_quota,
     check_template,
     check_zones,
 )
@@ -290,7 +290,7 @@ def test_each_check_grades_what_it_found(make: Callable[[], Finding], ok: bool, 
 
 def _quota(vcpus: int) -> Finding:
     kind = MachineType(name="g5.xlarge", vcpus=4)
-    return check_machine_quota(Quota(code="L-1", vcpus=vcpus), kind, Market.SPOT, 3, "us-east-2")
+    return check_quota(Quota(code="L-1", vcpus=vcpus), kind, "us-east-2", Market.SPOT, 3)
 
 
 def test_metadata_without_tokens_is_a_warning() -> None:

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner, Result
 
-from batchscribe.adapters.aws.inventory import FoundInstance, VcpuQuota
 from batchscribe.adapters.aws.stacks import MadeStack
 from batchscribe.cli import init as command
 from batchscribe.cli import init_ec2
 from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.run.account import Caller, FoundInstance, MachineType, Quota
 from batchscribe.env_file import read_env_file
 from batchscribe.errors import CredentialsError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
@@ -31,7 +31,7 @@ BOX = FoundInstance(INSTANCE, "g5.xlarge", "stopped", "gpu", "gpu-key")
 
 @dataclass
 class PlayedAccount:
-    """Inventory and stacks of an account, in one."""
+    """Reads and stacks of an account, in one."""
 
     found_buckets: tuple[str, ...] = ("recordings",)
     instances: tuple[FoundInstance, ...] = (BOX,)
@@ -41,8 +41,8 @@ class PlayedAccount:
     allowed: int = 8
     created: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def identity(self) -> str:
-        return "arn:aws:iam::123456789012:user/me"
+    def caller(self) -> Caller:
+        return Caller(account="123456789012", arn="arn:aws:iam::123456789012:user/me")
 
     def buckets(self) -> tuple[str, ...]:
         return self.found_buckets
@@ -59,11 +59,14 @@ class PlayedAccount:
                 return each
         raise MisconfiguredError(f"there is no {instance} in us-east-2")
 
-    def quota(self, instance_type: str) -> VcpuQuota:
-        return VcpuQuota(needed=4, allowed=self.allowed)
+    def machine_type(self, name: str) -> MachineType:
+        return MachineType(name=name, vcpus=4)
 
-    def has_schedule_group(self, name: str) -> bool:
-        return self.group
+    def quota(self, instance_type: str) -> Quota:
+        return Quota(code="L-1", vcpus=self.allowed)
+
+    def schedule_group(self) -> str:
+        return "ACTIVE" if self.group else ""
 
     def list(self) -> tuple[MadeStack, ...]:
         return tuple(self.made)
@@ -113,7 +116,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
             raise CredentialsError("no credentials")
         played: Any = made.account
         return Account(
-            region=region or "us-east-2", inventory=played, stacks=played, clock=cast(Any, FakeClock())
+            region=region or "us-east-2", reads=played, stacks=played, clock=cast(Any, FakeClock())
         )
 
     monkeypatch.setattr(wiring, "open_account", open_account)
@@ -207,7 +210,7 @@ def test_where_there_is_no_gpu_the_whole_stack_is_offered(desk: Desk) -> None:
     wheel = "batchscribe[aws] @ https://example.com/batchscribe-0.2.0-py3-none-any.whl"
     done = desk.init("--source", "s3://recordings/a/b", answers=f"\n\n\n{wheel}\ny\n")
     assert done.exit_code == 0, done.output
-    assert "g4dn.xlarge needs 4 vCPUs, and the quota of its family is 8" in done.output
+    assert "quota: 8 vCPUs may run on-demand, 1 x g4dn.xlarge have 4\n" in done.output
     assert desk.account.created == {
         "batchscribe": {
             "Bucket": "recordings",
@@ -225,7 +228,9 @@ def test_a_small_quota_is_reported_before_the_offer(desk: Desk) -> None:
     assert desk.account
     desk.account.instances, desk.account.allowed = (), 0
     done = desk.init("--yes", "--source", "s3://recordings/a")
-    assert "the quota of its family is 0: request more under Service Quotas" in done.output
+    request = "aws --region us-east-2 service-quotas request-service-quota-increase --service-code ec2"
+    words = re.sub(r"\s+", " ", done.output)
+    assert f"0 vCPUs may run on-demand, 1 x g4dn.xlarge have 4; before you start: {request}" in words
 
 
 def test_a_stack_that_fails_is_explained_and_nothing_is_written(desk: Desk) -> None:
@@ -320,7 +325,7 @@ def test_a_value_that_cannot_be_taken_over_is_named(desk: Desk, tmp_path: Path) 
 def test_the_rights_that_it_can_use_are_documented() -> None:
     root = Path(__file__).parents[2]
     adapters = root / "src" / "batchscribe" / "adapters" / "aws"
-    text = "".join((adapters / f"{name}.py").read_text() for name in ("account", "inventory", "stacks"))
+    text = "".join((adapters / f"{name}.py").read_text() for name in ("account", "stacks"))
     used = set(re.findall(r'"([a-z0-9]+:[A-Z][A-Za-z]+)"', text))
     assert len(used) > 8
     assert {right for right in used if f"`{right}`" not in (root / "docs" / "aws.md").read_text()} == set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import pytest
@@ -128,7 +128,7 @@ def test_a_mistyped_url_is_no_folder(tmp_path: Path, text: str, meant: str) -> N
 
 
 def test_a_missing_region_is_named_with_its_setting() -> None:
-    api = Api(service="EC2", region=None, meanings={})
+    api = Api[Any]("ec2", None, {})
     missing = pytest.raises(MisconfiguredError, match="no AWS region is set for EC2: put AWS_REGION")
     with missing, api.convert_errors("ec2:DescribeInstances", "i-1"):
         raise NoRegionError
@@ -140,7 +140,7 @@ def test_a_region_that_boto3_does_not_know_is_named_with_what_did_not_answer(
     unknown = "us-east-9 is not a region of EC2: did you mean us-east-"
 
     def message(region: str, address: str = "https://ec2.us-east-9.amazonaws.com/") -> str:
-        api = Api(service="EC2", region=region, meanings={})
+        api = Api[Any]("ec2", region, {})
         with (
             pytest.raises(ComputeUnavailableError) as caught,
             api.convert_errors("ec2:DescribeInstances", "i-1"),

@@ -43,22 +43,24 @@ KEY = f"arn:aws:kms:us-east-2:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab
 RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 """Where S3's operation and the right to it have two names."""
 SERVICES = {
-    ("aws/ec2", "_client"): "ec2",
-    ("aws/eventbridge", "_client"): "scheduler",
-    ("aws/account", "_client('ec2')"): "ec2",
-    ("aws/account", "_client('service-quotas')"): "service-quotas",
-    ("aws/account", "_client('scheduler')"): "scheduler",
-    ("aws/account", "_client('sts')"): "sts",
-    ("aws/price_list", "_client('pricing', PRICE_LIST_REGION)"): "pricing",
-    ("aws/price_list", "_client('ec2', region)"): "ec2",
-    ("stores/boto3_store", "_client"): "s3",
+    ("aws/ec2", "self._api.client"): "ec2",
+    ("aws/eventbridge", "self._api.client"): "scheduler",
+    ("aws/account", "self._api('ec2').client"): "ec2",
+    ("aws/account", "self._api('service-quotas').client"): "service-quotas",
+    ("aws/account", "self._api('scheduler').client"): "scheduler",
+    ("aws/account", "self._api('sts').client"): "sts",
+    ("aws/price_list", "pricing.client"): "pricing",
+    ("aws/price_list", "ec2.client"): "ec2",
+    ("stores/boto3_store", "self._client"): "s3",
 }
-"""By module and the attribute that holds the client."""
+"""By module and the expression of the client."""
 OPENER = "aws/clients"
-FLEET_SERVICES = {("aws/fleet", "_client"): "ec2", ("aws/launch_templates", "_client"): "ec2"}
+FLEET_SERVICES = {("aws/fleet", "self._api.client"): "ec2", ("aws/launch_templates", "self._client"): "ec2"}
 """The same for machines that runs create: what they call in place of aws/ec2."""
-INTERACTIVE = {"aws/images", "aws/inventory", "aws/stacks"}
-"""Used by `init` and `gpu image`, with a user's own rights: they are no part of the printed policies."""
+INTERACTIVE = {"aws/images", "aws/stacks"}
+"""Used by `init` and `gpu image`, with a user's own rights: they are no part of the printed policies.
+
+Nor are aws/account's calls of S3, which `init` alone makes."""
 
 
 def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:
@@ -83,7 +85,7 @@ def allowed(who: Who, action: str, resource: str, place: AccountPlace = PLACE) -
     )
 
 
-def called(module: str, attribute: str, service: str) -> set[str]:
+def called(module: str, held: str, service: str) -> set[str]:
     """The rights to all that an adapter's client is asked for, read from its source."""
     session: Any = boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x")
     client = session.client(service, region_name="us-east-1")
@@ -91,7 +93,7 @@ def called(module: str, attribute: str, service: str) -> set[str]:
     for node in ast.walk(ast.parse((ADAPTERS / f"{module}.py").read_text())):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        if ast.unparse(node.func.value) == f"self.{attribute}":
+        if ast.unparse(node.func.value) == held:
             paged = node.func.attr == "get_paginator"
             name = ast.literal_eval(node.args[0]) if paged else node.func.attr
             operation = client.meta.method_to_api_mapping[name]
@@ -123,9 +125,9 @@ def test_every_adapter_of_aws_is_looked_at() -> None:
     users = {
         path.relative_to(ADAPTERS).with_suffix("").as_posix()
         for path in ADAPTERS.rglob("*.py")
-        if re.search(r"\b(boto3\.client|open_client)\b", path.read_text())
+        if re.search(r"\b(boto3\.client|Api)\b", path.read_text())
     }
-    called = {module for module, _ in SERVICES} | {"aws/fleet"}
+    called = {module for module, _ in SERVICES | FLEET_SERVICES}
     assert users - INTERACTIVE - {OPENER} == called
 
 

@@ -159,7 +159,10 @@ def _cross_correlate(one: Curve, other: Curve) -> Curve:
 
 
 def _cumulative_energy(sound: Curve) -> Curve:
-    """Energy of the first n samples, for each n; with a noise floor, so that silence matches nothing."""
+    """Energy of the first n samples, for each n.
+
+    A noise floor is added, so that silence matches nothing.
+    """
     quiet = QUIET * float(np.square(sound).mean()) + 1e-18
     return np.concatenate([[0.0], np.cumsum(np.square(sound) + quiet)])
 

@@ -84,7 +84,7 @@ def _find_account(interview: Interview) -> Account | None:
     """The AWS account, if there are credentials that it accepts."""
     try:
         account = wiring.open_account(interview.peek("AWS_REGION"))
-        print_line(f"AWS: {account.inventory.identity()}")
+        print_line(f"AWS: {account.reads.caller().arn}")
     except BatchscribeError as error:
         print_line(f"AWS is not used: {error}")
         return None
@@ -92,7 +92,7 @@ def _find_account(interview: Interview) -> Account | None:
 
 
 def _ask_for_places(interview: Interview, account: Account | None) -> None:
-    buckets = (account and interview.read("buckets", account.inventory.buckets)) or ()
+    buckets = (account and interview.read("buckets", account.reads.buckets)) or ()
     if buckets:
         print_line(f"Buckets: {', '.join(buckets)}")
     source = interview.ask(

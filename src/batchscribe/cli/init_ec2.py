@@ -56,14 +56,12 @@ class Ec2Setup:
         bucket = source.removeprefix("s3://").partition("/")[0]
         if account is None or not bucket:
             return ""
-        return (
-            self.interview.read("region of the bucket", lambda: account.inventory.bucket_region(bucket)) or ""
-        )
+        return self.interview.read("region of the bucket", lambda: account.reads.bucket_region(bucket)) or ""
 
     def _ask_for_instance(self) -> str:
         """Asks for the GPU instance; returns the scheduler host's ID if both were created now."""
         account, interview = self.account, self.interview
-        found = (account and interview.read("instances", account.inventory.gpu_instances)) or ()
+        found = (account and interview.read("instances", account.reads.gpu_instances)) or ()
         numbers = {str(number): each.id for number, each in enumerate(found, 1)}
         for number, each in zip(numbers, found, strict=True):
             price = wiring.describe_price(each, interview.peek("AWS_REGION"))
@@ -86,7 +84,7 @@ class Ec2Setup:
 
     def _check_instance(self, instance: str) -> str:
         if self.account:
-            self.account.inventory.instance(instance)
+            self.account.reads.instance(instance)
         return ""
 
     def _offer_whole_stack(self, account: Account) -> str:
@@ -136,7 +134,7 @@ class Ec2Setup:
         account, instance = self.account, self.interview.peek("GPU_INSTANCE_ID")
         if account is None or not instance:
             return ""
-        found = self.interview.read("key pair", lambda: account.inventory.instance(instance))
+        found = self.interview.read("key pair", lambda: account.reads.instance(instance))
         return found.key_name if found else ""
 
     def _check_key(self, key: str) -> str:

@@ -58,7 +58,10 @@ def routes(context: Context) -> list[Route]:
 
 
 def ask_run(context: Context, request: Request) -> Response:
-    """What a manual run would do now, with its price, and the button; or the one in progress."""
+    """Preview of a manual run, or the run in progress.
+
+    The preview has its price, and the button that starts it.
+    """
     started = read_started(context)
     if started["running"]:
         return page("ask_run.html", request, **started)

@@ -1,4 +1,7 @@
-"""Audio of the reader: of a whole session for a file, and of single chunks, in parts, for the server."""
+"""Audio for the reader of transcripts.
+
+A file gets that of a whole session; the server sends single chunks in parts.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ NO_DECODER = f"Audio is decoded with PyAV, which is not installed: {describe_ins
 
 
 def embed_audio(settings: Settings, source: Store, transcript: SessionTranscript, limit: int) -> ReaderAudio:
-    """The session's audio as one MP3 of at most `limit` bytes; beyond that, the user opens the files."""
+    """The session's audio as one MP3 of at most `limit` bytes.
+
+    Beyond that, the user opens the files.
+    """
     seconds = transcript.duration
     if seconds * MP3_BYTES_PER_SECOND > limit:
         size, most = (f"{count / 1e6:,.0f} MB" for count in (seconds * MP3_BYTES_PER_SECOND, limit))

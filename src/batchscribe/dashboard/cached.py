@@ -27,9 +27,10 @@ class Reading(Generic[T]):
 
 
 class Cached(Generic[T]):
-    """The last reading of a value. One read at a time, in a thread; requests do not start more.
+    """The last reading of a value.
 
-    After an error, the value of the reading before it is lost: what is shown is never older than its time.
+    One read at a time, in a thread; requests do not start more. After an error, the value of the reading
+    before it is lost: what is shown is never older than its time.
     """
 
     def __init__(self, read: Callable[[], T], clock: Clock) -> None:

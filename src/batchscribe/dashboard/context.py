@@ -48,7 +48,10 @@ class Context:
         return self.scheduler.world.output
 
     def open_ledger(self) -> Ledger:
-        """Opens the ledger for reading; it is empty if there is none. A context manager for one thread."""
+        """Opens the ledger for reading; it is empty if there is none.
+
+        A context manager for one thread.
+        """
         return open_ledger_to_read(self.settings)
 
     @contextmanager

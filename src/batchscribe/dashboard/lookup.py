@@ -1,4 +1,4 @@
-"""Answers on request: why a chunk is in its state, the settings and their origins, the doctor's checks."""
+"""Pages on request: a chunk's history, the settings, the doctor's checks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def routes(context: Context) -> list[Route]:
 
 
 def explain_chunk(context: Context, request: Request) -> Response:
-    """The history of the chunk `?key=`, a whole key or a part that only one has; a form without it."""
+    """The history of the chunk `?key=`; a form without it.
+
+    `key` is a whole key, or a part that only one has.
+    """
     asked = request.query_params.get("key", "")
     key = asked.removeprefix(context.settings.source.rstrip("/") + "/")
     life, error, similar = None, "", list[str]()

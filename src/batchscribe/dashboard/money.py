@@ -1,4 +1,7 @@
-"""The page of costs: the report of a period, and a simulation of the policies on its arrivals."""
+"""The page of costs: report of a period, and simulation of policies.
+
+The policies are simulated on the arrivals of the period.
+"""
 
 from __future__ import annotations
 

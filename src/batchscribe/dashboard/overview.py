@@ -46,7 +46,10 @@ def show_live(context: Context, request: Request) -> Response:
 
 
 def report_health(context: Context, _request: Request) -> Response:
-    """200 if the ledger is readable, no run is past its deadline, and the last tick is recent; else 503."""
+    """Status 200 if all is well, else 503.
+
+    All is well if the ledger is readable, no run is past its deadline, and the last tick is recent.
+    """
     try:
         with context.open_scheduler() as made:
             findings = check_health(made.world, made.config)

@@ -56,7 +56,10 @@ def read_asset(name: str) -> bytes:
 
 @cache
 def name_version(name: str) -> str:
-    """Part of an asset's URL that changes with its content, so that browsers may keep it for ever."""
+    """Part of an asset's URL that changes with its content.
+
+    So browsers may keep it for ever.
+    """
     return hashlib.sha256(read_asset(name)).hexdigest()[:12]
 
 

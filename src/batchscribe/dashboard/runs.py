@@ -96,13 +96,19 @@ def show_run(context: Context, request: Request) -> Response:
 
 
 def list_changes(events: Sequence[RunEvent]) -> list[RunEvent]:
-    """Events that changed the state or have a note; a step that had to wait is recorded, too."""
+    """Events that changed the state or have a note.
+
+    A step that had to wait is recorded, too.
+    """
     before = ["", *(each.state for each in events)]
     return [each for each, state in zip(events, before, strict=False) if each.note or each.state != state]
 
 
 def list_spans(report: RunReport) -> list[PhaseSpan]:
-    """Phases of the paid time in order; audio, which is beside the load, has a row of its own."""
+    """Phases of the paid time, in order.
+
+    Audio, which is beside the load, has a row of its own.
+    """
     timeline = report.performance.timeline or report.performance.phases
     whole = sum(seconds for name, seconds in timeline.items() if name != AUDIO) or 1.0
     spans, at, loading = list[PhaseSpan](), 0.0, 0.0

@@ -126,7 +126,10 @@ def split_url(url: str) -> SplitResult:
 
 
 def is_embedded_elsewhere(request: Request) -> bool:
-    """True if a page of another site loads this one as a part: it may only be followed as a link."""
+    """True if a page of another site embeds this one.
+
+    Other sites may only link to it.
+    """
     others = request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}
     return others and request.headers.get("sec-fetch-mode") != "navigate"
 

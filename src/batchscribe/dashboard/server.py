@@ -43,7 +43,10 @@ HEAD_SECONDS = 10.0
 
 
 class PromptProtocol(H11Protocol):
-    """Drops a client that has sent no complete request in time, for which uvicorn would wait for ever."""
+    """Drops a client that sends no complete request in time.
+
+    uvicorn would wait for it for ever.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time limit of the first request."""
@@ -107,7 +110,7 @@ def show_http_error(request: Request, error: Exception) -> Response:
 
 
 def show_error(request: Request, error: Exception) -> Response:
-    """Page of an error: a store that is down, a ledger that is locked or damaged, wrong settings."""
+    """Page of an expected error: store, ledger or settings."""
     status = 404 if isinstance(error, ObjectNotFoundError) else 503
     return page("error.html", request, status=status, text=str(error))
 

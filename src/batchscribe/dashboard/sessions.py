@@ -182,7 +182,10 @@ class SessionLibrary:
         return page("session.html", request, **found.values, listed=listed)
 
     def serve_audio(self, request: Request) -> Response:
-        """The audio of one chunk, by its number in the session; an error is one line of plain text."""
+        """The audio of one chunk, by its number in the session.
+
+        An error is one line of plain text.
+        """
         try:
             key = self._find_chunk(request.path_params["session"], request.path_params["number"])
             return self._audio.answer(request, key, decoded="decoded" in request.query_params)

@@ -382,7 +382,7 @@ def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
     }
-    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint))
+    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint, **bounds))
     if settings.provider == FLEET:
         machines = MachineChecks(settings, open_templates(settings, **bounds))
         further = tuple(_add_cloud(replace(made, settings=each), each) for each in settings.by_region()[1:])

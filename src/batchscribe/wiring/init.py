@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.prices import load_packaged_prices
-from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.adapters.machine import files as machine_files
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.controller.commands.doctor import check_quota
 from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.env_text import render_env
 from batchscribe.core.messages import describe_install
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
+from batchscribe.core.run.account import FoundInstance
 from batchscribe.core.setting_parsers import suggest_url
 from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError
@@ -31,7 +32,7 @@ from batchscribe.wiring.engines import engine_factory
 from batchscribe.wiring.seams import open_settings_store
 
 if TYPE_CHECKING:
-    from batchscribe.adapters.aws.inventory import FoundInstance, Inventory
+    from batchscribe.adapters.aws.account import AwsAccount
     from batchscribe.adapters.aws.stacks import Stacks
 
 GUARD_STACK, WHOLE_STACK = "batchscribe-guard", "batchscribe"
@@ -72,7 +73,7 @@ class Account:
     """One AWS account in one region. Methods raise our errors, also for missing rights."""
 
     region: str
-    inventory: Inventory
+    reads: AwsAccount
     stacks: Stacks
     clock: Clock
 
@@ -100,14 +101,11 @@ class Account:
     def describe_quota(self, instance_type: str) -> str:
         """Compares the quota of the family with one instance; reports an unreadable one."""
         try:
-            quota = self.inventory.quota(instance_type)
+            kind = self.reads.machine_type(instance_type)
+            found = check_quota(self.reads.quota(instance_type), kind, self.region)
         except BatchscribeError as error:
             return f"quota not checked: {error}"
-        known = f"{instance_type} needs {quota.needed} vCPUs, and the quota of its family is {quota.allowed}"
-        enough = quota.allowed >= quota.needed
-        return f"quota: {known}" + (
-            "" if enough else ": request more under Service Quotas, EC2, before you start"
-        )
+        return f"quota: {found.detail}" + ("" if found.ok else f"; before you start: {found.fix}")
 
     def create(self, plan: StackPlan, report: Callable[[str], None]) -> Mapping[str, str]:
         """Creates a stack and waits for it; returns its outputs. `report` gets the status at each poll."""
@@ -126,7 +124,7 @@ class Account:
     def _choose_group(self) -> str:
         """MakeGroup of the templates: a region has one schedule group for all of its stacks."""
         try:
-            return "no" if self.inventory.has_schedule_group(GROUP) else "yes"
+            return "no" if self.reads.schedule_group() else "yes"
         except BatchscribeError:
             return "yes"
 
@@ -134,13 +132,13 @@ class Account:
 def open_account(region: str) -> Account:
     """The account of boto3's credentials; makes no request. Raises MisconfiguredError without boto3."""
     try:
-        from batchscribe.adapters.aws.inventory import Inventory
+        from batchscribe.adapters.aws.account import AwsAccount
         from batchscribe.adapters.aws.regions import default_region
         from batchscribe.adapters.aws.stacks import Stacks
     except ImportError as error:
         raise MisconfiguredError(f"AWS needs its extra: {describe_install('aws')}") from error
     where = region or default_region() or "us-east-1"
-    return Account(region=where, inventory=Inventory(where), stacks=Stacks(where), clock=SystemClock())
+    return Account(region=where, reads=AwsAccount(region=where), stacks=Stacks(where), clock=SystemClock())
 
 
 def describe_region_problem(region: str) -> str:

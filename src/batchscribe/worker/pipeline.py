@@ -1,4 +1,4 @@
-"""The worker: fetch and decode ahead, one model load, publish each chunk as soon as it is whole.
+"""The worker: decodes ahead, and publishes each chunk once it is whole.
 
     fetch threads -> bytes -> decode threads (+ child processes) -> audio
         -> a thread for each session: timelines -> windows -> engine -> publish threads

@@ -81,7 +81,10 @@ class TimelineAssembler:
             neighbours.close()
 
     def emit(self, item: Prepared) -> None:
-        """Puts an item out. The end of a chunk passes after a stop, too: all its results may be there."""
+        """Puts an item out.
+
+        The end of a chunk passes after a stop, too: all its results may be there.
+        """
         if not self.out.put(item, even_closed=not isinstance(item, PendingWindow)):
             raise InterruptedRunError("the worker is ending")
         if isinstance(item, PendingWindow):

@@ -189,7 +189,10 @@ class Pipes:
             return self._open.setdefault(place, Pipe(self._until))
 
     def leave(self, place: int) -> None:
-        """Removes a pipe on the second call: decoder and timeline thread leave it once each, in any order."""
+        """Removes a pipe on the second call.
+
+        Decoder and timeline thread leave it once each, in any order.
+        """
         with self._lock:
             if place in self._left:
                 self._left.remove(place)

@@ -202,7 +202,7 @@ class AudioTimeline:
         self._emit_ended_chunks()
 
     def _append_chunk(self, laid: _Laid, head: Samples) -> None:
-        """Appends a chunk; the middle of the overlap is the border between the last chunk and this one."""
+        """Appends a chunk, with its border in the middle of the overlap."""
         both = self._find_overlap(laid.sound, head) if self._laid else 0
         kept = both - both // 2
         self._push_audio(self._tail[: len(self._tail) - both // 2])
@@ -241,7 +241,10 @@ class AudioTimeline:
                 self._add_voices(cut, touched)
 
     def _add_voices(self, cut: Cut, touched: Sequence[_Laid]) -> None:
-        """Adds the voices of a window to its chunks, each piece of speech to the chunk with its middle."""
+        """Adds the voices of a window to its chunks.
+
+        Each piece of speech belongs to the chunk with its middle.
+        """
         if self._speakers is None:
             return
         for (begin, end), group in find_voices(cut, self._speakers):

@@ -18,9 +18,10 @@ STEP = PIECE // 2
 
 
 def find_voices(cut: Cut, model: SpeakerModel) -> Iterator[tuple[Span, VoiceGroup]]:
-    """Yields a group for each piece of speech with an embedding, and its span: samples of the timeline.
+    """Yields a group for each piece of speech with an embedding.
 
-    Pieces overlap; their spans do not, and cover the speech. Raises EngineError.
+    Each group comes with its span: samples of the timeline. Pieces overlap; their spans do not, and cover the
+    speech. Raises EngineError.
     """
     for (begin, end), audio in _list_pieces(cut):
         vector = model.embed(audio)

@@ -1,22 +1,21 @@
-"""Reads facts of an AWS account that a start depends on. Changes nothing; one short attempt per call."""
+"""Reads facts of an AWS account: identity, buckets, GPU instances, quotas, groups. Changes nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from typing import Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core.decide.offers import Market
-from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
-from batchscribe.errors import ObjectNotFoundError
+from batchscribe.core.run.account import Caller, FoundInstance, MachineType, PortAccess, Quota
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
-CONNECT_SECONDS, READ_SECONDS = 2.0, 5.0
+GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
 QUOTAS = {
     Market.ON_DEMAND: {"g": "L-DB2E81BA", "vt": "L-DB2E81BA", "p": "L-417A185B"},
     Market.SPOT: {"g": "L-3819A6DF", "vt": "L-3819A6DF", "p": "L-7212CCBC"},
@@ -24,49 +23,65 @@ QUOTAS = {
 """Family -> quota of running vCPUs, by market: `All G and VT instances`, `All P instances`, and their Spot
 requests."""
 _NONE: Meaning = (ObjectNotFoundError, "{service} has no {subject} in {region}")
-_MEANINGS = dict.fromkeys(
-    (
-        "InvalidInstanceID.NotFound",
-        "InvalidInstanceType",
-        "NoSuchResourceException",
-        "ResourceNotFoundException",
+_MEANINGS: dict[str, Meaning] = {
+    **dict.fromkeys(
+        (
+            "InvalidInstanceID.NotFound",
+            "InvalidInstanceType",
+            "NoSuchResourceException",
+            "ResourceNotFoundException",
+        ),
+        _NONE,
     ),
-    _NONE,
-)
+    "InvalidInstanceID.Malformed": (MisconfiguredError, "{subject} is not an instance ID"),
+    "NoSuchBucket": (ObjectNotFoundError, "there is no bucket {subject}"),
+}
 
 
 class AwsAccount:
-    """Account, instance types, quotas, security groups and schedule group in one region.
+    """Account, buckets, instances, quotas, security groups and schedule group in one region.
 
     Every method raises MissingRightError, CredentialsError, MisconfiguredError, ComputeUnavailableError, and
-    ObjectNotFoundError if there is no such thing. `endpoint` replaces AWS's address.
+    ObjectNotFoundError if there is no such thing. `endpoint` replaces AWS's address; `bounds` are those of a
+    client.
     """
 
-    def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
-        self._region = region
-        self._client = cache(
-            partial(
-                open_client,
-                region=region,
-                endpoint=endpoint,
-                attempts=1,
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-            )
-        )
+    def __init__(self, *, region: str | None, endpoint: str | None = None, **bounds: Any) -> None:
+        self._api = cache(partial(Api[Any], region=region, meanings=_MEANINGS, endpoint=endpoint, **bounds))
 
     def caller(self) -> Caller:
         """Owner of these credentials. Needs no right."""
-        with self._convert_errors("STS", "sts:GetCallerIdentity", "these credentials"):
-            answer = self._client("sts").get_caller_identity()
+        with self._api("sts").convert_errors("sts:GetCallerIdentity", "these credentials"):
+            answer = self._api("sts").client.get_caller_identity()
         headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
         return Caller(
             account=answer["Account"], arn=answer["Arn"], answered=_parse_date(headers.get("date", ""))
         )
 
+    def buckets(self) -> tuple[str, ...]:
+        with self._api("s3").convert_errors("s3:ListAllMyBuckets", "this account"):
+            return tuple(row["Name"] for row in self._api("s3").client.list_buckets()["Buckets"])
+
+    def bucket_region(self, bucket: str) -> str:
+        with self._api("s3").convert_errors("s3:GetBucketLocation", bucket):
+            answer = self._api("s3").client.get_bucket_location(Bucket=bucket)
+        return answer.get("LocationConstraint") or "us-east-1"
+
+    def gpu_instances(self) -> tuple[FoundInstance, ...]:
+        """Instances of GPU families that are not terminated."""
+        states = ["pending", "running", "stopping", "stopped"]
+        filters = [{"Name": "instance-state-name", "Values": states}]
+        with self._api("ec2").convert_errors("ec2:DescribeInstances", "this account"):
+            pages = self._api("ec2").client.get_paginator("describe_instances").paginate(Filters=filters)
+            found = [_to_found(row) for page in pages for row in _list_rows(page)]
+        return tuple(each for each in found if each.type.partition(".")[0] in GPU_FAMILIES)
+
+    def instance(self, instance: str) -> FoundInstance:
+        return _to_found(self._describe_instances(instance)[0])
+
     def machine_type(self, name: str) -> MachineType:
-        with self._convert_errors("EC2", "ec2:DescribeInstanceTypes", name):
-            (found,) = self._client("ec2").describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
+        with self._api("ec2").convert_errors("ec2:DescribeInstanceTypes", name):
+            (found,) = self._api("ec2").client.describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
         gpus = [
             f"{gpu['Count']} {gpu.get('Manufacturer', '')} {gpu.get('Name', '')}".strip()
             for gpu in found.get("GpuInfo", {}).get("Gpus", [])
@@ -80,20 +95,18 @@ class AwsAccount:
         if code is None:
             raise ObjectNotFoundError(f"no quota is known for the family of {instance_type}")
         right = "servicequotas:GetServiceQuota"
-        with self._convert_errors("Service Quotas", right, f"quota {code}"):
-            answer = self._client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
+        with self._api("service-quotas").convert_errors(right, f"quota {code}"):
+            answer = self._api("service-quotas").client.get_service_quota(ServiceCode="ec2", QuotaCode=code)
         return Quota(code=code, vcpus=int(answer["Quota"]["Value"]))
 
     def port_access(self, instance: str, port: int) -> PortAccess:
         """The instance's security groups, and from where they admit TCP on `port`."""
-        with self._convert_errors("EC2", "ec2:DescribeInstances", instance):
-            answer = self._client("ec2").describe_instances(InstanceIds=[instance])
-        rows = [row for group in answer["Reservations"] for row in group["Instances"]]
+        rows = self._describe_instances(instance)
         names = [group["GroupId"] for row in rows for group in row.get("SecurityGroups", [])]
         if not names:
             return PortAccess()
-        with self._convert_errors("EC2", "ec2:DescribeSecurityGroups", ", ".join(names)):
-            groups = self._client("ec2").describe_security_groups(GroupIds=names)["SecurityGroups"]
+        with self._api("ec2").convert_errors("ec2:DescribeSecurityGroups", ", ".join(names)):
+            groups = self._api("ec2").client.describe_security_groups(GroupIds=names)["SecurityGroups"]
         rules = [rule for group in groups for rule in group.get("IpPermissions", [])]
         admitting = [rule for rule in rules if _admits_port(rule, port)]
         sources = dict.fromkeys(source for rule in admitting for source in _list_sources(rule))
@@ -102,16 +115,31 @@ class AwsAccount:
     def schedule_group(self) -> str:
         """State of the schedule group of stop orders; empty if there is none."""
         try:
-            with self._convert_errors(
-                "EventBridge Scheduler", "scheduler:GetScheduleGroup", f"schedule group {GROUP}"
+            with self._api("scheduler").convert_errors(
+                "scheduler:GetScheduleGroup", f"schedule group {GROUP}"
             ):
-                return str(self._client("scheduler").get_schedule_group(Name=GROUP)["State"])
+                return str(self._api("scheduler").client.get_schedule_group(Name=GROUP)["State"])
         except ObjectNotFoundError:
             return ""
 
-    def _convert_errors(self, service: str, right: str, subject: str) -> AbstractContextManager[None]:
-        api = Api(service=service, region=self._region, meanings=_MEANINGS)
-        return api.convert_errors(right, subject)
+    def _describe_instances(self, instance: str) -> list[dict[str, Any]]:
+        with self._api("ec2").convert_errors("ec2:DescribeInstances", instance):
+            return _list_rows(self._api("ec2").client.describe_instances(InstanceIds=[instance]))
+
+
+def _list_rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for group in answer["Reservations"] for row in group["Instances"]]
+
+
+def _to_found(row: dict[str, Any]) -> FoundInstance:
+    tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
+    return FoundInstance(
+        id=row["InstanceId"],
+        type=row["InstanceType"],
+        state=row["State"]["Name"],
+        name=tags.get("Name", ""),
+        key_name=row.get("KeyName", ""),
+    )
 
 
 def _parse_date(text: str) -> datetime | None:

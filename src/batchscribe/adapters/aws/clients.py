@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Generic, TypeVar
 
 import boto3
 from botocore import exceptions as boto
@@ -19,8 +19,10 @@ from batchscribe.errors import (
     CredentialsError,
     MisconfiguredError,
     MissingRightError,
+    NoCapacityError,
 )
 
+Client = TypeVar("Client")
 Meaning = tuple[type[BatchscribeError], str]
 """(our error, its message with `{right}`, `{subject}`, `{region}`, `{code}`, `{service}`, `{text}`)."""
 AGAIN: Meaning = (
@@ -63,6 +65,16 @@ MEANINGS: dict[str, Meaning] = {
     ),
 }
 """Meanings of error codes that all AWS APIs share."""
+_NAMES = {
+    "cloudformation": "CloudFormation",
+    "ec2": "EC2",
+    "pricing": "AWS Price List",
+    "s3": "S3",
+    "scheduler": "EventBridge Scheduler",
+    "service-quotas": "Service Quotas",
+    "sts": "STS",
+}
+"""boto3's name of a service -> its name in messages."""
 _NO_ANSWER = (
     boto.ConnectionError,
     boto.HTTPClientError,
@@ -114,13 +126,33 @@ def _raise_own_error(caught_exception: Exception | None = None, **_event: object
             raise error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Api:
-    """One API: its name, and the meanings of its own error codes."""
+class Api(Generic[Client]):
+    """One API in one region: its client, and the meanings of its own error codes.
 
-    service: str
-    region: str | None
-    meanings: Mapping[str, Meaning]
+    `bounds` are those of open_client. A code that means NoCapacityError is not retried, although EC2 sends
+    it as a server error: the run decides on retries.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        region: str | None,
+        meanings: Mapping[str, Meaning],
+        *,
+        endpoint: str | None = None,
+        **bounds: Any,
+    ) -> None:
+        self._name = _NAMES[service]
+        self._region = region
+        self._meanings = meanings
+        self._open_client = partial(open_client, service, region, endpoint, **bounds)
+
+    @cached_property
+    def client(self) -> Client:
+        opened: Any = self._open_client()
+        opened.meta.events.register_first("needs-retry", self._raise_missing_capacity)
+        client: Client = opened
+        return client
 
     @contextmanager
     def convert_errors(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
@@ -131,7 +163,7 @@ class Api:
             raise self._convert_error(error, right, subject, meanings) from error
         except _NO_ANSWER as error:
             raise ComputeUnavailableError(
-                f"{self.service} did not answer ({type(error).__name__}): {right} on {subject} may have been "
+                f"{self._name} did not answer ({type(error).__name__}): {right} on {subject} may have been "
                 f"done; try again{self._explain_silence(error)}"
             ) from error
         except _NO_CREDENTIALS_YET as error:
@@ -140,18 +172,25 @@ class Api:
             ) from error
         except boto.NoRegionError as error:
             raise MisconfiguredError(
-                f"no AWS region is set for {self.service}: put AWS_REGION=…, such as us-east-2, into .env"
+                f"no AWS region is set for {self._name}: put AWS_REGION=…, such as us-east-2, into .env"
             ) from error
         except boto.BotoCoreError as error:
             kind = CredentialsError if isinstance(error, boto.NoCredentialsError) else MisconfiguredError
-            raise kind(
-                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
-            ) from error
+            raise kind(f"{self._name} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}") from error
+
+    def _raise_missing_capacity(
+        self, operation: Any, response: tuple[object, Mapping[str, Any]] | None = None, **_event: object
+    ) -> None:
+        """Raises the error of a reply without capacity: a handler for the event `needs-retry`."""
+        parsed: Any = response[1] if response else {}
+        kind, _ = self._meanings.get(code_of(parsed), AGAIN)
+        if issubclass(kind, NoCapacityError):
+            raise boto.ClientError(parsed, operation.name)
 
     def _explain_silence(self, error: Exception) -> str:
         """Reports an unknown region if its name is in the address that did not answer."""
-        unknown = describe_unknown_region(self.region or "")
-        return f"; {unknown}" if unknown and f".{self.region}." in str(error) else ""
+        unknown = describe_unknown_region(self._region or "")
+        return f"; {unknown}" if unknown and f".{self._region}." in str(error) else ""
 
     def _convert_error(
         self, error: boto.ClientError, right: str, subject: str, meanings: Mapping[str, Meaning]
@@ -159,16 +198,16 @@ class Api:
         code = code_of(error.response)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         busy = status >= 500 or status == 429
-        known = {**MEANINGS, **self.meanings, **meanings}
+        known = {**MEANINGS, **self._meanings, **meanings}
         kind, line = known.get(code, AGAIN if busy else _UNKNOWN)
-        region = self.region or "the default region"
+        region = self._region or "the default region"
         return kind(
             line.format(
                 code=code,
                 right=right,
                 subject=subject,
                 region=region,
-                service=self.service,
+                service=self._name,
                 text=_one_line(error),
             )
         )
@@ -178,7 +217,7 @@ _CHECK = "Check AWS_REGION, and the credentials with `aws sts get-caller-identit
 
 
 def code_of(response: Mapping[str, object]) -> str:
-    """The error code in a response as botocore parsed it; empty if it is not an error."""
+    """The error code in a parsed response; empty if there is none."""
     error = response.get("Error", {})
     return str(error.get("Code", "")) if isinstance(error, dict) else ""
 

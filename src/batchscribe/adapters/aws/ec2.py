@@ -6,12 +6,9 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
-from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, open_client
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning
 from batchscribe.core.decide.fixed import ParkedParts
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
@@ -88,34 +85,22 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 class Ec2Compute:
     """A protocols.Compute on EC2's API, with bounded calls.
 
-    A call takes at most `attempts` times the sum of both timeouts (seconds), plus the backoff between
-    attempts. Credentials come from boto3's chain. `endpoint` replaces AWS's address.
+    `attempts` and `bounds` are those of a client: a call takes at most `attempts` times the sum of both
+    timeouts, plus the backoff between attempts. Credentials come from boto3's chain. `endpoint` replaces
+    AWS's address.
     """
 
     def __init__(
-        self,
-        *,
-        region: str | None,
-        endpoint: str | None = None,
-        attempts: int = 4,
-        connect_timeout: float = 3.0,
-        read_timeout: float = 10.0,
+        self, *, region: str | None, endpoint: str | None = None, attempts: int = 4, **bounds: Any
     ) -> None:
-        self._open_client = partial(
-            open_client,
-            "ec2",
-            region,
-            endpoint,
-            attempts=attempts,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
+        self._api: Api[EC2Client] = Api(
+            "ec2", region, EC2_MEANINGS, endpoint=endpoint, attempts=attempts, **bounds
         )
-        self._api = Api(service="EC2", region=region, meanings=EC2_MEANINGS)
 
     def describe(self, instance: str) -> Instance:
         try:
             with self._convert_errors("ec2:DescribeInstances", instance):
-                answer = self._client.describe_instances(InstanceIds=[instance])
+                answer = self._api.client.describe_instances(InstanceIds=[instance])
         except MissingInstanceError:
             return Instance(id=instance, state=InstanceState.MISSING)
         found = [row for group in answer["Reservations"] for row in group["Instances"]]
@@ -135,12 +120,12 @@ class Ec2Compute:
     def start_unclaimed(self, instance: str) -> None:
         """Requests a start. Without a claim, no scheduler stops the instance."""
         with self._convert_errors("ec2:StartInstances", instance):
-            self._client.start_instances(InstanceIds=[instance])
+            self._api.client.start_instances(InstanceIds=[instance])
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        how = choose_force(self._client, "StopInstances", force=force)
+        how = choose_force(self._api.client, "StopInstances", force=force)
         with suppress(MissingInstanceError), self._convert_errors("ec2:StopInstances", instance):
-            self._client.stop_instances(InstanceIds=[instance], **how)
+            self._api.client.stop_instances(InstanceIds=[instance], **how)
 
     def release(self, instance: str) -> None:
         with suppress(MissingInstanceError):
@@ -148,18 +133,20 @@ class Ec2Compute:
 
     def change_type(self, instance: str, instance_type: str) -> None:
         with self._convert_errors("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
-            self._client.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": instance_type})
+            self._api.client.modify_instance_attribute(
+                InstanceId=instance, InstanceType={"Value": instance_type}
+            )
 
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
         """`SHA256:…` of each host key in the console output; only the first boot prints them."""
         with self._convert_errors("ec2:GetConsoleOutput", instance):
-            answer = self._client.get_console_output(InstanceId=instance)
+            answer = self._api.client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
 
     def shutdown_behaviour(self, instance: str) -> str:
         """Effect of a power-off by its own system: `stop` or `terminate`."""
         with self._convert_errors("ec2:DescribeInstanceAttribute", instance):
-            answer = self._client.describe_instance_attribute(
+            answer = self._api.client.describe_instance_attribute(
                 InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior"
             )
         return answer.get("InstanceInitiatedShutdownBehavior", {}).get("Value", "")
@@ -167,23 +154,25 @@ class Ec2Compute:
     def shows_tags(self, instance: str) -> bool:
         """True if its metadata service shows its tags."""
         with self._convert_errors("ec2:DescribeInstances", instance):
-            answer = self._client.describe_instances(InstanceIds=[instance])
+            answer = self._api.client.describe_instances(InstanceIds=[instance])
         options = answer["Reservations"][0]["Instances"][0].get("MetadataOptions", {})
         return options.get("InstanceMetadataTags") == "enabled" and options.get("HttpEndpoint") != "disabled"
 
     def show_tags(self, instance: str) -> None:
         """Makes its metadata service show its tags."""
         with self._convert_errors("ec2:ModifyInstanceMetadataOptions", instance):
-            self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
+            self._api.client.modify_instance_metadata_options(
+                InstanceId=instance, InstanceMetadataTags="enabled"
+            )
 
     def parked_parts(self, instance: str) -> ParkedParts:
         """Its disks, and whether its public address stays while it is stopped."""
         with self._convert_errors("ec2:DescribeVolumes", instance):
-            disks = self._client.describe_volumes(
+            disks = self._api.client.describe_volumes(
                 Filters=[{"Name": "attachment.instance-id", "Values": [instance]}]
             )["Volumes"]
         with self._convert_errors("ec2:DescribeInstances", instance):
-            answer = self._client.describe_instances(InstanceIds=[instance])
+            answer = self._api.client.describe_instances(InstanceIds=[instance])
         found = answer["Reservations"][0]["Instances"][0]
         return ParkedParts(
             disk_gigabytes=sum(disk["Size"] for disk in disks), fixed_address=_has_fixed_address(found)
@@ -192,13 +181,7 @@ class Ec2Compute:
     def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]
         with self._convert_errors("ec2:CreateTags", instance):
-            self._client.create_tags(Resources=[instance], Tags=rows)  # type: ignore[arg-type]
-
-    @cached_property
-    def _client(self) -> EC2Client:
-        client: EC2Client = self._open_client()
-        client.meta.events.register_first("needs-retry.ec2.StartInstances", raise_missing_capacity)
-        return client
+            self._api.client.create_tags(Resources=[instance], Tags=rows)  # type: ignore[arg-type]
 
     def _convert_errors(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
         if not instance:
@@ -213,15 +196,6 @@ def choose_force(client: EC2Client, operation: str, *, force: bool) -> dict[str,
     """
     known = getattr(client.meta.service_model.operation_model(operation).input_shape, "members", {})
     return {name: True for name in ("Force", "SkipOsShutdown") if name in known} if force else {}
-
-
-def raise_missing_capacity(
-    response: tuple[object, Mapping[str, Any]] | None = None, **_event: object
-) -> None:
-    """Prevents botocore's retry of missing capacity, which is a server error: the run decides on retries."""
-    parsed = response[1] if response else {}
-    if code_of(parsed) in NO_CAPACITY:
-        raise ClientError(parsed, "StartInstances")  # type: ignore[arg-type]
 
 
 def to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:

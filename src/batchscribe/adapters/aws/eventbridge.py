@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning
 from batchscribe.adapters.aws.schedules import GROUP, StopOrder, extract_run, make_order, name_prefix
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
@@ -62,9 +61,9 @@ _EXACT = timedelta(minutes=1)
 class EventBridgeGuard:
     """A protocols.Guard of schedules in the group `batchscribe`, named `<instance>.<run>`.
 
-    An order counts as armed only after it was read back. A call takes at most `attempts` times 13 s, plus the
-    backoff between attempts. `role` is the ARN of the role that stops the
-    instance; `endpoint` replaces AWS's address.
+    An order counts as armed only after it was read back. `attempts` and `bounds` are those of a client: a
+    call takes at most `attempts` times the sum of both timeouts, plus the backoff between attempts. `role` is
+    the ARN of the role that stops the instance; `endpoint` replaces AWS's address.
     """
 
     def __init__(
@@ -74,14 +73,13 @@ class EventBridgeGuard:
         region: str | None,
         endpoint: str | None = None,
         attempts: int = 4,
-        read_timeout: float = 10.0,
+        **bounds: Any,
     ) -> None:
         self.description = DESCRIPTION if role else WITHOUT_ROLE
         self._role = role
-        self._open_client = partial(
-            open_client, "scheduler", region, endpoint, attempts=attempts, read_timeout=read_timeout
+        self._api: Api[EventBridgeSchedulerClient] = Api(
+            "scheduler", region, _MEANINGS, endpoint=endpoint, attempts=attempts, **bounds
         )
-        self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:
         if not self._role:
@@ -90,12 +88,12 @@ class EventBridgeGuard:
         request: dict[str, Any] = order.request(self._role)
         try:
             with self._api.convert_errors("scheduler:CreateSchedule", order.name):
-                self._client.create_schedule(**request)
+                self._api.client.create_schedule(**request)
         except _OrderThereError:
             if not self._read_differences(order):
                 return
             with self._api.convert_errors("scheduler:UpdateSchedule", order.name, ConflictException=AGAIN):
-                self._client.update_schedule(**request)
+                self._api.client.update_schedule(**request)
         if different := self._read_differences(order):
             raise ComputeUnavailableError(
                 f"the order {order.name} reads back with a different {', '.join(different)}: it does not "
@@ -108,13 +106,13 @@ class EventBridgeGuard:
             suppress(_NoSuchOrderError),
             self._api.convert_errors("scheduler:DeleteSchedule", name, ConflictException=AGAIN),
         ):
-            self._client.delete_schedule(Name=name, GroupName=GROUP)
+            self._api.client.delete_schedule(Name=name, GroupName=GROUP)
 
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an enabled order; disabled orders do not count."""
         try:
             with self._api.convert_errors("scheduler:ListSchedules", name_prefix(instance)):
-                pages = self._client.get_paginator("list_schedules").paginate(
+                pages = self._api.client.get_paginator("list_schedules").paginate(
                     GroupName=GROUP, NamePrefix=name_prefix(instance), State="ENABLED"
                 )
                 return frozenset(
@@ -130,13 +128,8 @@ class EventBridgeGuard:
             "the order {subject} was created but cannot be read back: it does not count as armed; try again",
         )
         with self._api.convert_errors("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
-            found = self._client.get_schedule(Name=order.name, GroupName=GROUP)
+            found = self._api.client.get_schedule(Name=order.name, GroupName=GROUP)
         return _list_differences(order.request(self._role), found)
-
-    @cached_property
-    def _client(self) -> EventBridgeSchedulerClient:
-        client: EventBridgeSchedulerClient = self._open_client()
-        return client
 
 
 def _list_differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ machine whose reply was lost, and no ID of EC2 has to be recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from itertools import product
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from botocore.exceptions import ClientError
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning
 from batchscribe.adapters.aws.ec2 import (
     CAPACITY,
     EC2_MEANINGS,
     NO_CAPACITY,
     QUOTA,
     choose_force,
-    raise_missing_capacity,
     to_instance,
 )
 from batchscribe.adapters.aws.launch_templates import DEFAULT_VERSION, LaunchTemplates, name_template
@@ -115,8 +113,9 @@ class FleetCapacity:
     """A protocols.Capacity of machines that each run creates from a launch template.
 
     `types` and `markets` are in order of preference: every type in the first market, then in the next.
-    `subnets`: those to create machines in; empty: the template's, or one default subnet for each zone. A call
-    takes at most `attempts` times the sum of both timeouts (seconds), plus the backoff between attempts.
+    `subnets`: those to create machines in; empty: the template's, or one default subnet for each zone.
+    `attempts` and `bounds` are those of a client: a call takes at most `attempts` times the sum of both
+    timeouts, plus the backoff between attempts.
     """
 
     def __init__(
@@ -131,8 +130,7 @@ class FleetCapacity:
         subnets: tuple[str, ...] = (),
         endpoint: str | None = None,
         attempts: int = 4,
-        connect_timeout: float = 3.0,
-        read_timeout: float = 10.0,
+        **bounds: Any,
     ) -> None:
         self._provider = provider
         self._named_template = name_template(template)
@@ -140,18 +138,11 @@ class FleetCapacity:
         self._markets = markets
         self._rate_of = rate_of
         self._given_subnets = subnets
-        self._open_client = partial(
-            open_client,
-            "ec2",
-            region,
-            endpoint,
-            attempts=attempts,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
+        self._api: Api[EC2Client] = Api(
+            "ec2", region, _FLEET_MEANINGS, endpoint=endpoint, attempts=attempts, **bounds
         )
-        self._templates = LaunchTemplates(lambda: self._client, region=region)
+        self._templates = LaunchTemplates(lambda: self._api.client, region=region)
         self._read_template = cache(partial(self._templates.describe, template))
-        self._api = Api(service="EC2", region=region, meanings=_FLEET_MEANINGS)
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
         own = (seen.type, Market(seen.market)) if seen.type and seen.market else None
@@ -167,8 +158,8 @@ class FleetCapacity:
             return True
         subject = " ".join(filter(None, (offer.instance_type, offer.market, offer.region)))
         request = self._make_request(claim, offer)
-        with self._convert_errors("ec2:CreateFleet", subject):
-            answer = self._client.create_fleet(**request)
+        with self._api.convert_errors("ec2:CreateFleet", subject):
+            answer = self._api.client.create_fleet(**request)
         created = [row for row in answer.get("Instances", []) if row.get("InstanceIds")]
         if not created:
             raise self._find_cause(answer.get("Errors", []), subject)
@@ -182,8 +173,8 @@ class FleetCapacity:
             raise ComputeUnavailableError(
                 f"{instance} does not show in EC2 yet: its manifest was not announced; will poll again"
             )
-        with self._convert_errors("ec2:CreateTags", instance):
-            self._client.create_tags(Resources=ids, Tags=_to_rows({MANIFEST_TAG: manifest}))  # type: ignore[arg-type]
+        with self._api.convert_errors("ec2:CreateTags", instance):
+            self._api.client.create_tags(Resources=ids, Tags=_to_rows({MANIFEST_TAG: manifest}))  # type: ignore[arg-type]
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
         found = self._group_by_machine(instances)
@@ -199,9 +190,9 @@ class FleetCapacity:
     def teardown(self, instance: str, *, force: bool = False) -> None:
         if not (ids := self._list_ids(instance)):
             return
-        how = choose_force(self._client, "TerminateInstances", force=force)
-        with self._convert_errors("ec2:TerminateInstances", f"{instance} ({', '.join(ids)})"):
-            self._client.terminate_instances(InstanceIds=ids, **how)
+        how = choose_force(self._api.client, "TerminateInstances", force=force)
+        with self._api.convert_errors("ec2:TerminateInstances", f"{instance} ({', '.join(ids)})"):
+            self._api.client.terminate_instances(InstanceIds=ids, **how)
 
     def restore(self, instance: str, instance_type: str) -> None:
         """Does nothing: the machine ends with its run."""
@@ -257,7 +248,10 @@ class FleetCapacity:
         return [{"SubnetId": subnet} for subnet in self._subnets.values()]
 
     def _find_cause(self, errors: Iterable[Any], subject: str) -> BatchscribeError:
-        """The error of a reply without a machine: that of its zones which the user or a retry can resolve."""
+        """The error of a reply without a machine.
+
+        Of its zones' errors, one that the user or a retry can resolve.
+        """
         found = [self._convert_reply_error(row, subject) for row in errors]
         kind, text = _CAPACITY
         nothing = kind(text.format(subject=subject, code="no reason given"))
@@ -268,7 +262,7 @@ class FleetCapacity:
         code, text = row.get("ErrorCode", ""), row.get("ErrorMessage", "")
         try:
             # EC2 checks the rights of the launch itself, not only those of the fleet.
-            with self._convert_errors("ec2:RunInstances", subject):
+            with self._api.convert_errors("ec2:RunInstances", subject):
                 raise ClientError({"Error": {"Code": code, "Message": text}}, "CreateFleet")
         except BatchscribeError as error:
             return error
@@ -291,8 +285,8 @@ class FleetCapacity:
         by_name = {"Name": f"tag:{MACHINE_TAG}", "Values": list(names)}
         filters: Any = [by_name if names else {"Name": "tag-key", "Values": [MACHINE_TAG]}]
         found: dict[str, list[Any]] = {}
-        with self._convert_errors("ec2:DescribeInstances", ", ".join(names) or "all machines"):
-            for page in self._client.get_paginator("describe_instances").paginate(Filters=filters):
+        with self._api.convert_errors("ec2:DescribeInstances", ", ".join(names) or "all machines"):
+            for page in self._api.client.get_paginator("describe_instances").paginate(Filters=filters):
                 for row in (row for group in page["Reservations"] for row in group["Instances"]):
                     found.setdefault(to_instance(row).tags[MACHINE_TAG], []).append(row)
         return found
@@ -300,15 +294,6 @@ class FleetCapacity:
     @cached_property
     def _subnets(self) -> Mapping[str, str]:
         return self._templates.choose_subnets(self._given_subnets)
-
-    @cached_property
-    def _client(self) -> EC2Client:
-        client: EC2Client = self._open_client()
-        client.meta.events.register_first("needs-retry.ec2.CreateFleet", raise_missing_capacity)
-        return client
-
-    def _convert_errors(self, right: str, subject: str) -> AbstractContextManager[None]:
-        return self._api.convert_errors(right, subject)
 
 
 def _show(name: str, rows: list[Any]) -> Instance:

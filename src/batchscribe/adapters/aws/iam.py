@@ -116,8 +116,9 @@ def make_policy(who: Who, place: AccountPlace) -> Document:
 
 
 def make_trust(who: Who, place: AccountPlace) -> Document | None:
-    """The trust policy of a role: EventBridge for orders of our group, EC2 for the GPU host.
+    """The trust policy of a role; None for the scheduler.
 
+    It trusts EventBridge for orders of our group, and EC2 for the GPU host. The scheduler may run anywhere.
     None for the scheduler, since it may run anywhere.
     """
     if who is Who.SCHEDULER:

@@ -1,4 +1,7 @@
-"""IAM statements for machines that runs create: each is named by its tag, since it has no ID before."""
+"""IAM statements for machines that runs create.
+
+Each machine is named by its tag, since it has no ID before its creation.
+"""
 
 from __future__ import annotations
 

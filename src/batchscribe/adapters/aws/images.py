@@ -1,14 +1,16 @@
-"""Makes the image and the launch template of machines that runs create, from an instance that was set up."""
+"""Makes image and launch template from an instance that was set up.
+
+Runs create their machines from them.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from batchscribe import __version__
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning
 from batchscribe.adapters.aws.launch_templates import ID_PREFIX, name_template
 from batchscribe.errors import (
     ComputeUnavailableError,
@@ -42,22 +44,23 @@ class MachineImages:
     """Images and launch templates of EC2. Each method raises our errors, also for a missing right."""
 
     def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
-        self._region = region
-        self._endpoint = endpoint
-        self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
+        self._api: Api[EC2Client] = Api("ec2", region, _MEANINGS, endpoint=endpoint)
 
     def plan_image(self, instance: str, now: datetime) -> Request:
-        """Request for an image. EC2 reboots a running instance first, so that its file system is complete."""
+        """Request for an image.
+
+        EC2 reboots a running instance first, so that its file system is complete.
+        """
         name = f"batchscribe-{__version__.replace('+', '-')}-{now:%Y%m%d-%H%M%S}"
         return {"InstanceId": instance, "Name": name, "Description": f"batchscribe {__version__}, GPU host"}
 
     def plan_template(self, template: str, instance: str, image: str) -> Request:
-        """Request for the launch template: with the role, the security groups and the key of the instance.
+        """Request for a launch template with the instance's role, groups and key.
 
         No type and no subnet: each run chooses them. The disk is gp3, which costs nothing beyond its size.
         """
-        with self._convert_errors("ec2:DescribeInstances", instance):
-            answer = self._client.describe_instances(InstanceIds=[instance])
+        with self._api.convert_errors("ec2:DescribeInstances", instance):
+            answer = self._api.client.describe_instances(InstanceIds=[instance])
         seen = answer["Reservations"][0]["Instances"][0]
         disk = {"VolumeType": "gp3", "DeleteOnTermination": True}
         data: Request = {
@@ -73,8 +76,8 @@ class MachineImages:
 
     def create_image(self, request: Request) -> str:
         """Starts to make an image; returns its ID."""
-        with self._convert_errors("ec2:CreateImage", request["InstanceId"]):
-            return self._client.create_image(**request)["ImageId"]
+        with self._api.convert_errors("ec2:CreateImage", request["InstanceId"]):
+            return self._api.client.create_image(**request)["ImageId"]
 
     def await_image(self, image: str, clock: Clock) -> None:
         """Waits until machines can be created from the image. Raises MisconfiguredError if it failed."""
@@ -95,8 +98,11 @@ class MachineImages:
         """
         template = request["LaunchTemplateName"]
         named = name_template(template)
-        with suppress(ObjectNotFoundError), self._convert_errors("ec2:CreateLaunchTemplateVersion", template):
-            made = self._client.create_launch_template_version(
+        with (
+            suppress(ObjectNotFoundError),
+            self._api.convert_errors("ec2:CreateLaunchTemplateVersion", template),
+        ):
+            made = self._api.client.create_launch_template_version(
                 **named,
                 SourceVersion="$Latest",
                 LaunchTemplateData=_require(image),  # type: ignore[arg-type]
@@ -106,29 +112,21 @@ class MachineImages:
             return version
         if template.startswith(ID_PREFIX):
             raise MisconfiguredError(f"there is no launch template {template}: fix GPU_LAUNCH_TEMPLATE")
-        with self._convert_errors("ec2:CreateLaunchTemplate", template):
-            return self._client.create_launch_template(**request)["LaunchTemplate"]["LatestVersionNumber"]
+        with self._api.convert_errors("ec2:CreateLaunchTemplate", template):
+            return self._api.client.create_launch_template(**request)["LaunchTemplate"]["LatestVersionNumber"]
 
     def _choose_version(self, named: Request, template: str, version: int) -> None:
-        with self._convert_errors("ec2:ModifyLaunchTemplate", template):
-            self._client.modify_launch_template(**named, DefaultVersion=str(version))
+        with self._api.convert_errors("ec2:ModifyLaunchTemplate", template):
+            self._api.client.modify_launch_template(**named, DefaultVersion=str(version))
 
     def _read_state(self, image: str) -> str:
-        with self._convert_errors("ec2:DescribeImages", image):
-            found = self._client.describe_images(ImageIds=[image])["Images"]
+        with self._api.convert_errors("ec2:DescribeImages", image):
+            found = self._api.client.describe_images(ImageIds=[image])["Images"]
         return found[0]["State"] if found else "pending"
-
-    @cached_property
-    def _client(self) -> EC2Client:
-        client: EC2Client = open_client("ec2", self._region, self._endpoint)
-        return client
-
-    def _convert_errors(self, right: str, subject: str) -> AbstractContextManager[None]:
-        return self._api.convert_errors(right, subject)
 
 
 def _require(image: str) -> Request:
-    """Fields that every created machine requires: its name in its metadata, and an end at its power-off."""
+    """Required fields of a created machine: name in metadata, end at power-off."""
     return {
         "ImageId": image,
         "InstanceInitiatedShutdownBehavior": "terminate",

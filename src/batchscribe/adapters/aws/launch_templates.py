@@ -1,9 +1,8 @@
-"""Reads what an EC2 Fleet depends on: the launch template, its subnets, and zones with a type."""
+"""Reads a fleet's launch template, its subnets, and zones with a type."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -41,18 +40,18 @@ def name_template(template: str) -> dict[str, Any]:
 
 
 class LaunchTemplates:
-    """Reads of EC2 by a bounded client. Each method raises our errors, also for a missing right."""
+    """Bounded reads of EC2. Methods raise our errors, also for missing rights."""
 
     def __init__(self, make_client: Callable[[], EC2Client], *, region: str | None) -> None:
         self._make_client = make_client
         self._region = region
-        self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
+        self._api: Api[EC2Client] = Api("ec2", region, _MEANINGS)
 
     def describe(self, template: str) -> MachineTemplate:
         """The default version of a template. Raises ObjectNotFoundError if there is no such template."""
         if not template:
             raise MisconfiguredError("GPU_LAUNCH_TEMPLATE is not set: set it to the ID of a launch template")
-        with self._convert_errors("ec2:DescribeLaunchTemplateVersions", template):
+        with self._api.convert_errors("ec2:DescribeLaunchTemplateVersions", template):
             answer = self._client.describe_launch_template_versions(
                 **name_template(template),
                 Versions=[DEFAULT_VERSION],
@@ -67,7 +66,7 @@ class LaunchTemplates:
         """
         default = [{"Name": "default-for-az", "Values": ["true"]}]
         asked: Any = {"SubnetIds": list(subnets)} if subnets else {"Filters": default}
-        with self._convert_errors("ec2:DescribeSubnets", ", ".join(subnets) or "the default subnets"):
+        with self._api.convert_errors("ec2:DescribeSubnets", ", ".join(subnets) or "the default subnets"):
             found = self._client.describe_subnets(**asked)["Subnets"]
         if not found:
             raise MisconfiguredError(
@@ -79,7 +78,7 @@ class LaunchTemplates:
 
     def zones_with(self, instance_type: str) -> frozenset[str]:
         """Zones of the region that offer a type."""
-        with self._convert_errors("ec2:DescribeInstanceTypeOfferings", instance_type):
+        with self._api.convert_errors("ec2:DescribeInstanceTypeOfferings", instance_type):
             pages = self._client.get_paginator("describe_instance_type_offerings").paginate(
                 LocationType="availability-zone",
                 Filters=[{"Name": "instance-type", "Values": [instance_type]}],
@@ -89,9 +88,6 @@ class LaunchTemplates:
     @cached_property
     def _client(self) -> EC2Client:
         return self._make_client()
-
-    def _convert_errors(self, right: str, subject: str) -> AbstractContextManager[None]:
-        return self._api.convert_errors(right, subject)
 
 
 def to_template(found: Any) -> MachineTemplate:

@@ -27,7 +27,7 @@ class _InstanceAction(msgspec.Struct, frozen=True):
 
 
 def read_tag(name: str, endpoint: str) -> str | None:
-    """Value of a tag; None if there is no such tag, or the metadata does not show tags.
+    """Value of a tag; None if it is absent or not shown.
 
     Raises ComputeUnavailableError. No proxy is used: it would return another machine's tags.
     """
@@ -35,7 +35,7 @@ def read_tag(name: str, endpoint: str) -> str | None:
 
 
 def read_interruption(endpoint: str) -> str:
-    """Reason why EC2 takes this spot instance back; empty if it does not, or if the instance is on demand.
+    """Reason why EC2 revokes this spot instance; empty if it does not.
 
     Raises ComputeUnavailableError. Rebalance recommendations are ignored: they announce a risk, not an end,
     and the notice leaves enough time to publish what is in the engine.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC
 from functools import cache, partial
 from itertools import groupby
@@ -12,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.aws.clients import Api, open_client
+from batchscribe.adapters.aws.clients import Api
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.prices import (
     ADDRESS,
@@ -67,7 +66,7 @@ class AwsPriceList:
 
     def __init__(self, clock: Clock, *, endpoint: str | None = None) -> None:
         self._clock = clock
-        self._client = cache(partial(open_client, endpoint=endpoint))
+        self._api = cache(partial(Api[Any], meanings={}, endpoint=endpoint))
 
     def read(self, region: str) -> tuple[PriceSheet, ...]:
         rows = self._list("AmazonEC2", region, _GPU_FILTERS)
@@ -106,24 +105,23 @@ class AwsPriceList:
         """Yields (attributes, dollars) of each product with an on-demand price."""
         fields = {"regionCode": region, **filters}
         config = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in fields.items()]
-        with self._convert_errors("AWS Price List", "pricing:GetProducts", region):
-            pages = self._client("pricing", PRICE_LIST_REGION).get_paginator("get_products")
+        pricing = self._api("pricing", PRICE_LIST_REGION)
+        with pricing.convert_errors("pricing:GetProducts", f"prices of {region}"):
+            pages = pricing.client.get_paginator("get_products")
             for page in pages.paginate(ServiceCode=service, Filters=config, FormatVersion="aws_v1"):
                 yield from _parse_products(page["PriceList"])
 
     def _read_zones(self, region: str, types: Sequence[str]) -> dict[str, dict[str, str]]:
         """Present spot price in each zone, by type."""
         prices: dict[str, dict[str, str]] = {}
-        with self._convert_errors("EC2", "ec2:DescribeSpotPriceHistory", region):
-            pages = self._client("ec2", region).get_paginator("describe_spot_price_history")
+        ec2 = self._api("ec2", region)
+        with ec2.convert_errors("ec2:DescribeSpotPriceHistory", f"prices of {region}"):
+            pages = ec2.client.get_paginator("describe_spot_price_history")
             asked = {"InstanceTypes": list(types), "ProductDescriptions": [_PLATFORM]} if types else {}
             for page in pages.paginate(StartTime=self._clock.now(), **asked) if asked else ():
                 for row in sorted(page["SpotPriceHistory"], key=itemgetter("Timestamp")):
                     prices.setdefault(row["InstanceType"], {})[row["AvailabilityZone"]] = row["SpotPrice"]
         return prices
-
-    def _convert_errors(self, service: str, right: str, region: str) -> AbstractContextManager[None]:
-        return Api(service=service, region=region, meanings={}).convert_errors(right, f"prices of {region}")
 
 
 def _parse_products(products: Iterable[str]) -> Iterator[tuple[dict[str, str], str]]:

@@ -40,7 +40,7 @@ class StopOrder:
 
     @property
     def terminates(self) -> bool:
-        """True for a machine that its run creates: its id is a name, not an ID of EC2."""
+        """True if the run creates its machine: its id is a name."""
         return _EC2_ID.fullmatch(self.instance) is None
 
     @property

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning
 from batchscribe.errors import MisconfiguredError
 
 _MEANINGS: dict[str, Meaning] = {
@@ -43,40 +42,36 @@ class Stacks:
     """CloudFormation in one region. Errors are ours; a missing right is a MisconfiguredError."""
 
     def __init__(self, region: str) -> None:
-        self._api = Api(service="CloudFormation", region=region, meanings=_MEANINGS)
+        self._api: Api[Any] = Api("cloudformation", region, _MEANINGS)
 
     def list(self) -> tuple[MadeStack, ...]:
         with self._api.convert_errors("cloudformation:DescribeStacks", "this account"):
-            pages = self._client.get_paginator("describe_stacks").paginate()
+            pages = self._api.client.get_paginator("describe_stacks").paginate()
             return tuple(_to_stack(row) for page in pages for row in page["Stacks"])
 
     def create(self, name: str, template: str, parameters: Mapping[str, str]) -> None:
         """Requests the stack; `failure` and `describe` show the result."""
         rows = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
         with self._api.convert_errors("cloudformation:CreateStack", name):
-            self._client.create_stack(
+            self._api.client.create_stack(
                 StackName=name, TemplateBody=template, Parameters=rows, Capabilities=["CAPABILITY_IAM"]
             )
 
     def describe(self, name: str) -> MadeStack:
         with self._api.convert_errors("cloudformation:DescribeStacks", name):
-            (found,) = self._client.describe_stacks(StackName=name)["Stacks"]
+            (found,) = self._api.client.describe_stacks(StackName=name)["Stacks"]
         return _to_stack(found)
 
     def failure(self, name: str) -> str:
         """The first error in the stack's events; empty if there is none."""
         with self._api.convert_errors("cloudformation:DescribeStackEvents", name):
-            events = self._client.describe_stack_events(StackName=name)["StackEvents"]
+            events = self._api.client.describe_stack_events(StackName=name)["StackEvents"]
         failed = [row for row in events if row.get("ResourceStatus", "").endswith("_FAILED")]
         return (
             f"{failed[-1]['LogicalResourceId']}: {failed[-1].get('ResourceStatusReason', '')}"
             if failed
             else ""
         )
-
-    @cached_property
-    def _client(self) -> Any:
-        return open_client("cloudformation", self._api.region)
 
 
 def _to_stack(row: Mapping[str, Any]) -> MadeStack:

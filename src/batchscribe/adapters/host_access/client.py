@@ -45,7 +45,10 @@ class SshHost:
 
 
 class SilentHost:
-    """A client of a host that accepts no login: its agent starts at boot, and works through the store."""
+    """A client of a host that accepts no login.
+
+    The host's agent starts at boot, and works through the store.
+    """
 
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:  # noqa: ARG002
         raise LaunchError(

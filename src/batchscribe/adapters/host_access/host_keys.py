@@ -1,4 +1,7 @@
-"""Pins the ssh keys of GPU hosts to instance IDs, and compares them with the console output."""
+"""Pins ssh keys of GPU hosts to instance IDs.
+
+Compares them with the console output.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installs a worker on a GPU host: copies the wheel of this version and an install script."""
+"""Installs a worker on a GPU host: wheel and install script."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def install_worker(
 
 
 def read_pins(extra: str) -> bytes | None:
-    """The pinned packages of an extra with hashes, from the package or the sources; None if not pinned."""
+    """The pinned packages of an extra, with hashes; None if not pinned.
+
+    They are in the package, or in the sources.
+    """
     name, sources = f"{extra}.txt", _find_sources()
     places = [resources.files("batchscribe").joinpath("requirements", name)]
     places += [sources / "requirements" / name] if sources else []

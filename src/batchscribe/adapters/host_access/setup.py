@@ -1,4 +1,4 @@
-"""`gpu setup` and `gpu check`: the steps that prepare and check a GPU host, each with a finding."""
+"""Steps of `gpu setup` and `gpu check`, each with a finding."""
 
 from __future__ import annotations
 
@@ -141,10 +141,10 @@ class HostSetup:
             yield Finding(what="instance tags", ok=shown or not promised, detail=detail, fix=SHOW_TAGS)
 
     def set_up(self, instance: Instance, options: SetupOptions) -> Iterator[Finding]:
-        """Yields each step of the set-up when it is done. The record is written if all checks pass.
+        """Yields each step of the set-up when it is done.
 
-        That of an image is written by `record_image`, once there is one. Raises LaunchError,
-        MisconfiguredError if a step fails; the previous set-up still works.
+        The record is written if all checks pass. That of an image is written by `record_image`, once there is
+        one. Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
         """
         environment = read_environment(options.env_file) if options.env_file else None
         fingerprint = yield from self._install_worker(instance, options)
@@ -330,7 +330,10 @@ class HostSetup:
         )
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
-        """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""
+        """The host's record; None if it is missing or damaged.
+
+        It has the facts that a check or set-up cannot find out.
+        """
         try:
             return read_optional(self.output, keys.instance(instance.id), InstanceRecord)
         except UnreadableError:

@@ -41,7 +41,10 @@ _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
 
 def find_names(folder: Path, unit_dir: Path) -> Names:
-    """Unit names of the project in that folder: its own, else the plain ones if they are free."""
+    """Unit names of the project in that folder.
+
+    They are its own ones, else the plain ones if these are free.
+    """
     tagged = Names.tagged(folder)
     for names in (PLAIN, tagged):
         if folder in _find_project_folders(names, unit_dir):
@@ -56,9 +59,10 @@ def _find_project_folders(names: Names, unit_dir: Path) -> set[Path]:
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
-    """Writes the units and starts the timers; removes the CPU lane's units if they are not among `units`.
+    """Writes the units and starts the timers.
 
-    Raises MisconfiguredError if that fails, and before any change on a machine without systemd.
+    Removes the CPU lane's units if they are not among `units`. Raises MisconfiguredError if that fails, and
+    before any change on a machine without systemd.
     """
     if not _has_systemd():
         raise MisconfiguredError(

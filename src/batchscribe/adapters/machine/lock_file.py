@@ -1,4 +1,6 @@
-"""The tick's lock: flock on a file that is never unlinked, so that two ticks cannot lock two inodes.
+"""The tick's lock: flock on a file that is never unlinked.
+
+So two ticks cannot lock two inodes.
 
 `filelock` opens without following links, does not truncate a file that it cannot lock, and checks the inode
 after locking. The kernel frees the lock when its holder dies. The text of the file ("PID timestamp") is only

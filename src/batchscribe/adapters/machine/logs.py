@@ -1,4 +1,4 @@
-"""The log: events as lines on stderr or in the journal, and as JSON in one file per run.
+"""The log: lines on stderr or in the journal, JSON per run.
 
 In the file, the cost block is text, so that `grep -A10 "Cost Tracking"` prints it.
 
@@ -118,7 +118,10 @@ def _is_old(path: Path, now: datetime) -> bool:
 
 
 def _named_time(stamp: str, now: datetime) -> datetime:
-    """Start of a log by its name; `now`, so that it is kept, if the name has no valid time."""
+    """Start of a log by its name; `now` if it has none.
+
+    A log without a valid time in its name is kept so.
+    """
     try:
         return datetime.strptime(stamp, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     except ValueError:

@@ -42,7 +42,7 @@ def post_event(url: str, event: str, body: str, at: int) -> str:
 
 
 def event_id(kind: str, data: Mapping[str, object]) -> str:
-    """Returns the same id for an event that is sent again, e.g. after a crash of its sender."""
+    """Returns the same id for an event that is sent again."""
     parts = [kind, *(str(data.get(name, "")) for name in ("run", "session"))]
     return "evt_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 

@@ -82,7 +82,10 @@ class ProgressView:
         self._line.update(Text(printable(text)), refresh=True)
 
     def _log_wait(self, wait: Wait, run: str) -> None:
-        """Logs a wait when its cause changes, then at most once a minute with the number of polls."""
+        """Logs a wait when its cause changes, then once a minute.
+
+        Each line has the number of polls.
+        """
         now = self._clock.monotonic()
         text, since, polls = self._waits.get(run, ("", 0.0, 0))
         if text == wait.text and now - since < WAIT_EVERY_SECONDS:

@@ -74,7 +74,10 @@ class _OddKeyError(Exception):
 
 
 class ObstoreStore:
-    """A Store over one obstore store. `base`, empty or ending in `/`, is the prefix of every key."""
+    """A Store over one obstore store.
+
+    `base`, empty or ending in `/`, is the prefix of every key.
+    """
 
     def __init__(
         self,
@@ -299,7 +302,10 @@ class ObstoreStore:
 
 
 def await_result(future: Future[T]) -> T:
-    """Waits in short intervals: a signal just before the wait, or to another thread, does not end it."""
+    """Waits for a result in short intervals.
+
+    A signal just before a wait, or to another thread, would not end a long one.
+    """
     while not future.done():
         wait((future,), timeout=TURN_SECONDS)
     return future.result()

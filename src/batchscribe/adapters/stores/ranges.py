@@ -79,7 +79,10 @@ class RangeLister:
 def list_pages(
     store: Store, limits: Iterable[str], keep_alive: Callable[[], None] = lambda: None
 ) -> Iterator[list[ObjectInfo]]:
-    """Yields the objects of all ranges in key order, at most PAGE at once; STREAMS pages are read ahead."""
+    """Yields the objects of all ranges in key order.
+
+    At most PAGE objects at once; STREAMS pages are read ahead.
+    """
     with _open_pool() as pool:
         yield from _Listing(store, pool, keep_alive).read(_join_up("", limits, None))
 
@@ -121,9 +124,10 @@ class _Listing:
         yield from self.read(_join_up(last, self._measure((last, end)), end))
 
     def _measure(self, keys: Range) -> list[str]:
-        """Limits of pages in a range of unknown size, from a first listing of it in no order.
+        """Limits of pages in a range of unknown size.
 
-        A listing that is not complete after its page continues in several parts while a stream is idle.
+        They are from a first listing of it in no order. A listing that is not complete after its page
+        continues in several parts while a stream is idle.
         """
         sizes: dict[str, int] = {}
         rest, running = [keys], dict[Future[_Extent], Range]()
@@ -158,10 +162,11 @@ def _survey(store: Store, start: str, end: str | None) -> _Extent:
 
 
 def divide(first: str, last: str, end: str | None, *, parts: int) -> list[Range]:
-    """Divides the rest of a range, behind a page from `first` to `last`, at up to `parts` - 1 keys.
+    """Divides the rest of a range into up to `parts` ranges.
 
-    They are `last` with one character counted on: a digit, the end of a folder, and the leftmost character
-    that can be. Characters behind the first that changed within the page would change again within one.
+    The rest is behind a page from `first` to `last`. The borders are `last` with one character counted on: a
+    digit, the end of a folder, and the leftmost character that can be. Characters behind the first that
+    changed within the page would change again within one.
     """
     cuts: list[str] = []
     for at in range(min(len(last), _count_common(first, last) + 1)):
@@ -181,14 +186,17 @@ def _count_common(one: str, other: str) -> int:
 
 
 def _count_on(character: str) -> str:
-    """Some characters after this one that names are likely to have, and the one behind all of its kind."""
+    """Likely characters after this one, and the one behind its kind."""
     kind = next((kind for kind in _KINDS if character in kind[:-1]), "")
     later = kind[kind.index(character) + 1 :] if kind else ""
     return later[:: -(len(later) // len(_DIGITS) + 1)]
 
 
 def _join_small(sizes: dict[str, int]) -> list[str]:
-    """Limits of ranges of at most PAGE keys, from the sizes of smaller ones by their last key."""
+    """Limits of ranges of at most PAGE keys, from smaller ones.
+
+    `sizes` are those of the smaller ranges, by their last key.
+    """
     limits, held, last = list[str](), 0, ""
     for key, size in sorted(sizes.items()):
         if held + size > PAGE:
@@ -199,7 +207,10 @@ def _join_small(sizes: dict[str, int]) -> list[str]:
 
 
 def _join_up(start: str, limits: Iterable[str], end: str | None) -> Iterator[Range]:
-    """The ranges from `start` to `end` between limits; those that do not increase or are odd are ignored."""
+    """The ranges from `start` to `end` between limits.
+
+    Limits that do not increase or are odd are ignored.
+    """
     for key in limits:
         if key > start and not is_odd(key):
             yield start, key

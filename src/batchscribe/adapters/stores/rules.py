@@ -46,7 +46,10 @@ class ConflictError(Exception):
 
 
 def is_odd(key: str) -> bool:
-    """True if obstore cannot address the key: it has an empty or dot segment or a control character."""
+    """True if obstore cannot address the key.
+
+    Such a key has an empty or dot segment, or a control character.
+    """
     segments = key.split("/")
     return bool(_CONTROL.search(key)) or any(segment in {"", ".", ".."} for segment in segments)
 

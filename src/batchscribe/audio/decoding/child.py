@@ -190,7 +190,10 @@ def begin_tracks(
     progress: DecodingProgress,
     reopen: Callable[[], InputContainer],
 ) -> Iterator[Track]:
-    """Yields each track with audio, decoded up to its first frame; the first one reads video packets, too."""
+    """Yields each track with audio, decoded up to its first frame.
+
+    The first one reads video packets, too.
+    """
     for place in places:
         opened = container if place == places[0] else reopen()
         stream = opened.streams.audio[place]

@@ -157,7 +157,10 @@ def _parse_ds64(head: bytes) -> dict[bytes, int]:
 
 
 def states_more(file: IO[bytes], length: int) -> bool:
-    """True if file or audio state more bytes than there are. FFmpeg uses the shorter of the two."""
+    """True if more bytes are stated than there are.
+
+    File and audio can state a size; FFmpeg uses the shorter one.
+    """
     head = read_at(file, 0, HEAD)
     if is_au(head):
         ends = find_au_end(head)
@@ -180,7 +183,10 @@ def _is_sound(chunk: FileChunk) -> bool:
 
 
 def find_sound_end(file: IO[bytes], begin: int, length: int) -> tuple[int, bool]:
-    """Returns the end of the last chunk and True; if unknown, the begin of its content and False."""
+    """Returns the end of the last chunk and True.
+
+    If it is unknown, returns the begin of its content and False.
+    """
     form, *chunks = read_chunks(file, begin, length)
     if not chunks:
         return form.body, False

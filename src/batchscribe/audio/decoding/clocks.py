@@ -1,7 +1,7 @@
-"""The clock of a file: begin of its audio and length of the file; runs in the decoder process.
+"""The clock of a file: begin of its audio, and its length.
 
-Time stamps may count from any moment. So all lengths are differences, and a file begins with the earliest
-audio or video.
+Runs in the decoder process. Time stamps may count from any moment. So all lengths are differences, and a file
+begins with the earliest audio or video.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Pre-roll: the last packets of a chunk, decoded before the next one so that a cut has no effect.
+"""Pre-roll: packets of the last chunk, decoded before the next one.
 
-Opus predicts each packet from earlier ones: started in the middle of a recording, it is wrong for about
-80 ms, and differs for twice as long. AAC needs the previous frame. So the last packets of one chunk precede
-the next chunk, and their audio is dropped. RFC 7845, 4.6 and RFC 6716, 3.1. This is for WebM; see `fragments`
-for MP4.
+So a cut has no effect. Opus predicts each packet from earlier ones: started in the middle of a recording, it
+is wrong for about 80 ms, and differs for twice as long. AAC needs the previous frame. So the last packets of
+one chunk precede the next chunk, and their audio is dropped. RFC 7845, 4.6 and RFC 6716, 3.1. This is for
+WebM; see `fragments` for MP4.
 """
 
 from __future__ import annotations

@@ -177,14 +177,18 @@ def check_shutdown(instance: str, behaviour: str, region: str) -> Finding:
     return failed("shutdown", detail, keep_at_shutdown(instance, region))
 
 
-def check_quota(quota: Quota, found: MachineType, region: str) -> Finding:
-    """Compares the account's limit of running vCPUs with the type's."""
-    detail = f"{quota.vcpus} vCPUs may run on demand, {found.name} has {found.vcpus}"
-    if quota.vcpus >= found.vcpus:
+def check_quota(
+    quota: Quota, found: MachineType, region: str, market: Market = Market.ON_DEMAND, machines: int = 1
+) -> Finding:
+    """Compares the account's limit of running vCPUs in a market with the machines of one run."""
+    needed = found.vcpus * machines
+    detail = f"{quota.vcpus} vCPUs may run {market}, {machines} x {found.name} have {needed}"
+    if quota.vcpus >= needed:
         return passed("quota", detail)
-    words = ("--service-code", "ec2", "--quota-code", quota.code, "--desired-value", str(found.vcpus))
+    words = ("--service-code", "ec2", "--quota-code", quota.code, "--desired-value", str(needed))
     fix = aws_command(region, "service-quotas", "request-service-quota-increase", *words)
-    return failed("quota", detail, fix)
+    grade = failed if quota.vcpus < found.vcpus else warned
+    return grade("quota", detail, fix)
 
 
 def check_schedule_group(state: str) -> Finding:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
-from batchscribe.core.decide.offers import Market
-from batchscribe.core.run.account import MachineTemplate, MachineType, Quota, aws_command
+from batchscribe.core.run.account import MachineTemplate
 from batchscribe.core.run.host import Finding, failed, passed, warned
 
 STACK = "create the stack that `batchscribe iam-policy --template` prints, or change the template as it does"
@@ -54,17 +53,3 @@ def check_zones(instance_type: str, offered: Collection[str], zones: Collection[
         f"no subnet is in a zone with {instance_type}: {', '.join(sorted(offered)) or 'no zone offers it'}"
     )
     return failed("zones", detail, "set GPU_SUBNETS to subnets there, or other GPU_INSTANCE_TYPES")
-
-
-def check_machine_quota(
-    quota: Quota, found: MachineType, market: Market, machines: int, region: str
-) -> Finding:
-    """Compares the account's limit of vCPUs in a market with the machines of one run."""
-    needed = found.vcpus * machines
-    detail = f"{quota.vcpus} vCPUs may run {market}, {machines} x {found.name} have {needed}"
-    if quota.vcpus >= needed:
-        return passed("quota", detail)
-    words = ("--service-code", "ec2", "--quota-code", quota.code, "--desired-value", str(needed))
-    fix = aws_command(region, "service-quotas", "request-service-quota-increase", *words)
-    grade = failed if quota.vcpus < found.vcpus else warned
-    return grade("quota", detail, fix)

@@ -15,6 +15,19 @@ class Caller:
     answered: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FoundInstance:
+    """An instance with a GPU, as the account lists it."""
+
+    id: str
+    type: str
+    state: str
+    name: str
+    """Its tag `Name`; empty if it has none."""
+    key_name: str
+    """The EC2 key pair it was created with."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineType:
     """An instance type. `gpus` describes its GPUs; empty if it has none."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 
 from batchscribe.controller.commands import fleet_checks as checks
-from batchscribe.controller.commands.doctor import AccountReads, attempt, to_failure
+from batchscribe.controller.commands.doctor import AccountReads, attempt, check_quota, to_failure
 from batchscribe.core import keys
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import describe_rate
@@ -91,6 +91,4 @@ class MachineChecks:
 
     def _check_quota(self, account: AccountReads, kind: MachineType, market: Market) -> Finding:
         quota = account.quota(kind.name, market)
-        return checks.check_machine_quota(
-            quota, kind, market, self._settings.max_machines, self._settings.region
-        )
+        return check_quota(quota, kind, self._settings.region, market, self._settings.max_machines)

@@ -65,7 +65,10 @@ def _decode(asr: Any, encodings: Floats, lengths: Any, **options: object) -> Ite
 
 
 class _Hypotheses:
-    """The best hypothesis of each utterance; `rows` are indexes of utterances that are not at their end."""
+    """The best hypothesis of each utterance.
+
+    `rows` are indexes of utterances that are not at their end.
+    """
 
     def __init__(self, asr: Any, size: int) -> None:
         self._joint = asr._decoder_joint

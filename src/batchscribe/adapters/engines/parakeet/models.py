@@ -90,9 +90,10 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def model_folder(spec: EngineSpec) -> Path:
-    """The folder to load on this machine: with float16 the one that was made, if there is one.
+    """The folder to load on this machine.
 
-    Raises MisconfiguredError if the model is missing or incomplete.
+    With float16 it is the one that was made, if there is one. Raises MisconfiguredError if the model is
+    missing or incomplete.
     """
     model = model_name(spec.model)
     folder = _find_folder(model, spec)

@@ -20,7 +20,10 @@ _SPECIAL = re.compile(r"<.*>")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a word. `text` begins with a blank at the start of a word; times are seconds."""
+    """A piece of a word; its times are seconds.
+
+    `text` begins with a blank at the start of a word.
+    """
 
     text: str
     start: float
@@ -40,7 +43,10 @@ def build_segments(tokens: Sequence[Token], frame: float) -> Iterator[Segment]:
 
 
 def _add_ends(tokens: Sequence[Token], frame: float) -> list[Token]:
-    """Ends each token at the start of the next one, at most LONGEST later. Drops special tokens."""
+    """Ends each token where the next one starts; drops special tokens.
+
+    A token lasts at most LONGEST.
+    """
     spoken = [token for token in tokens if not _SPECIAL.fullmatch(token.text.strip())]
     nexts = [*(token.start for token in spoken[1:]), math.inf]
     return [

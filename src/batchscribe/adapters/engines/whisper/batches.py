@@ -91,7 +91,10 @@ class FasterWhisper(Engine):
         return [(language, found[place]) for place, language in enumerate(languages)]
 
     def _select_voters(self, windows: Sequence[Window]) -> list[int]:
-        """Places of the windows whose language is detected: the first few of a session, all without one."""
+        """Places of the windows whose language is detected.
+
+        Of a session, the first few; without one, all.
+        """
         if not self._decoder.multilingual:
             return []
         seen: Counter[str] = Counter()

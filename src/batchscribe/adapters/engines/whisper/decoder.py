@@ -272,7 +272,10 @@ class _Aligned:
 
 
 def _split_lines(tokens: Sequence[int], stamps: int, seconds: float) -> Iterator[_Line]:
-    """Splits tokens at time stamps. If the last line has no stamp, the window's end ends it."""
+    """Splits tokens at time stamps.
+
+    If the last line has no stamp, the window's end ends it.
+    """
     start, text = 0.0, list[int]()
     for token in tokens:
         if token < stamps:
@@ -287,7 +290,7 @@ def _split_lines(tokens: Sequence[int], stamps: int, seconds: float) -> Iterator
 
 
 def _find_early_end(tokens: Sequence[int], stamps: int, room: int) -> float | None:
-    """Seconds at which the model stopped before the end of the window; None if it did not.
+    """Seconds at which the model stopped early; None if it did not.
 
     It stopped early if its output ends with the start stamp of a line, or if it ran out of tokens.
     """

@@ -141,9 +141,9 @@ def speech_like(seconds: float) -> Samples:
 
 
 def batch_size(decoder: WhisperDecoder, device: str) -> int:
-    """Number of windows per batch. On a CPU 1: a batch is slower there than single windows.
+    """Number of windows per batch; 1 on a CPU.
 
-    Raises EngineError if not even one window fits.
+    There, a batch is slower than single windows. Raises EngineError if not even one window fits.
     """
     if device != "cuda":
         return 1
@@ -158,9 +158,10 @@ def batch_size(decoder: WhisperDecoder, device: str) -> int:
 
 
 def measured_batch(transcribe: Callable[[int], None], free: Callable[[], int | None]) -> int:
-    """Batch size that fits, from the least free memory (bytes) with one window and with a few.
+    """Batch size that fits into the memory.
 
-    Raises the error of `transcribe` if one window does not fit.
+    It follows from the least free memory (bytes) with one window and with a few. Raises the error of
+    `transcribe` if one window does not fit.
     """
     one = least_free(partial(transcribe, 1), free)
     try:

@@ -97,10 +97,11 @@ def _beyond_english(spec: EngineSpec) -> str:
 
 
 def fetch_model(model: str) -> Path:
-    """Downloads a named model to the local cache and returns its folder; a folder is returned unchanged.
+    """Downloads a named model to the local cache; returns its folder.
 
-    A cached model is verified instead of fetched. Uses the network. Raises MisconfiguredError for an unknown
-    name or without the hub's client, EngineError if the download fails or differs from its record.
+    A folder is returned unchanged. A cached model is verified instead of fetched. Uses the network. Raises
+    MisconfiguredError for an unknown name or without the hub's client, EngineError if the download fails or
+    differs from its record.
     """
     if Path(model).is_dir():
         return Path(model)
@@ -156,7 +157,7 @@ def _find_cached(name: str) -> Path:
 
 
 def _find_other(name: str) -> str:
-    """A model on this machine that replaces a missing one, the larger first; empty if there is none."""
+    """The largest model here that can replace a missing one; else empty."""
     able = [other for other in MODELS if name.endswith(".en") or not other.endswith(".en")]
     return next((other for other in reversed(able) if find_source(other).find() or _find_packaged(other)), "")
 
