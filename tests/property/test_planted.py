@@ -21,7 +21,6 @@ ENDLESS = {"crash": 0, "fault": 0, "endless": 0.05, "droughts": 0, "people": 0, 
 EXPIRED = QUIET | {"droughts": 10}
 DAMAGED = QUIET | {"ledger_files": 6, "hangs": 0.05}
 WRITER = ACTORS["a writer of the bucket"]
-SLOW_FLEET: Focus = {**FLEETS["a fleet without faults"], "slow_machines": 0.4}
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 
@@ -140,9 +139,6 @@ BUGS = {
     ),
     "every machine has the run's rate": Bug(
         planted.every_machine_has_the_runs_rate, {"I7"}, 1, FLEETS["a spot market"]
-    ),
-    "a rest is shared while its worker works": Bug(
-        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 5, SLOW_FLEET
     ),
 }
 

@@ -215,6 +215,17 @@ def test_a_slow_worker_shares_its_rest(at: Fleet) -> None:
     assert len(set(at.worker.published)) == CHUNKS
 
 
+def test_no_rest_is_given_while_its_worker_works(at: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request to end does not reach the slow worker: its chunks stay with it."""
+    run = started(at, at_work=2)
+    at.worker.slow = {1: 400.0}
+    monkeypatch.setattr(at.world.launcher, "cancel", lambda *_request, **_force: None)
+    run = advanced(at, lambda run: run.workers[1].revoked)
+    run = advanced_to_end(at, run)
+    given = [chunk.key for worker in at.worker.started.values() for chunk in worker.manifest.chunks]
+    assert len(given) == len(set(given))
+
+
 def test_the_rest_of_an_interrupted_machine_is_done_by_the_other(at: Fleet) -> None:
     run = started(at, at_work=2)
     at.clock.sleep(100)
