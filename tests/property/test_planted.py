@@ -132,7 +132,10 @@ BUGS = {
     ),
     "any record is believed": Bug(planted.any_record_is_believed, {"I7", "I12", "I13"}, 0, WRITER),
     "idle machines are kept": Bug(
-        planted.idle_machines_are_kept, {"P1"}, 1, {**SLOW_FLEET, "lost_agent": 1.0}
+        planted.idle_machines_are_kept,
+        {"P1"},
+        1,
+        {**FLEETS["a fleet without faults"], "slow_machines": 0.4, "lost_agent": 1.0},
     ),
     "a lost create reply leaks a machine": Bug(
         planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 11, FLEETS["lost replies of a fleet"]
