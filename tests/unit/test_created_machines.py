@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -760,3 +762,28 @@ def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
         run = advanced_to_end(regions, run)
     assert (run.outcome, len(regions.worker.published)) == (Outcome.COMPLETED, CHUNKS)
     assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+
+
+@contextmanager
+def silent(cloud: FakeFleet) -> Iterator[None]:
+    """A region that answers to nothing."""
+    error = ComputeUnavailableError("the region does not answer")
+    with pytest.MonkeyPatch.context() as patch:
+        for call in ("poll", "list_created", "acquire", "announce", "teardown", "release"):
+            patch.setattr(cloud, call, Mock(side_effect=error))
+        yield
+
+
+def test_an_ended_machine_hides_no_other_one_while_a_region_does_not_answer(regions: TwoRegions) -> None:
+    run = started(regions, at_work=2)
+    (ended,) = regions.of(run, 1)
+    with silent(regions.west):
+        regions.cloud.terminate(ended.id)
+        run = advanced(regions, lambda run: run.in_teardown)
+        for _ in range(30):
+            regions.clock.sleep(5)
+            advance_all(regions.world, regions.config, PassResult())
+        assert regions.states() == {InstanceState.TERMINATED}
+        assert regions.ledger.open_runs(), "its end is not proved"
+    run = settled(regions)
+    assert all(machine.released for machine in run.machines)

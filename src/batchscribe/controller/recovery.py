@@ -35,6 +35,7 @@ from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.runs import ADOPTED, Machine, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
+    ComputeUnavailableError,
     InterruptedRunError,
     MisconfiguredError,
     ObjectNotFoundError,
@@ -322,6 +323,8 @@ def _reopen_run(world: World, run: Run) -> Run:
     """Reopens a run. It is billed from its creation on, since its start is not recorded."""
     run = replace(run, launch=read_claimed_launch(world, run), workers=recover_workers(world, run))
     polls = poll_machines(world, run, run.machines)
+    if silent := [name for name in run.instances if name not in polls]:
+        raise ComputeUnavailableError(f"run {run.id}: no answer about {', '.join(silent)}; will poll again")
     for machine in run.machines:
         run = _recover_machine(run, machine, polls[machine.id])
         if run.creates_machines:
