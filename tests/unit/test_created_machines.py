@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import msgspec
@@ -742,18 +743,20 @@ def test_the_status_of_a_machine_names_its_further_region(regions: TwoRegions) -
     assert now.machines[0].startswith(f"{run.id}-0 (g4dn.xlarge spot {WEST}, $0.10 an hour) is at work")
 
 
+@pytest.mark.parametrize("changed", ["region", "further_regions"])
 def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
-    regions: TwoRegions, tmp_path: Path
+    regions: TwoRegions, tmp_path: Path, changed: str
 ) -> None:
     regions.cloud.fail("acquire", *[NOT_HOME] * 2)
     run = started(regions, at_work=2)
     both = regions.world.capacity
+    now: dict[str, Any] = {"region": "eu-west-1"} if changed == "region" else {"further_regions": ()}
     with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
-        regions.ledger, regions.config = ledger, replace(regions.config, further_regions=())
+        regions.ledger, regions.config = ledger, replace(regions.config, **now)
         regions.world = replace(
             regions.world,
             ledger=ledger,
-            capacity=regions.cloud,
+            capacity=FakeFleet(regions.clock, (SPOT, ON_DEMAND)),
             elsewhere=lambda world, _run: replace(world, capacity=both),
         )
         reconcile(regions.world, regions.config)

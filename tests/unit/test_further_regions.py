@@ -151,6 +151,21 @@ def test_a_run_keeps_its_regions_after_the_settings_changed(tmp_path: Path) -> N
     assert settings_of_run(settings_of(tmp_path), before).by_region()[1:] == ()
 
 
+def test_a_run_keeps_its_home_region_after_that_became_a_further_one(tmp_path: Path) -> None:
+    opened = replace(run(), provider="fleet", region="us-east-2", further_regions=(WEST,))
+    now = settings_of(
+        tmp_path,
+        AWS_REGION="us-west-2",
+        GPU_LAUNCH_TEMPLATE="lt-west",
+        GPU_SUBNETS="subnet-1",
+        BATCH_GUARD_ROLE_ARN=f"{ROLE}/west",
+        GPU_FURTHER_REGIONS=f"eu-west-1 lt-eu us-east-2 lt-home subnet-0 {ROLE}/home",
+    )
+    home, west = settings_of_run(now, opened).by_region()
+    assert (home.region, home.launch_template, home.subnets) == ("us-east-2", "lt-home", ("subnet-0",))
+    assert (home.guard_role_arn, west.launch_template) == (f"{ROLE}/home", "lt-west")
+
+
 @pytest.mark.parametrize(("now", "others"), [(str(WEST), 0), ("", 1), ("us-west-2 lt-other", 1)])
 def test_manual_control_knows_the_regions_of_open_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str, others: int

@@ -69,7 +69,8 @@ class RegionalCapacity:
         for region, capacity in self._regions.items():
             try:
                 for seen in capacity.list_created():
-                    found.setdefault(seen.id, _place(seen, region))
+                    shown = _place(seen, region)
+                    found[seen.id] = min(found.get(seen.id, shown), shown, key=_rank)
             except _FAILURES as error:
                 log.warning("region.not_listed", region=region, error=str(error))
                 failures.append(error)

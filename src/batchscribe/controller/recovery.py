@@ -24,7 +24,7 @@ from batchscribe.controller.records import (
     read_settlement,
     recover_workers,
 )
-from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.controller.rehearsal_place import is_rehearsal, world_of
 from batchscribe.core import keys
 from batchscribe.core.decide.money import ZERO, Rate
 from batchscribe.core.messages import Level
@@ -232,8 +232,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    elsewhere = record.lane or record.further_regions != config.further_regions
-    world = world.elsewhere(world, record) if elsewhere else world
+    world = world_of(world, config, record)
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
