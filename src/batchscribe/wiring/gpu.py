@@ -236,7 +236,7 @@ def _adapt_tools(at: GpuTools, then: Settings, run: Run) -> GpuTools:
         compute=CreatedMachines(cache(partial(open_capacity, then, at.clock))),
         guard=open_guard(then),
         absence=describe_missing(then),
-        find_rate=lambda _seen: run.rate,
+        find_rate=lambda seen: run.machine(seen.id).rate or run.rate,
         ssh=None,
     )
 
