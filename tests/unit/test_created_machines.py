@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,11 +41,15 @@ from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
+    BatchscribeError,
     ComputeUnavailableError,
     MisconfiguredError,
+    MissingRightError,
     NoCapacityError,
+    NotStoppedError,
     QuotaError,
     StoreUnavailableError,
+    TransientError,
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
@@ -768,19 +772,21 @@ def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
 
 
 @contextmanager
-def silent(cloud: FakeFleet) -> Iterator[None]:
-    """A region that answers to nothing."""
-    error = ComputeUnavailableError("the region does not answer")
+def silent(cloud: FakeFleet, error: type[BatchscribeError] = ComputeUnavailableError) -> Iterator[None]:
+    """A region that answers to nothing, or refuses everything."""
     with pytest.MonkeyPatch.context() as patch:
         for call in ("poll", "list_created", "acquire", "announce", "teardown", "release"):
-            patch.setattr(cloud, call, Mock(side_effect=error))
+            patch.setattr(cloud, call, Mock(side_effect=error("the region does not answer")))
         yield
 
 
-def test_an_ended_machine_hides_no_other_one_while_a_region_does_not_answer(regions: TwoRegions) -> None:
+@pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
+def test_an_ended_machine_hides_no_other_one_while_a_region_does_not_answer(
+    regions: TwoRegions, error: type[BatchscribeError]
+) -> None:
     run = started(regions, at_work=2)
     (ended,) = regions.of(run, 1)
-    with silent(regions.west):
+    with silent(regions.west, error):
         regions.cloud.terminate(ended.id)
         run = advanced(regions, lambda run: run.in_teardown)
         for _ in range(30):
@@ -790,3 +796,52 @@ def test_an_ended_machine_hides_no_other_one_while_a_region_does_not_answer(regi
         assert regions.ledger.open_runs(), "its end is not proved"
     run = settled(regions)
     assert all(machine.released for machine in run.machines)
+
+
+def attempt(at: Fleet, act: Callable[[World, RunConfig], object]) -> None:
+    with suppress(TransientError, NotStoppedError, MissingRightError):
+        act(at.world, at.config)
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_a_machine_that_shows_after_its_abandoned_run_was_taken_over_is_ended(
+    regions: TwoRegions, act: Callable[[World, RunConfig], object]
+) -> None:
+    run = "20200101-000000-aaaaaa"
+    tags = {RUN_TAG: run, DEADLINE_TAG: regions.clock.now().isoformat()}
+    regions.cloud.create(f"{run}-0", "g4dn.xlarge", "spot", "a", tags)
+    regions.west.create(f"{run}-1", "g4dn.xlarge", "spot", "w", tags)
+    with silent(regions.west):
+        passes(regions, lambda: attempt(regions, act))
+        assert regions.states() == {InstanceState.TERMINATED}
+    passes(regions, lambda: attempt(regions, act))
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    found = regions.ledger.run(run)
+    assert found is not None
+    assert found.instances == (f"{run}-0", f"{run}-1")
+    assert found.cost == found.bill_of(found.machines[0]) + found.bill_of(found.machines[1])
+    ((span,),) = (machine.spans for machine in regions.west.machines.values())
+    assert span.end is not None
+    assert found.billed_seconds_of(found.machines[1]) >= span.end - span.begin
+
+
+@pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
+def test_a_lost_ledger_and_a_silent_region_prevent_no_end_after_the_deadline(
+    regions: TwoRegions, tmp_path: Path, error: type[BatchscribeError]
+) -> None:
+    regions.cloud.fail("acquire", None, *[NOT_HOME] * 2)
+    regions.worker.seconds_each = 1e6
+    run = started(regions, at_work=2)
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        regions.ledger, regions.world = ledger, replace(regions.world, ledger=ledger)
+        with silent(regions.west, error):
+            attempt(regions, reconcile)
+            assert regions.states() == {InstanceState.RUNNING}
+            regions.clock.sleep((run.deadline - regions.clock.now()).total_seconds())
+            passes(regions, lambda: attempt(regions, reconcile))
+            assert regions.states() == {InstanceState.TERMINATED}
+        passes(regions, lambda: attempt(regions, reconcile))
+        found = ledger.run(run.id)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    assert found is not None
+    assert found.instances == run.instances

@@ -10,7 +10,7 @@ import msgspec
 
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
-from batchscribe.controller.capacity import with_type
+from batchscribe.controller.capacity import find_rate, with_type
 from batchscribe.controller.context import RunConfig, World, log, poll_machines, read_moment, save, try_action
 from batchscribe.controller.external_state import (
     read_claimed_launch,
@@ -26,7 +26,6 @@ from batchscribe.controller.records import (
 )
 from batchscribe.controller.rehearsal_place import is_rehearsal, world_of
 from batchscribe.core import keys
-from batchscribe.core.decide.money import ZERO, Rate
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import DEADLINE_TAG, GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
@@ -57,18 +56,25 @@ def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
 
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
     run with a stored settlement (its ledger could not be written) goes to teardown: the store never proves
-    that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`.
+    that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`; it
+    follows also if a run cannot be polled.
     """
     stored = tuple(list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
     for run in world.ledger.open_runs():
         if run.id in settled and not run.in_teardown:
             save(world, run.to_teardown(Outcome.INTERRUPTED, "its settlement is stored already"))
-    foreign = _list_foreign(world, config)
+    foreign, failures = _list_foreign(world, config), list[BatchscribeError]()
     for place, run_id, name in stored:
         if name == "intent.json" and run_id not in foreign and world.ledger.run(run_id) is None:
-            _recover_run(place, config, run_id)
-    return adopt_overdue(world, config)
+            try:
+                _recover_run(place, config, run_id)
+            except (ComputeUnavailableError, MisconfiguredError) as error:
+                failures.append(error)
+    errors = adopt_overdue(world, config)
+    if failures:
+        raise failures[0]
+    return errors
 
 
 def _list_foreign(world: World, config: RunConfig) -> set[str]:
@@ -118,14 +124,14 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
         return
     run = world.ledger.run(seen.run)
     if run is not None:
-        if not run.open and seen.id in run.instances and run.creates_machines:
+        if not run.open and run.creates_machines and MACHINE_TAG in seen.tags:
             _end_settled(world, run, seen)
         return
     if seen.deadline is None and MACHINE_TAG in seen.tags:
         text = (
             f"{seen.id} is {seen.state} for run {seen.run}, which is unknown here; its tag {DEADLINE_TAG} is "
+            "not a time. It was not touched: end it in the cloud's console if no other scheduler uses it"
         )
-        text += "not a time. It was not touched: end it in the cloud's console if no other scheduler uses it"
         alert(world, f"no-deadline/{seen.id}", "batchscribe: a machine without a deadline", text)
     late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
     reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
@@ -149,8 +155,11 @@ def _end_settled(world: World, run: Run, seen: Instance) -> None:
     if seen.state is InstanceState.SHUTTING_DOWN:
         return
     world.capacity.teardown(seen.id)
+    if seen.id not in run.instances:
+        # Its region did not answer when the run was taken over.
+        run = replace(run, machines=(*run.machines, Machine(id=seen.id)))
     now, meter = read_moment(world), run.machine(seen.id).meter
-    begin = meter.start_requested or Moment(run.created)
+    begin = meter.start_requested or Moment(min(run.created, seen.launched_at or run.created))
     meter = replace(meter, start_requested=begin, running_since=meter.running_since or begin, stopped=now)
     billed = with_type(world, run, seen).with_machine(seen.id, meter=meter)
     why = f"{seen.id} was {seen.state} after its run was settled: it is being ended, and was billed up to now"
@@ -195,7 +204,7 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
         reason="adopted from another scheduler",
         created=created,
         deadline=seen.deadline or world.clock.now(),
-        rate=_find_rate(world, seen),
+        rate=find_rate(world, seen),
         instance_type=seen.type,
     )
     try:
@@ -203,15 +212,6 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
     except (ObjectNotFoundError, MisconfiguredError):
         return run
     return replace(run, scheduler=record.scheduler, host=record.host)
-
-
-def _find_rate(world: World, seen: Instance) -> Rate:
-    """The price of the instance; nothing, with the reason as its source, if it has none: it must be ended."""
-    try:
-        return world.capacity.offers(seen)[0].rate
-    except MisconfiguredError as error:
-        log.warning("price.missing", instance=seen.id, error=str(error))
-        return Rate(per_hour=ZERO, source=str(error))
 
 
 def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
