@@ -55,6 +55,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
 from batchscribe.testing.fleet import FakeFleet, show_named
 from batchscribe.testing.worker import ChunkFate
+from batchscribe.wiring.scheduler import HANG_SECONDS
 from support.world import Stage, advanced, stage
 
 IMAGE = "template"
@@ -845,3 +846,25 @@ def test_a_lost_ledger_and_a_silent_region_prevent_no_end_after_the_deadline(
     assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
     assert found is not None
     assert found.instances == run.instances
+
+
+def test_a_slow_region_does_not_end_the_process_during_the_clean_up(regions: TwoRegions) -> None:
+    """Each machine has its own time: many of them take longer than a process that hangs may."""
+    gaps, last = [0.0], [0.0]
+
+    def keep_alive() -> None:
+        gaps.append(regions.clock.monotonic() - last[0])
+        last[0] = regions.clock.monotonic()
+
+    def wait(*_claim: object) -> None:
+        regions.clock.sleep(0.6 * HANG_SECONDS)
+        raise ComputeUnavailableError("the region does not answer")
+
+    run = started(regions, at_work=2)
+    last[0] = regions.clock.monotonic()
+    regions.world = replace(regions.world, keep_alive=keep_alive)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoGuard, "disarm", wait)
+        advanced_to_end(regions, run)
+        keep_alive()
+    assert 0.6 * HANG_SECONDS <= max(gaps) < HANG_SECONDS

@@ -21,12 +21,13 @@ from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.account import FurtherRegion, MachineTemplate
 from batchscribe.core.run.host import InstanceRecord
-from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.instances import RUN_TAG, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.fleet import FakeFleet
 from batchscribe.testing.prices import FakePriceSource
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import preflight as start
@@ -207,6 +208,21 @@ def test_manual_control_has_the_price_of_each_machine(tmp_path: Path) -> None:
     with open_gpu_tools(settings) as at:
         (found, *_) = at.list_others(at)
     assert found.find_rate(Instance(id=name, state=InstanceState.RUNNING)) == own
+
+
+def test_manual_control_has_each_machine_once_after_a_region_was_added(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, BATCH_SOURCE=str(tmp_path))
+    settings = replace(settings, state_dir=tmp_path, output=settings.source)
+    opened = replace(run(), provider="fleet", region="us-east-2")
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        ledger.save_run(opened, at=opened.created)
+    clock = FakeClock()
+    fleet = FakeFleet(clock, ())
+    fleet.create(opened.instance, "g5.xlarge", "spot", "a", {RUN_TAG: opened.id})
+    clock.sleep(60)
+    with open_gpu_tools(settings) as at:
+        found = [each.instance for each in replace(at, created=fleet).machines()]
+    assert found == list(opened.instances)
 
 
 # Before a start.
