@@ -868,3 +868,18 @@ def test_a_slow_region_does_not_end_the_process_during_the_clean_up(regions: Two
         advanced_to_end(regions, run)
         keep_alive()
     assert 0.6 * HANG_SECONDS <= max(gaps) < HANG_SECONDS
+
+
+def test_a_late_machine_is_billed_if_a_region_does_not_answer_to_its_end(regions: TwoRegions) -> None:
+    run = finished(regions)
+    tags = {RUN_TAG: run.id, DEADLINE_TAG: run.deadline.isoformat()}
+    regions.west.create(f"{run.id}-0", "g4dn.xlarge", "spot", "w", tags)
+    regions.clock.sleep(3600)
+    with silent(regions.cloud):
+        attempt(regions, watch)
+    passes(regions, lambda: attempt(regions, watch))
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    found = regions.ledger.run(run.id)
+    assert found is not None
+    assert found.cost >= run.cost + Usd.parse("0.10"), "an hour at the price of the further region"
+    assert "batchscribe: a machine of a settled run" in {note.title for note in regions.notes.messages}

@@ -11,7 +11,13 @@ import msgspec
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.capacity import find_rate, with_type
-from batchscribe.controller.context import RunConfig, World, log, poll_machines, read_moment, save, try_action
+from batchscribe.controller.context import (
+    RunConfig,
+    World,
+    log,
+    poll_machines,
+    save,
+)
 from batchscribe.controller.external_state import (
     read_claimed_launch,
     read_instance_record,
@@ -25,6 +31,7 @@ from batchscribe.controller.records import (
     recover_workers,
 )
 from batchscribe.controller.rehearsal_place import is_rehearsal, world_of
+from batchscribe.controller.teardown import end_settled
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import DEADLINE_TAG, GUARD_LAST, MACHINE_TAG, Instance, InstanceState
@@ -125,7 +132,7 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
     run = world.ledger.run(seen.run)
     if run is not None:
         if not run.open and run.creates_machines and MACHINE_TAG in seen.tags:
-            _end_settled(world, run, seen)
+            end_settled(world, run, seen)
         return
     if seen.deadline is None and MACHINE_TAG in seen.tags:
         text = (
@@ -145,28 +152,6 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
         why += "" if run.rate.per_hour.micros else f". Its bill is unknown: {run.rate.source}"
         key = f"adopted/{seen.run}"
         alert(world, key, "batchscribe: an abandoned run is being stopped", why, Level.FAILURE)
-
-
-def _end_settled(world: World, run: Run, seen: Instance) -> None:
-    """Ends a machine of a settled run, and adds it to the run's bill.
-
-    The cloud showed it too late, or its run was closed manually. The clean-up corrects the stored settlement.
-    """
-    if seen.state is InstanceState.SHUTTING_DOWN:
-        return
-    world.capacity.teardown(seen.id)
-    if seen.id not in run.instances:
-        # Its region did not answer when the run was taken over.
-        run = replace(run, machines=(*run.machines, Machine(id=seen.id)))
-    now, meter = read_moment(world), run.machine(seen.id).meter
-    begin = meter.start_requested or Moment(min(run.created, seen.launched_at or run.created))
-    meter = replace(meter, start_requested=begin, running_since=meter.running_since or begin, stopped=now)
-    billed = with_type(world, run, seen).with_machine(seen.id, meter=meter)
-    why = f"{seen.id} was {seen.state} after its run was settled: it is being ended, and was billed up to now"
-    record_external_state(world, run)
-    billed = save(world, replace(billed, cost=billed.bill()), why)
-    try_action([], run, "no report was written", lambda: world.report(billed))
-    alert(world, f"settled/{seen.id}", "batchscribe: a machine of a settled run", why, Level.FAILURE)
 
 
 def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
