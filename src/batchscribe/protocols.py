@@ -102,7 +102,10 @@ class Capacity(Protocol):
         """Writes another manifest's SHA-256 into the tag of a running machine."""
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
-        """Polls each machine once, in this order. An unknown id has the state `missing`."""
+        """Polls each machine once, in this order. An unknown id has the state `missing`.
+
+        Leaves out machines whose state cannot be observed now, and raises if that are all.
+        """
 
     def list_created(self) -> tuple[Instance, ...]:
         """Machines that runs of any scheduler created and that still exist; empty if runs create none."""

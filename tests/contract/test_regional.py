@@ -272,6 +272,20 @@ def test_machines_of_one_region_are_listed_while_another_fails(at: Doubles) -> N
     assert [(seen.id, seen.region) for seen in at.both.list_created()] == [(claim.instance, WEST)]
 
 
+@pytest.mark.parametrize("stopped", ["home", "west"])
+def test_a_stopped_machine_of_one_region_hides_none_that_runs_in_another(
+    at: Doubles, monkeypatch: pytest.MonkeyPatch, stopped: str
+) -> None:
+    claim, up = fresh_claim(), "" if stopped == "west" else WEST
+    at.create(at.home, claim)
+    at.create(at.west, claim)
+    (seen,) = getattr(at, stopped).list_created()
+    halted = replace(seen, state=InstanceState.STOPPED)
+    monkeypatch.setattr(getattr(at, stopped), "list_created", lambda: (halted,))
+    (found,) = at.both.list_created()
+    assert (found.state, found.region) == (InstanceState.RUNNING, up)
+
+
 # The guard.
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -38,16 +41,21 @@ from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import Machine, Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
+    BatchscribeError,
     ComputeUnavailableError,
     MisconfiguredError,
+    MissingRightError,
     NoCapacityError,
+    NotStoppedError,
     QuotaError,
     StoreUnavailableError,
+    TransientError,
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import CloudMachine, Fault
 from batchscribe.testing.fleet import FakeFleet, show_named
 from batchscribe.testing.worker import ChunkFate
+from batchscribe.wiring.scheduler import HANG_SECONDS
 from support.world import Stage, advanced, stage
 
 IMAGE = "template"
@@ -751,18 +759,20 @@ def test_the_status_of_a_machine_names_its_further_region(regions: TwoRegions) -
     assert now.machines[0].startswith(f"{run.id}-0 (g4dn.xlarge spot {WEST}, $0.10 an hour) is at work")
 
 
+@pytest.mark.parametrize("changed", ["region", "further_regions"])
 def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
-    regions: TwoRegions, tmp_path: Path
+    regions: TwoRegions, tmp_path: Path, changed: str
 ) -> None:
     regions.cloud.fail("acquire", *[NOT_HOME] * 2)
     run = started(regions, at_work=2)
     both = regions.world.capacity
+    now: dict[str, Any] = {"region": "eu-west-1"} if changed == "region" else {"further_regions": ()}
     with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
-        regions.ledger, regions.config = ledger, replace(regions.config, further_regions=())
+        regions.ledger, regions.config = ledger, replace(regions.config, **now)
         regions.world = replace(
             regions.world,
             ledger=ledger,
-            capacity=regions.cloud,
+            capacity=FakeFleet(regions.clock, (SPOT, ON_DEMAND)),
             elsewhere=lambda world, _run: replace(world, capacity=both),
         )
         reconcile(regions.world, regions.config)
@@ -771,3 +781,116 @@ def test_a_lost_ledger_and_changed_settings_end_no_work_in_a_further_region(
         run = advanced_to_end(regions, run)
     assert (run.outcome, len(regions.worker.published)) == (Outcome.COMPLETED, CHUNKS)
     assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+
+
+@contextmanager
+def silent(cloud: FakeFleet, error: type[BatchscribeError] = ComputeUnavailableError) -> Iterator[None]:
+    """A region that answers to nothing, or refuses everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        for call in ("poll", "list_created", "acquire", "announce", "teardown", "release"):
+            patch.setattr(cloud, call, Mock(side_effect=error("the region does not answer")))
+        yield
+
+
+@pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
+def test_an_ended_machine_hides_no_other_one_while_a_region_does_not_answer(
+    regions: TwoRegions, error: type[BatchscribeError]
+) -> None:
+    run = started(regions, at_work=2)
+    (ended,) = regions.of(run, 1)
+    with silent(regions.west, error):
+        regions.cloud.terminate(ended.id)
+        run = advanced(regions, lambda run: run.in_teardown)
+        for _ in range(30):
+            regions.clock.sleep(5)
+            advance_all(regions.world, regions.config, PassResult())
+        assert regions.states() == {InstanceState.TERMINATED}
+        assert regions.ledger.open_runs(), "its end is not proved"
+    run = settled(regions)
+    assert all(machine.released for machine in run.machines)
+
+
+def attempt(at: Fleet, act: Callable[[World, RunConfig], object]) -> None:
+    with suppress(TransientError, NotStoppedError, MissingRightError):
+        act(at.world, at.config)
+
+
+@pytest.mark.parametrize("act", [reconcile, watch])
+def test_a_machine_that_shows_after_its_abandoned_run_was_taken_over_is_ended(
+    regions: TwoRegions, act: Callable[[World, RunConfig], object]
+) -> None:
+    run = "20200101-000000-aaaaaa"
+    tags = {RUN_TAG: run, DEADLINE_TAG: regions.clock.now().isoformat()}
+    regions.cloud.create(f"{run}-0", "g4dn.xlarge", "spot", "a", tags)
+    regions.west.create(f"{run}-1", "g4dn.xlarge", "spot", "w", tags)
+    with silent(regions.west):
+        passes(regions, lambda: attempt(regions, act))
+        assert regions.states() == {InstanceState.TERMINATED}
+    passes(regions, lambda: attempt(regions, act))
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    found = regions.ledger.run(run)
+    assert found is not None
+    assert found.instances == (f"{run}-0", f"{run}-1")
+    assert found.cost == found.bill_of(found.machines[0]) + found.bill_of(found.machines[1])
+    ((span,),) = (machine.spans for machine in regions.west.machines.values())
+    assert span.end is not None
+    assert found.billed_seconds_of(found.machines[1]) >= span.end - span.begin
+
+
+@pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
+def test_a_lost_ledger_and_a_silent_region_prevent_no_end_after_the_deadline(
+    regions: TwoRegions, tmp_path: Path, error: type[BatchscribeError]
+) -> None:
+    regions.cloud.fail("acquire", None, *[NOT_HOME] * 2)
+    regions.worker.seconds_each = 1e6
+    run = started(regions, at_work=2)
+    with Ledger(tmp_path / "new" / "ledger.sqlite") as ledger:
+        regions.ledger, regions.world = ledger, replace(regions.world, ledger=ledger)
+        with silent(regions.west, error):
+            attempt(regions, reconcile)
+            assert regions.states() == {InstanceState.RUNNING}
+            regions.clock.sleep((run.deadline - regions.clock.now()).total_seconds())
+            passes(regions, lambda: attempt(regions, reconcile))
+            assert regions.states() == {InstanceState.TERMINATED}
+        passes(regions, lambda: attempt(regions, reconcile))
+        found = ledger.run(run.id)
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    assert found is not None
+    assert found.instances == run.instances
+
+
+def test_a_slow_region_does_not_end_the_process_during_the_clean_up(regions: TwoRegions) -> None:
+    """Each machine has its own time: many of them take longer than a process that hangs may."""
+    gaps, last = [0.0], [0.0]
+
+    def keep_alive() -> None:
+        gaps.append(regions.clock.monotonic() - last[0])
+        last[0] = regions.clock.monotonic()
+
+    def wait(*_claim: object) -> None:
+        regions.clock.sleep(0.6 * HANG_SECONDS)
+        raise ComputeUnavailableError("the region does not answer")
+
+    run = started(regions, at_work=2)
+    last[0] = regions.clock.monotonic()
+    regions.world = replace(regions.world, keep_alive=keep_alive)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoGuard, "disarm", wait)
+        advanced_to_end(regions, run)
+        keep_alive()
+    assert 0.6 * HANG_SECONDS <= max(gaps) < HANG_SECONDS
+
+
+def test_a_late_machine_is_billed_if_a_region_does_not_answer_to_its_end(regions: TwoRegions) -> None:
+    run = finished(regions)
+    tags = {RUN_TAG: run.id, DEADLINE_TAG: run.deadline.isoformat()}
+    regions.west.create(f"{run.id}-0", "g4dn.xlarge", "spot", "w", tags)
+    regions.clock.sleep(3600)
+    with silent(regions.cloud):
+        attempt(regions, watch)
+    passes(regions, lambda: attempt(regions, watch))
+    assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
+    found = regions.ledger.run(run.id)
+    assert found is not None
+    assert found.cost >= run.cost + Usd.parse("0.10"), "an hour at the price of the further region"
+    assert "batchscribe: a machine of a settled run" in {note.title for note in regions.notes.messages}

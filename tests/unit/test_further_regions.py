@@ -17,16 +17,17 @@ from batchscribe.adapters.aws.fleet import FleetCapacity
 from batchscribe.adapters.regional import RegionalCapacity, RegionalGuard
 from batchscribe.cli.main import cli
 from batchscribe.core import keys
-from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.account import FurtherRegion, MachineTemplate
 from batchscribe.core.run.host import InstanceRecord
-from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.instances import RUN_TAG, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.fleet import FakeFleet
 from batchscribe.testing.prices import FakePriceSource
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import preflight as start
@@ -108,6 +109,12 @@ def test_a_region_that_is_incomplete_or_repeated_is_refused(
         settings_of(tmp_path, **otherwise)
 
 
+@pytest.mark.parametrize("provider", ["ec2", "ray", "local"])
+def test_further_regions_are_refused_if_no_run_creates_machines(tmp_path: Path, provider: str) -> None:
+    with pytest.raises(MisconfiguredError, match=f"GPU_FURTHER_REGIONS .*GPU_PROVIDER={provider}"):
+        settings_of(tmp_path, GPU_PROVIDER=provider, BATCH_GUARD_ROLE_ARN="", BATCH_CLOUD_GUARD="off")
+
+
 def test_the_settings_of_each_region_are_its_own(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     home, west = settings.by_region()
@@ -151,6 +158,21 @@ def test_a_run_keeps_its_regions_after_the_settings_changed(tmp_path: Path) -> N
     assert settings_of_run(settings_of(tmp_path), before).by_region()[1:] == ()
 
 
+def test_a_run_keeps_its_home_region_after_that_became_a_further_one(tmp_path: Path) -> None:
+    opened = replace(run(), provider="fleet", region="us-east-2", further_regions=(WEST,))
+    now = settings_of(
+        tmp_path,
+        AWS_REGION="us-west-2",
+        GPU_LAUNCH_TEMPLATE="lt-west",
+        GPU_SUBNETS="subnet-1",
+        BATCH_GUARD_ROLE_ARN=f"{ROLE}/west",
+        GPU_FURTHER_REGIONS=f"eu-west-1 lt-eu us-east-2 lt-home subnet-0 {ROLE}/home",
+    )
+    home, west = settings_of_run(now, opened).by_region()
+    assert (home.region, home.launch_template, home.subnets) == ("us-east-2", "lt-home", ("subnet-0",))
+    assert (home.guard_role_arn, west.launch_template) == (f"{ROLE}/home", "lt-west")
+
+
 @pytest.mark.parametrize(("now", "others"), [(str(WEST), 0), ("", 1), ("us-west-2 lt-other", 1)])
 def test_manual_control_knows_the_regions_of_open_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str, others: int
@@ -173,6 +195,34 @@ def test_manual_control_knows_the_regions_of_open_runs(
         assert isinstance(at.guard, RegionalGuard) == bool(now), "it removes the orders of every region"
     assert len(found) == others * len(opened.instances)
     assert all(isinstance(each.guard, RegionalGuard) for each in found)
+
+
+def test_manual_control_has_the_price_of_each_machine(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, GPU_FURTHER_REGIONS="", BATCH_SOURCE=str(tmp_path))
+    settings = replace(settings, state_dir=tmp_path, output=settings.source)
+    opened = replace(run(), provider="fleet", region="us-east-2", further_regions=(WEST,))
+    (name, *_), own = opened.instances, Rate(per_hour=Usd(70_000), source="west")
+    opened = opened.with_machine(name, type="g5.xlarge", market="spot", region=WEST.name, rate=own)
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        ledger.save_run(opened, at=opened.created)
+    with open_gpu_tools(settings) as at:
+        (found, *_) = at.list_others(at)
+    assert found.find_rate(Instance(id=name, state=InstanceState.RUNNING)) == own
+
+
+def test_manual_control_has_each_machine_once_after_a_region_was_added(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, BATCH_SOURCE=str(tmp_path))
+    settings = replace(settings, state_dir=tmp_path, output=settings.source)
+    opened = replace(run(), provider="fleet", region="us-east-2")
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        ledger.save_run(opened, at=opened.created)
+    clock = FakeClock()
+    fleet = FakeFleet(clock, ())
+    fleet.create(opened.instance, "g5.xlarge", "spot", "a", {RUN_TAG: opened.id})
+    clock.sleep(60)
+    with open_gpu_tools(settings) as at:
+        found = [each.instance for each in replace(at, created=fleet).machines()]
+    assert found == list(opened.instances)
 
 
 # Before a start.
@@ -283,5 +333,11 @@ def test_iam_policy_prints_the_rights_of_each_region(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli, ["iam-policy", "--role", "scheduler"], env=NAMED)
     assert "# policy us-west-2\n" in done.stdout
+    assert "GUARD_ROLE" not in done.stderr
+    without = NAMED | {"GPU_FURTHER_REGIONS": "us-west-2 lt-west"}
+    placed = CliRunner().invoke(cli, ["iam-policy", "--role", "scheduler"], env=without)
+    for name in ("ACCOUNT_ID", "GUARD_ROLE"):
+        assert name in placed.stdout
+        assert f"{name} is unknown and stays a placeholder" in placed.stderr
     stop = CliRunner().invoke(cli, ["iam-policy", "--role", "stop"], env=NAMED)
     assert "us-west-2" not in stop.stdout, "that role is made by the stack of its region"

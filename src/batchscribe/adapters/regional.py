@@ -40,7 +40,10 @@ class RegionalCapacity:
         self._regions[seen.region].announce(instance, manifest)
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
-        """Polls the regions in order, each for the machines that were not found up before."""
+        """Polls the regions in order, each for the machines that were not found up before.
+
+        Leaves out machines that a region without an answer may have; raises its error if no other is left.
+        """
         found: dict[str, Instance] = {}
         failures: list[Exception] = []
         left = instances
@@ -54,9 +57,10 @@ class RegionalCapacity:
                 shown = _place(seen, region)
                 found[seen.id] = min(found.get(seen.id, shown), shown, key=_rank)
             left = tuple(name for name in instances if name not in found or _rank(found[name]))
-        if failures and left:
+        observed = [name for name in instances if name not in left] if failures else instances
+        if failures and not observed:
             raise failures[0]
-        return tuple(found[name] for name in instances)
+        return tuple(found[name] for name in observed)
 
     def list_created(self) -> tuple[Instance, ...]:
         """Machines of the regions that answer. Raises the error of one that fails if there are none."""
@@ -65,7 +69,8 @@ class RegionalCapacity:
         for region, capacity in self._regions.items():
             try:
                 for seen in capacity.list_created():
-                    found.setdefault(seen.id, _place(seen, region))
+                    shown = _place(seen, region)
+                    found[seen.id] = min(found.get(seen.id, shown), shown, key=_rank)
             except _FAILURES as error:
                 log.warning("region.not_listed", region=region, error=str(error))
                 failures.append(error)

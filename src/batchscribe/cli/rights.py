@@ -14,11 +14,11 @@ from batchscribe.machine_settings import FLEET
 from batchscribe.wiring.rights import documents_of, place_of
 
 _FROM = {
-    "ACCOUNT_ID": "the account's number: set BATCH_GUARD_ROLE_ARN, or `aws sts get-caller-identity`",
+    "ACCOUNT_ID": "the account's number: `aws sts get-caller-identity`, or as for GUARD_ROLE",
     "REGION": "set AWS_REGION",
     "INSTANCE_ID": "set GPU_INSTANCE_ID",
     "HOST_ROLE": "the role of the launch template's instance profile: the stack's output HostRoleArn",
-    "GUARD_ROLE": "set BATCH_GUARD_ROLE_ARN to the role that the --template makes",
+    "GUARD_ROLE": "set BATCH_GUARD_ROLE_ARN, or that of GPU_FURTHER_REGIONS, to the role of the --template",
     "OWN_TYPE": "the instance's own type, restored after a run: set GPU_INSTANCE_TYPE",
     "BUCKET": "set BATCH_SOURCE=s3://…",
 }
@@ -78,7 +78,7 @@ def iam_policy(
     else:
         for who in (role,) if role else documents:
             _print_role(who, documents[who])
-    for name in place.missing:
+    for name in dict.fromkeys(name for each in (place, *further) for name in each.missing):
         click.echo(f"{name} is unknown and stays a placeholder: {_FROM[name]}", err=True)
 
 

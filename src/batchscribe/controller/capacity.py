@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchscribe.controller.context import RunConfig, World, end_machine, log, save
-from batchscribe.core.decide.money import cost
+from batchscribe.core.decide.money import ZERO, Rate, cost
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance
@@ -65,13 +65,18 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
         return run
     if not run.creates_machines:
         return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)
-    try:
-        rate = world.capacity.offers(seen)[0].rate
-    except MisconfiguredError as error:
-        # It runs, and its offer had a price.
-        log.warning("price.missing", run=run.id, error=str(error))
-        rate = run.machine(seen.id).rate or run.rate
+    # It runs, and its offer had a price.
+    rate = find_rate(world, seen, otherwise=run.machine(seen.id).rate or run.rate)
     return run.with_machine(seen.id, type=seen.type, market=seen.market, region=seen.region, rate=rate)
+
+
+def find_rate(world: World, seen: Instance, *, otherwise: Rate | None = None) -> Rate:
+    """The price of a machine; `otherwise`, or nothing with the reason as its source, if it has none."""
+    try:
+        return world.capacity.offers(seen)[0].rate
+    except MisconfiguredError as error:
+        log.warning("price.missing", instance=seen.id, error=str(error))
+        return otherwise or Rate(per_hour=ZERO, source=str(error))
 
 
 def with_price(world: World, run: Run, seen: Instance) -> Run:

@@ -223,7 +223,7 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
     """Polls machines of a run, by id.
 
     Raises what Capacity.poll raises, and ComputeUnavailableError if an answer may be older than the last. Of
-    several machines, only those answers are left out.
+    several machines, only those answers are left out, as are those that the capacity leaves out.
     """
     asked = read_moment(world)
     found = world.capacity.poll(tuple(machine.id for machine in machines))

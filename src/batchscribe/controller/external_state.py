@@ -111,6 +111,7 @@ def clean_up_external_state(world: World, run: Run) -> None:
 
 def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
     """True if nothing is left. A later tick retries the rest."""
+    world.keep_alive()
     disarm = partial(world.guard.disarm, machine.id, run.id)
     remove = partial(_remove_claim, world, run, machine)
     restore = partial(_restore_instance, world, run, machine)

@@ -10,8 +10,14 @@ import msgspec
 
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
-from batchscribe.controller.capacity import with_type
-from batchscribe.controller.context import RunConfig, World, log, poll_machines, read_moment, save, try_action
+from batchscribe.controller.capacity import find_rate, with_type
+from batchscribe.controller.context import (
+    RunConfig,
+    World,
+    log,
+    poll_machines,
+    save,
+)
 from batchscribe.controller.external_state import (
     read_claimed_launch,
     read_instance_record,
@@ -24,9 +30,9 @@ from batchscribe.controller.records import (
     read_settlement,
     recover_workers,
 )
-from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.controller.rehearsal_place import is_rehearsal, world_of
+from batchscribe.controller.teardown import end_settled
 from batchscribe.core import keys
-from batchscribe.core.decide.money import ZERO, Rate
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import DEADLINE_TAG, GUARD_LAST, MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll
@@ -35,6 +41,7 @@ from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.runs import ADOPTED, Machine, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
+    ComputeUnavailableError,
     InterruptedRunError,
     MisconfiguredError,
     ObjectNotFoundError,
@@ -56,18 +63,25 @@ def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
 
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
     run with a stored settlement (its ledger could not be written) goes to teardown: the store never proves
-    that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`.
+    that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`; it
+    follows also if a run cannot be polled.
     """
     stored = tuple(list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
     for run in world.ledger.open_runs():
         if run.id in settled and not run.in_teardown:
             save(world, run.to_teardown(Outcome.INTERRUPTED, "its settlement is stored already"))
-    foreign = _list_foreign(world, config)
+    foreign, failures = _list_foreign(world, config), list[BatchscribeError]()
     for place, run_id, name in stored:
         if name == "intent.json" and run_id not in foreign and world.ledger.run(run_id) is None:
-            _recover_run(place, config, run_id)
-    return adopt_overdue(world, config)
+            try:
+                _recover_run(place, config, run_id)
+            except (ComputeUnavailableError, MisconfiguredError) as error:
+                failures.append(error)
+    errors = adopt_overdue(world, config)
+    if failures:
+        raise failures[0]
+    return errors
 
 
 def _list_foreign(world: World, config: RunConfig) -> set[str]:
@@ -117,14 +131,14 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
         return
     run = world.ledger.run(seen.run)
     if run is not None:
-        if not run.open and seen.id in run.instances and run.creates_machines:
-            _end_settled(world, run, seen)
+        if not run.open and run.creates_machines and MACHINE_TAG in seen.tags:
+            end_settled(world, run, seen)
         return
     if seen.deadline is None and MACHINE_TAG in seen.tags:
         text = (
             f"{seen.id} is {seen.state} for run {seen.run}, which is unknown here; its tag {DEADLINE_TAG} is "
+            "not a time. It was not touched: end it in the cloud's console if no other scheduler uses it"
         )
-        text += "not a time. It was not touched: end it in the cloud's console if no other scheduler uses it"
         alert(world, f"no-deadline/{seen.id}", "batchscribe: a machine without a deadline", text)
     late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
     reused = seen.deadline and seen.launched_at and seen.launched_at > seen.deadline
@@ -138,25 +152,6 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
         why += "" if run.rate.per_hour.micros else f". Its bill is unknown: {run.rate.source}"
         key = f"adopted/{seen.run}"
         alert(world, key, "batchscribe: an abandoned run is being stopped", why, Level.FAILURE)
-
-
-def _end_settled(world: World, run: Run, seen: Instance) -> None:
-    """Ends a machine of a settled run, and adds it to the run's bill.
-
-    The cloud showed it too late, or its run was closed manually. The clean-up corrects the stored settlement.
-    """
-    if seen.state is InstanceState.SHUTTING_DOWN:
-        return
-    world.capacity.teardown(seen.id)
-    now, meter = read_moment(world), run.machine(seen.id).meter
-    begin = meter.start_requested or Moment(run.created)
-    meter = replace(meter, start_requested=begin, running_since=meter.running_since or begin, stopped=now)
-    billed = with_type(world, run, seen).with_machine(seen.id, meter=meter)
-    why = f"{seen.id} was {seen.state} after its run was settled: it is being ended, and was billed up to now"
-    record_external_state(world, run)
-    billed = save(world, replace(billed, cost=billed.bill()), why)
-    try_action([], run, "no report was written", lambda: world.report(billed))
-    alert(world, f"settled/{seen.id}", "batchscribe: a machine of a settled run", why, Level.FAILURE)
 
 
 def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
@@ -194,7 +189,7 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
         reason="adopted from another scheduler",
         created=created,
         deadline=seen.deadline or world.clock.now(),
-        rate=_find_rate(world, seen),
+        rate=find_rate(world, seen),
         instance_type=seen.type,
     )
     try:
@@ -202,15 +197,6 @@ def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Seq
     except (ObjectNotFoundError, MisconfiguredError):
         return run
     return replace(run, scheduler=record.scheduler, host=record.host)
-
-
-def _find_rate(world: World, seen: Instance) -> Rate:
-    """The price of the instance; nothing, with the reason as its source, if it has none: it must be ended."""
-    try:
-        return world.capacity.offers(seen)[0].rate
-    except MisconfiguredError as error:
-        log.warning("price.missing", instance=seen.id, error=str(error))
-        return Rate(per_hour=ZERO, source=str(error))
 
 
 def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
@@ -231,8 +217,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    elsewhere = record.lane or record.further_regions != config.further_regions
-    world = world.elsewhere(world, record) if elsewhere else world
+    world = world_of(world, config, record)
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
@@ -322,6 +307,8 @@ def _reopen_run(world: World, run: Run) -> Run:
     """Reopens a run. It is billed from its creation on, since its start is not recorded."""
     run = replace(run, launch=read_claimed_launch(world, run), workers=recover_workers(world, run))
     polls = poll_machines(world, run, run.machines)
+    if silent := [name for name in run.instances if name not in polls]:
+        raise ComputeUnavailableError(f"run {run.id}: no answer about {', '.join(silent)}; will poll again")
     for machine in run.machines:
         run = _recover_machine(run, machine, polls[machine.id])
         if run.creates_machines:

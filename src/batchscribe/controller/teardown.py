@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.controller.capacity import poll_one, with_price
+from batchscribe.controller.alerts import alert
+from batchscribe.controller.capacity import poll_one, with_price, with_type
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
@@ -20,12 +21,15 @@ from batchscribe.controller.context import (
     log,
     poll_machines,
     read_moment,
+    save,
     save_best_effort,
+    try_action,
 )
-from batchscribe.controller.external_state import clean_up_external_state
+from batchscribe.controller.external_state import clean_up_external_state, record_external_state
 from batchscribe.controller.follow import ensure_agent
 from batchscribe.controller.records import read_exit
 from batchscribe.controller.sharing.revocation import return_rest
+from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Moment, Poll
 from batchscribe.core.run.outcomes import Outcome
@@ -297,6 +301,39 @@ def _ask_to_end(world: World, run: Run, seen: Instance, *, force: bool) -> None:
         world.launcher.cancel(seen, run.name_of(number), force=force)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
         log.warning("worker.cancel_failed", run=run.id, error=str(error))
+
+
+def end_settled(world: World, run: Run, seen: Instance) -> None:
+    """Ends a machine of a settled run, and adds it to the run's bill.
+
+    The cloud showed it too late, or its run was closed manually. The clean-up corrects the stored settlement.
+    """
+    if seen.state is InstanceState.SHUTTING_DOWN:
+        return
+    try:
+        world.capacity.teardown(seen.id)
+    finally:
+        # It may have been ended nevertheless, and would not show again.
+        _bill_settled(world, run, seen)
+
+
+def _bill_settled(world: World, run: Run, seen: Instance) -> None:
+    if seen.id not in run.instances:
+        # Its region did not answer when the run was taken over.
+        run = replace(run, machines=(*run.machines, Machine(id=seen.id)))
+    now, machine, shown = read_moment(world), run.machine(seen.id), with_type(world, run, seen)
+    begin = machine.meter.start_requested or Moment(min(run.created, seen.launched_at or run.created))
+    since = machine.meter.running_since or begin
+    meter = replace(machine.meter, start_requested=begin, running_since=since, stopped=now)
+    # The time of an earlier machine with this name may have cost more.
+    rates = filter(None, (machine.rate, shown.machine(seen.id).rate))
+    rate = max(rates, key=lambda rate: rate.per_hour, default=None)
+    billed = shown.with_machine(seen.id, meter=meter, rate=rate)
+    why = f"{seen.id} was {seen.state} after its run was settled: it is being ended, and was billed up to now"
+    record_external_state(world, run)
+    billed = save(world, replace(billed, cost=billed.bill()), why)
+    try_action([], run, "no report was written", lambda: world.report(billed))
+    alert(world, f"settled/{seen.id}", "batchscribe: a machine of a settled run", why, Level.FAILURE)
 
 
 def _clean_up(world: World, run: Run, note: str) -> Run:

@@ -27,7 +27,7 @@ def refuse_misplaced_launch(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
-    """Refuses settings of one instance for machines that runs create.
+    """Refuses settings of one instance for machines that runs create, and those of regions for others.
 
     With a fleet, GPU_INSTANCE_ID is the instance that images are made on.
     """
@@ -41,6 +41,11 @@ def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
         raise MisconfiguredError(
             "GPU_HOURLY_COST is one price, and GPU_PROVIDER=fleet has one for each type, market and zone: "
             "remove it, or write your prices into BATCH_PRICE_FILE"
+        )
+    if provider != "fleet" and completed.get("further_regions"):
+        raise MisconfiguredError(
+            f"GPU_FURTHER_REGIONS has regions to create machines in, and GPU_PROVIDER={provider} creates "
+            "none there: remove it, or use GPU_PROVIDER=fleet"
         )
 
 

@@ -104,10 +104,17 @@ class GpuTools:
     waits: Waits = field(default_factory=Waits)
 
     def machines(self) -> Iterator[GpuTools]:
-        """The tools of each machine that exists: of the instance, and of those that runs have.
+        """The tools of each machine that exists, once: of the instance, and of those that runs have.
 
         The ledger is read last: one that cannot be read does not prevent the stop of the machines before.
         """
+        listed = set[str]()
+        for machine in self._list_machines():
+            if machine.instance not in listed:
+                listed.add(machine.instance)
+                yield machine
+
+    def _list_machines(self) -> Iterator[GpuTools]:
         if self.instance:
             yield self
         if created := self.created:
@@ -236,7 +243,7 @@ def _adapt_tools(at: GpuTools, then: Settings, run: Run) -> GpuTools:
         compute=CreatedMachines(cache(partial(open_capacity, then, at.clock))),
         guard=open_guard(then),
         absence=describe_missing(then),
-        find_rate=lambda _seen: run.rate,
+        find_rate=lambda seen: run.machine(seen.id).rate or run.rate,
         ssh=None,
     )
 

@@ -161,9 +161,13 @@ def list_required(settings: Settings) -> tuple[str, ...]:
 
 
 def settings_of_run(settings: Settings, run: Run) -> Settings:
-    """The settings with the stores, regions and provider that the run was opened with."""
+    """The settings with the stores, regions and provider that the run was opened with.
+
+    Its own region may be a further one by now, with its template there.
+    """
+    here = next((there for there in settings.by_region() if there.region == run.region), settings)
     return replace(
-        settings,
+        here,
         provider=run.provider,
         region=run.region,
         further_regions=run.further_regions,
