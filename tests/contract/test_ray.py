@@ -22,6 +22,7 @@ PATIENCE = 900.0
 
 
 @pytest.mark.deep
+@pytest.mark.e2e  # it is the longest: it begins first
 @pytest.mark.timeout(PATIENCE)
 def test_machines_on_a_ray_cluster() -> None:
     if find_spec("ray") is None:
