@@ -25,10 +25,10 @@ $(VENV)/.installed: requirements/user.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# What the tests, lint and types need on top.
+# What the tests, lint and types need on top. A module is compiled when it is first imported: most never are.
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 	./scripts/system-packages dev
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/dev.txt
 	touch $@
 
 # Test processes that start together would each rewrite the assertions of all tests.
