@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe import __version__
 from batchscribe.controller.commands.doctor import check_quota
 from batchscribe.controller.commands.fleet_checks import (
     check_template,
@@ -30,6 +29,7 @@ from batchscribe.wiring.created.machine_checks import MachineChecks
 from batchscribe.wiring.doctor import Preconditions
 from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.preflight import preflight
+from support.set_up_hosts import store_with
 
 IMAGE = "ami-0123456789abcdef0"
 GOOD = MachineTemplate(
@@ -91,21 +91,6 @@ def settings_of(folder: Path, **otherwise: str) -> Settings:
     return load({name: text for name, text in (NAMED | otherwise).items() if text}, folder=folder)
 
 
-def store_with(**otherwise: Any) -> MemoryStore:
-    store = MemoryStore(FakeClock())
-    made = InstanceRecord(
-        instance=IMAGE,
-        release=__version__,
-        at=FakeClock().now(),
-        boots=True,
-        shows_tags=True,
-        engine="pocketsphinx",
-    )
-    record = msgspec.structs.replace(made, **otherwise)
-    store.replace(keys.instance(IMAGE), msgspec.json.encode(record))
-    return store
-
-
 # Settings.
 
 
@@ -139,7 +124,7 @@ def templates(monkeypatch: pytest.MonkeyPatch) -> FakeTemplates:
 
 
 def test_a_start_with_all_that_machines_need_is_permitted(tmp_path: Path, templates: FakeTemplates) -> None:
-    store = store_with()
+    store = store_with(IMAGE)
     preflight(settings_of(tmp_path), store)
     copied = msgspec.json.decode(store.get(keys.instance(GOOD.id)).data, type=InstanceRecord)
     assert copied.instance == IMAGE, "a run copies the template's record for its machines"
@@ -159,7 +144,7 @@ def test_a_template_whose_machines_could_not_work_starts_nothing(
 ) -> None:
     templates.template = _changed(change)
     with pytest.raises(MisconfiguredError, match=says):
-        preflight(settings_of(tmp_path), store_with())
+        preflight(settings_of(tmp_path), store_with(IMAGE))
 
 
 def _changed(change: dict[str, Any]) -> MachineTemplate:
@@ -180,7 +165,7 @@ def test_an_image_that_cannot_do_the_work_starts_nothing(
     tmp_path: Path, templates: FakeTemplates, change: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(MisconfiguredError, match=says) as caught:
-        preflight(settings_of(tmp_path), store_with(**change))
+        preflight(settings_of(tmp_path), store_with(IMAGE, **change))
     assert "gpu image" in str(caught.value)
 
 
@@ -196,7 +181,7 @@ def test_missing_settings_start_nothing(
     tmp_path: Path, templates: FakeTemplates, otherwise: dict[str, str], says: str
 ) -> None:
     with pytest.raises(MisconfiguredError, match=says):
-        preflight(settings_of(tmp_path, **otherwise), store_with())
+        preflight(settings_of(tmp_path, **otherwise), store_with(IMAGE))
 
 
 def test_an_image_that_was_not_made_by_us_starts_nothing(tmp_path: Path, templates: FakeTemplates) -> None:
@@ -209,7 +194,7 @@ def test_auto_is_the_engine_of_the_image_at_the_first_run_too(
 ) -> None:
     monkeypatch.setattr(engine_choice, "open_templates", lambda _settings: FakeTemplates())
     settings = settings_of(tmp_path, BATCH_ENGINE="whisper")
-    chosen = EngineChoice(settings, store_with(engine="whisper", model="tiny.en")).choose("")
+    chosen = EngineChoice(settings, store_with(IMAGE, engine="whisper", model="tiny.en")).choose("")
     assert (chosen.engine, chosen.model) == ("whisper", "tiny.en")
 
 
@@ -219,7 +204,7 @@ def test_auto_is_the_engine_of_the_last_start_if_ec2_does_not_answer(
     monkeypatch.setattr(engine_choice, "open_templates", lambda _settings: FakeTemplates(None))
     settings, store = (
         settings_of(tmp_path, BATCH_ENGINE="whisper"),
-        store_with(engine="whisper", model="tiny.en"),
+        store_with(IMAGE, engine="whisper", model="tiny.en"),
     )
     store.replace(keys.instance(GOOD.id), store.get(keys.instance(IMAGE)).data)
     assert EngineChoice(settings, store).choose("").model == "tiny.en"
@@ -253,7 +238,7 @@ def examine(settings: Settings, templates: FakeTemplates, store: MemoryStore) ->
 
 
 def test_doctor_checks_what_machines_are_created_from(tmp_path: Path) -> None:
-    found = examine(settings_of(tmp_path), FakeTemplates(), store_with())
+    found = examine(settings_of(tmp_path), FakeTemplates(), store_with(IMAGE))
     assert "GPU instance" not in found
     machines = {finding.what: finding for finding in found["machines"]}
     assert [finding.what for finding in found["machines"]].count("quota") == 2
@@ -265,7 +250,7 @@ def test_doctor_checks_what_machines_are_created_from(tmp_path: Path) -> None:
 
 
 def test_doctor_goes_on_without_the_template(tmp_path: Path) -> None:
-    found = examine(settings_of(tmp_path), FakeTemplates(None), store_with())
+    found = examine(settings_of(tmp_path), FakeTemplates(None), store_with(IMAGE))
     failures = [finding for finding in found["machines"] if not finding.ok]
     assert "there is no launch template" in failures[0].detail
     assert any(finding.what == "price" and finding.ok for finding in found["machines"])

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from batchscribe import __version__
 from batchscribe.adapters.aws.fleet import FleetCapacity
 from batchscribe.adapters.regional import RegionalCapacity, RegionalGuard
 from batchscribe.cli.main import cli
@@ -29,7 +28,6 @@ from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.fleet import FakeFleet
 from batchscribe.testing.prices import FakePriceSource
-from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import preflight as start
 from batchscribe.wiring import prices
 from batchscribe.wiring.doctor import open_preconditions
@@ -38,6 +36,7 @@ from batchscribe.wiring.preflight import preflight
 from batchscribe.wiring.rights import documents_of, place_of
 from batchscribe.wiring.seams import open_capacity, open_guard, settings_of_run
 from support.s3 import CREDENTIALS
+from support.set_up_hosts import store_with
 from support.values import run
 
 ROLE = "arn:aws:iam::123456789012:role"
@@ -242,22 +241,6 @@ class FakeTemplates:
 
     def zones_with(self, _type: str) -> frozenset[str]:
         return frozenset({f"{self.region}a"})
-
-
-def store_with(*images: str, **otherwise: Any) -> MemoryStore:
-    store = MemoryStore(FakeClock())
-    for image in images:
-        made = InstanceRecord(
-            instance=image,
-            release=__version__,
-            at=FakeClock().now(),
-            boots=True,
-            shows_tags=True,
-            engine="pocketsphinx",
-        )
-        record = msgspec.structs.replace(made, **otherwise)
-        store.replace(keys.instance(image), msgspec.json.encode(record))
-    return store
 
 
 def test_a_start_needs_what_machines_need_in_each_region(

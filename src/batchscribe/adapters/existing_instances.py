@@ -75,4 +75,4 @@ class ExistingInstances:
                 if other != own_type:
                     yield self._make_offer(other)
             except MisconfiguredError as error:
-                log.info("offer skipped", instance_type=other, error=str(error))
+                log.info("offer.skipped", instance_type=other, error=str(error))

@@ -99,7 +99,7 @@ class RegionalCapacity:
             try:
                 yield from self._list_offers(region, Instance(id=seen.id, state=InstanceState.STOPPED))
             except MisconfiguredError as error:
-                log.info("offer skipped", region=region, error=str(error))
+                log.info("offer.skipped", region=region, error=str(error))
 
 
 class RegionalGuard:

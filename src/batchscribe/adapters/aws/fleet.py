@@ -206,7 +206,7 @@ class FleetCapacity:
             try:
                 yield self._make_offer(instance_type, market)
             except MisconfiguredError as error:
-                log.info("offer skipped", instance_type=instance_type, market=market, error=str(error))
+                log.info("offer.skipped", instance_type=instance_type, market=market, error=str(error))
 
     def _make_offer(self, instance_type: str, market: Market, zone: str = "") -> Offer:
         return Offer(
