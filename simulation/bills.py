@@ -124,7 +124,8 @@ class Bills:
         now = self._line.seconds
         if not spans:
             return now - created + CALL_SECONDS
-        first, last = spans[0].begin, spans[-1].end or now
+        # Two machines of one name overlap, and the first may be the last to end.
+        first, last = spans[0].begin, max(span.end or now for span in spans)
         after = [at for _asked, at, _pending in looks if at >= last + self.lag]
         begin = created if run in self._recovered else self._idle(looks, created, first)
         end = min(after, default=now)

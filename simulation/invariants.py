@@ -156,6 +156,7 @@ class Checker:
         self._me.unwritten = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
         if seen.state in UP and self._ours.holder not in {"", *self._deadlines}:
             self.bills.doubt_recovered()
+            self._doubt_bill(self._ours)
 
     def acted(self, act: Act) -> None:
         """Checks a request on an instance, with its claim if it has one."""
@@ -168,15 +169,10 @@ class Checker:
         self._as_seen(act, machine)
         if machine.holder == "" or (machine.holder in self._deadlines and not self._foreign(machine.holder)):
             return
-        tag = machine.tags.get(RUN_TAG, "")
-        tagged = None if self._foreign(tag) else self.runs.get(tag)
-        if call == "release" and (tagged or not tag):
+        if call == "release" and (self._tagged_run(machine) or not machine.tags.get(RUN_TAG)):
             return  # clearing our own tag, or an empty one, changes nothing foreign
-        if tagged and self._launched.get(tagged.id) in {None, machine.launched_at}:
-            # We requested a start and never observed it up: a foreign start under our tag cannot be
-            # distinguished from ours until its stop.
+        if self._doubt_bill(machine):
             self._doubtful = machine.starts
-            self.bills.in_doubt.add(tagged.id)
         if machine.starts == self._doubtful:
             if claim is not None and machine.holder in self._deadlines:
                 self._join(machine, claim.run)
@@ -187,6 +183,21 @@ class Checker:
             self._gate.violated("I3", f"{call} of {instance}, which {machine.holder} holds")
         if claim is not None and (call == "start" or machine.holder in self._deadlines):
             self._join(machine, claim.run)
+
+    def _tagged_run(self, machine: CloudMachine) -> Run | None:
+        tag = machine.tags.get(RUN_TAG, "")
+        return None if self._foreign(tag) else self.runs.get(tag)
+
+    def _doubt_bill(self, machine: CloudMachine) -> bool:
+        """True for a foreign start under our tag that the run cannot tell from its own, which it bills.
+
+        The run requested a start and never observed it up.
+        """
+        tagged = self._tagged_run(machine)
+        if tagged is None or self._launched.get(tagged.id) not in {None, machine.launched_at}:
+            return False
+        self.bills.in_doubt.add(tagged.id)
+        return True
 
     def _claimed(self, act: Act, claim: Claim) -> None:
         self._deadlines.setdefault(claim.run, claim.deadline)
