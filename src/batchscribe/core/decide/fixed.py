@@ -39,7 +39,7 @@ Line = tuple[str, str]
 
 
 class FixedCost(msgspec.Struct, frozen=True, kw_only=True):
-    """One cost of a month, used or not; `per_month` is dollars for reading."""
+    """One cost of a month, used or not. `per_month`: for display."""
 
     name: str
     basis: str
