@@ -24,7 +24,7 @@ from batchscribe.core.decide.prices import (
     PriceTable,
     describe_origin,
 )
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import Line, format_count, format_hours
 
 MONTH_HOURS = 730
 VOLUME_PERIOD = timedelta(days=30)
@@ -35,7 +35,6 @@ _PROGRESS_SECONDS, _POLL_SECONDS = 5.0, 60.0
 _CONTROL_REQUESTS = 10
 """Reads, and writes, of control objects in a run besides its progress."""
 _HOUR = 3600.0
-Line = tuple[str, str]
 
 
 class FixedCost(msgspec.Struct, frozen=True, kw_only=True):

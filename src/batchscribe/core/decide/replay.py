@@ -99,7 +99,7 @@ class _Player:
         after = now + self._policy.check_interval
         if isinstance(decision, Launch):
             self._start(now, decision)
-            return self.find_next_check(max(after, now + _span(decision.batch.estimate.seconds)))
+            return self.find_next_check(max(after, now + timedelta(seconds=decision.batch.estimate.seconds)))
         expected = decision.expected if isinstance(decision, Hold) else None
         return self.find_next_check(after, expected)
 
@@ -115,7 +115,8 @@ class _Player:
         return first_check(max(at, min(changes)), self._policy.check_interval) if changes else None
 
     def _receive(self, now: datetime) -> None:
-        before, self._received = self._received, bisect_right(self._chunks, now, key=_get_time)
+        before = self._received
+        self._received = bisect_right(self._chunks, now, key=lambda chunk: chunk.modified)
         self._pending += self._chunks[before : self._received]
 
     def _observe(self, now: datetime) -> Observation:
@@ -140,7 +141,7 @@ class _Player:
         batch, priors = decision.batch, decision.offer.priors
         ends = accumulate(priors.audio_seconds(chunk) / priors.speed for chunk in batch.chunks)
         taken = {
-            chunk.number or 0: now + _span(priors.setup_seconds + end)
+            chunk.number or 0: now + timedelta(seconds=priors.setup_seconds + end)
             for chunk, end in zip(batch.chunks, ends, strict=True)
         }
         self.done |= taken
@@ -157,11 +158,3 @@ def _make_chunk(number: int, arrival: Arrival) -> Chunk:
     key = f"{number}.webm"
     size = round(arrival.audio_seconds * BYTES)
     return Chunk(key=key, size=size, modified=arrival.at, etag="", session=key, number=number, transcript="")
-
-
-def _get_time(chunk: Chunk) -> datetime:
-    return chunk.modified
-
-
-def _span(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)

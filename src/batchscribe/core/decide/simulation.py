@@ -195,11 +195,12 @@ def simulate_policy(
     replayed = replay(arrivals, policy, offers, lane, report)
     ratios = [_find_ratios(arrivals, policy, offer, replayed, mixed=len(offers) > 1) for offer in offers]
     deadline_ratio, linear_ratio = map(max, zip(*ratios, strict=True))
+    each = replayed.cost.per(sum(arrival.audio_seconds for arrival in arrivals) / HOUR)
     return PolicyResult(
         name=policy.name.value,
         dollars=replayed.cost.dollars,
         dollars_micros=replayed.cost.micros,
-        dollars_per_audio_hour=_divide_by_hours(replayed.cost, arrivals),
+        dollars_per_audio_hour=each.dollars if each else None,
         starts=len(replayed.starts),
         late=count_late(replayed.waits, policy),
         wait_hours=measure_waits(replayed.waits),
@@ -241,11 +242,6 @@ def find_limits(waits: Iterable[float], policy: Policy, priors: Priors) -> list[
 
 def _divide(value: float, least: float) -> float:
     return round(value / least, 6) if least else 1.0
-
-
-def _divide_by_hours(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
-    each = cost.per(sum(arrival.audio_seconds for arrival in arrivals) / HOUR)
-    return each.dollars if each else None
 
 
 def count_late(waits: Iterable[float], policy: Policy) -> int:

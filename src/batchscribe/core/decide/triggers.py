@@ -48,7 +48,10 @@ def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
                 yield from _find_balance(seen, policy, start)
                 yield from _find_quiet(seen, policy, start)
             case PolicyName.THRESHOLD:
-                yield from _find_threshold(seen, policy)
+                if backlog.triggering >= policy.threshold:
+                    pending = format_count(backlog.triggering, "chunk")
+                    sentence = f"{pending} pending, threshold {policy.threshold} reached"
+                    yield Trigger(seen.now, ReasonCode.THRESHOLD, sentence)
             case PolicyName.DEADLINE:
                 pass
     yield from _find_latest(seen, policy, start)
@@ -64,13 +67,6 @@ def find_expected(seen: Observation, policy: Policy, triggers: Iterable[Trigger]
         ),
         default=None,
     )
-
-
-def _find_threshold(seen: Observation, policy: Policy) -> Iterator[Trigger]:
-    if seen.backlog.triggering >= policy.threshold:
-        pending = format_count(seen.backlog.triggering, "chunk")
-        sentence = f"{pending} pending, threshold {policy.threshold} reached"
-        yield Trigger(seen.now, ReasonCode.THRESHOLD, sentence)
 
 
 def _find_balance(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
@@ -157,17 +153,12 @@ def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) ->
     lead = _as_span(estimate.setup_seconds + estimate.work_seconds)
     if policy.name in _KEEPS_LIMIT:
         seconds = start.outlook.seconds
-        if _is_one_run(seen, start):
-            # The first chunks of a run are done before the last ones.
+        if not start.batch.left and seen.backlog.oldest_retry is None:
+            # The first chunks of a run for the whole backlog are done before the last ones.
             waited = (seen.now - since).total_seconds()
             seconds += start.waits.tightest * _HOUR - waited - estimate.work_seconds
         lead = _as_span(seconds) + policy.slack
     return since + policy.max_wait - min(lead + policy.check_interval, policy.max_wait)
-
-
-def _is_one_run(seen: Observation, start: PlannedStart) -> bool:
-    """True if one run takes the whole backlog, without failed chunks."""
-    return not start.batch.left and seen.backlog.oldest_retry is None
 
 
 def longest_wait(seen: Observation) -> timedelta:
