@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from batchscribe.controller.commands.why import read_history
+from batchscribe.controller.commands.why import list_errors, read_history
 from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
@@ -20,6 +20,7 @@ from batchscribe.core.scan.folders import AudioObject
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from support.dashboards import quarantine_chunk
 from support.stores import NOW
 
 HOUR = timedelta(hours=1)
@@ -94,6 +95,17 @@ def test_a_failed_chunk_shows_its_next_attempt_and_the_last_reason(
     text = explained(store, clock, "a.mp3")
     assert "attempt 2 of 3" in text
     assert "not audio (run r1)" in text
+
+
+@pytest.mark.parametrize("session", ["s/", "./"])
+def test_the_errors_of_a_session_are_those_of_its_own_chunks(
+    store: MemoryStore, clock: FakeClock, session: str
+) -> None:
+    for key in ("chunk-001.mp3", "s/chunk-001.mp3", "s/talk.mp3"):
+        store.place(key, b"1")
+        quarantine_chunk(store, key)
+    found = list_errors(Scanner(store, store, clock=clock), session)
+    assert [key for key, _error in found] == [f"{session}chunk-001.mp3".removeprefix("./")]
 
 
 def test_a_part_of_a_name_finds_its_only_chunk(store: MemoryStore, clock: FakeClock) -> None:

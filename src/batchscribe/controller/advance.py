@@ -72,7 +72,7 @@ class PassResult:
 
 
 def advance_all(world: World, config: RunConfig, passed: PassResult, *, start: bool = True) -> None:
-    """Advances every open run. Without `start`, a run without a start request is only closed when due."""
+    """Advances every open run; without `start`, unstarted ones only end."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
         # If the ledger cannot be written, it may lag behind this process.
@@ -127,7 +127,7 @@ def take_step(world: World, config: RunConfig, run: Run, step: Step, passed: Pas
 
 
 def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
-    """Outcome and reason if a run must end now. None if it may continue."""
+    """Outcome and reason if a run must end now."""
     if run.in_teardown or not run.open:
         return None
     if not run.started and world.clock.now() - run.created >= INTENT_LASTS:
@@ -142,7 +142,7 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
 
 
 def _try_step(world: World, config: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
+    """Takes a step; transient errors are retried, others lead to teardown."""
     act, failed, timed_out = ACTS[step]
     act = work if step in _WORKING and len(run.machines) > 1 else act
     try:
@@ -168,7 +168,7 @@ def _try_step(world: World, config: RunConfig, run: Run, step: Step, errors: lis
 
 
 def _is_hopeless(world: World, config: RunConfig, run: Run, step: Step) -> bool:
-    """True if transient errors have lasted too long. Live work continues until its deadline."""
+    """True if transient errors lasted too long; never for live work."""
     now = read_moment(world)
     match step:
         case Step.AWAIT_RUNNING:
@@ -182,7 +182,7 @@ def _is_hopeless(world: World, config: RunConfig, run: Run, step: Step) -> bool:
 
 
 def _is_bearable(world: World, config: RunConfig, run: Run) -> bool:
-    """True if live work may continue without being followed. Credentials can fail for minutes."""
+    """True if live work may go unfollowed: credentials can fail for minutes."""
     last = [machine.meter.running_until for machine in run.working]
     now, blind = read_moment(world), timedelta(seconds=config.waits.blind)
     return any(at is not None and now.is_within(blind, of=at) for at in last)
@@ -196,7 +196,7 @@ def _clear_unreachable(world: World, run: Run) -> None:
 
 
 def _alert_if_unreachable(world: World, config: RunConfig, run: Run, error: TransientError) -> Run:
-    """Alerts if a paid run cannot be followed for a long time. It continues until its deadline."""
+    """Alerts if a paid run, which continues, cannot be followed for long."""
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
     with suppress(BatchscribeError):
         since = world.ledger.get(key)
@@ -213,14 +213,17 @@ def _alert_if_unreachable(world: World, config: RunConfig, run: Run, error: Tran
 def _give_up(
     world: World, run: Run, outcome: Outcome, error: BatchscribeError, errors: list[BatchscribeError]
 ) -> Run:
-    """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
+    """Moves the run to teardown, from its last record.
+
+    A step may have recorded more than it returned.
+    """
     errors.append(error)
     log.warning("run.given_up", run=run.id, outcome=outcome.value, error=str(error))
     return save_best_effort(world, read_latest(world, run).to_teardown(outcome, str(error)), "giving up")
 
 
 def _tear_down(world: World, config: RunConfig, run: Run) -> Run:
-    """Polls once during teardown. Raises NotStoppedError if the instance is not observed stopped in time."""
+    """Polls once during teardown; raises NotStoppedError if that takes too long."""
     if run.stop_requested is None:
         run = begin_teardown(world, run)
     trouble = ""
@@ -254,7 +257,7 @@ def _latest_stopping(world: World, run: Run) -> Run:
 def _alert_not_stopped(
     world: World, config: RunConfig, run: Run, late: list[str], trouble: str
 ) -> NotStoppedError:
-    """Alerts about machines that may still run. Returns the error for a run that only waits for them."""
+    """Alerts about machines that may still run, and returns the error."""
     error = NotStoppedError(
         f"instance {', '.join(late)} could not be proved stopped in {config.waits.stop / 60:.0f} min"
         f"{f' ({trouble})' if trouble else ''}; its transcripts are kept. Check it in the cloud's console, "
@@ -280,7 +283,7 @@ def end_interrupted(
 
 
 def end_lanes(world: World, config: RunConfig, passed: PassResult) -> None:
-    """Ends the runs on this machine's processor: the GPU takes over. Does not wait for their teardown."""
+    """Ends the runs on this machine's processor, without waiting for them."""
     for run in world.ledger.open_runs():
         if run.lane:
             out = run.to_teardown(Outcome.INTERRUPTED, "the GPU takes over")
@@ -288,7 +291,7 @@ def end_lanes(world: World, config: RunConfig, passed: PassResult) -> None:
 
 
 def finish_teardown(world: World, config: RunConfig, run: Run) -> None:
-    """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
+    """Advances a run until it is closed; raises what keeps it open."""
     passed = PassResult()
     while passed.runs.get(run.id, run).open:
         advance(world, config, passed.runs.get(run.id, run), passed)

@@ -22,12 +22,12 @@ def alert_conflict(world: World, key: str) -> None:
 
 
 def alert_overdue(world: World, text: str) -> None:
-    """Alerts about chunks whose longest wait is in reach, or that failed too often to start a GPU again."""
+    """Alerts about chunks that wait too long, or failed too often."""
     alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
-    """Logs and sends an alert; sends none if one with this key was sent lately."""
+    """Logs and sends an alert, unless one was sent lately."""
     log.warning("alert.raised", title=title, detail=text)
     send_alert(world, key, title, text, level)
 
@@ -38,7 +38,7 @@ def send_alert(world: World, key: str, title: str, text: str, level: Level = Lev
 
 
 def send_once(world: World, key: str, message: Message) -> bool:
-    """Sends a message, and returns True, unless one with this key was sent lately.
+    """Sends a message unless one with this key was sent lately.
 
     Recorded after it was sent: if the process dies in between, it is repeated, not lost for hours.
     """

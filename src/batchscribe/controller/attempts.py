@@ -74,7 +74,7 @@ def read_failures(
     choose: Callable[[Attempts], Iterable[str]],
     digest: str = "",
 ) -> dict[str, Failure]:
-    """Records of the chosen attempts, by name. `digest` limits the listing to one chunk."""
+    """Records of the chosen attempts, by name; `digest` selects one chunk."""
     found: dict[str, StoredFailure] = {}
     for _ in range(TRIES):
         listed = list_attempts(output, digest)
@@ -138,7 +138,7 @@ def compact(
 def _read_single(
     output: Store, listed: Attempts, names: Iterable[str]
 ) -> Iterator[tuple[str, StoredFailure]]:
-    """Records of the attempts that are not compacted. One that was deleted meanwhile is left out."""
+    """Yields the attempts that are still single, except those deleted meanwhile."""
     wanted = {
         listed.single[name].key: name
         for name in names
@@ -151,7 +151,7 @@ def _read_single(
 
 
 def _decode_failure(name: str, data: bytes, stored: datetime) -> Failure:
-    """Decodes the record. An unreadable one counts as the chunk's failure: it starts no GPU."""
+    """Decodes the record; an unreadable one counts as the chunk's failure."""
     try:
         return record.decode(data, Failure)
     except MisconfiguredError:

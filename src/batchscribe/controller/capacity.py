@@ -1,4 +1,4 @@
-"""Offers of the capacity for a run, and the next one if one has no capacity."""
+"""Offers of the capacity for a run, and the next ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def poll_one(world: World, instance: str) -> Instance:
 
 
 def read_priors(world: World, config: RunConfig, instance_type: str) -> Priors:
-    """Measurements of earlier runs with this engine on this type, or the defaults."""
+    """Measurements of earlier runs with this engine and type, or defaults."""
     return world.ledger.priors(
         engine=config.engine.engine,
         model=config.engine.model,
@@ -55,12 +55,15 @@ def choose_offer(world: World, config: RunConfig, run: Run, seen: Instance) -> O
 
 
 def _list_run_offers(world: World, config: RunConfig, run: Run, seen: Instance) -> tuple[Offer, ...]:
-    """Offers as before the run: its instance may have another type than its own now."""
+    """Offers as before the run, which may have changed the type."""
     return list_offers(world, config, replace(seen, type=run.own_type or seen.type))
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
-    """The run with the type that a poll showed, and its price; a created machine has both for itself."""
+    """The run with the type that a poll showed, and its price.
+
+    A created machine has both for itself.
+    """
     if not seen.type:
         return run
     if not run.creates_machines:
@@ -71,7 +74,7 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
 
 
 def find_rate(world: World, seen: Instance, *, otherwise: Rate | None = None) -> Rate:
-    """The price of a machine; `otherwise`, or nothing with the reason as its source, if it has none."""
+    """The price of a machine, else `otherwise`, else nothing with the reason."""
     try:
         return world.capacity.offers(seen)[0].rate
     except MisconfiguredError as error:
@@ -80,7 +83,7 @@ def find_rate(world: World, seen: Instance, *, otherwise: Rate | None = None) ->
 
 
 def with_price(world: World, run: Run, seen: Instance) -> Run:
-    """The run with the price of a created machine, if a poll shows another offer than was recorded."""
+    """The run with the price of a created machine's present offer."""
     if not run.creates_machines or not seen.type:
         return run
     recorded = run.machine(seen.id).offer
@@ -90,10 +93,10 @@ def with_price(world: World, run: Run, seen: Instance) -> Run:
 def take_another_offer(
     world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError
 ) -> Run:
-    """Chooses the next offer, or ends the machine's work if none is left.
+    """Chooses the next offer, or ends the machine's work without one.
 
-    A created machine's offer is also that of all that were not accepted yet.
-    Only records the choice: `Capacity.acquire` is repeated until polls show it.
+    A created machine's offer is also that of all that were not accepted yet. Only records the choice:
+    `Capacity.acquire` is repeated until polls show it.
     """
     if not run.creates_machines and any(machine.meter.start_accepted for machine in run.machines):
         return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))
@@ -113,7 +116,7 @@ def take_another_offer(
 
 
 def _is_within_budget(world: World, config: RunConfig, run: Run, offer: Offer) -> bool:
-    """True if the planned time costs no more than the rest of the daily budget."""
+    """True if the planned time fits into the rest of the budget."""
     budget = config.policy.daily_budget
     midnight = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     if budget is None or world.ledger.spent(midnight) + cost(offer.rate, run.planned_seconds) <= budget:

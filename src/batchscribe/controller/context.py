@@ -142,7 +142,7 @@ class RunConfig:
 
     @property
     def unsupported(self) -> str:
-        """Why no machine can run this engine configuration, with the fix; empty if one can."""
+        """Reason why no machine can run this engine configuration, with the fix."""
         return self.find_limits(self.engine)
 
     def hash_settings(self, engine: EngineSpec) -> str:
@@ -195,7 +195,7 @@ class World:
 
 
 def refuse_unsupported(unsupported: str) -> None:
-    """Raises MisconfiguredError if no machine can run the configuration. Nothing has been paid yet."""
+    """Raises MisconfiguredError if no machine can run the configuration."""
     if unsupported:
         raise MisconfiguredError(f"{unsupported} (nothing was started)")
 
@@ -206,7 +206,7 @@ def read_moment(world: World) -> Moment:
 
 
 def seconds_left(world: World, run: Run) -> float:
-    """Seconds until the run's deadline; a clock that was set back since its start extends none."""
+    """Seconds until the run's deadline, which no clock change extends."""
     now, start = read_moment(world), run.start_requested
     left = (run.deadline - now.at).total_seconds()
     if start is None:
@@ -241,9 +241,9 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
 
 
 def _doubt_absence(run: Run, seen: Instance, now: Moment) -> Instance:
-    """A created machine without an instance is missing while its cloud would still show its end.
+    """Shows a created machine without an instance as missing for a while.
 
-    Its name is a tag of the instance, and tags get lost.
+    Its cloud would still show its end. Its name is a tag of the instance, and tags get lost.
     """
     if seen.tags or seen.state is not InstanceState.STOPPED or not run.creates_machines:
         return seen
@@ -256,7 +256,7 @@ def _doubt_absence(run: Run, seen: Instance, now: Moment) -> Instance:
 
 
 def explain_not_up(machine: Machine, seen: Instance) -> str:
-    """Reason why the machine is not up for its run. Empty if it is."""
+    """Reason why the machine is not up for its run, or empty."""
     if not seen.state.billable:
         return f"{seen.id} is {seen.state}"
     again = machine.meter.is_started_again(seen.launched_at)
@@ -264,7 +264,7 @@ def explain_not_up(machine: Machine, seen: Instance) -> str:
 
 
 def apply_tag(run: Run, machine: Machine, poll: Poll) -> Run:
-    """Returns the run with the machine as started if only the instance's tag shows that.
+    """Returns the run as started if only the instance's tag shows that.
 
     The ledger was replaced by an older copy, so the machine is billed from the run's creation on.
     """
@@ -288,7 +288,7 @@ def is_poll_due(machine: Machine, config: RunConfig, now: Moment) -> bool:
 
 
 def read_latest(world: World, run: Run) -> Run:
-    """Returns the run as last recorded. A step may have recorded progress before it failed."""
+    """Returns the run as recorded, perhaps by a step that failed later."""
     try:
         return world.ledger.run(run.id) or run
     except BatchscribeError:
@@ -296,12 +296,12 @@ def read_latest(world: World, run: Run) -> Run:
 
 
 def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:
-    """True if `seconds` have passed since then, or the clock was set back."""
+    """True if `seconds` have passed, or the clock was set back."""
     return since is not None and not now.is_within(timedelta(seconds=seconds), of=since)
 
 
 def save_best_effort(world: World, run: Run, note: str = "") -> Run:
-    """Records the run if possible. During teardown, a broken ledger must not keep a GPU running."""
+    """Records the run if possible: a broken ledger prevents no teardown."""
     try:
         return save(world, run, note)
     except BatchscribeError as error:
@@ -313,7 +313,7 @@ def save_best_effort(world: World, run: Run, note: str = "") -> Run:
 
 
 def try_action(errors: list[BatchscribeError], run: Run, what: str, act: Callable[[], object]) -> None:
-    """Runs one of several actions. Logs and collects its error, so that the others still run."""
+    """Runs an action; logs and collects its error, so that others run."""
     try:
         act()
     except BatchscribeError as error:
@@ -333,7 +333,7 @@ def save(world: World, run: Run, note: str = "") -> Run:
 
 
 def note_trouble(world: World, run: Run, trouble: str, *, event: str = "") -> Run:
-    """Records the last trouble of a run if it changed, and logs it as `event`."""
+    """Records the last trouble of a run, and logs it as `event`."""
     if trouble == run.trouble:
         return run
     if event:
@@ -368,9 +368,10 @@ def step_each(
     act: Callable[[Run, Machine], Run],
     failed: Outcome,
 ) -> Run:
-    """Takes a step of each machine. With several, an error ends one as `failed`, and not the others.
+    """Takes a step of each machine.
 
-    Raises the last transient error if no working machine could take its step.
+    With several, an error ends one as `failed`, and not the others. Raises the last transient error if no
+    working machine could take its step.
     """
     waiting = set[str]()
     transient: TransientError | None = None

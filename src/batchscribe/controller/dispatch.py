@@ -54,7 +54,7 @@ REST_SECONDS = 90.0
 
 
 def dispatch(world: World, config: RunConfig, run: Run) -> Run:
-    """Starts a worker on the next manifest of each idle machine once its host answers."""
+    """Starts the next worker of each idle machine whose host answers."""
     idle = [machine for machine in run.undispatched if machine not in run.awaited]
     polls = poll_machines(world, run, idle) if idle else {}
 
@@ -91,7 +91,7 @@ def _dispatch_machine(world: World, config: RunConfig, run: Run, machine: Machin
 
 
 def _await_host(world: World, config: RunConfig, run: Run, poll: Poll, error: TransientError) -> Run:
-    """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
+    """Keeps a run waiting for its host, or ends the machine's work."""
     machine, now = run.machine(poll.instance.id), poll.answered
     refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
     waits = config.waits
@@ -105,7 +105,7 @@ def _await_host(world: World, config: RunConfig, run: Run, poll: Poll, error: Tr
 
 
 def ensure_manifest(world: World, config: RunConfig, run: Run, instance: str) -> Run:
-    """Ensures a stored, unprocessed manifest of the machine. Ends its work if nothing is pending."""
+    """Ensures a stored, unprocessed manifest, or ends the machine's work."""
     number = run.worker_on(instance)
     if number is not None and read_exit(world, run.name_of(number)) is None:
         store_manifest(world, run, number)
@@ -120,7 +120,7 @@ def ensure_manifest(world: World, config: RunConfig, run: Run, instance: str) ->
 
 
 def give_work(world: World, config: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
-    """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
+    """Records and stores the next manifest; raises RefusedError for a foreign one."""
     run = save(world, with_manifest(world, config, run, instance, chunks))
     store_manifest(world, run, len(run.workers) - 1)
     return run
@@ -129,7 +129,7 @@ def give_work(world: World, config: RunConfig, run: Run, instance: str, chunks: 
 def with_first_manifests(
     world: World, config: RunConfig, run: Run, chunks: Sequence[Chunk], priors: Priors
 ) -> Run:
-    """Returns the run with the first manifest of each machine, recorded but not yet stored.
+    """Returns the run with the first manifest of each machine, only recorded.
 
     Several machines get a portion each; one without work is not created.
     """
@@ -150,7 +150,7 @@ def with_first_manifests(
 
 
 def with_manifest(world: World, config: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
-    """Returns the run with the machine's next manifest, recorded but not yet stored.
+    """Returns the run with the machine's next manifest, only recorded.
 
     It takes the chunks of one engine; the others are left for the next manifest.
     """

@@ -39,13 +39,13 @@ def record_external_state(world: World, run: Run) -> None:
 
 
 def leave_claims(world: World, config: RunConfig, run: Run) -> str:
-    """Writes the claims into the instances' records. Returns how the run's workers will be started."""
+    """Writes the claims of all instances, and returns how workers start."""
     launches = {_leave_claim(world, config, run, instance) for instance in run.instances}
     return launches.pop() if len(launches) == 1 else ClaimLaunch.SSH
 
 
 def _leave_claim(world: World, config: RunConfig, run: Run, instance: str) -> str:
-    """Writes the claim into an instance's record. Returns how its workers will be started.
+    """Writes an instance's claim, and returns how its workers start.
 
     A borrowed instance gets none: it must not be powered off for this run.
     """
@@ -71,7 +71,7 @@ def _leave_claim(world: World, config: RunConfig, run: Run, instance: str) -> st
 
 
 def read_claimed_launch(world: World, run: Run) -> str:
-    """Launch kind of a run that the ledger lost, from its claim. Empty without a claim."""
+    """Launch kind from the claim of a run, or empty without one."""
     record = read_instance_record(world, run.instance)
     claim = record.claim if record else None
     return claim.launch if claim and claim.run == run.id else ""
@@ -133,7 +133,7 @@ def retry_clean_up(world: World, config: RunConfig) -> None:
 
 
 def disarm_settled(world: World, instance: str) -> None:
-    """Disarms the guard's orders of all settled runs, recorded or not. A ledger may have been lost."""
+    """Disarms the guard's orders of all settled runs, also unrecorded ones."""
     for run_id in sorted(world.guard.armed(instance)):
         run = world.ledger.run(run_id)
         if run is not None and not run.open:
@@ -142,7 +142,7 @@ def disarm_settled(world: World, instance: str) -> None:
 
 
 def _remove_claim(world: World, run: Run, machine: Machine) -> None:
-    """Removes the claim; the whole record of a created machine, whose name is never used again."""
+    """Removes the claim, or a created machine's whole record."""
     if run.creates_machines:
         world.home.delete(keys.instance(machine.id))
         return
@@ -188,7 +188,7 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
 
 
 def _just_launched(world: World, seen: Instance) -> bool:
-    """True if another owner's tags may be newer than those of this poll."""
+    """True if another owner's tags may be newer than this poll's."""
     up = seen.state.billable or seen.state is InstanceState.PENDING
     if not up or seen.launched_at is None:
         return up

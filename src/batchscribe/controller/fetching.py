@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def fetch_objects(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-    """Yields (key, bytes) of each existing object, in the given order. Missing ones are left out.
+    """Yields (key, bytes) of each existing object, in the given order.
 
-    An object of more than `limit` bytes is not read: it yields empty bytes, which every decoder rejects.
-    A store's attribute `threads` limits the number of concurrent readers.
+    An object of more than `limit` bytes is not read: it yields empty bytes, which every decoder rejects. A
+    store's attribute `threads` limits the number of concurrent readers.
     """
     for key, data in _for_each(store, wanted, lambda key: _read_bytes(store, key, limit)):
         if data is not None:

@@ -50,7 +50,7 @@ WATCHED = "watch/"
 
 
 class LastProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """The last progress of a worker, and the monotonic time since when it has not changed."""
+    """The last progress of a worker, and the monotonic time of it."""
 
     progress: Progress | None
     since: float
@@ -104,7 +104,7 @@ def _follow_machine(
 def _poll_if_due(
     world: World, config: RunConfig, run: Run, machines: Sequence[Machine]
 ) -> tuple[Run, Mapping[str, Instance]]:
-    """Polls the machines if one is due. A transient failure does not prevent reading the store."""
+    """Polls the machines if due; a transient failure is only logged."""
     now = read_moment(world)
     if not any(is_poll_due(machine, config, now) for machine in machines):
         return run, {}
@@ -147,7 +147,7 @@ def _follow_progress(
 
 
 def _show_progress(world: World, run: Run, number: int, progress: Progress) -> None:
-    """Shows a worker's progress; with several machines, the sum of all workers of the run."""
+    """Shows the progress of a worker, or of all, with several machines."""
     if len(run.machines) > 1:
         with suppress(BatchscribeError, msgspec.MsgspecError):  # for the view only
             facts = world.ledger.facts(f"{WATCHED}{run.id}/")
@@ -200,7 +200,7 @@ def _awaits_host(run: Run) -> bool:
 
 
 def ensure_agent(world: World, run: Run, seen: Instance) -> None:
-    """Restarts an agent that died. The host itself only restarts agents that it started at boot."""
+    """Restarts an agent that died, unless the host does so itself."""
     number = run.worker_on(seen.id)
     if run.launch != ClaimLaunch.SSH or number is None:
         return
@@ -212,7 +212,7 @@ def ensure_agent(world: World, run: Run, seen: Instance) -> None:
 
 
 def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, str] | None:
-    """Outcome and reason of work on a stopped host. None if work never began."""
+    """Outcome and reason of work on a stopped host, if any began."""
     number = run.worker_on(instance)
     if number is None:
         return None
@@ -225,7 +225,7 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
 def _explain_down(
     world: World, run: Run, seen: Instance, worker: WorkerName, down: str
 ) -> tuple[Outcome | None, str]:
-    """Outcome and reason of a machine that went down without an exit record."""
+    """Outcome and reason of a stopped machine without an exit record."""
     end, missing = read_host_end(world, run, seen.id), seen.state is InstanceState.MISSING
     by_user = missing or seen.state_reason.startswith(BY_CLIENT)
     if end is None and run.machine(seen.id).market == Market.SPOT and not by_user:
@@ -239,7 +239,10 @@ def _explain_down(
 
 
 def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
-    """Chooses the next step by the exit record. Only the store decides which chunks are done."""
+    """Chooses the next step by the exit record.
+
+    Only the store decides which chunks are done.
+    """
     now, over = world.clock.now(), is_over(world, run)
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)

@@ -1,4 +1,4 @@
-"""Languages of sessions, identified before a start, so that each session gets its engine."""
+"""Languages of sessions, identified before a start to choose engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ MOST_BYTES = 100 * 1024 * 1024
 
 
 def identify_sessions(world: World, candidates: Iterable[Chunk]) -> None:
-    """Identifies the language of some sessions, the oldest first, each once. A failure means unknown."""
+    """Identifies the language of the oldest sessions, each once.
+
+    A failure means unknown.
+    """
     known = world.ledger.facts(LANGUAGE)
     open_sessions = dict[str, Chunk]()
     for chunk in candidates:
@@ -45,7 +48,7 @@ def identify_sessions(world: World, candidates: Iterable[Chunk]) -> None:
 
 
 def _identify_session(world: World, identify: Callable[[bytes], str], chunk: Chunk) -> bool:
-    """Records the language of a chunk's session. False if the store does not answer now."""
+    """Records a session's language; False if the store does not answer now."""
     fact, language = f"{LANGUAGE}{chunk.session}", ""
     # Recorded before: a file that kills this process is not tried again.
     world.ledger.put(fact, "")
@@ -67,7 +70,7 @@ def _identify_session(world: World, identify: Callable[[bytes], str], chunk: Chu
 def take_one_engine(
     world: World, config: RunConfig, chunks: Iterable[Chunk]
 ) -> tuple[EngineSpec, tuple[Chunk, ...]]:
-    """(engine, chunks) of one manifest: those that have the engine of the first one."""
+    """Returns (engine, chunks) of one manifest, by the first chunk's engine."""
     pairs = find_engines(world, config, chunks)
     engine = pairs[0][0] if pairs else config.engine
     return engine, tuple(chunk for needed, chunk in pairs if needed == engine)

@@ -26,7 +26,7 @@ NOT_CREATED = Instance(id="", state=InstanceState.STOPPED)
 
 
 def observe(world: World, config: RunConfig) -> Observation:
-    """Returns the present observation. A failed listing raises: it is never an empty backlog."""
+    """Returns the present observation; a failed listing raises."""
     now = world.clock.now()
     found = world.ledger.runs(now - FAILED_WITHIN)
     recent = [run for run in found if not run.lane and not is_rehearsal(run)]
@@ -64,7 +64,7 @@ def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
 
 
 def _find_interrupted(settled: list[Run]) -> str:
-    """The latest run, if the cloud interrupted a spot machine of it before all of its work was done.
+    """The latest run, if its spot machine was interrupted before the end.
 
     A run without a transcript waits for the usual triggers: interruptions may be frequent now.
     """
@@ -93,7 +93,7 @@ def find_lane_run(runs: Iterable[Run]) -> Run | None:
 
 
 def find_lane_problem(world: World, config: RunConfig) -> str:
-    """Reason why this machine's processor takes no work now, with the fix; empty if it does."""
+    """Reason why this machine's processor takes no work now, or empty."""
     if config.lane is None or (problem := config.find_lane_problem()):
         return problem if config.lane else "the GPU is in this machine"
     now = world.clock.now()

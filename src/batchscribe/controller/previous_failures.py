@@ -51,7 +51,7 @@ def read_past_attempts(output: Store, decoder: str | None) -> Mapping[str, tuple
 
 
 def _limit_time(failure: Failure, stored: datetime) -> Failure:
-    """The failure, dated by the store if its writer's clock was ahead: a retry must not wait for that."""
+    """The failure, dated by the store if the writer's clock was ahead."""
     return failure if failure.at <= stored else msgspec.structs.replace(failure, at=stored)
 
 
@@ -71,9 +71,9 @@ def read_quarantine(output: Store) -> Mapping[str, QuarantineRecord]:
 def read_marks(
     output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark]
 ) -> dict[str, QuarantineMark]:
-    """Marks of the listed quarantine records, by `mark_name`. Only those not `known` are read.
+    """Marks of the listed quarantine records, by `mark_name`.
 
-    An unreadable record gets no mark, so that each scan logs it.
+    Only those not `known` are read. An unreadable record gets no mark, so that each scan logs it.
     """
     names = {_parse_digest(info.key): mark_name(_parse_digest(info.key), info.etag) for info in listed}
     new = [info for info in listed if names[_parse_digest(info.key)] not in known]
@@ -85,14 +85,14 @@ def read_marks(
 
 
 def read_quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
-    """Quarantine record of one chunk, even if outdated. None if missing or unreadable."""
+    """Quarantine record of one chunk, even if outdated, unless unreadable."""
     return read_if_valid(output, keys.quarantine(key), QuarantineRecord)
 
 
 def _list_held(
     output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark], decoder: str | None
 ) -> Iterator[tuple[str, str]]:
-    """Digest and ETag of each chunk that is quarantined for this decoder. Only unknown records are read."""
+    """Yields digest and ETag of each chunk quarantined for this decoder."""
     new = []
     for info in listed:
         mark = known.get(mark_name(_parse_digest(info.key), info.etag))
@@ -136,7 +136,7 @@ def _parse_digest(key: str) -> str:
 
 
 def _decode_quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
-    """Decodes a record. An unreadable one still holds its chunk back, so that it starts no GPU."""
+    """Decodes a record; an unreadable one still holds its chunk back."""
     try:
         return wire.decode(data, QuarantineRecord)
     except MisconfiguredError as error:

@@ -48,14 +48,14 @@ def write_settlement(world: World, run: Run) -> bool:
 
 
 def raise_settlement(world: World, run: Run) -> None:
-    """Replaces this scheduler's stored settlement of the run if that has a lower bill; repeatable."""
+    """Replaces our stored settlement of the run if its bill is lower."""
     stored = read_settlement(world, run)
     if stored is not None and stored.cost < run.cost:
         world.output.replace(keys.settlement(run.id), seal(encode_run(run), world.secret))
 
 
 def read_record(world: World, run_id: str) -> tuple[Run, bool]:
-    """Reads a run's record. The flag is True if this scheduler wrote it.
+    """Reads a run's record; the flag is True if it is ours.
 
     Raises ObjectNotFoundError, and MisconfiguredError if it cannot be read.
     """
@@ -85,7 +85,7 @@ def list_records(world: World) -> Iterator[tuple[World, str, str]]:
 
 
 def _split_key(key: str) -> tuple[str, str]:
-    """Splits a key into run id and record name. Both empty for any other key."""
+    """Splits a key into run id and record name, else both empty."""
     run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
     return (run_id, record) if key.startswith(keys.RUNS) else ("", "")
 
@@ -131,9 +131,9 @@ def read_manifest(world: World, run: Run, worker: int) -> Manifest:
 
 
 def read_manifests(world: World, run: Run) -> dict[int, Manifest]:
-    """The run's manifests by number of their workers, without those that cannot be read.
+    """The run's readable manifests by number of their workers.
 
-    The chunks of such a one are unknown: a worker that has it may do the same chunks as another one.
+    The chunks of others are unknown: a worker that has one may do the same chunks as another worker.
     """
     manifests = dict[int, Manifest]()
     for worker in range(len(run.workers)):
@@ -151,12 +151,12 @@ def forget_manifests(world: World, run: Run) -> None:
 
 
 def record_batch(world: World, run: Run, chunks: Iterable[Chunk]) -> None:
-    """Records the whole batch of a run; its first manifest may have a part of it."""
+    """Records the whole batch of a run, of which manifests have parts."""
     world.ledger.put(_copy_key(run.id, _BATCH), msgspec.json.encode([chunk.key for chunk in chunks]).decode())
 
 
 def read_batch(world: World, run: Run) -> frozenset[str]:
-    """Keys of the chunks in a run's batch; none if it was not recorded, or the ledger was lost."""
+    """Keys of the chunks in a run's batch, as far as recorded."""
     return msgspec.json.decode(world.ledger.get(_copy_key(run.id, _BATCH)) or "[]", type=frozenset[str])
 
 
@@ -165,7 +165,7 @@ def _copy_key(run_id: str, worker: int | str) -> str:
 
 
 def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
-    """The workers of a run that the ledger lost, from its stored manifests."""
+    """The workers of a run from its stored manifests, without the ledger."""
     found = (info.key for info in world.output.list(keys.manifests(run.id)))
     manifests = sorted(
         (key for key in found if key.endswith("/manifest.json")), key=lambda key: (len(key), key)
@@ -187,9 +187,9 @@ def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
-    """Reads the exit record of a worker. An unreadable one counts as failed: the worker has ended.
+    """Reads a worker's exit record; an unreadable one counts as failed.
 
-    Its counts are then those of the last progress report.
+    The worker has ended. Its counts are then those of the last progress report.
     """
     key = keys.exit_record(worker.run, worker.worker)
     try:
@@ -216,7 +216,7 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
 
 
 def read_boot(world: World, run: Run, instance: str) -> BootRecord | None:
-    """Reads which boot of the machine accepted the run. None if missing or unreadable."""
+    """Reads which boot of the machine accepted the run, if readable."""
     return reading.read_if_valid(world.output, keys.boot(run.id, instance), BootRecord)
 
 

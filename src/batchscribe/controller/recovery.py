@@ -99,13 +99,13 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
 
 
 def poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
-    """Polls the existing instances, and the machines that runs of any scheduler created."""
+    """Polls the existing instances, and the machines that any runs created."""
     existing = world.capacity.poll(config.instances) if config.instances else ()
     return (*existing, *world.capacity.list_created())
 
 
 def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
-    """Takes over foreign runs with an instance running past its deadline; ends machines of settled runs.
+    """Takes over foreign overdue runs, and ends machines of settled ones.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything. Returns the
     errors: one machine that cannot be taken over prevents nothing else.
@@ -125,7 +125,7 @@ def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ..
 
 
 def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
-    """Ends the instance's run if it is foreign and overdue, or its machine if the run is settled."""
+    """Ends an instance's overdue foreign run, or a settled run's machine."""
     # A stop that hangs counts, too: it has to be forced.
     if seen.run is None or seen.state.proved_stopped:
         return
@@ -155,7 +155,7 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
 
 
 def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
-    """Takes over a run of another scheduler and tears it down. Its results stay where they are.
+    """Takes over another scheduler's run and tears it down; results stay.
 
     Raises RefusedError if the instance's tag does not name it.
     """
@@ -172,7 +172,10 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
 
 def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
-    """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
+    """Builds the run from the cloud and our settings.
+
+    Its record only supplies the scheduler's name.
+    """
     seen = tagged[0]
     launches = [each.launched_at for each in tagged if each.launched_at]
     created = min(launches, default=world.clock.now() - config.policy.max_runtime)
@@ -228,7 +231,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
 
 
 def find_competing_run(world: World, config: RunConfig, run_id: str = "") -> str:
-    """Sentence about a run unknown here that may create machines for this source; empty if there is none.
+    """Sentence about an unknown run that may create machines for this source.
 
     No tag of an instance decides between two such runs, so the records in the store do. Only another
     scheduler can check the seal of its record: a forged one holds starts back, with an alert, as long as it
@@ -253,7 +256,7 @@ def find_competing_run(world: World, config: RunConfig, run_id: str = "") -> str
 
 
 def find_other_scheduler(ledger: Ledger, now: datetime) -> OtherScheduler | None:
-    """Returns the scheduler that lately worked on the same source, by the records read so far."""
+    """Returns the scheduler that lately worked on the source, as recorded."""
     noted = ledger.get(OTHER)
     found = msgspec.json.decode(noted, type=OtherScheduler) if noted else None
     return found if found and found.is_recent(now) else None
@@ -304,7 +307,7 @@ def _restore_stored(world: World, record: Run) -> Run:
 
 
 def _reopen_run(world: World, run: Run) -> Run:
-    """Reopens a run. It is billed from its creation on, since its start is not recorded."""
+    """Reopens a run, which is billed from its creation on."""
     run = replace(run, launch=read_claimed_launch(world, run), workers=recover_workers(world, run))
     polls = poll_machines(world, run, run.machines)
     if silent := [name for name in run.instances if name not in polls]:
@@ -325,7 +328,7 @@ def _reopen_run(world: World, run: Run) -> Run:
 
 
 def _recover_created(world: World, run: Run, poll: Poll) -> Run:
-    """Returns the run with a created machine's price; with its work ended, if it does not run.
+    """Returns the run with a created machine's price, ended unless it runs.
 
     A start of it may be under way, and is stopped. If its cloud has forgotten it, it is billed up to the
     latest end that its deadline and its guard permit.
@@ -344,7 +347,10 @@ def _recover_created(world: World, run: Run, poll: Poll) -> Run:
 
 
 def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
-    """Returns the run with the machine as a poll shows it; it is reachable if it runs for us."""
+    """Returns the run with the machine as a poll shows it.
+
+    It is reachable if it runs for us.
+    """
     before, seen = machine.meter.launched_before, poll.instance
     ours = run.borrowed or seen.run == run.id
     started = ours or machine.meter.is_started_since(seen.launched_at)

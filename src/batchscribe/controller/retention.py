@@ -52,7 +52,7 @@ def delete_outdated(world: World, *, now: datetime) -> int:
 
 
 def compact_loose(world: World) -> None:
-    """Compacts failed attempts outside a run, if there are many. A failure is logged and costs no tick."""
+    """Compacts many failed attempts outside a run; failures are only logged."""
     try:
         if has_loose(world.output):
             delete_outdated(world, now=world.clock.now())
@@ -61,7 +61,10 @@ def compact_loose(world: World) -> None:
 
 
 def _store_time(now: datetime, listed: Iterable[ObjectInfo]) -> datetime | None:
-    """Newest time in the listing. Never later than `now`, because a file's time may be set manually."""
+    """Newest time in the listing, but not later than `now`.
+
+    A file's time may be set manually.
+    """
     newest = max((info.modified for info in listed), default=None)
     return min(now, newest) if newest else None
 
@@ -78,7 +81,7 @@ def _list_outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str
 def _compact_attempts(
     world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
 ) -> list[str]:
-    """Compacts the attempts if there are enough. Returns the keys of the objects to delete."""
+    """Compacts the attempts if necessary; returns the keys to delete."""
     held = {info.key.removeprefix(keys.QUARANTINE).removesuffix(".json") for info in quarantine}
     free = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] not in held}
     old = {name for name, at in free.items() if at < before}

@@ -54,7 +54,7 @@ def run_message(
 
 
 def failure_lines(run: Run, failed: int) -> Iterator[str]:
-    """Yields the first failed chunks with their reasons, and the number of the others."""
+    """Yields the first failed chunks with reasons, and the others' number."""
     for key, reason in run.failures.items():
         yield f"  {key}: {reason}"
     if run.failures and failed > len(run.failures):
@@ -62,7 +62,7 @@ def failure_lines(run: Run, failed: int) -> Iterator[str]:
 
 
 def count_failed(run: Run) -> str:
-    """Number of chunks not done, with the command for them; in a completed run, all are quarantined."""
+    """Number of chunks not done, with the command for them."""
     if not run.chunks_failed:
         return "0 failed"
     if run.outcome is Outcome.COMPLETED:

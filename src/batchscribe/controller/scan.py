@@ -13,8 +13,8 @@ from typing import Any
 from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.scan.backlog import Backlog, LiveLock, ScanRules, SessionScan, scan_sessions, summarise
-from batchscribe.core.scan.chunks import passed_over
-from batchscribe.core.scan.folders import AudioObject, Tagged, audio_folders, merge_listings
+from batchscribe.core.scan.chunks import TOP, passed_over, split_key
+from batchscribe.core.scan.folders import AudioObject, Side, Tagged, audio_folders, merge_listings
 from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.protocols import Clock, Store
@@ -34,7 +34,7 @@ def no_lock() -> LiveLock | None:
 
 @dataclass(eq=False)
 class Scanner:
-    """Lists source and output; repeatable. Errors of a listing are raised: no backlog is partial."""
+    """Lists source and output; a failed listing raises, none is partial."""
 
     source: Store
     output: Store
@@ -91,7 +91,7 @@ class Scanner:
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
-        """Streams every session, or those in `only`; a prefix must be a whole folder."""
+        """Streams every session, or those in `only`, below a whole folder."""
         rules = self.rules()
         found = scan_sessions(self._list_tagged(prefix), rules)
         yield from (scan for scan in found if scan.session in self.only) if self.only else found
@@ -102,7 +102,7 @@ class Scanner:
     def audio(
         self, prefix: str = "", *, leave_out: Callable[[str], None] | None = None
     ) -> Iterator[AudioObject]:
-        """Streams every audio object with its transcripts. A prefix must be a whole folder.
+        """Streams every audio object with its transcripts, below a whole folder.
 
         `leave_out` gets the keys of the source that are neither audio nor a transcript.
         """
@@ -110,6 +110,17 @@ class Scanner:
             self._list_tagged(prefix), self._read_owner, leave_out or self._leave_out
         ):
             yield from folder
+
+    def session_audio(
+        self, session: str, *, leave_out: Callable[[str], None] | None = None
+    ) -> Iterator[AudioObject]:
+        """Streams the audio objects of one session; `leave_out` as for `audio`."""
+        folder = "" if session == TOP else split_key(session)[0]
+        found = self.audio(folder, leave_out=leave_out)
+        return (audio for audio in found if audio.name.session == session)
+
+    def store_of(self, side: Side) -> Store:
+        return self.source if side is Side.SOURCE else self.output
 
     @property
     def _one_store(self) -> bool:
@@ -135,7 +146,7 @@ class Scanner:
 
 
 def read_live_lock(store: Store, key: str, now: datetime) -> LiveLock | None:
-    """Reads a recorder's lock. None if there is none, or it is stale.
+    """Reads a recorder's lock; None without one, or if it is stale.
 
     A fresh lock that cannot be read covers all sessions: waiting costs minutes, but a transcript of half a
     recording would stay.

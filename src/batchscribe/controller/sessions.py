@@ -105,7 +105,7 @@ def known_unreadable(ledger: Ledger) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembledSession:
-    """A session's transcript as far as there is one, and the keys that it lacks, by reason."""
+    """A session's transcript so far, and the keys that it lacks."""
 
     transcript: SessionTranscript
     chunks: int
@@ -116,12 +116,12 @@ class AssembledSession:
 def assemble_session(
     scanner: Scanner, session: str, rendering: Rendering = DEFAULT_RENDERING
 ) -> AssembledSession:
-    """Assembles the session from its transcripts so far, finished as its files are.
+    """Assembles the session from its transcripts, finished as its files are.
 
     Raises ObjectNotFoundError without any transcript.
     """
     folder, others = "" if session == TOP else split_key(session)[0], list[str]()
-    own = _list_session(scanner, session, leave_out=others.append)
+    own = sort_chunks(scanner.session_audio(session, leave_out=others.append))
     parts = _read_parts(scanner, own)
     if not any(part.content for part in parts):
         raise ObjectNotFoundError(_no_transcript(session, parts))
@@ -141,13 +141,13 @@ def assemble_session(
 def _stitch_parts(
     scanner: Scanner, session: str, parts: Sequence[PartInput], there: _Head | None, rendering: Rendering
 ) -> SessionTranscript:
-    """The session's finished transcript; its speakers keep the labels of the file that is `there`."""
+    """The session's finished transcript, with the labels of the file `there`."""
     known = there.list_known(rendering) if there else {}
     return rendering.finish(stitch(session, _label_parts(scanner, parts, known, rendering)))
 
 
 def read_session(output: Store, session: str, digest: str) -> SessionTranscript | None:
-    """The published session file, if it has this digest and is not too large; None otherwise."""
+    """The published session file of this digest, if it is readable."""
     for stem in session_stems(session):
         try:
             found = transcripts.decode_session(output.get(f"{stem}.json", limit=SESSION_BYTES).data)
@@ -167,7 +167,10 @@ class SessionEnd(msgspec.Struct, frozen=True):
 
 
 def read_session_end(output: Store, session: str, digest: str, length: int) -> SessionEnd | None:
-    """The end of a session file of this digest; reads `length` bytes at its begin and end. None otherwise."""
+    """The end of the session file of this digest, if readable.
+
+    Reads `length` bytes at its begin and end.
+    """
     for stem in session_stems(session):
         with suppress(PermanentError, *UNREADABLE):
             key = f"{stem}.json"
@@ -183,7 +186,7 @@ def read_session_end(output: Store, session: str, digest: str, length: int) -> S
 
 
 def digest_listed(own: Iterable[AudioObject]) -> str:
-    """Digest of a session's files if each listed transcript can be read: see `compute_digest`."""
+    """Digest of a session's files if all listed transcripts are readable."""
     readable = transcripts.ForeignTranscript()
     parts: list[PartInput] = []
     for audio in sort_chunks(own):
@@ -193,7 +196,7 @@ def digest_listed(own: Iterable[AudioObject]) -> str:
 
 
 def _list_missing(scanner: Scanner, left: Iterable[AudioObject]) -> dict[str, list[str]]:
-    """Keys of chunks without a readable transcript, by state; an empty object has nothing to transcribe."""
+    """Keys of chunks without a readable transcript, except empty ones."""
     rules, missing = scanner.rules(), dict[str, list[str]]()
     for audio in left:
         state = state_of(audio, rules)
@@ -213,16 +216,7 @@ def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     """Chunks of a session in order, each with its newest transcript."""
-    return _read_parts(scanner, _list_session(scanner, session))
-
-
-def _list_session(
-    scanner: Scanner, session: str, *, leave_out: Callable[[str], None] | None = None
-) -> list[AudioObject]:
-    """Audio objects of a session in order."""
-    folder = "" if session == TOP else split_key(session)[0]
-    found = scanner.audio(folder, leave_out=leave_out)
-    return sort_chunks(audio for audio in found if audio.name.session == session)
+    return _read_parts(scanner, sort_chunks(scanner.session_audio(session)))
 
 
 def sort_chunks(own: Iterable[AudioObject]) -> list[AudioObject]:
@@ -263,7 +257,7 @@ def _read_contents(
 def _build_part(
     audio: AudioObject, asked: Collection[str], contents: Mapping[str, Content | PermanentError]
 ) -> PartInput:
-    """Builds a chunk's part. An unreadable transcript leaves a gap in the session."""
+    """Builds a chunk's part; an unreadable transcript leaves a gap."""
     if audio.newest is None:
         place = audio.blank[0][1].key if audio.blank else audio.planned
         return PartInput(key=audio.info.key, transcript=place, unreadable=EMPTY if audio.blank else "")
@@ -286,7 +280,7 @@ def add_names(
     *,
     report: Callable[[PermanentError], object] = _log_problem,
 ) -> Rendering:
-    """The rendering with the names of the session's speakers; labels alone, and a report, if unreadable."""
+    """The rendering with the speakers' names; without them if they are unreadable."""
     for stem in session_stems(session) if rendering.labels_speakers else ():
         key = f"{stem}{NAMES}"
         try:
@@ -302,7 +296,7 @@ def add_names(
 def _label_parts(
     scanner: Scanner, parts: Sequence[PartInput], known: Mapping[str, PartSpeakers], rendering: Rendering
 ) -> Sequence[PartInput]:
-    """The parts with their speakers. `known`: by audio key, the labels of the session's file until now."""
+    """The parts with speakers; `known`: present labels by audio key."""
     if not rendering.labels_speakers:
         return parts
     held = dict(_read_voices(scanner.output, parts, known))
@@ -326,7 +320,7 @@ def _label_parts(
 def _read_voices(
     output: Store, parts: Sequence[PartInput], known: Mapping[str, PartSpeakers]
 ) -> Iterator[tuple[int, HeldVoices]]:
-    """Yields the voices of each part that has any; those of other audio are not the part's."""
+    """Yields the voices of each part that has its own."""
     places = {
         voices_key(part.transcript): at
         for at, part in enumerate(parts)
@@ -351,7 +345,7 @@ def _read_voices(
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The fields of a session file but its text, which is not decoded."""
+    """The fields of a session file without its text."""
 
     format: str
     session: str
@@ -360,7 +354,7 @@ class _Head(msgspec.Struct, frozen=True):
     parts: tuple[SessionPart, ...] = ()
 
     def list_known(self, rendering: Rendering) -> dict[str, PartSpeakers]:
-        """The labels of each part's voices, by its key; none if another number of speakers was wanted.
+        """The labels of each part's voices, for the same number of speakers.
 
         The file may be crafted: only labels that the setting can make are kept.
         """

@@ -1,4 +1,4 @@
-"""Settlement of a run: list the store, write session files, compute the cost.
+"""Settlement: list the store, write session files, compute the cost.
 
 A failure of one action (a session's files, a message, a report) is logged and does not stop the others: the
 run is settled in any case.
@@ -186,7 +186,7 @@ def _verify_chunks(
 
 
 def _count_ungiven(world: World, run: Run, manifests: list[Manifest]) -> int:
-    """Counts the pending chunks of the batch of several machines that are in no manifest."""
+    """Counts the pending chunks of a batch that no manifest has."""
     given = {chunk.key for manifest in manifests for chunk in manifest.chunks}
     batch = read_batch(world, run) - given
     return (
@@ -208,7 +208,7 @@ def _record_sessions(
 
 
 def _send_message(world: World, run: Run, result: Verified) -> None:
-    """Sends a message for the run. For repeated failed starts, at most one every six hours."""
+    """Sends a run's message, of repeated failed starts one in six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     left = [chunk.key for chunk in result.left]
     message = run_message(run, left=left, quarantined=result.quarantined, passed_over=result.passed_over)
@@ -227,7 +227,7 @@ def _emit_events(world: World, run: Run, result: Verified) -> None:
 
 
 def _list_first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
-    """Returns a few failed chunks with their reasons; those of the settlement itself take precedence."""
+    """Returns a few failed chunks with reasons; the settlement's own take precedence."""
     failures = (failure for each in work if each.record for failure in each.record.failures)
     reasons = {failure.key: failure.message for failure in failures} | result.reasons
     failed = (*result.quarantined, *(chunk.key for chunk in result.left))
@@ -254,7 +254,10 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
 
 
 def _find_outcome(run: Run, worker: int) -> Outcome | None:
-    """Outcome of the run, or of the worker's machine if there are several and it was its last worker."""
+    """Outcome of the run, or of the worker's machine among several.
+
+    None unless it was the last worker of that machine.
+    """
     if len(run.machines) == 1 or worker >= len(run.workers):
         return run.outcome
     machine = run.machine(run.workers[worker].machine)

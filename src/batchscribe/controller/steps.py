@@ -60,7 +60,7 @@ Act = Callable[[World, RunConfig, Run], Run]
 
 
 def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
-    """Records the run and its first manifests in the ledger. The deadline counts from here.
+    """Records the run and its first manifests; its deadline counts from here.
 
     Without existing instances it names the machines to create: names that the cloud's tags will have.
     """
@@ -104,7 +104,7 @@ def open_run(world: World, config: RunConfig, decision: Launch, seen: Sequence[I
 
 
 def arm(world: World, config: RunConfig, run: Run) -> Run:
-    """Stores the run's record and first manifests, then arms the guard of each machine.
+    """Stores the run's record and manifests, and arms each machine's guard.
 
     If any of these fails, nothing is started.
     """
@@ -154,7 +154,7 @@ def record_starts(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
-    """Reason why this run must no longer start the instance. Empty if it may."""
+    """Reason why this run must no longer start the instance, or empty."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
     if _claimed_by_another(world, run, seen, now):
@@ -165,7 +165,7 @@ def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
 
 
 def start_machines(world: World, config: RunConfig, run: Run) -> Run:
-    """Requests the starts until accepted, then polls until a machine runs; the others may follow later."""
+    """Requests the starts, and polls until the first machine runs."""
     run = _act_each(world, config, run, (request_starts, stop_idle))
     if run.in_teardown or len(run.awaited) == len(run.working):
         return run
@@ -173,7 +173,7 @@ def start_machines(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def request_starts(world: World, config: RunConfig, run: Run) -> Run:
-    """Makes the next request towards each machine that was not observed up yet."""
+    """Makes the next request for each machine not observed up yet."""
     polls = poll_machines(world, run, run.awaited) if run.awaited else {}
 
     def act(run: Run, machine: Machine) -> Run:
@@ -189,7 +189,7 @@ def work(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def _act_each(world: World, config: RunConfig, run: Run, acts: Iterable[Act]) -> Run:
-    """Takes acts on different machines. A transient error prevents no other act; it is raised at the end."""
+    """Takes acts on different machines; raises a transient error only afterwards."""
     failed: TransientError | None = None
     for act in acts:
         try:
@@ -239,7 +239,7 @@ def _observe_up(world: World, run: Run, poll: Poll) -> Run:
 
 
 def _is_our_start(run: Run, meter: Meter, poll: Poll) -> bool:
-    """True if this poll, however old, shows our own start. Any later launch is then foreign."""
+    """True if this poll shows our own start: later launches are foreign."""
     accepted = meter.start_accepted
     old_enough = accepted is not None and not poll.answered.is_within(START_VISIBILITY_DELAY, of=accepted)
     return old_enough and poll.instance.run == run.id and meter.is_started_since(poll.instance.launched_at)
@@ -258,7 +258,7 @@ def claim_of(run: Run, instance: str) -> Claim:
 
 
 def _borrow_instances(world: World, config: RunConfig, run: Run, polls: Mapping[str, Poll]) -> Run:
-    """Bills instances that run already from now on, once all of them do."""
+    """Bills instances from now on, once all of them run already."""
     borrowed = replace(run, launch=leave_claims(world, config, run))
     for name, poll in polls.items():
         state, now = poll.instance.state, poll.answered
@@ -274,7 +274,7 @@ def _borrow_instances(world: World, config: RunConfig, run: Run, polls: Mapping[
 
 
 def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -> bool:
-    """True if the claim of another scheduler is valid, or that of another open run of ours."""
+    """True if another scheduler, or another open run, has a valid claim."""
     known = world.ledger.run(seen.run) if seen.run and seen.run != run.id else None
     if known is None or not known.open:
         return seen.run != run.id and foreign_claim(world, seen, now) is not None
@@ -300,7 +300,7 @@ def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance)
 
 
 def _find_announced_hash(world: World, run: Run, instance: str) -> str:
-    """Manifest hash if the host begins work at boot. Empty if started over ssh."""
+    """Manifest hash for a host that begins work at boot, else empty."""
     number = run.worker_on(instance)
     if number is None or run.launch != ClaimLaunch.BOOT:
         return ""
@@ -308,7 +308,7 @@ def _find_announced_hash(world: World, run: Run, instance: str) -> str:
 
 
 def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | None, str]:
-    """Outcome of a stop after our start: all work was done between two passes, or it never came up."""
+    """Outcome of a stop after our start: all done, or never up."""
     if worked := end_of_work(world, run, seen.id):
         return worked
     reason = seen.state_reason or "the cloud gave no reason"
@@ -316,7 +316,7 @@ def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | Non
 
 
 def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
-    """Makes the next request towards a start. After a lost reply, the next poll shows its result."""
+    """Makes the next request towards a start; polls show lost replies."""
     if run.wanted_type and seen.type == run.wanted_type and not run.creates_machines:
         changed = replace(with_type(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")
@@ -344,7 +344,7 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
 
 
 def _with_offer(run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | None = None) -> Run:
-    """The run with the offer that was requested for a machine that it creates."""
+    """The run with the offer that was requested for a created machine."""
     return run.with_machine(
         instance,
         type=offer.instance_type,
@@ -356,7 +356,7 @@ def _with_offer(run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | 
 
 
 def _take_refusal(world: World, config: RunConfig, run: Run, seen: Instance, error: NoCapacityError) -> Run:
-    """Takes another offer, once polls would show the machine of an earlier request without a reply."""
+    """Takes another offer, once polls would show a start without reply."""
     unconfirmed = run.machine(seen.id).unconfirmed
     if unconfirmed is None:
         return take_another_offer(world, config, run, seen, error)

@@ -47,7 +47,7 @@ OLD_POLL = 60.0
 
 
 def begin_teardown(world: World, run: Run) -> Run:
-    """Asks workers that may still run to end. Never raises: the stop follows in any case."""
+    """Asks workers that may still run to end; never raises."""
     now = read_moment(world)
     run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
@@ -59,7 +59,7 @@ def begin_teardown(world: World, run: Run) -> Run:
 
 
 def _ask_all_to_end(world: World, run: Run) -> Run:
-    """Asks the workers of all machines to end. Returns the run with what the poll for that showed."""
+    """Asks the workers of all machines to end, and records their poll."""
     try:
         polls = poll_machines(world, run, run.machines)
         for name, poll in polls.items():
@@ -80,7 +80,10 @@ def _is_recorded(world: World, run: Run) -> bool:
 
 
 def teardown(world: World, config: RunConfig, run: Run) -> Run:
-    """Polls all machines in teardown, and makes at most one act on each. Ends when all are released."""
+    """Polls all machines, and makes at most one act on each.
+
+    Ends when all are released.
+    """
     since = run.stop_requested
     assert since is not None
     run = run if run.started else _check_tags(world, run)
@@ -95,7 +98,7 @@ def teardown(world: World, config: RunConfig, run: Run) -> Run:
 
 
 def stop_idle(world: World, config: RunConfig, run: Run) -> Run:
-    """Stops the machines whose work is over while others work, and returns their rest to the run."""
+    """Stops the machines whose work is over, and returns their rest."""
     if run.in_teardown or not any(machine.over and not machine.released for machine in run.machines):
         return run
     before = {machine.id for machine in run.machines if machine.released}
@@ -118,7 +121,7 @@ def _record_released(world: World, run: Run, notes: list[str], errors: list[Exce
 def _tear_down_each(
     world: World, config: RunConfig, run: Run, machines: Iterable[Machine]
 ) -> tuple[Run, list[str], list[Exception]]:
-    """Polls those that are not released yet, and makes at most one act on each."""
+    """Polls those that are held, with at most one act on each."""
     held = [machine for machine in machines if not machine.released]
     polls, errors, notes = poll_machines(world, run, held), list[Exception](), list[str]()
     for name, poll in polls.items():
@@ -263,7 +266,10 @@ def _start_may_be_invisible(run: Run, machine: Machine, now: Moment) -> bool:
 
 
 def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool:
-    """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
+    """True if our worker left a machine that stays up.
+
+    Asks it to end, then kills it.
+    """
     seen = poll.instance
     number = run.worker_on(seen.id)
     if number is None:
@@ -279,7 +285,7 @@ def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool
 
 
 def _is_ended(world: World, run: Run, seen: Instance) -> bool:
-    """True if the machine's worker has ended or died, or cannot be checked."""
+    """True if the machine's worker has ended, or cannot be checked."""
     number = run.worker_on(seen.id)
     if not run.dispatched or number is None or run.workers[number].ended is not None:
         return True
@@ -293,7 +299,7 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
 
 
 def _ask_to_end(world: World, run: Run, seen: Instance, *, force: bool) -> None:
-    """Asks the machine's worker to finish its current windows, or kills it. Never raises."""
+    """Asks the machine's worker to finish, or kills it; never raises."""
     number = run.worker_on(seen.id)
     if number is None or run.workers[number].ended is not None or not seen.state.billable:
         return
@@ -304,7 +310,7 @@ def _ask_to_end(world: World, run: Run, seen: Instance, *, force: bool) -> None:
 
 
 def end_settled(world: World, run: Run, seen: Instance) -> None:
-    """Ends a machine of a settled run, and adds it to the run's bill.
+    """Ends a machine of a settled run, and bills it to that.
 
     The cloud showed it too late, or its run was closed manually. The clean-up corrects the stored settlement.
     """
@@ -337,7 +343,7 @@ def _bill_settled(world: World, run: Run, seen: Instance) -> None:
 
 
 def _clean_up(world: World, run: Run, note: str) -> Run:
-    """Cleans up after all machines were observed stopped or left to their owners."""
+    """Cleans up after all machines were stopped or left to their owners."""
     clean_up_external_state(world, run)
     return save_best_effort(world, run.to_state(RunState.VERIFYING), note)
 

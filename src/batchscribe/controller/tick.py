@@ -61,7 +61,7 @@ Locked = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Result of a tick. `seen` is None if a run was open, which leaves nothing to decide."""
+    """Result of a tick; `seen` is None if a run was open."""
 
     seen: Observation | None
     decision: Decision
@@ -123,10 +123,10 @@ def tick(
 
 
 def reconcile(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
-    """Stops instances that must not run. Starts nothing and leaves live work alone.
+    """Stops instances that must not run, and starts nothing.
 
-    Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
-    run was tried.
+    Live work continues. Waits for runs in teardown, and returns the runs that it closed. Raises the most
+    severe error after every run was tried.
     """
     passed = PassResult()
     with locked():
@@ -143,7 +143,7 @@ def reconcile(world: World, config: RunConfig, *, locked: Locked = nullcontext) 
 
 
 def watch(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> Watched:
-    """Runs one pass over the open runs. A timer calls it each minute.
+    """Runs one pass over the open runs, each minute by a timer.
 
     Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
     """
@@ -180,7 +180,7 @@ def forget_run(world: World, run_id: str) -> Run:
 
 
 def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
-    """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
+    """Runs one pass of a tick; necessary stops come first, by ledger."""
     for run in world.ledger.open_runs():
         if run.in_teardown or is_over(world, run):
             advance(world, config, run, passed)
@@ -207,7 +207,7 @@ def _run_pass(world: World, config: RunConfig, passed: PassResult) -> Ticked:
 
 
 def _note_engine(world: World, config: RunConfig) -> str:
-    """Records the engine of the next runs. Logs and returns a sentence if the last one was another."""
+    """Records the engine of the next runs; returns a sentence about changes."""
     engine = f"{config.engine.engine} {config.engine.model}".strip()
     before = world.ledger.get(ENGINE) or world.ledger.last_engine()
     if config.policy.manual or config.unsupported or before == engine:
@@ -267,7 +267,7 @@ def _open_run(world: World, config: RunConfig, seen: Observation, decision: Laun
 def _follow_runs(
     world: World, config: RunConfig, passed: PassResult, locked: Locked, *, only_ending: bool = False
 ) -> bool:
-    """Repeats passes until no run can be closed. True if none is open."""
+    """Repeats passes until no run can be closed; True without open runs."""
     begin = world.clock.monotonic()
     while still_open := [
         run
@@ -301,7 +301,7 @@ def _end_runs(
     passed: PassResult,
     locked: Locked,
 ) -> None:
-    """Ends runs because their process was asked to end. Signals are deferred until they are closed."""
+    """Ends runs on a signal; further ones wait for that."""
     with world.shield.shielded():
         with locked():
             for run in runs:
@@ -310,7 +310,7 @@ def _end_runs(
 
 
 def _find_idle_reason(world: World, config: RunConfig) -> str:
-    """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
+    """Reason why there is nothing to advance, after one poll; or empty."""
     if world.ledger.open_runs():
         return ""
     try:
@@ -327,7 +327,7 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
 
 
 def _is_idle(world: World, seen: Instance) -> bool:
-    """True if it has no tag, or is stopped with the tag of a run in the ledger."""
+    """True without a tag, or if stopped with a known run's tag."""
     return seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None)
 
 

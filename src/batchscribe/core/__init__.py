@@ -1,1 +1,1 @@
-"""Rules of batchscribe as pure functions over frozen values: no I/O, clock or environment."""
+"""Rules of batchscribe as pure functions: no I/O, clock or environment."""

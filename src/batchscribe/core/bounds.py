@@ -1,7 +1,7 @@
-"""Bounds of values in control objects; values outside make an object unreadable (`manifest.decode`).
+"""Bounds of values in control objects.
 
 A store is untrusted input: a count, a time or an amount from it must neither be negative nor overflow a
-computation.
+computation. Values outside make an object unreadable (`manifest.decode`).
 """
 
 from __future__ import annotations

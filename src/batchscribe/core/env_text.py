@@ -60,7 +60,7 @@ _PLAIN = re.compile(r"[\w./:@,+~=%-]+")
 
 
 def render_env(values: Mapping[str, str]) -> str:
-    """The text of a `.env` with these values; names outside the groups come last."""
+    """The text of a `.env`; names outside the groups come last."""
     lines = [f"# {line}" for line in HEADER]
     grouped = {name for names in GROUPS.values() for name in names}
     for title, names in GROUPS.items():
@@ -72,7 +72,7 @@ def render_env(values: Mapping[str, str]) -> str:
 
 
 def quote_value(text: str) -> str:
-    """The value as `.env` takes it: in single quotes unless it is plain, so that nothing in it is special."""
+    """The value as in `.env`, quoted unless it is plain."""
     if _PLAIN.fullmatch(text):
         return text
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -18,7 +18,7 @@ Line = tuple[str, str]
 
 
 def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
-    """The block as text: the title, then one line for each entry, values in one column."""
+    """The block as text, values in one column."""
     width = max(len(label) for label, _ in lines) + 1
     return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
 
@@ -29,7 +29,7 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_hours(seconds: float) -> str:
-    """Formats a duration in hours, below 0.1 h in minutes, below a minute in seconds."""
+    """Formats a duration in hours; short ones in minutes or seconds."""
     if seconds < _MINUTE:
         return f"{seconds:.0f} s"
     if seconds < 0.1 * _HOUR:
@@ -38,7 +38,7 @@ def format_hours(seconds: float) -> str:
 
 
 def format_minutes(seconds: float) -> str:
-    """Formats a duration in minutes, below one in seconds, from two hours on in hours."""
+    """Formats a duration in minutes; short ones in seconds, long in hours."""
     if seconds < _MINUTE:
         return f"{seconds:.0f} s"
     if seconds < 10 * _MINUTE:
@@ -53,12 +53,12 @@ def format_clock(seconds: float) -> str:
 
 
 def format_size(count: int) -> str:
-    """Formats a number of bytes in its largest unit, such as "12.3 MB"."""
+    """Formats bytes in their largest unit, such as "12.3 MB"."""
     return format_sizes([count])[0]
 
 
 def format_sizes(counts: Sequence[int]) -> list[str]:
-    """Formats the bytes of a table's column in one unit, that of the largest."""
+    """Formats the bytes of a table's column in the largest one's unit."""
     unit = min(len(_SIZES) - 1, max(0, len(str(max(counts, default=0))) - 1) // 3)
     return [_in_unit(count, unit) for count in counts]
 

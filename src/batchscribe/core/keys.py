@@ -1,4 +1,7 @@
-"""Keys of the control objects, below `BATCH_OUTPUT`; below `BATCH_CONTROL` without their first folder."""
+"""Keys of the control objects below `BATCH_OUTPUT`.
+
+Below `BATCH_CONTROL`, they are without their first folder.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def boot(run: str, machine: str = "") -> str:
 
 
 def later_boot(run: str, boot: str) -> str:
-    """Written by a GPU host that booted again during the run; named by the kernel's boot id."""
+    """Written by a host that booted again; named by the boot id."""
     return f"{RUNS}{run}/boots/{boot}.json"
 
 
@@ -92,13 +95,13 @@ def single(name: str) -> str:
 
 
 def name_of_single(key: str) -> str | None:
-    """Name of the attempt in the object `key`; None if that is not the key of an attempt."""
+    """Name of the attempt in the object `key`, if it is one's."""
     name = key.removeprefix(ATTEMPTS).removesuffix(".json")
     return name if chunk_of(name)[1] and key == single(name) else None
 
 
 def chunk_of(name: str) -> tuple[str, str]:
-    """Digest and ETag of the chunk of an attempt. An ETag may contain slashes."""
+    """Digest and ETag of an attempt's chunk; an ETag may contain slashes."""
     digest, _, rest = name.partition("/")
     return digest, rest.rpartition("/")[0]
 
@@ -123,7 +126,7 @@ def quarantine(key: str) -> str:
 
 
 def superseded(transcript: str, stamp: str) -> str:
-    """Key of the copy of an old transcript; a digest replaces a folder that is too long."""
+    """Key of an old transcript's copy; a digest replaces long folders."""
     return f"{SUPERSEDED}{stamp}/{aside(transcript)}"
 
 

@@ -23,7 +23,7 @@ class Message:
 
 
 def describe_install(extra: str, otherwise: str = "") -> str:
-    """Command that installs an extra of batchscribe, which is on no package index, from its sources.
+    """Command that installs an extra from the sources.
 
     `otherwise` is the extra for a machine without a GPU.
     """
@@ -32,7 +32,7 @@ def describe_install(extra: str, otherwise: str = "") -> str:
 
 
 def lead_with_note(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an event of the log for people: its note, if it has one, stands in the place of its name."""
+    """Returns an event of the log for users, its note as name."""
     fields = dict(event)
     if note := fields.pop("note", ""):
         fields["event"] = note

@@ -10,7 +10,7 @@ CUTOFF = 0.6
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`did you mean X? `, with the blank, for the nearest known name in any case; empty if none is near."""
+    """Text `did you mean X? ` for the nearest name, or empty."""
     names = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=CUTOFF)
     return f"did you mean {names[near[0]]}? " if near else ""

@@ -31,7 +31,7 @@ CHUNK_LIST_BYTES = 64 * MIB
 
 
 class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
-    """One entry of a listing. `key` is relative to the store's URL, `etag` has no quotes.
+    """One entry of a listing; `key` is relative, `etag` has no quotes.
 
     A struct, since listings have millions: a dataclass takes five times as long to make.
     """
@@ -46,7 +46,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """The bytes of an object or of a part of it, and the ETag of exactly that object."""
+    """The bytes of an object or a part, and its ETag."""
 
     data: bytes
     etag: str

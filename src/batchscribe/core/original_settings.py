@@ -19,7 +19,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """One setting of the original scripts. `successor` is empty if there is none."""
+    """One setting of the original scripts; `successor` may be empty."""
 
     fate: Fate
     note: str
@@ -99,14 +99,14 @@ _EXAMPLE = re.compile(r"i-x+|your-.*|/.*/your-key\.pem|<.*>", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """Settings from a file of the original scripts, and one line on each of its names."""
+    """Settings from a file of the original scripts, one line for each."""
 
     values: Mapping[str, str]
     lines: tuple[str, ...] = field(default=())
 
 
 def take_over(old: Mapping[str, str], known: frozenset[str]) -> TakenOver:
-    """Translates the settings of the original scripts; `known` are the names of batchscribe's settings."""
+    """Translates the settings of the original scripts; `known` are batchscribe's."""
     values: dict[str, str] = {}
     lines = []
     for name, text in old.items():
@@ -139,7 +139,7 @@ def _translate(name: str, text: str, original: Original) -> Iterator[tuple[str, 
 
 
 def explain_superseded(names: list[str], place: str) -> Iterator[str]:
-    """Yields a warning for each name that has a successor, and one for the rest; `names` are superseded."""
+    """Yields a warning for each name with a successor, and the rest."""
     for name in names:
         if successor := ORIGINALS[name].successor:
             note = ORIGINALS[name].note

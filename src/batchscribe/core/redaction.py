@@ -40,7 +40,7 @@ def _escape(character: str) -> str:
 
 
 def _pattern(secret: str) -> str:
-    """Pattern of a secret; a short one matches as a whole word only."""
+    """Pattern of a secret; a short one matches only as a word."""
     sure = len(secret) >= SURE_SECRET
     before = "" if sure or not secret[0].isalnum() else r"(?<![^\W_])"
     behind = "" if sure or not secret[-1].isalnum() else r"(?![^\W_])"

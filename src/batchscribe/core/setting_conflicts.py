@@ -1,4 +1,7 @@
-"""Settings that contradict each other; `completed` has values by attribute, with derived defaults."""
+"""Settings that contradict each other.
+
+`completed` has values by attribute, with derived defaults.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def refuse_misplaced_launch(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
-    """Refuses settings of one instance for machines that runs create, and those of regions for others.
+    """Refuses settings of instances or regions that the provider cannot use.
 
     With a fleet, GPU_INSTANCE_ID is the instance that images are made on.
     """
@@ -50,7 +53,7 @@ def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_repeated_region(completed: Mapping[str, Any]) -> None:
-    """The home region has to be known, or a further one may be the same."""
+    """Refuses a repeated region; the home region has to be known."""
     further = [there.name for there in completed.get("further_regions", ())]
     home = completed.get("region", "")
     if further and not home:
@@ -62,7 +65,7 @@ def refuse_repeated_region(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_unfitting_guard(completed: Mapping[str, Any]) -> None:
-    """EventBridge can stop neither this machine nor the actors of a Ray cluster."""
+    """Refuses a guard for a Ray cluster: EventBridge cannot stop its actors."""
     guard, provider = completed["cloud_guard"], completed["provider"]
     if provider == "ray" and guard != "off":
         raise MisconfiguredError(
@@ -72,7 +75,10 @@ def refuse_unfitting_guard(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
-    """Only the prefix `_batchscribe/` distinguishes control objects from audio and results."""
+    """Refuses a place that control objects would share with audio or results.
+
+    Only the prefix `_batchscribe/` distinguishes them.
+    """
     control = f"{completed.get('control', '')}/"
     default = f"{completed['output']}/{CONTROL}"
     for name, attribute in (("BATCH_SOURCE", "source"), ("BATCH_OUTPUT", "output")):
@@ -85,7 +91,10 @@ def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
-    """The state has the key of the scheduler's seals: no writer of audio and no GPU host may read it."""
+    """Refuses a state that audio writers or GPU hosts could read.
+
+    It has the key of the scheduler's seals.
+    """
     state = completed.get("state", "")
     if "://" not in state:
         return

@@ -73,7 +73,7 @@ _AWS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class GivenNames:
-    """Names in one place, such as `.env`; `known` are all of our settings."""
+    """Names in one place, such as `.env`; `known` are our settings."""
 
     names: tuple[str, ...]
     known: frozenset[str]
@@ -82,7 +82,7 @@ class GivenNames:
     """True if other programs' names are there, too."""
 
     def refuse_unknown(self) -> None:
-        """Raises MisconfiguredError for an unknown name under our prefixes, with the nearest known one."""
+        """Raises MisconfiguredError for an unknown name under our prefixes."""
         passes = self.known | SUPERSEDED | (_VENDOR if self.environment else set())
         for name in self.names:
             if name.startswith(STRICT) and name not in passes:
@@ -91,7 +91,7 @@ class GivenNames:
                 raise MisconfiguredError(f"{name} in {self.place} is not a setting of batchscribe: {meant}")
 
     def list_warnings(self) -> Iterator[str]:
-        """Yields warnings about names that pass without effect: superseded ones, and near misses."""
+        """Yields warnings about names without effect: superseded ones, near misses."""
         counted = [name for name in self.names if name.startswith(STRICT) or not self.environment]
         yield from explain_superseded([name for name in counted if name in SUPERSEDED], self.place)
         for name in self.names:
@@ -106,7 +106,7 @@ def _find_near(name: str, known: frozenset[str]) -> str:
 
 @dataclass(slots=True)
 class SettingChecks:
-    """Calls functions that may raise MisconfiguredError; if `lenient`, collects the errors in `problems`."""
+    """Calls functions; if `lenient`, collects their errors in `problems`."""
 
     lenient: bool
     problems: list[str] = field(default_factory=list)

@@ -62,7 +62,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(above: float, high: float) -> Callable[[str], float]:
-    """Parser of a decimal number above `above` and up to `high`; no exponent, sign or infinity."""
+    """Parser of a decimal number above `above` and up to `high`."""
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{0,12}(\.[0-9]{0,12})?", text) or not above < float(text) <= high:
@@ -84,7 +84,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def further_regions(text: str) -> tuple[FurtherRegion, ...]:
-    """Parses regions, each followed by its launch template, the guard's role in it, and its subnets."""
+    """Parses regions, each with launch template, guard's role, and subnets."""
     regions: list[list[str]] = []
     for word in words(text):
         if _REGION.fullmatch(word):
@@ -122,7 +122,7 @@ def addresses(text: str) -> tuple[str, ...]:
 
 
 def urls(text: str) -> tuple[str, ...]:
-    """Parses URLs separated by spaces or commas; splits only before a URL, which may contain commas."""
+    """Parses URLs separated by blanks or commas, which URLs may contain."""
     found = tuple(re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", text.strip(" ,")))
     if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url) for url in found):
         raise ValueError
@@ -135,7 +135,7 @@ _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+){1,3}-[0-9]")
 
 
 def store_url(text: str) -> str:
-    """Parses a store's URL, without a trailing slash; an absolute path becomes a `file://` URL."""
+    """Parses a store's URL or an absolute path, without a trailing slash."""
     if text.startswith("/"):
         return f"file://{quote(matching()(text))}"
     parts = urlsplit(matching()(text))
@@ -153,7 +153,7 @@ def folder_or_url(text: str) -> str:
 
 
 def suggest_url(text: str) -> str:
-    """Text with the URL that a mistyped one such as `s3:/x` stands for; empty for a path or a URL."""
+    """Text with the URL that one such as `s3:/x` stands for."""
     found = re.fullmatch(rf"({'|'.join(sorted(_STORES))}):(/?)([^/].*)", text, re.IGNORECASE)
     if found is None:
         return ""
@@ -166,11 +166,10 @@ _HOSTED = frozenset({"http", "https", "smtp", "smtps", "mailto", "mailtos", "jso
 
 
 def secret_parts(url: str) -> Iterator[str]:
-    """Yields a URL and its parts that vendors may print alone: password, path and its words, query,
-    fragment.
+    """Yields a URL and its parts that vendors may print alone.
 
-    A path of plain lower-case words is no secret, because messages contain such words. If the scheme names a
-    vendor, the host part is a token, too.
+    These are password, path and its words, query, and fragment. A path of plain lower-case words is no
+    secret, because messages contain such words. If the scheme names a vendor, the host part is a token, too.
     """
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")

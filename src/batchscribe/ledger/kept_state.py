@@ -1,9 +1,10 @@
-"""A state directory that is kept in a store (`BATCH_STATE_DIR=s3://…`), for schedulers without a disk.
+"""A state directory in a store, for schedulers without a disk.
 
-A command works on a copy: it fetches the newest generation, and stores the next one if it changed a file.
-A generation is one object, written create-only. If another command stored one meanwhile, and both changed
-the same file, the later command is refused, and its copy is discarded. Then, as after a process that died
-before it stored, the ledger is rolled back: the next pass recovers its runs from the store.
+With `BATCH_STATE_DIR=s3://…`, a command works on a copy: it fetches the newest generation, and stores the
+next one if it changed a file. A generation is one object, written create-only. If another command stored one
+meanwhile, and both changed the same file, the later command is refused, and its copy is discarded. Then, as
+after a process that died before it stored, the ledger is rolled back: the next pass recovers its runs from
+the store.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ log = structlog.get_logger("batchscribe")
 
 @dataclass(slots=True)
 class KeptState:
-    """The generations in a store, and the copy of one in a folder."""
+    """The generations in a store, and one's copy in a folder."""
 
     store: Store
     folder: Path
@@ -78,7 +79,7 @@ class KeptState:
         )
 
     def _create(self, changed: dict[str, bytes | None]) -> bool:
-        """Stores the next generation, with changed and deleted (None) files; False if it is outdated."""
+        """Stores the next generation, unless another was; None deletes a file."""
         number, merged = self.number + 1, self.files | changed
         files = {name: data for name, data in merged.items() if data is not None}
         if not self.store.create(_build_key(number), _encode(files)):
@@ -115,7 +116,7 @@ class KeptState:
 
 @contextmanager
 def stored_after(state: KeptState) -> Iterator[None]:
-    """Stores the state at the end of the block, if it failed, too: the ledger has what was done."""
+    """Stores the state at the end of the block, even after failures."""
     try:
         yield
     except BaseException:

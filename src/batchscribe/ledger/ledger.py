@@ -135,20 +135,23 @@ class Ledger:
         return tuple(runs)
 
     def runs(self, since: datetime) -> tuple[Run, ...]:
-        """Runs that are open or were settled at `since` or later, newest last."""
+        """Runs open or settled at `since` or later, newest last."""
         return tuple(self._read_runs("runs", {"since": _format_time(since)}))
 
     def run_page(self, outcome: str, *, skip: int, count: int) -> tuple[Run, ...]:
-        """`count` runs from number `skip` on, newest first: all, of an outcome, or without one (`open`)."""
+        """`count` runs from number `skip` on, newest first.
+
+        All runs, those of an outcome, or those without one (`open`).
+        """
         page = {"outcome": outcome, "skip": skip, "count": count}
         return tuple(self._read_runs("run_page", page))
 
     def outcomes(self) -> dict[str, int]:
-        """Number of runs by outcome, the most frequent first; `open` are those without one."""
+        """Number of runs by outcome, or `open`, the most frequent first."""
         return dict(self._fetch_rows("outcomes", {}))
 
     def spent(self, since: datetime) -> Usd:
-        """Upper bound of the cost of the runs settled at `since` or later."""
+        """Upper bound of the cost of runs settled at `since` or later."""
         return Usd(int(self._fetch_rows("spent", {"since": _format_time(since)})[0][0]))
 
     def sum_settled(self) -> tuple[SettledSum, ...]:
@@ -216,10 +219,8 @@ class Ledger:
 
     def sessions(self, since: datetime) -> tuple[SessionShare, ...]:
         """Sessions' parts of the runs that were settled at `since` or later."""
-        names, found = (
-            SessionShare.__struct_fields__,
-            self._fetch_rows("sessions", {"since": _format_time(since)}),
-        )
+        names = SessionShare.__struct_fields__
+        found = self._fetch_rows("sessions", {"since": _format_time(since)})
         return tuple(msgspec.convert(dict(zip(names, row, strict=True)), SessionShare) for row in found)
 
     def priors(self, *, engine: str, model: str, instance_type: str, default: Priors) -> Priors:
@@ -246,7 +247,7 @@ class Ledger:
         )
 
     def speeds(self) -> tuple[Speed, ...]:
-        """Median speed for each engine, model and instance type, from the latest lessons."""
+        """Median speed by engine, model and type, from the latest lessons."""
         rows = self._fetch_rows("speeds", {"last": LESSONS})
         return tuple(
             Speed(engine, model, kind, median(speeds), len(speeds))
@@ -352,7 +353,7 @@ def _open_database(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection
 
 
 def _translate_error(path: Path, error: sqlite3.Error | OSError) -> BatchscribeError:
-    """Returns the error for the user: what happened, what was kept, what to do."""
+    """Returns the error for the user."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     if code in _BUSY:
         return TransientError(f"the ledger {path} is held by another process: nothing was changed, try again")

@@ -1,4 +1,4 @@
-"""Findings that need a user: of the overview for its page, of the ledger alone for health checks."""
+"""Findings that need a user, for the overview and health checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ORDER = (Grade.FAIL, Grade.WARN)
 
 
 def check_health(world: World, config: RunConfig) -> tuple[Finding, ...]:
-    """Checks the ledger alone: open runs past their deadline, and the last tick's age.
+    """Checks the ledger alone: overdue runs, and the last tick's age.
 
     Raises what the ledger raises.
     """
@@ -37,7 +37,7 @@ def check_health(world: World, config: RunConfig) -> tuple[Finding, ...]:
 
 
 def check_last_tick(last: datetime | None, now: datetime, interval: timedelta) -> Finding:
-    """Fails if the last tick is older than some intervals between two checks."""
+    """Fails if the last tick is older than some check intervals."""
     if last is None:
         return warned("last tick", "no tick has recorded anything yet", "`batchscribe tick`")
     age = format_hours((now - last).total_seconds())
@@ -49,7 +49,7 @@ def check_last_tick(last: datetime | None, now: datetime, interval: timedelta) -
 
 
 def list_attention(now: Overview, world: World, config: RunConfig, schedule: str) -> tuple[Finding, ...]:
-    """Warnings and failures of the present state, failures first. `schedule`: what starts the next tick."""
+    """Present warnings and failures, worst first; `schedule` starts the next tick."""
     found = [
         *_check_observation(now, config.policy),
         *check_health(world, config),

@@ -1,4 +1,4 @@
-"""Checks of every precondition of a run, each with a finding and its fix. Works on seams and values only."""
+"""Checks of every precondition of a run, on seams and values only."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def attempt(what: str, check: Callable[[], Finding], *, optional: str = "") -> F
 
 
 def to_failure(what: str, error: BatchscribeError) -> Finding:
-    """Returns the failure of a check that raised; most errors name their fix themselves."""
+    """Returns the failure of a check that raised, with its fix."""
     match error:
         case MissingRightError():
             fix = RIGHTS
@@ -112,7 +112,7 @@ def check_clock(caller: Caller, now: datetime) -> Finding:
 
 
 def check_source(source: Store, find_beside: Callable[[], Sequence[str]]) -> Finding:
-    """Lists one page of the audio; names the URLs with audio beside an empty prefix."""
+    """Lists one page of audio; names URLs beside an empty prefix."""
     first = next(iter(source.list()), None)
     if first and first.key.startswith(CONTROL):
         first = next(iter(source.list(after=f"{CONTROL.removesuffix('/')}0")), None)  # "0" follows "/"
@@ -127,7 +127,7 @@ def check_source(source: Store, find_beside: Callable[[], Sequence[str]]) -> Fin
 
 
 def check_create_only(output: Store, name: str) -> Finding:
-    """Writes an object twice, create-only, and deletes it: the second write must be refused."""
+    """Writes an object twice: the second write must be refused."""
     key = f"{PROBE}{name}"
     made = output.create(key, b"1")
     try:
@@ -144,7 +144,7 @@ def check_create_only(output: Store, name: str) -> Finding:
 
 
 def check_instance(seen: Instance, absence: str) -> Finding:
-    """Checks that the instance exists; `absence` is the message if it does not."""
+    """Checks that the instance exists; `absence` is the message for that."""
     if seen.state is InstanceState.MISSING:
         raise MisconfiguredError(absence)
     detail = f"{seen.id} is {seen.state}"
@@ -180,7 +180,7 @@ def check_shutdown(instance: str, behaviour: str, region: str) -> Finding:
 def check_quota(
     quota: Quota, found: MachineType, region: str, market: Market = Market.ON_DEMAND, machines: int = 1
 ) -> Finding:
-    """Compares the account's limit of running vCPUs in a market with the machines of one run."""
+    """Compares the account's limit of vCPUs with the machines of a run."""
     needed = found.vcpus * machines
     detail = f"{quota.vcpus} vCPUs may run {market}, {machines} x {found.name} have {needed}"
     if quota.vcpus >= needed:
@@ -192,7 +192,7 @@ def check_quota(
 
 
 def check_schedule_group(state: str) -> Finding:
-    """Checks the group of stop orders; an empty `state` means that there is none."""
+    """Checks the group of stop orders; without one, `state` is empty."""
     if state == "ACTIVE":
         return passed("stop orders", "their schedule group is active")
     detail = f"their schedule group is {state.lower() or 'missing'}: no order can be armed"
@@ -200,7 +200,7 @@ def check_schedule_group(state: str) -> Finding:
 
 
 def check_last_armed(runs: Iterable[Run]) -> Finding:
-    """Reports the last run that was guarded: only that proves the role, which needs no right to read."""
+    """Reports the last guarded run: only that proves the guard's role."""
     guarded = [run for run in runs if run.started and run.guard not in {"", "off"}]
     if not guarded:
         return warned("armed", "never yet for a run: the first start by a tick shows that it works")
@@ -208,7 +208,7 @@ def check_last_armed(runs: Iterable[Run]) -> Finding:
 
 
 def check_port(access: PortAccess, port: int, region: str, own: str, *, needed: bool) -> Finding:
-    """Checks that the security groups admit ssh from somewhere; `own` prints this machine's address."""
+    """Checks that a security group admits ssh; `own` prints this machine's address."""
     if access.sources:
         return passed("ssh port", f"{port} is open to {', '.join(access.sources)}")
     detail = f"no security group of the instance admits TCP on {port}"
@@ -251,14 +251,14 @@ def check_proofs(facts: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_other_scheduler(other: OtherScheduler | None) -> Finding:
-    """Warns about another scheduler of the same source, by the run records that ticks read."""
+    """Warns about another scheduler of the source, by recorded runs."""
     if other is None:
         return passed("schedulers", "no run of another one on this source was noticed")
     return warned("schedulers", other.sentence, FIX)
 
 
 def check_open_runs(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
-    """Reports runs that are not settled; one past its deadline is a failure."""
+    """Reports runs that are not settled, as failures past their deadlines."""
     for run in runs:
         if now >= run.deadline:
             detail = f"run {run.id} is {run.state} after its deadline"

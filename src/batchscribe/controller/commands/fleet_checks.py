@@ -1,4 +1,4 @@
-"""Checks of what machines that runs create depend on: launch template, zones, quota. Works on values only."""
+"""Checks of launch template and zones for machines that runs create."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TemplateReads(Protocol):
 
 
 def check_template(found: MachineTemplate) -> Iterator[Finding]:
-    """Checks that a machine of this template can read its claim, and leaves nothing behind."""
+    """Checks that a machine of this template works, and leaves nothing behind."""
     name = f"{found.name or found.id}, version {found.version}"
     if not found.image:
         yield failed("template", f"{name} has no image", "set the one that `batchscribe gpu image` made")
@@ -45,7 +45,7 @@ def check_template(found: MachineTemplate) -> Iterator[Finding]:
 
 
 def check_zones(instance_type: str, offered: Collection[str], zones: Collection[str]) -> Finding:
-    """Checks that a subnet is in a zone that offers the type; `zones` are those of the subnets."""
+    """Checks that a subnet's zone, of `zones`, offers the type."""
     fitting = sorted(set(zones) & set(offered))
     if fitting:
         return passed("zones", f"{instance_type} in {', '.join(fitting)}")

@@ -37,7 +37,7 @@ class _NotThereError(MisconfiguredError):
 
 
 class ManualCompute(Protocol):
-    """The calls of a Compute that manual control makes, and a manual start."""
+    """The calls of a Compute for manual control, and a manual start."""
 
     def describe(self, instance: str) -> Instance: ...
 
@@ -49,7 +49,7 @@ class ManualCompute(Protocol):
 
 @dataclass(eq=False)
 class ManualControl:
-    """Starts and stops one instance; only polls prove its state, and each is shown."""
+    """Starts and stops one instance, and shows each poll."""
 
     compute: ManualCompute
     clock: Clock
@@ -95,10 +95,10 @@ class ManualControl:
         return seen
 
     def stop(self, *, force: bool = False, allowed: Allowed | None = None) -> Instance:
-        """Stops the instance and returns it observed stopped. `allowed` may refuse the stop.
+        """Stops the instance and returns it observed stopped.
 
-        Raises NotStoppedError with the cause if it was not observed stopped, and MisconfiguredError if there
-        is no such instance.
+        `allowed` may refuse the stop. Raises NotStoppedError with the cause if it was not observed stopped,
+        and MisconfiguredError if there is no such instance.
         """
         try:
             stopped = self._stop_until_observed(force=force, allowed=allowed)
@@ -112,7 +112,7 @@ class ManualControl:
         return stopped
 
     def await_reachable(self, reach: Callable[[Instance], None]) -> Instance:
-        """Waits until `reach` raises no LaunchError any more. Raises one with the last cause."""
+        """Waits until `reach` raises no LaunchError, or raises its last cause."""
         begin, refused = self.clock.monotonic(), 0.0
         while True:
             seen = self.poll()
@@ -159,7 +159,10 @@ class ManualControl:
         )
 
     def _check_present(self, seen: Instance, allowed: Allowed | None) -> bool:
-        """True if the instance exists and may be stopped. One that we started must exist."""
+        """True if the instance exists and may be stopped.
+
+        One that we started must exist.
+        """
         if seen.state is InstanceState.MISSING:
             if not self.asked:
                 raise _NotThereError(f"there is no {seen.id} here: correct GPU_INSTANCE_ID or AWS_REGION")
@@ -178,7 +181,7 @@ class ManualControl:
             )
 
     def _check_then_start(self) -> bool:
-        """Requests the start. False if the reply was lost: the next poll shows its result."""
+        """Requests the start; False if the reply was lost."""
         self.asked = True
         try:
             self.compute.start_unclaimed(self.instance)
@@ -196,7 +199,7 @@ class ManualOrders:
     instance: str
 
     def arm(self, session: str, deadline: datetime) -> None:
-        """Arms a stop order with this deadline, in place of those of earlier sessions.
+        """Arms this session's stop order, in place of earlier sessions' ones.
 
         Raises what the guard raises: the session must not begin without an order.
         """
@@ -209,7 +212,7 @@ class ManualOrders:
         self.guard.disarm(self.instance, session)
 
     def revoke_stale(self, seen: Instance, *, keep: str | None = None) -> tuple[str, ...]:
-        """Disarms orders that would stop the instance under a later run. Returns their runs.
+        """Disarms orders that would stop a later run, and returns their runs.
 
         An order is needed if it belongs to our open run `keep`, if its run claims the instance with a
         deadline ahead (another scheduler's), or if it guards a manual session whose instance is not stopped.

@@ -1,4 +1,4 @@
-"""The present state of a scheduler as one value, for every view of it."""
+"""The present state of a scheduler as one value for all views."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class RunNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """Store, cloud and guard at one time: the part of an overview that costs requests.
+    """Store, cloud and guard at one time, which cost requests.
 
-    `error` says why store or cloud were not observed.
+    `error` is the reason if store or cloud were not observed.
     """
 
     at: datetime
@@ -100,12 +100,15 @@ class Overview:
 
     @property
     def error(self) -> str:
-        """Why store or cloud were not observed; empty if they were."""
+        """Reason why store or cloud were not observed, or empty."""
         return self.around.error
 
 
 def observe_surroundings(world: World, config: RunConfig) -> Surroundings:
-    """Polls store, cloud and guard once; writes nothing. Raises what the ledger raises."""
+    """Polls store, cloud and guard once; writes nothing.
+
+    Raises what the ledger raises.
+    """
     observed, error = None, ""
     try:
         observed = observe(world, config)

@@ -16,7 +16,7 @@ from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, ManifestChunk, QuarantineRecord
 from batchscribe.core.scan.backlog import Backlog
-from batchscribe.core.scan.chunks import TOP, Chunk, split_key
+from batchscribe.core.scan.chunks import Chunk, split_key
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import Transcript
@@ -41,8 +41,7 @@ def find_by_key(scanner: Scanner, key: str) -> Sequence[AudioObject]:
 
 def find_by_session(scanner: Scanner, session: str) -> Sequence[AudioObject]:
     """Finds all audio objects of a session. Raises ObjectNotFoundError."""
-    folder = "" if session == TOP else session if session.endswith("/") else split_key(session)[0]
-    found = [audio for audio in scanner.audio(folder) if audio.name.session == session]
+    found = list(scanner.session_audio(session))
     return _require_found(found, f"no session {session!r} in {scanner.source.url}; see `batchscribe scan`")
 
 
@@ -57,11 +56,10 @@ def find_without_model(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     A transcript without a model (the original system's, or an unreadable one) does not count as by it.
     """
     done = [audio for audio in scanner.audio() if audio.transcripts]
-    stores = {Side.SOURCE: scanner.source, Side.OUTPUT: scanner.output, Side.BOTH: scanner.output}
     by_model: set[tuple[Side, str]] = set()
-    for side, store in stores.items():
+    for side in Side:
         lying = [info.key for audio in done for place, info in audio.transcripts if place is side]
-        read = fetch_objects(store, lying, limit=TRANSCRIPT_BYTES)
+        read = fetch_objects(scanner.store_of(side), lying, limit=TRANSCRIPT_BYTES)
         by_model |= {(side, key) for key, data in read if _read_model(data) == model}
     return [
         audio for audio in done if not any((side, info.key) in by_model for side, info in audio.transcripts)
@@ -82,10 +80,11 @@ def select_attempted(scanner: Scanner, chosen: Sequence[AudioObject]) -> Sequenc
 
 
 def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iterator[Redone]:
-    """Moves the transcripts of each object aside and revokes its failures. It is pending again.
+    """Moves each object's transcripts aside and revokes its failures.
 
-    All failures are revoked first, in few requests. A transcript is copied before it is deleted, so a crash
-    in between loses none. `stamp` names the folder of the old ones, below `_batchscribe/superseded/`.
+    It is pending again. All failures are revoked first, in few requests. A transcript is copied before it is
+    deleted, so a crash in between loses none. `stamp` names the folder of the old ones, below
+    `_batchscribe/superseded/`.
     """
     chosen = tuple(chosen)
     _forget_failures(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
@@ -93,7 +92,7 @@ def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iter
         old = (*audio.transcripts, *audio.blank)
         kept = [_copy_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
         for side, transcript in old:
-            _store_of(scanner, side).delete(transcript.key)
+            scanner.store_of(side).delete(transcript.key)
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 
 
@@ -103,9 +102,9 @@ def list_quarantined(output: Store) -> Sequence[QuarantineRecord]:
 
 
 def release_quarantined(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]:
-    """Revokes the failures of these keys, or of all quarantined ones. Returns the released keys.
+    """Revokes the failures of these keys, or of all that are quarantined.
 
-    Raises ObjectNotFoundError, and releases nothing, if a key is not quarantined.
+    Returns the released keys. Raises ObjectNotFoundError, and releases nothing, if a key is not quarantined.
     """
     held = {record.key: digest for digest, record in read_quarantine(output).items()}
     wanted = sorted(held) if chosen is None else list(chosen)
@@ -120,7 +119,7 @@ def release_quarantined(output: Store, chosen: Iterable[str] | None = None) -> S
 
 
 def _forget_failures(output: Store, digests: Sequence[str]) -> None:
-    """Revokes the chunks' failed attempts, then their quarantine. It holds them back until then."""
+    """Revokes the chunks' failed attempts, then the quarantine that holds them."""
     if not digests:
         return
     forget_attempts(output, frozenset(digests))
@@ -170,9 +169,10 @@ def quarantine_failed(
 
 
 def quarantine_exhausted(output: Store, backlog: Backlog, max_attempts: int, now: datetime) -> int:
-    """Quarantines chunks that reached the limit outside a run, which would wait for ever; counts them.
+    """Quarantines and counts chunks that reached the limit outside a run.
 
-    The limit was lowered, a quarantine record was deleted, or another scheduler recorded the failures.
+    They would wait for ever: the limit was lowered, a quarantine record was deleted, or another scheduler
+    recorded the failures.
     """
     chunks = [chunk for chunk in backlog.candidates if chunk.failures >= max_attempts]
     return len(quarantine_failed(output, chunks, max_attempts=max_attempts, now=now)) if chunks else 0
@@ -181,7 +181,7 @@ def quarantine_exhausted(output: Store, backlog: Backlog, max_attempts: int, now
 def record_crash(
     output: Store, manifest: Manifest, in_flight: Iterable[str], *, now: datetime
 ) -> Sequence[str]:
-    """Records an attempt at each in-flight chunk of a dead worker. Once per run."""
+    """Records an attempt at a dead worker's in-flight chunks, once per run."""
     asked = {chunk.key: chunk for chunk in manifest.chunks}
     crashed = [asked[key] for key in in_flight if key in asked]
     message, alone = f"it was in flight when worker {manifest.worker} died", len(crashed) == 1
@@ -200,7 +200,7 @@ def record_attempt(
     now: datetime,
     alone: bool = False,
 ) -> None:
-    """Records a failed attempt at a chunk. Once per run."""
+    """Records a failed attempt at a chunk, once per run."""
     failure = Failure(
         key=chunk.key, etag=chunk.etag, run=run, kind=kind, message=message, at=now, alone=alone
     )
@@ -221,14 +221,10 @@ def _read_model(data: bytes) -> str | None:
     return transcript.model if isinstance(transcript, Transcript) else None
 
 
-def _store_of(scanner: Scanner, side: Side) -> Store:
-    return scanner.source if side is Side.SOURCE else scanner.output
-
-
 def _copy_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
     # Source and output may both hold a transcript of one name.
     aside = keys.superseded(transcript, f"{stamp}-source" if side is Side.SOURCE else stamp)
-    if not scanner.output.create(aside, _store_of(scanner, side).get(transcript, limit=COPIED_BYTES).data):
+    if not scanner.output.create(aside, scanner.store_of(side).get(transcript, limit=COPIED_BYTES).data):
         raise StoreUnavailableError(
             f"{aside} was written by another redo at the same time; nothing was moved, try again"
         )

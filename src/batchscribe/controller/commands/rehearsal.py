@@ -122,7 +122,7 @@ def put_speech(world: World, name: str, speech: Mapping[str, bytes]) -> None:
 
 
 def rehearse(world: World, config: RunConfig, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
-    """Rehearses one act and records its proof. The caller holds the tick's lock.
+    """Rehearses one act and records its proof, under the tick's lock.
 
     `begin` starts a tick in the rehearsal `name`. Raises LaunchError if no worker started, and
     NotStoppedError if the instance was not observed stopped at the end.

@@ -39,7 +39,7 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranscriptInfo:
-    """Metadata of one transcript, without its text. Fields unknown for a foreign one are None."""
+    """Metadata of one transcript; None if unknown for a foreign one."""
 
     key: str
     side: Side
@@ -56,7 +56,7 @@ class TranscriptInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMention:
-    """A run that was given the chunk. `outcome` is None while the run is open."""
+    """A run that was given the chunk; `outcome` once it ended."""
 
     run: str
     worker: int
@@ -93,10 +93,10 @@ class ChunkHistory:
 
 
 def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> ChunkHistory:
-    """History of a chunk by its key, the only Unicode variant of it, or a part that only one key has.
+    """History of a chunk by its key, or by a unique part.
 
-    Raises UnsupportedAudioError if the format is not decoded, and ObjectNotFoundError if there is no record
-    of it, or if several keys have this part.
+    A key's only Unicode variant counts, too. Raises UnsupportedAudioError if the format is not decoded, and
+    ObjectNotFoundError if there is no record of it, or if several keys have this part.
     """
     if (kind := passed_over(key)) is not None:
         raise UnsupportedAudioError(
@@ -120,7 +120,7 @@ def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(
 
 
 def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
-    """Audio objects whose key contains `part`, without regard to case and Unicode form.
+    """Audio objects whose key contains `part`, in any case and form.
 
     Also one whose key is the end of `part`: keys of the bucket begin with the source's prefix. A Unicode
     variant of the whole key takes precedence.
@@ -138,7 +138,7 @@ def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
 
 
 def list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str, str]]:
-    """Yields (time, event, id of its run) of transcripts, runs and failed attempts."""
+    """Yields (time, event, its run) of transcripts, runs and failed attempts."""
     for transcript in life.transcripts:
         by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
         flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
@@ -157,9 +157,9 @@ def describe_unreadable(transcript: str, key: str) -> str:
 
 
 def list_errors(scanner: Scanner, session: str) -> Sequence[tuple[str, str]]:
-    """(key, last error) of the chunks of a session that failed and have no transcript, at most NAMED."""
+    """(key, last error) of a session's failed chunks, at most NAMED."""
     rules = scanner.rules()
-    own = (audio for audio in scanner.audio(split_key(session)[0]) if audio.name.session == session)
+    own = scanner.session_audio(session)
     failed = (audio for audio in own if not audio.transcripts and find_trouble(audio, rules))
     return [
         (key, error)
@@ -196,12 +196,13 @@ def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta)
 def _list_transcripts(scanner: Scanner, audio: AudioObject) -> Iterator[TranscriptInfo]:
     everything = (*audio.transcripts, *audio.blank)
     for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
-        store = scanner.source if side is Side.SOURCE else scanner.output
         transcript = TranscriptInfo(key=info.key, side=side, written=info.modified, size=info.size)
-        yield _add_content(store, transcript) if info.size else replace(transcript, unreadable=EMPTY)
+        yield _add_content(scanner.store_of(side), transcript)
 
 
 def _add_content(store: Store, transcript: TranscriptInfo) -> TranscriptInfo:
+    if not transcript.size:
+        return replace(transcript, unreadable=EMPTY)
     try:
         found = read_transcript(store, transcript.key)
     except PermanentError as error:
@@ -227,7 +228,7 @@ def _list_failures(output: Store, key: str) -> tuple[Failure, ...]:
 
 
 def _list_mentions(output: Store, key: str) -> Iterator[RunMention]:
-    """Yields the runs of all manifests that are still kept. Skips manifests of another version."""
+    """Yields the runs of all readable manifests that are kept."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
     for place, data in fetch_objects(output, manifests, limit=CHUNK_LIST_BYTES):

@@ -1,4 +1,4 @@
-"""The work of a run that is left for its machines: one manifest for one machine, portions for several."""
+"""The work of a run that is left for its machines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BY_WORKER = frozenset({Outcome.WORKER_LOST, Outcome.WORKER_FAILED})
 
 
 def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batch:
-    """Pending, untried chunks that fit into the time left of this run; of its batch if it has a limit.
+    """Pending, untried chunks that fit into the run's time.
 
-    Of several machines, each gets a portion of them.
+    They are of its batch if it has a limit. Of several machines, each gets a portion of them.
     """
     backlog = world.scanner(run.by_hand).backlog()
     read = read_manifests(world, run)
@@ -50,7 +50,7 @@ def next_batch(world: World, config: RunConfig, run: Run, instance: str) -> Batc
 def _take_portion(
     run: Run, given: Sequence[Manifest], fresh: Sequence[Chunk], packed: Batch, priors: Priors
 ) -> Batch:
-    """The part of a packed batch that is one portion of all work of the run."""
+    """The part of a packed batch that is one machine's portion."""
     sizes = {chunk.key: chunk.size for manifest in given for chunk in manifest.chunks}
     sizes |= {chunk.key: chunk.size for chunk in fresh}
     total = sum(priors.estimate_seconds(key, size) for key, size in sizes.items())
@@ -65,7 +65,7 @@ def _take_portion(
 def _list_of_batch(
     world: World, config: RunConfig, run: Run, given: Sequence[Manifest], fresh: Sequence[Chunk]
 ) -> list[Chunk]:
-    """Chunks that failed in an earlier run, and were in the batch of this one."""
+    """Chunks that failed in an earlier run, of this run's batch."""
     if len(run.machines) > 1:
         batch = read_batch(world, run)
         return [chunk for chunk in fresh if chunk.key in batch]

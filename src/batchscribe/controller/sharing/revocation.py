@@ -1,4 +1,4 @@
-"""Work that returns to the run: the rest of the slowest worker, and of machines that went down."""
+"""Work that returns to the run, from slow and stopped machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORTH_SECONDS = 2 * LEAST_PORTION_SECONDS
 
 
 def return_rest(world: World, run: Run, instance: str) -> Run:
-    """Returns the unfinished chunks of a machine that was observed stopped to the run."""
+    """Returns the unfinished chunks of a stopped machine to the run."""
     now = world.clock.now()
     for number in run.workers_on(instance):
         if run.workers[number].ended is None:
@@ -25,9 +25,10 @@ def return_rest(world: World, run: Run, instance: str) -> Run:
 
 
 def await_rest(world: World, config: RunConfig, run: Run) -> Run | None:
-    """The run with a worker that was asked for its rest; None if no work will return.
+    """The run with a worker that was asked for its rest.
 
-    Recorded before the worker is asked, and asked again at each pass: it may not have got the request.
+    None if no work will return. Recorded before the worker is asked, and asked again at each pass: it may not
+    have got the request.
     """
     asked = [number for number, each in enumerate(run.workers) if each.revoked and each.ended is None]
     if not asked:
@@ -52,7 +53,7 @@ def _returns_rest(run: Run, number: int) -> bool:
 
 
 def _list_left(world: World, config: RunConfig, run: Run) -> Iterator[tuple[float, int]]:
-    """Yields the estimated seconds of work left of each worker that can share, and its number."""
+    """Yields (seconds of work left, number) of each worker that can share."""
     manifests = read_manifests(world, run)
     for machine in run.working:
         number = run.worker_on(machine.id)

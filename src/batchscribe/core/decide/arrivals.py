@@ -1,4 +1,4 @@
-"""Arrivals of audio: a trace for replays, from a CSV text, a listing, or records of runs."""
+"""Arrivals of audio for replays, from a CSV, a listing, or runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _parse_rows(rows: csv.DictReader[str], name: str) -> Iterator[Arrival]:
 
 
 def _refuse_rest(row: dict[str, str]) -> None:
-    """Raises ValueError for a row longer than the header, as a decimal comma makes it."""
+    """Raises ValueError for a row that a decimal comma makes too long."""
     if any(row.get(_REST) or ""):
         raise ValueError("it has more values than the header has columns; write decimals with a point")
 
@@ -90,7 +90,7 @@ def _parse_seconds(text: str | None) -> float:
 
 
 def make_arrivals(audio: Iterable[ObjectInfo], priors: Priors) -> tuple[Arrival, ...]:
-    """Arrivals of audio objects by their time stamps; the length is estimated from the size."""
+    """Arrivals by the objects' time stamps, with lengths estimated from sizes."""
     return tuple(
         sorted(
             Arrival(info.modified, priors.estimate_seconds(info.key, info.size))

@@ -1,4 +1,4 @@
-"""Baselines for the bill of a period: other rules on the same arrivals, an always-on GPU, the optimum."""
+"""Baselines for a bill: other rules, an always-on GPU, the optimum."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ BASELINE_LABELS = {
 
 
 def format_baseline(baseline: Baseline) -> str:
-    """Line such as `Against one start per arrival: about $1.20 of its $1.50 saved`."""
+    """Line such as `Against one start per arrival: about $1.20 …`."""
     return f"{BASELINE_LABELS[BaselineName(baseline.against)]}: {describe_saved(baseline)}"
 
 
 def describe_saved(baseline: Baseline) -> str:
-    """Text such as `about $1.20 of its $1.50 saved`; a loss is named as such."""
+    """Text such as `about $1.20 of its $1.50 saved`, or the loss."""
     name, saved, dollars = BaselineName(baseline.against), baseline.saved_micros, baseline.cost_micros
     if saved is None or dollars is None:
         return "unknown: no arrivals recorded"

@@ -24,7 +24,7 @@ from batchscribe.core.decide.prices import (
     PriceTable,
     describe_origin,
 )
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import Line, format_count, format_hours
 
 MONTH_HOURS = 730
 VOLUME_PERIOD = timedelta(days=30)
@@ -35,11 +35,10 @@ _PROGRESS_SECONDS, _POLL_SECONDS = 5.0, 60.0
 _CONTROL_REQUESTS = 10
 """Reads, and writes, of control objects in a run besides its progress."""
 _HOUR = 3600.0
-Line = tuple[str, str]
 
 
 class FixedCost(msgspec.Struct, frozen=True, kw_only=True):
-    """One cost of a month, used or not; `per_month` is dollars for reading."""
+    """One cost of a month, used or not. `per_month`: for display."""
 
     name: str
     basis: str

@@ -1,4 +1,4 @@
-"""List prices of hosted transcription services, and the savings against the first of them."""
+"""List prices of hosted services, and savings against the first one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOSTED = (
 
 
 class Savings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hosted service charges for the same audio; `saved` is negative if it is cheaper."""
+    """Savings against a hosted service; `saved` is negative if it is cheaper."""
 
     against: str
     per_audio_hour: float
@@ -44,7 +44,7 @@ class Savings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_savings(cost: Usd, audio_hours: float) -> Savings | None:
-    """Compares the cost of a run with HOSTED's first service; None without audio."""
+    """Compares a cost with HOSTED's first service; None without audio."""
     if audio_hours <= 0:
         return None
     service = HOSTED[0]
@@ -62,7 +62,7 @@ def make_savings(cost: Usd, audio_hours: float) -> Savings | None:
 
 
 def format_savings(savings: Savings | None, now: datetime, bound: str = "at least ") -> str:
-    """Text such as `at least $0.35: AWS Transcribe charges $0.36 for …`; a loss is named as such."""
+    """Text such as `at least $0.35: AWS Transcribe charges …`."""
     if savings is None:
         return "no audio"
     old = mark_age(savings.as_of, now)

@@ -1,8 +1,9 @@
-"""Hours in which starts are allowed (BATCH_HOURS), by the wall clock of a time zone.
+"""Hours in which starts are allowed (BATCH_HOURS).
 
-The grammar is `[DAYS] [TIMES]`, several separated by `;`, then `[ZONE]`. DAYS are `mon-fri` or `Sat,Sun`,
-TIMES are `22:00-06:00`. As in calendars of systemd, a range may have `..`, the date `*-*-*` may stand before
-the times, and `22..23:*` are whole hours. Times that pass midnight belong to the day on which they begin.
+The grammar is `[DAYS] [TIMES]`, several separated by `;`, then `[ZONE]`, whose wall clock applies. DAYS are
+`mon-fri` or `Sat,Sun`, TIMES are `22:00-06:00`. As in calendars of systemd, a range may have `..`, the date
+`*-*-*` may stand before the times, and `22..23:*` are whole hours. Times that pass midnight belong to the day
+on which they begin.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class UnknownPartError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DailyHours:
-    """Minutes after midnight on some weekdays (0: Monday); `end` may be on the next day."""
+    """Minutes after midnight on weekdays (0: Monday); `end` may pass midnight."""
 
     days: frozenset[int]
     begin: int
@@ -46,7 +47,7 @@ class Hours:
     windows: tuple[DailyHours, ...]
 
     def find_last(self, at: datetime) -> tuple[datetime, datetime]:
-        """Begin and end of the latest hours that begin by a time; they recur each week."""
+        """Begin and end of the latest hours that begin by a time."""
         return next(span for span in reversed(self._list_spans(at - _WEEK)) if span[0] <= at)
 
     def find_next(self, at: datetime) -> datetime:
@@ -54,7 +55,7 @@ class Hours:
         return next((max(begin, at) for begin, end in self._list_spans(at) if end > at), at)
 
     def format_time(self, at: datetime) -> str:
-        """Formats a time by the clock of the hours, with its zone, and in UTC."""
+        """Formats a time by the clock of the hours, and in UTC."""
         if self.zone == "UTC":
             return f"{at:%Y-%m-%d %H:%M} UTC"
         return f"{at.astimezone(ZoneInfo(self.zone)):%Y-%m-%d %H:%M} {self.zone} ({at:%a %H:%M} UTC)"
@@ -63,7 +64,7 @@ class Hours:
         return self.text
 
     def _list_spans(self, at: datetime) -> list[tuple[datetime, datetime]]:
-        """Spans of the hours from the day before, in UTC and in order; adjoining ones are joined."""
+        """Spans from the day before on, in UTC, adjoining ones joined."""
         zone = ZoneInfo(self.zone)
         first = at.astimezone(zone).date() - _DAY
         days = [first + number * _DAY for number in range(_AHEAD)]
@@ -82,7 +83,7 @@ class Hours:
 
 
 def parse_hours(text: str) -> Hours:
-    """Parses the grammar. Raises UnknownPartError for anything else, and for an unknown zone."""
+    """Parses the grammar; raises UnknownPartError for anything else."""
     words = text.split()
     named = bool(words) and words[-1][0].isalpha() and not _DAY_WORD.match(words[-1])
     zone = words.pop() if named else "UTC"
@@ -139,12 +140,12 @@ def _parse_times(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _make_span(day: date, window: DailyHours, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """Begin and end in UTC. Times that a change of the clock skips or repeats are within the hours."""
+    """Begin and end in UTC, including times that a clock change repeats."""
     return min(_read_wall_clock(day, window.begin, zone)), max(_read_wall_clock(day, window.end, zone))
 
 
 def _read_wall_clock(day: date, minutes: int, zone: ZoneInfo) -> Iterator[datetime]:
-    """Yields both times that a clock may mean when it is changed; else the same one twice."""
+    """Yields both times that a changed clock may mean; else one twice."""
     days, minute = divmod(minutes, _MIDNIGHT)
     clock = time(minute // 60, minute % 60, tzinfo=zone)
     for fold in (0, 1):

@@ -1,4 +1,4 @@
-"""Money: the only module that computes with Decimal, and converts seconds to dollars.
+"""Money: the only module that computes with Decimal and prices seconds.
 
 Amounts are stored as integer micro-dollars: text summed by SQLite becomes binary floats.
 """
@@ -43,7 +43,10 @@ class Usd:
         return Usd(self.micros - other.micros)
 
     def __str__(self) -> str:
-        """Dollars with sign: two places from ten cents, four from a cent, else two significant digits."""
+        """Dollars with two places from ten cents on, else more.
+
+        From a cent on they have four places, below it two significant digits.
+        """
         amount = Decimal(abs(self.micros)) / MICRO
         places = 2 if amount >= TEN_CENTS or not amount else max(4, min(6, 1 - amount.adjusted()))
         return f"{'-' if self.micros < 0 else ''}${amount:.{places}f}"

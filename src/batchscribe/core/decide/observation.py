@@ -1,4 +1,4 @@
-"""Inputs of a decision, the observation and the policy, and the reasons of decisions."""
+"""Inputs of a decision (observation and policy), and reasons of decisions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFault:
-    """Why the last run could not use its host: a cause that stays until something is changed."""
+    """Lasting cause for which the last run could not use its host."""
 
     at: datetime
     """End of that run."""
@@ -122,12 +122,12 @@ class Observation:
 
     @property
     def instance(self) -> Instance | None:
-        """The first instance, whose type is offered first; None if each run creates its machines."""
+        """The instance whose type is offered first; None if runs create machines."""
         return self.instances[0] if self.instances else None
 
     @property
     def machine_numbers(self) -> range:
-        """Numbers of machines that a run may have; with existing instances, it has all of them."""
+        """Possible numbers of machines of a run; all instances, if any exist."""
         existing, pending = len(self.instances), max(1, self.backlog.pending)
         return range(existing, existing + 1) if existing else range(1, min(self.max_machines, pending) + 1)
 

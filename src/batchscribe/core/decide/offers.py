@@ -1,4 +1,4 @@
-"""An offer: one way to get a machine, and its price and expected speed."""
+"""An offer: a way to get a machine, its price and speed."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ class Offer:
 
     @property
     def name(self) -> str:
-        """Identity among the offers of a provider, as `g4dn.xlarge` or `g4dn.xlarge spot us-west-2`."""
+        """Identity at a provider, such as `g4dn.xlarge spot us-west-2`."""
         market = self.market if self.market is Market.SPOT else ""
         return " ".join(filter(None, (self.instance_type, market, self.region)))

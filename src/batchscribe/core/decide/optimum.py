@@ -1,9 +1,9 @@
-"""The offline optimum: the cheapest starts for a trace, with all arrivals known in advance.
+"""The offline optimum: the cheapest starts if all arrivals are known.
 
-Starts are made at the same checks as a policy's, and each takes all chunks that are pending then, in order
-of arrival. Runs may overlap, and none has a maximum length: the optimum is a lower bound for every policy.
-Both optima are exact, by dynamic programming over the checks that find new chunks (dynamic acknowledgement:
-Dooly, Goldman, Scott, 2001).
+Starts are made at the same checks as a policy's, and each takes all chunks that are pending then, in order of
+arrival. Runs may overlap, and none has a maximum length: the optimum is a lower bound for every policy. Both
+optima are exact, by dynamic programming over the checks that find new chunks (dynamic acknowledgement: Dooly,
+Goldman, Scott, 2001).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Chunks that arrived between two checks. Times are seconds since the first arrival."""
+    """Chunks that arrived between two checks. Times: seconds since the first arrival."""
 
     check: float
     """The check that finds them."""
@@ -42,7 +42,7 @@ class Slot:
 def make_slots(
     arrivals: Sequence[Arrival], priors: Priors, interval: timedelta, limits: Sequence[float]
 ) -> list[Slot]:
-    """Groups arrivals by the check that finds them. `limits` are their longest waits, in seconds."""
+    """Groups arrivals by check. `limits`: their longest waits, in seconds."""
     pairs = zip(arrivals, limits, strict=True)
     groups = groupby(pairs, key=lambda pair: first_check(pair[0].at, interval))
     return [_make_slot(check, list(group), priors, arrivals[0].at) for check, group in groups]
@@ -119,7 +119,7 @@ class _Sums:
         return audio * begin + self._offset[last + 1] - self._offset[first]
 
     def find_gain(self, first: int, last: int) -> float:
-        """Waiting that a start of its own for the first slots saves at least.
+        """Least waiting that a separate start for the first slots saves.
 
         Any split is a lower bound, so the one at half of the time needs not be the best.
         """

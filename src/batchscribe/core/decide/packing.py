@@ -52,7 +52,7 @@ class Priors:
         return self.estimate_seconds(chunk.key, chunk.size)
 
     def estimate_seconds(self, key: str, size: int) -> float:
-        """Estimated audio seconds of an object; one of an unknown type counts as webm."""
+        """Estimated audio seconds of an object; an unknown type counts as webm."""
         kind = key.rpartition(".")[2].lower()
         if kind not in BYTES_PER_SECOND:
             kind = "webm"
@@ -79,7 +79,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """Time and cost of the whole backlog, in as many runs as it needs."""
+    """Time and cost of the whole backlog, in all its runs."""
 
     audio_seconds: float
     runs: int
@@ -100,7 +100,7 @@ class Batch:
 
 
 def estimate(chunks: Sequence[Chunk], priors: Priors, rate: Rate, machines: int = 1) -> Estimate:
-    """Estimates time and cost of these chunks in one run, shared evenly by its machines."""
+    """Estimates one run of these chunks, shared evenly by its machines."""
     audio = sum(priors.audio_seconds(chunk) for chunk in chunks)
     work = audio / priors.speed / machines
     return Estimate(
@@ -129,9 +129,10 @@ def foresee(
     limit: int | None,
     machines: range = ONE,
 ) -> tuple[Outlook, ...]:
-    """Estimates all pending chunks: runs of `runtime` seconds and `limit` chunks at most, and pauses.
+    """Estimates the runs that all pending chunks need.
 
-    Returns an outlook for each number of machines that share the work of a run.
+    A run has `runtime` seconds and `limit` chunks at most; `pause` seconds pass between two. Returns an
+    outlook for each number of machines that share the work of a run.
     """
     audio = sum(priors.audio_seconds(chunk) for chunk in backlog.candidates)
     listed = sum(chunk.size for chunk in backlog.candidates)
@@ -156,7 +157,10 @@ def foresee(
 
 
 def _count_runs(pending: int, work: float, budget: float, limit: int | None, machines: int) -> int:
-    """Number of runs; each takes at least one chunk for each machine. `work`: seconds of one machine."""
+    """Number of runs; `work`: seconds of one machine.
+
+    A run takes at least one chunk for each machine.
+    """
     turns = -(-pending // machines)
     by_time = math.ceil(min(turns, work / budget)) if budget > 0 else turns
     by_limit = -(-pending // limit) if limit else 0
@@ -173,11 +177,11 @@ def pack(
     limit: int | None = None,
     machines: int = 1,
 ) -> Batch:
-    """Takes candidates in order until `seconds` of all machines are full; at least one chunk if there is any.
+    """Takes candidates in order until `seconds` of all machines are full.
 
-    Prefers whole sessions: one that does not fit is left for the next run, unless it comes first and is too
-    long for any run. A chunk that exceeds the time by itself is taken only if nothing else is left, and
-    alone on its machine: the engine may be faster than estimated.
+    Takes at least one chunk if there is any. Prefers whole sessions: one that does not fit is left for the
+    next run, unless it comes first and is too long for any run. A chunk that exceeds the time by itself is
+    taken only if nothing else is left, and alone on its machine: the engine may be faster than estimated.
     """
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
     wanted = candidates[:limit]
@@ -191,11 +195,12 @@ def pack(
 def take_portion(
     chunks: Sequence[Chunk], *, total: float, given: int, machines: int, priors: Priors
 ) -> Sequence[Chunk]:
-    """Takes one machine's next portion of the shared work, in order; at least one chunk if there is any.
+    """Takes one machine's next portion of the shared work, in order.
 
     Factoring: each round of one portion for each machine gives half of the rest, so that the first portions
     are long and the last ones end at about the same time (Hummel, Schonberg, Flynn, 1992). `total`: audio
-    seconds of the shared work; `given`: portions so far. Whole sessions, unless one is longer than that.
+    seconds of the shared work; `given`: portions so far. Whole sessions, unless one is longer than that; at
+    least one chunk if there is any.
     """
     share = total / machines / 2 ** min(given // machines + 1, LAST_ROUND)
     audio = max(share, LEAST_PORTION_SECONDS * priors.speed)

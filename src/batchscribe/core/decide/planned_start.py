@@ -1,4 +1,4 @@
-"""The start that would be made now: its offer, batch and cost, and what waiting costs so far."""
+"""The start that would be made now, and the cost of waiting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BacklogWait:
         return Usd(round(self.waited * price.micros))
 
     def describe_cost(self, price: Usd) -> str:
-        """Describes the cost so far at a price for each audio hour and hour."""
+        """Describes the cost at a price for each audio hour and hour."""
         return (
             f"waiting has cost {self.cost(price)} so far at ${price.dollars:g} for each audio hour and hour"
         )
@@ -63,7 +63,7 @@ class PlannedStart:
 
 
 def plan_start(seen: Observation, policy: Policy) -> PlannedStart:
-    """Plans a start of the current backlog with the offer that the policy chooses."""
+    """Plans a start of the backlog with the offer of the policy."""
     up = any(instance.state in ALREADY_UP for instance in seen.instances)
     # A created machine has no type of its own that a choice could prefer.
     ordered = bool(seen.instances) and (policy.choice is InstanceChoice.ORDERED or up)
@@ -94,7 +94,10 @@ def plan_lane(seen: Observation, policy: Policy, start: PlannedStart) -> Planned
 
 
 def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Policy) -> PlannedStart:
-    """The cheapest plan that keeps the longest wait; the fastest if none does. Names the runner-up."""
+    """The cheapest plan within the longest wait, else the fastest.
+
+    Names the runner-up.
+    """
     left = _find_time_left(seen, policy)
     in_time = sorted(
         (plan for plan in plans if plan.outlook.seconds <= left), key=lambda plan: plan.outlook.cost
@@ -123,7 +126,10 @@ def _compare(best: PlannedStart, second: PlannedStart, rank: str) -> str:
 
 
 def find_waiting_since(seen: Observation) -> datetime | None:
-    """Begin of the longest wait among chunks that may start a GPU; a later date is a wrong clock."""
+    """Begin of the longest wait of chunks that may start a GPU.
+
+    A later date than now is a wrong clock, and counts as now.
+    """
     since = min(filter(None, (seen.backlog.oldest, seen.backlog.oldest_retry)), default=None)
     return min(since, seen.now) if since else None
 
@@ -165,10 +171,10 @@ def _plan_with(offer: Offer, seen: Observation, policy: Policy) -> PlannedStart:
 
 
 def _choose_number(outlooks: Sequence[Outlook], priors: Priors, left: float) -> tuple[Outlook, str]:
-    """The cheapest number of machines for one run that keeps the longest wait, and the sentence for it.
+    """The number of machines for a run, and the sentence for it.
 
-    If no number does both, the one that needs the fewest runs, then the least time. Each machine has at least
-    one portion of work.
+    The cheapest number for one run within the longest wait. If no number does both, the one that needs the
+    fewest runs, then the least time. Each machine has at least one portion of work.
     """
     if len(outlooks) == 1:
         return outlooks[0], ""

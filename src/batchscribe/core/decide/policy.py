@@ -106,7 +106,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
 
 
 def _use_lane(seen: Observation, policy: Policy, start: PlannedStart, *, obstructed: bool) -> Launch | None:
-    """The start on this machine's processor; None if a start at the next check could be too late.
+    """The start on this machine's processor; None if it could be late.
 
     If it fails, the next check still starts the GPU in time. `obstructed`: the GPU cannot be started now.
     """
@@ -119,7 +119,7 @@ def _use_lane(seen: Observation, policy: Policy, start: PlannedStart, *, obstruc
 
 
 def _continue_lane(seen: Observation, run: Run, policy: Policy) -> Decision:
-    """Decides for an open run on this machine's processor: the GPU takes over before it is too late."""
+    """Continues a run on the processor until the GPU has to start."""
     instead = decide(replace(seen, lane=None, lane_run=None), policy)
     urgent = policy.manual or wait_in_reach(seen, policy, plan_start(seen, policy))
     if not urgent or not isinstance(instead, Launch):
@@ -219,13 +219,13 @@ def _explain_wait(seen: Observation, policy: Policy, start: PlannedStart, expect
 
 
 def wait_in_reach(seen: Observation, policy: Policy, start: PlannedStart) -> bool:
-    """True if waiting for the next check could exceed the longest wait; False for an empty backlog."""
+    """True if waiting for the next check could exceed the longest wait."""
     latest = find_latest_start(seen, policy, start)
     return latest is not None and latest <= seen.now
 
 
 def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
-    """The reason for a pause after a start that would fail again for the same cause; else None.
+    """The reason for a pause if a start would fail as before.
 
     It ends with a change of the settings, a set-up of the host, or a day; users may still start a run.
     """
@@ -244,7 +244,7 @@ def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
 
 
 def _find_backoff(seen: Observation, policy: Policy, start: PlannedStart) -> Reason | None:
-    """The reason for a pause after starts without a transcript; None if there is none.
+    """The reason for a pause after starts without a transcript.
 
     From the second such start on, each pause doubles, up to a day; users may still start a run.
     """
@@ -265,7 +265,7 @@ def _find_backoff(seen: Observation, policy: Policy, start: PlannedStart) -> Rea
 
 
 def _find_budget_limit(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:
-    """The reason if this start would exceed the day's budget; else None."""
+    """The reason if this start would exceed the day's budget."""
     if policy.daily_budget is None or seen.spent_today + batch.estimate.cost <= policy.daily_budget:
         return None
     sentence = (
@@ -276,7 +276,7 @@ def _find_budget_limit(seen: Observation, policy: Policy, batch: Batch) -> Reaso
 
 
 def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
-    """The reason if an instance must not be started; else None."""
+    """The reason if an instance must not be started."""
     if seen.foreign_claim:
         return Reason(ReasonCode.GPU_IN_USE, seen.foreign_claim)
     obstacles = (_find_state_obstacle(instance, policy) for instance in seen.instances)
@@ -284,7 +284,7 @@ def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
 
 
 def _find_closed_hours(seen: Observation, policy: Policy, start: PlannedStart) -> Reason | None:
-    """The reason outside of BATCH_HOURS, unless a chunk would wait too long; else None."""
+    """The reason outside of BATCH_HOURS, unless a chunk would wait too long."""
     opens = _find_opening(seen, policy)
     if policy.hours is None or opens is None or wait_in_reach(seen, policy, start):
         return None

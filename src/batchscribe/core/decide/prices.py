@@ -58,7 +58,7 @@ _UNITS = {
 
 
 class PriceSheet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices of one kind, from one source, at one date, for some regions."""
+    """Prices of one kind, source and date, for some regions."""
 
     kind: PriceKind
     source: str
@@ -108,12 +108,15 @@ class PriceTable:
         return next((_make_price(sheet, name, where) for sheet in sheets), None)
 
     def find_rate(self, instance_type: str, region: str) -> Rate | None:
-        """The on-demand rate in a region; None if it is not listed there."""
+        """The on-demand rate in a region; None if it is not listed."""
         found = self.find(PriceKind.ON_DEMAND, instance_type, region)
         return Rate(per_hour=found.high, source=found.origin, as_of=found.as_of) if found else None
 
     def find_spot_rate(self, instance_type: str, region: str, zone: str, now: datetime) -> Rate | None:
-        """The spot rate in a zone, or if unknown, the highest of the latest day; None if all are old."""
+        """The spot rate in a zone; None if all are old.
+
+        If the zone is unknown, the highest of the latest day.
+        """
         places = sorted(
             {place for sheet in self.sheets for place in sheet.regions if place.startswith(region)}
         )
@@ -155,7 +158,7 @@ def count_age_days(as_of: str, now: datetime) -> int | None:
 
 
 def mark_age(as_of: str, now: datetime) -> str:
-    """Age of an old price, such as `, 97 days old`, or a date in the future; else empty."""
+    """Age of an old price, as `, 97 days old`, else empty."""
     age = count_age_days(as_of, now)
     if age is not None and age < 0:
         return ", in the future"
@@ -163,7 +166,7 @@ def mark_age(as_of: str, now: datetime) -> str:
 
 
 def describe_origin(source: str, as_of: str, now: datetime) -> str:
-    """Source and date of a price, with its age if it is old."""
+    """Source and date of a price, and its age if old."""
     return f"{source}, as of {as_of}{mark_age(as_of, now)}" if as_of else source
 
 

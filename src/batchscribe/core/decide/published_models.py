@@ -1,4 +1,4 @@
-"""Published speech models with their figures, and the choice of `auto` among them.
+"""Published speech models with figures, and the choice of `auto`.
 
 Word error rates and speeds: Open ASR Leaderboard (huggingface/open_asr_leaderboard, commit d1e99b2, files
 `en_shortform.csv` and `en_longform.csv`). Languages, licences and sizes: the models' own pages.
@@ -21,7 +21,7 @@ EUROPEAN = frozenset(_EUROPEAN.split())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedModel:
-    """A model with its published figures; None if there is no such figure."""
+    """A model with its published figures; None for an unpublished one."""
 
     engine: str
     name: str
@@ -39,7 +39,7 @@ class PublishedModel:
     licence: str
 
     def can(self, language: str | None, task: str) -> bool:
-        """True if it supports the task in this language; None is a language unknown before the run."""
+        """True if it supports task and language; None: unknown before the run."""
         known = self.languages is None or language in self.languages
         return known and (self.translates or task == "transcribe")
 
@@ -84,18 +84,18 @@ the default of version 0.1, is listed.
 
 
 def list_candidates(engine: str, language: str | None, task: str) -> list[PublishedModel]:
-    """Models of an engine, or of any if `auto`, that support language and task; the best first."""
+    """Models of an engine, or `auto`, for language and task; best first."""
     return [model for model in MODELS if engine in {AUTO, model.engine} and model.can(language, task)]
 
 
 def find_publisher(model: str) -> str:
-    """The engine of a published model; faster-whisper for any other name, and for a folder."""
+    """The engine of a published model; faster-whisper for other names and folders."""
     return next((known.engine for known in MODELS if known.name == model), WHISPER)
 
 
 def choose_small_whisper(language: str | None, task: str) -> str:
-    """The model of `auto` on a machine that has none: half a gigabyte, fit for a CPU.
+    """The model of `auto` on a machine without one: half a gigabyte.
 
-    English unless the settings require more, as in version 0.1.
+    It is fit for a CPU. English unless the settings require more, as in version 0.1.
     """
     return "small.en" if language in {None, "en"} and task == "transcribe" else "small"

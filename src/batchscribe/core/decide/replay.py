@@ -1,4 +1,4 @@
-"""Replays a policy on a trace of arrivals, through the `decide` of the scheduler.
+"""Replays a policy on a trace of arrivals, through the scheduler's `decide`.
 
 A check is made at each multiple of the policy's interval, while no run is in progress. Chunks that arrive
 during a run wait for the next start, although a real run may still take them. Every start succeeds.
@@ -56,10 +56,10 @@ def replay(
     lane: Offer | None = None,
     report: Callable[[int], None] = lambda _done: None,
 ) -> Replay:
-    """Replays the policy until each chunk has a transcript; `arrivals` are in order of time.
+    """Replays the policy until each chunk has a transcript.
 
-    `lane`: this machine's processor, whose work is no start. `report` gets the number of chunks that each
-    check starts.
+    `arrivals` are in order of time. `lane`: this machine's processor, whose work is no start. `report` gets
+    the number of chunks that each check starts.
     """
     player = _Player(arrivals, policy, offers, lane)
     now = player.find_next_check(EPOCH)
@@ -77,7 +77,7 @@ def replay(
 
 
 class _Player:
-    """A replay in progress: chunks to come, pending chunks, and the starts so far."""
+    """A replay in progress."""
 
     def __init__(
         self, arrivals: Iterable[Arrival], policy: Policy, offers: Sequence[Offer], lane: Offer | None
@@ -93,18 +93,18 @@ class _Player:
         """Times of the transcripts, by the chunks' numbers."""
 
     def check(self, now: datetime) -> datetime | None:
-        """Makes a decision and its start; returns the next check. None if there is no further one."""
+        """Makes a decision and its start; returns the next check, if any."""
         self._receive(now)
         decision = decide(self._observe(now), self._policy)
         after = now + self._policy.check_interval
         if isinstance(decision, Launch):
             self._start(now, decision)
-            return self.find_next_check(max(after, now + _span(decision.batch.estimate.seconds)))
+            return self.find_next_check(max(after, now + timedelta(seconds=decision.batch.estimate.seconds)))
         expected = decision.expected if isinstance(decision, Hold) else None
         return self.find_next_check(after, expected)
 
     def find_next_check(self, at: datetime, expected: datetime | None = None) -> datetime | None:
-        """The first check from `at` on whose decision may differ. None if there is no further one.
+        """The first check from `at` on whose decision may differ, if any.
 
         Before `expected`, only an arrival changes the decision.
         """
@@ -115,7 +115,8 @@ class _Player:
         return first_check(max(at, min(changes)), self._policy.check_interval) if changes else None
 
     def _receive(self, now: datetime) -> None:
-        before, self._received = self._received, bisect_right(self._chunks, now, key=_get_time)
+        before = self._received
+        self._received = bisect_right(self._chunks, now, key=lambda chunk: chunk.modified)
         self._pending += self._chunks[before : self._received]
 
     def _observe(self, now: datetime) -> Observation:
@@ -140,7 +141,7 @@ class _Player:
         batch, priors = decision.batch, decision.offer.priors
         ends = accumulate(priors.audio_seconds(chunk) / priors.speed for chunk in batch.chunks)
         taken = {
-            chunk.number or 0: now + _span(priors.setup_seconds + end)
+            chunk.number or 0: now + timedelta(seconds=priors.setup_seconds + end)
             for chunk, end in zip(batch.chunks, ends, strict=True)
         }
         self.done |= taken
@@ -157,11 +158,3 @@ def _make_chunk(number: int, arrival: Arrival) -> Chunk:
     key = f"{number}.webm"
     size = round(arrival.audio_seconds * BYTES)
     return Chunk(key=key, size=size, modified=arrival.at, etag="", session=key, number=number, transcript="")
-
-
-def _get_time(chunk: Chunk) -> datetime:
-    return chunk.modified
-
-
-def _span(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""Compares policies on a trace of arrivals, with each other and with the offline optimum."""
+"""Compares policies on a trace with each other and the offline optimum."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bill and price of all waits, as a multiple of their least sum within the same limits."""
 
     def costs_as_much_as(self, other: PolicyResult) -> bool:
-        """True if the bills differ by less than a cent or 1 %."""
+        """True if the bills differ by less than a cent or 1%."""
         bills = self.dollars_micros, other.dollars_micros
         return max(bills) - min(bills) < max(_CENT, max(bills) / 100)
 
@@ -76,9 +76,10 @@ class OfferResult(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[PolicyResult, ...]
 
     def find_best(self, present: str) -> PolicyResult:
-        """The policy with the fewest late chunks, then the lowest bill, then the shortest mean wait.
+        """The policy with the fewest late chunks, then the lowest bill.
 
-        Bills that hardly differ count as equal. If all is equal, it is the present one.
+        Bills that hardly differ count as equal: then it has the shortest mean wait. If all is equal, it is
+        the present one.
         """
         least = min(self.policies, key=lambda each: (each.late, each.dollars_micros))
         return min(
@@ -88,7 +89,7 @@ class OfferResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True):
-    """Policies on one trace of arrivals, and the settings that would have cost least."""
+    """Policies on one trace of arrivals, and the cheapest settings."""
 
     policies: tuple[PolicyResult, ...]
     """On the first offer."""
@@ -123,10 +124,11 @@ def simulate(
     *,
     lane: Offer | None = None,
 ) -> Simulation:
-    """Replays the policy and its alternatives on each offer, on the choice among them, and with the lane.
+    """Replays the policy and its alternatives on each offer.
 
+    Then on the choice among the offers, and with the lane: this machine's processor, if its speed is known.
     `arrivals` are in order of time; the alternatives have the policy's limits under each other name. `report`
-    gets the number of chunks that each check starts. `lane`: this machine's processor, if its speed is known.
+    gets the number of chunks that each check starts.
     """
     rows = list_rows(policy, offers, lane)
     results = tuple(_simulate_offers(arrivals, policy, row, beside, report) for row, beside in rows)
@@ -155,7 +157,7 @@ def simulate(
 def list_rows(
     policy: Policy, offers: Sequence[Offer], lane: Offer | None
 ) -> list[tuple[Sequence[Offer], Offer | None]]:
-    """(offers, lane) of each comparison: each offer alone, then their choice, then the lane beside."""
+    """(offers, lane) of each comparison: single offers, their choice, the lane beside."""
     alone: list[Sequence[Offer]] = [(offer,) for offer in offers]
     chosen = policy.choice is InstanceChoice.CHEAPEST and len(offers) > 1
     among = [offers] if chosen else []
@@ -189,15 +191,16 @@ def simulate_policy(
     lane: Offer | None = None,
     report: Callable[[int], None] = lambda _done: None,
 ) -> PolicyResult:
-    """Replays one policy, and compares it with both optima of the best offer alone."""
+    """Replays one policy, and compares it with the optima of single offers."""
     replayed = replay(arrivals, policy, offers, lane, report)
     ratios = [_find_ratios(arrivals, policy, offer, replayed, mixed=len(offers) > 1) for offer in offers]
     deadline_ratio, linear_ratio = map(max, zip(*ratios, strict=True))
+    each = replayed.cost.per(sum(arrival.audio_seconds for arrival in arrivals) / HOUR)
     return PolicyResult(
         name=policy.name.value,
         dollars=replayed.cost.dollars,
         dollars_micros=replayed.cost.micros,
-        dollars_per_audio_hour=_divide_by_hours(replayed.cost, arrivals),
+        dollars_per_audio_hour=each.dollars if each else None,
         starts=len(replayed.starts),
         late=count_late(replayed.waits, policy),
         wait_hours=measure_waits(replayed.waits),
@@ -210,7 +213,7 @@ def simulate_policy(
 def _find_ratios(
     arrivals: Sequence[Arrival], policy: Policy, offer: Offer, replayed: Replay, *, mixed: bool
 ) -> tuple[float, float]:
-    """(bill, bill and price of waits) as multiples of their optima on an offer.
+    """Bill, and bill with waits, as multiples of an offer's optima.
 
     The bill counts in seconds, so that a free offer has a ratio, too; in dollars if the offers are `mixed`.
     """
@@ -239,11 +242,6 @@ def find_limits(waits: Iterable[float], policy: Policy, priors: Priors) -> list[
 
 def _divide(value: float, least: float) -> float:
     return round(value / least, 6) if least else 1.0
-
-
-def _divide_by_hours(cost: Usd, arrivals: Sequence[Arrival]) -> float | None:
-    each = cost.per(sum(arrival.audio_seconds for arrival in arrivals) / HOUR)
-    return each.dollars if each else None
 
 
 def count_late(waits: Iterable[float], policy: Policy) -> int:

@@ -13,7 +13,10 @@ from batchscribe.core.figures import format_count, format_hours
 
 
 def list_points(results: Iterable[PolicyResult]) -> list[tuple[str, float, float]]:
-    """(names, p95 of the waits in hours, dollars): one point for all policies with the same result."""
+    """Points (names, p95 of the waits in hours, dollars).
+
+    Policies with the same result share a point.
+    """
     names: dict[tuple[float, float], list[str]] = {}
     for each in results:
         names.setdefault((each.wait_hours.p95, each.dollars), []).append(each.name)
@@ -21,7 +24,7 @@ def list_points(results: Iterable[PolicyResult]) -> list[tuple[str, float, float
 
 
 def format_ratio(row: PolicyResult) -> str:
-    """The ratio, marked if it is to the optimum under the linear price."""
+    """The ratio, marked if it counts waits by the linear price."""
     return f"{row.ratio:.2f} *" if row.name == PolicyName.BALANCED else f"{row.ratio:.2f}"
 
 

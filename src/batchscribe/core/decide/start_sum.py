@@ -1,4 +1,4 @@
-"""The sum of a start, as `tick --dry-run` prints it before anything is paid."""
+"""The sum of a start, as `tick --dry-run` prints it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ListedObstacle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartSum(msgspec.Struct, frozen=True, kw_only=True):
-    """The backlog, and what a start of its first batch costs now. Dollars are estimates."""
+    """The backlog, and the estimated cost of a start now."""
 
     chunks: int
     """Of the backlog."""
@@ -79,14 +79,14 @@ def sum_up_start(seen: Observation, policy: Policy) -> StartSum:
 
 
 def _expect_start(seen: Observation, policy: Policy) -> datetime | None:
-    """The expected start after a pause; None if there is none, or if the pause has no end."""
+    """The expected start after a pause; None without one, or without end."""
     expected = find_expected(seen, policy, find_triggers(seen, policy, plan_start(seen, policy)))
     earliest = max(seen.now, seen.paused_until or seen.now)
     return max(expected, earliest) if expected and earliest < FOREVER else None
 
 
 def describe_sum(total: StartSum) -> Iterator[Line]:
-    """(label, text) of the backlog, the cost of a start, the hosted price and the expected start."""
+    """Yields (label, text) of backlog, costs, hosted price and expected start."""
     waits = total.oldest_wait_hours
     oldest = "" if waits is None else f", the oldest waits for {format_minutes(waits * _HOUR)}"
     runs = f", {total.runs} runs" if total.runs > 1 else ""

@@ -1,4 +1,4 @@
-"""Triggers of a start: one function each, which returns the time from which its trigger holds.
+"""Triggers of a start: each function returns when its trigger holds.
 
 The times apply if no other chunk arrives. A start is due at the first check after the earliest of them.
 """
@@ -29,7 +29,7 @@ class Trigger:
 
 
 def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
-    """Yields the triggers of the policy that can hold for this backlog, by precedence."""
+    """Yields the triggers that can hold for this backlog, by precedence."""
     backlog = seen.backlog
     if policy.manual and backlog.pending:
         before = f", {backlog.troubled} of them failed before" if backlog.troubled else ""
@@ -48,14 +48,17 @@ def find_triggers(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
                 yield from _find_balance(seen, policy, start)
                 yield from _find_quiet(seen, policy, start)
             case PolicyName.THRESHOLD:
-                yield from _find_threshold(seen, policy)
+                if backlog.triggering >= policy.threshold:
+                    pending = format_count(backlog.triggering, "chunk")
+                    sentence = f"{pending} pending, threshold {policy.threshold} reached"
+                    yield Trigger(seen.now, ReasonCode.THRESHOLD, sentence)
             case PolicyName.DEADLINE:
                 pass
     yield from _find_latest(seen, policy, start)
 
 
 def find_expected(seen: Observation, policy: Policy, triggers: Iterable[Trigger]) -> datetime | None:
-    """Time from which a check starts the GPU if no other chunk arrives; None without triggers."""
+    """Time from which a check starts the GPU without further arrivals."""
     wait = policy.hours.find_next if policy.hours and not policy.manual else None
     return min(
         (
@@ -66,15 +69,8 @@ def find_expected(seen: Observation, policy: Policy, triggers: Iterable[Trigger]
     )
 
 
-def _find_threshold(seen: Observation, policy: Policy) -> Iterator[Trigger]:
-    if seen.backlog.triggering >= policy.threshold:
-        pending = format_count(seen.backlog.triggering, "chunk")
-        sentence = f"{pending} pending, threshold {policy.threshold} reached"
-        yield Trigger(seen.now, ReasonCode.THRESHOLD, sentence)
-
-
 def _find_balance(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
-    """Holds once the waits of the pending chunks cost as much as the set-up of a start."""
+    """Holds once the pending chunks' waits cost as much as a start."""
     waits, setup, price = start.waits, start.setup_cost, policy.wait_price
     if not waits.audio_hours or not price.micros:
         return
@@ -90,7 +86,7 @@ def _find_balance(seen: Observation, policy: Policy, start: PlannedStart) -> Ite
 
 
 def _find_quiet(seen: Observation, policy: Policy, start: PlannedStart) -> Iterator[Trigger]:
-    """Holds once no chunk arrived for a while, and the last start was long enough ago.
+    """Holds a while after the last chunk and the last start.
 
     The cool-down ends when this audio could have waited since the last start for the price of a start: a
     steady flow of recordings with pauses is left to the balance.
@@ -138,7 +134,7 @@ def _find_latest(seen: Observation, policy: Policy, start: PlannedStart) -> Iter
 
 
 def _prefer_hours(latest: datetime, seen: Observation, policy: Policy) -> datetime:
-    """The time itself, or that of the last check within BATCH_HOURS before it, if there is still one."""
+    """The time, or the last check within BATCH_HOURS before it, if any."""
     if policy.hours is None or latest <= seen.now:
         return latest
     begin, end = policy.hours.find_last(latest)
@@ -146,7 +142,7 @@ def _prefer_hours(latest: datetime, seen: Observation, policy: Policy) -> dateti
 
 
 def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) -> datetime | None:
-    """Time from which the next check may be too late for the longest wait; None for an empty backlog.
+    """Time from which the next check may be too late, if any.
 
     A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
     """
@@ -157,17 +153,12 @@ def find_latest_start(seen: Observation, policy: Policy, start: PlannedStart) ->
     lead = _as_span(estimate.setup_seconds + estimate.work_seconds)
     if policy.name in _KEEPS_LIMIT:
         seconds = start.outlook.seconds
-        if _is_one_run(seen, start):
-            # The first chunks of a run are done before the last ones.
+        if not start.batch.left and seen.backlog.oldest_retry is None:
+            # The first chunks of a run for the whole backlog are done before the last ones.
             waited = (seen.now - since).total_seconds()
             seconds += start.waits.tightest * _HOUR - waited - estimate.work_seconds
         lead = _as_span(seconds) + policy.slack
     return since + policy.max_wait - min(lead + policy.check_interval, policy.max_wait)
-
-
-def _is_one_run(seen: Observation, start: PlannedStart) -> bool:
-    """True if one run takes the whole backlog, and no chunk of it failed before."""
-    return not start.batch.left and seen.backlog.oldest_retry is None
 
 
 def longest_wait(seen: Observation) -> timedelta:

@@ -1,4 +1,4 @@
-"""Compacted form of failed attempts: many records of `_batchscribe/attempts/` in one object.
+"""Compacted form of failed attempts: many records in one object.
 
 An attempt has the same name (`keys.attempt_name`) in its own object and in a compacted one. Compacted objects
 are sets of names: merging in any order, or one object twice, has the same result. So two schedulers may
@@ -62,7 +62,7 @@ def mark_name(digest: str, version: str) -> str:
 
 
 def merge(parts: Iterable[CompactedAttempts]) -> CompactedAttempts:
-    """Merges compacted objects. Forgotten names win; of two records of a name, the first stored."""
+    """Merges compacted objects; forgotten names win, then the first stored record."""
     attempts: dict[str, StoredFailure] = {}
     forgotten: dict[str, datetime] = {}
     quarantine: dict[str, QuarantineMark] = {}
@@ -100,7 +100,7 @@ def encode(value: CompactedAttempts) -> bytes:
 
 
 def decode(data: bytes) -> CompactedAttempts:
-    """Decodes a compacted object. Raises MisconfiguredError if it is not one of this version."""
+    """Decodes a compacted object; raises MisconfiguredError if that is impossible."""
     try:
         value = msgspec.json.decode(_decompress_bounded(data), type=CompactedAttempts)
     except (*UNREADABLE, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""Computes the backlog from one sorted listing: done, pending, and the oldest chunks.
+"""Computes the backlog from one sorted listing.
 
 The listing is a stream: only the open folders, the sums, and a bounded number of the oldest chunks are held
 in memory, never the whole backlog.
@@ -26,7 +26,7 @@ LONGEST_CHUNK = timedelta(hours=2, minutes=30)
 
 @dataclass(frozen=True, slots=True)
 class LiveLock:
-    """A recording in progress. `session` is None if the lock names none: then all sessions wait."""
+    """A recording in progress; without a `session`, all sessions wait."""
 
     session: str | None
     since: datetime
@@ -90,7 +90,7 @@ class ChunkState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionScan:
-    """State of one session. `pending` chunks may start now, `waiting` ones may not yet."""
+    """State of one session: `pending` chunks may start now, `waiting` ones later."""
 
     session: str
     pending: tuple[Chunk, ...] = ()
@@ -150,9 +150,10 @@ class Backlog:
 
 
 def scan_sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
-    """Yields every session of a sorted listing when its folder is complete; nested folders come first.
+    """Yields every session of a sorted listing when its folder is complete.
 
-    Holds only the open folders. Errors of the listing propagate: there is no partial backlog.
+    Nested folders come first. Holds only the open folders. Errors of the listing propagate: there is no
+    partial backlog.
     """
     for folder in audio_folders(listing, rules.owner, rules.leave_out):
         groups: dict[str, list[AudioObject]] = {}
@@ -183,7 +184,7 @@ def _scan_session(session: str, audios: list[AudioObject], rules: ScanRules) -> 
 
 
 def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
-    """State of one audio object. A transcript takes precedence over everything but an empty file."""
+    """State of one audio object: empty, done by a transcript, or else."""
     if not audio.info.size:
         return ChunkState.EMPTY
     if audio.transcripts:
@@ -215,7 +216,7 @@ def find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
 
 
 def find_last_write(info: ObjectInfo, rules: ScanRules) -> datetime | None:
-    """Time of a write that is younger than `min_age`, so that the upload may still be in progress; else None.
+    """Time of a write so recent that the upload may be unfinished.
 
     A date well in the future is a wrong clock: the chunk must not wait for it.
     """
@@ -224,10 +225,11 @@ def find_last_write(info: ObjectInfo, rules: ScanRules) -> datetime | None:
 
 
 def _is_continuing(audio: AudioObject, rules: ScanRules) -> bool:
-    """True if its successor is likely still to come: words across the cut need both chunks.
+    """True if its successor is likely still to come.
 
-    No event marks the end of a recording. It counts as ended after twice the time between its last two
-    chunks; a gap above LONGEST_CHUNK was a break, not the length of a chunk.
+    Words across the cut need both chunks. No event marks the end of a recording. It counts as ended after
+    twice the time between its last two chunks; a gap above LONGEST_CHUNK was a break, not the length of a
+    chunk.
     """
     if audio.gap is None or not rules.min_age or audio.gap > LONGEST_CHUNK:
         return False
@@ -259,7 +261,7 @@ def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
 
 
 def _retry_since(audio: AudioObject, trouble: PastAttempts | None, rules: ScanRules) -> datetime | None:
-    """Begin of a failed chunk's wait for another attempt; None if it failed too often."""
+    """Begin of a failed chunk's wait; None if it failed too often."""
     if trouble is None or trouble.attempts >= rules.max_attempts:
         return None
     return max(filter(None, (audio.info.modified, trouble.last)))
@@ -298,10 +300,11 @@ def summarise(
     odd_keys: Callable[[], tuple[str, ...]] = tuple,
     passed_over: Callable[[], dict[str, int]] = dict,
 ) -> Backlog:
-    """Sums up the sessions, and lists the candidates: longest waiting session first, by number in each.
+    """Sums up the sessions, and lists the candidates.
 
-    Previously failed chunks come last, so that even many archived ones do not displace others from a batch.
-    `odd_keys` and `passed_over` are called at the end.
+    The longest waiting session comes first, its chunks by number. Previously failed chunks come last, so that
+    even many archived ones do not displace others from a batch. `odd_keys` and `passed_over` are called at
+    the end.
     """
     sums: Counter[str] = Counter()
     oldest: datetime | None = None

@@ -1,4 +1,4 @@
-"""Chunks and sessions: the only parser and builder of names of audio and transcripts.
+"""Chunks and sessions: the parser and builder of their names.
 
 A session is the numbered files `chunk-NNN.ext` of one folder; any other audio file is its own session.
 Transcripts are recognised at two paths: `transcription-<stem>.json` beside the audio, and the original
@@ -64,7 +64,7 @@ class Chunk:
 
 
 class AudioName(msgspec.Struct, frozen=True, gc=False):
-    """Parts of an audio key: `folder` is empty or ends in `/`; `type` is the lower-case extension.
+    """Parts of an audio key; `folder` is empty or ends in `/`.
 
     A struct for the same reason as ObjectInfo.
     """
@@ -78,14 +78,14 @@ class AudioName(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def session(self) -> str:
-        """The folder of a numbered chunk, with `/` (`./` for the top); else the key."""
+        """The folder of a numbered chunk, with `/`; else the key."""
         if self.number is None:
             return self.folder + self.name
         return self.folder or TOP
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """Splits a key into (folder, name): the folder is empty or ends in `/`."""
+    """Splits a key into (folder, name), the folder with its slash."""
     folder, slash, name = key.rpartition("/")
     return folder + slash, name
 
@@ -109,7 +109,7 @@ def passed_over(key: str) -> str | None:
 
 
 def passed_over_text(counted: Mapping[str, int]) -> str:
-    """Text such as `3 sound files passed over: 2 .dss, 1 .ra`; empty if there is none."""
+    """Text such as `3 sound files passed over: 2 .dss, 1 .ra`."""
     total = sum(counted.values())
     each = ", ".join(
         f"{count} .{kind}" for kind, count in sorted(counted.items(), key=lambda one: (-one[1], one))
@@ -118,7 +118,7 @@ def passed_over_text(counted: Mapping[str, int]) -> str:
 
 
 def parse_transcript_key(key: str) -> tuple[str, str] | None:
-    """Parses a transcript key to (audio folder, stem or name); None for other keys."""
+    """Parses a transcript key to (audio folder, stem or name)."""
     folder, name = split_key(key)
     if name.startswith("transcription-") and name.endswith(".json") and len(name) > _AFFIXES:
         return folder, name[14:-5]
@@ -130,7 +130,7 @@ def parse_transcript_key(key: str) -> tuple[str, str] | None:
 
 
 def shorten_name(folder: str, text: str, affixes: str) -> str:
-    """Shortens a text so that file name and key stay within their limits.
+    """Shortens a text so that file name and key keep their limits.
 
     A shortened text ends in a hash of the whole text, so that different texts get different names.
     """
@@ -150,19 +150,19 @@ def transcript_name(folder: str, text: str) -> str:
 
 
 def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
-    """Key of the transcript; `full_name` if another file of the folder has the same stem."""
+    """Key of the transcript; `full_name` if another file shares the stem."""
     name = transcript_name(audio.folder, audio.name if full_name else audio.stem)
     return f"{audio.folder}transcription-{name}.json"
 
 
 def transcript_keys(audio: AudioName) -> tuple[str, ...]:
-    """Possible keys of its transcript, ours or the original system's; the most likely first."""
+    """Possible keys of its transcript, ours or the original's; likeliest first."""
     ours = (transcript_key(audio), transcript_key(audio, full_name=True))
     return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
 
 
 def voices_key(transcript: str) -> str:
-    """Key of the voices of a chunk, from the key of its transcript."""
+    """Key of the voices of a chunk, from its transcript's key."""
     folder, name = split_key(transcript)
     return f"{folder}speakers-{name.removeprefix('transcription-')}"
 
@@ -190,7 +190,7 @@ def show_session(session: str) -> str:
 
 
 def session_id(name: str) -> str:
-    """Session id of a user's input: a folder gets its slash, a file's key stays."""
+    """Session id of a user's input: a folder gets its slash."""
     audio = audio_name(name)
     if audio is not None and audio.number is None:
         return name

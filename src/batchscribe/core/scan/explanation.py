@@ -17,7 +17,7 @@ _ROUNDED_UP = timedelta(seconds=60, microseconds=-1)
 def explain(
     audio: AudioObject, rules: ScanRules, failures: Sequence[Failure] = (), *, max_wait: timedelta
 ) -> str:
-    """Returns why the chunk is in its state, and when that changes at the latest.
+    """Explains the chunk's state, and when that changes at the latest.
 
     `failures` are its failed attempts, oldest first; `max_wait` is BATCH_MAX_WAIT_HOURS.
     """

@@ -27,7 +27,7 @@ from batchscribe.core.scan.chunks import (
 
 
 class Side(Enum):
-    """The store that an object was listed in; `BOTH` if source and output are the same."""
+    """The store of a listed object; `BOTH` if output is the source."""
 
     SOURCE = "source"
     OUTPUT = "output"
@@ -90,7 +90,7 @@ class _Folder:
 def merge_listings(
     source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None
 ) -> Iterator[Tagged]:
-    """Merges the listings of two stores in key order; `output` is None if it is the same store."""
+    """Merges two listings in key order; `output` is None for one store."""
     if output is None:
         return ((Side.BOTH, info) for info in source)
     return heapq.merge(
@@ -138,7 +138,10 @@ def _close_folders(opened: list[_Folder], key: str | None, owner: Owner) -> Iter
 
 
 def _open_folder(opened: list[_Folder], path: str) -> _Folder:
-    """Returns the open folder of that path. All open folders contain the current key, so they are nested."""
+    """Returns the folder of that path, opened if necessary.
+
+    All open folders contain the current key, so they are nested.
+    """
     if opened and opened[-1].path == path:
         return opened[-1]
     at = len(opened)
@@ -181,7 +184,7 @@ def _with_gap(found: list[AudioObject]) -> list[AudioObject]:
 
 
 def _match_only_file(folder: _Folder, name: AudioName, info: ObjectInfo) -> AudioObject:
-    """As `_match_stem`, for a file that shares its stem with no other, as nearly all do."""
+    """As `_match_stem`, for a file that shares its stem with none."""
     is_name = "." in name.stem and audio_name(name.stem) is not None
     plain = [] if is_name else _find_transcripts(folder, folder.transcripts, name.stem)
     return AudioObject(
@@ -196,12 +199,15 @@ def _match_only_file(folder: _Folder, name: AudioName, info: ObjectInfo) -> Audi
 def _match_stem(
     folder: _Folder, stem: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner
 ) -> Iterator[AudioObject]:
-    """Assigns transcripts to files with one stem; `transcription-<stem>.json` belongs to one of them."""
+    """Assigns transcripts to files with one stem.
+
+    One of them owns `transcription-<stem>.json`.
+    """
     # If a stem is itself an audio file's name: `transcription-a.mp3.json` belongs to a.mp3, never to
     # a.mp3.wav, even if a.mp3 does not exist.
     is_name = "." in stem and audio_name(stem) is not None
     plain = [] if is_name else _find_transcripts(folder, folder.transcripts, stem)
-    owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
+    owners = [owner(tagged[1].key) or _first_filled(group) for tagged in plain]
     designated = owners[0] if owners else None if is_name else _first_filled(group)
     for name, info in group:
         own = [tagged for tagged, file in zip(plain, owners, strict=True) if file == name.name]
@@ -225,11 +231,6 @@ def _find_transcripts(folder: _Folder, index: dict[str, list[Tagged]], text: str
         return []
     found, short = index.get(text, []), transcript_name(folder.path, text)
     return found if short == text else found + index.get(short, [])
-
-
-def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:
-    """Audio file of a transcript, of several that have its stem: the transcript is read."""
-    return owner(transcript) or _first_filled(group)
 
 
 def _first_filled(group: list[tuple[AudioName, ObjectInfo]]) -> str:

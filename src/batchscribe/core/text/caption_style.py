@@ -1,4 +1,4 @@
-"""Limits of subtitles: line length, lines, durations, reading speed; and known sets of them."""
+"""Limits of subtitles: lines, durations, reading speed; and presets of them."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ PRESETS: Mapping[CaptionPreset, CaptionStyle] = MappingProxyType(
 
 
 def make_style(preset: CaptionPreset, **changes: Any) -> CaptionStyle:
-    """The preset with those changes that are not None. Raises MisconfiguredError if they contradict."""
+    """The preset with given changes; raises MisconfiguredError if they contradict."""
     return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})

@@ -118,7 +118,7 @@ def _make_channel_cues(segments: Iterable[Segment], style: CaptionStyle) -> Iter
 
 
 def name_speaker(segment: Segment) -> str | None:
-    """The speaker's name or label, or the number of a separately transcribed channel; None if unknown."""
+    """The speaker's name or label, or a separately transcribed channel's number."""
     return segment.speaker or (f"Channel {segment.channel}" if segment.channel else None)
 
 
@@ -138,7 +138,7 @@ def _time_cues(groups: Iterable[_CueWords]) -> Iterator[Cue]:
 
 
 def _choose_end(start: float, spoken: float, room: float, columns: int, style: CaptionStyle) -> float:
-    """End of a cue: as long as it takes to read, if there is `room`, within the limits."""
+    """End of a cue: reading time if there is `room`, within limits."""
     reading = columns / style.reading_speed if style.reading_speed else 0.0
     wanted = min(max(spoken, start + reading, start + style.shortest), room)
     end = min(max(wanted, start + style.shortest), start + style.longest)
@@ -146,19 +146,20 @@ def _choose_end(start: float, spoken: float, room: float, columns: int, style: C
 
 
 def _merge_short(groups: Iterable[_CueWords]) -> list[_CueWords]:
-    """Joins a group with the next one if that begins before the group was shown for long enough."""
+    """Joins a group with one that begins before its shortest time."""
     merged: list[_CueWords] = []
     for group in groups:
         if merged and _is_crowded(merged[-1], group):
-            before = merged[-1].words
-            merged[-1] = replace(group, words=[*before[:-1], _end_with_blank(before[-1]), *group.words])
+            *words, last = merged[-1].words
+            last = replace(last, text=last.text.rstrip(_BLANKS) + " ")
+            merged[-1] = replace(group, words=[*words, last, *group.words])
         else:
             merged.append(group)
     return merged
 
 
 def _is_crowded(before: _CueWords, group: _CueWords) -> bool:
-    """True if `before` has no time of its own, and both fit into one cue of their speaker."""
+    """True if `before` is too short, and both fit one cue."""
     style = group.style
     short = group.start - style.gap - before.start < style.shortest
     within = group.end - before.start <= style.longest
@@ -166,14 +167,10 @@ def _is_crowded(before: _CueWords, group: _CueWords) -> bool:
     return short and within and same and _fits_cue(f"{before.text} {group.text}", style)
 
 
-def _end_with_blank(word: SpokenWord) -> SpokenWord:
-    return replace(word, text=word.text.rstrip(_BLANKS) + " ")
-
-
 def _locate_words(words: Iterable[SpokenWord], text: str) -> tuple[tuple[int, float], ...]:
-    """Offset in the wrapped text of each word that has letters, and its start.
+    """Offset in the wrapped text of each word, and its start.
 
-    Wrapping only changes blanks, so the letters are counted.
+    Wrapping only changes blanks, so the letters are counted; words without any are left out.
     """
     letters = [at for at, letter in enumerate(text) if letter not in _BLANKS]
     located, count = [], 0
@@ -186,7 +183,7 @@ def _locate_words(words: Iterable[SpokenWord], text: str) -> tuple[tuple[int, fl
 
 
 def list_timed_words(segment: Segment) -> list[SpokenWord]:
-    """The words with their times; interpolated by length if the segment has no words."""
+    """The words with their times, interpolated by length if necessary."""
     if not segment.words:
         return _interpolate_words(segment)
     timed = zip(spell_words(segment), segment.words, strict=True)
@@ -220,17 +217,12 @@ def _group_words(words: Sequence[SpokenWord], style: CaptionStyle) -> Iterator[l
     """Groups words into cues."""
     group: list[SpokenWord] = []
     for word in words:
-        if group and _begins_cue(group, word, style):
+        if group and (not _is_within([*group, word], style) or _is_apart(group, word, style)):
             yield group
             group = []
         group.append(word)
     if group:
         yield group
-
-
-def _begins_cue(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
-    """True if the word begins a new cue."""
-    return not _is_within([*group, word], style) or _is_apart(group, word, style)
 
 
 def _is_within(words: Sequence[SpokenWord], style: CaptionStyle) -> bool:
@@ -240,7 +232,7 @@ def _is_within(words: Sequence[SpokenWord], style: CaptionStyle) -> bool:
 
 
 def _is_apart(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle) -> bool:
-    """True if a pause or the end of a sentence is between them."""
+    """True if a pause or a sentence's end is between them."""
     shown = "".join(part.text for part in group)
     long = _count_columns(shown) >= style.columns
     sentence = long and shown.rstrip().endswith(SENTENCE_ENDS)
@@ -248,7 +240,7 @@ def _is_apart(group: Sequence[SpokenWord], word: SpokenWord, style: CaptionStyle
 
 
 def _fill_brief(groups: Iterable[list[SpokenWord]], style: CaptionStyle) -> list[list[SpokenWord]]:
-    """Divides the words of two cues evenly if the second one has only a few left of the same sentence."""
+    """Divides two cues of a sentence evenly if the second is brief."""
     filled: list[list[SpokenWord]] = []
     for group in groups:
         filled.append(group)
@@ -276,7 +268,7 @@ def _balance_lines(text: str, style: CaptionStyle) -> str:
 
 
 def _wrap_text(text: str, width: int) -> list[str]:
-    """Breaks the text into lines of at most `width` columns; wider words break between clusters."""
+    """Breaks text into lines of `width` columns, long words between clusters."""
     lines: list[str] = []
     room = 0
     for gap, unit in _split_units(text, width):
@@ -299,7 +291,7 @@ def _split_units(text: str, width: int) -> Iterator[tuple[str, str]]:
 
 
 def _count_columns(text: str) -> int:
-    """Width in columns: two for East Asian wide letters and emoji, else one."""
+    """Width in columns, two for East Asian wide letters and emoji."""
     return len(text) if text.isascii() else sum(map(_cluster_columns, _CLUSTER.findall(text)))
 
 
@@ -319,8 +311,8 @@ def make_paragraphs(transcript: SessionTranscript) -> list[str]:
     ]
     out: list[str] = []
     current: list[Segment] = []
-    for start, item in sorted(items, key=lambda pair: pair[0]):
-        if current and (isinstance(item, SessionPart) or _begins_paragraph(current[-1], item, start)):
+    for _start, item in sorted(items, key=lambda pair: pair[0]):
+        if current and (isinstance(item, SessionPart) or begins_paragraph(current[-1], item)):
             out.append(_join_paragraph(current))
             current = []
         if isinstance(item, SessionPart):
@@ -330,8 +322,8 @@ def make_paragraphs(transcript: SessionTranscript) -> list[str]:
     return [*out, _join_paragraph(current)] if current else out
 
 
-def _begins_paragraph(before: Segment, segment: Segment, start: float) -> bool:
-    return name_speaker(segment) != name_speaker(before) or start - before.end >= PARAGRAPH_PAUSE
+def begins_paragraph(before: Segment, segment: Segment) -> bool:
+    return name_speaker(segment) != name_speaker(before) or segment.start - before.end >= PARAGRAPH_PAUSE
 
 
 def _join_paragraph(segments: Sequence[Segment]) -> str:

@@ -35,7 +35,7 @@ class Votes:
         return VOTERS - (vote.voters if vote else 0)
 
     def cast(self, session: str, probabilities: Mapping[str, float]) -> None:
-        """Adds one window's probability of each language; ignored when the vote is over."""
+        """Adds a window's probability of each language, until the vote is over."""
         if self.count_open_votes(session) <= 0:
             return
         vote = self._sessions.setdefault(session, _Vote())

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchscribe.core.text.cues import (
-    PARAGRAPH_PAUSE,
     SENTENCE_ENDS,
     SpokenWord,
+    begins_paragraph,
     list_timed_words,
     name_speaker,
 )
@@ -23,7 +23,7 @@ LONGEST = 1200
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Words of one speaker without a long pause; joined, they are its text."""
+    """Words of one speaker without a long pause; joined, its text."""
 
     words: tuple[SpokenWord, ...]
     speaker: str | None
@@ -49,7 +49,7 @@ def list_paragraphs(transcript: SessionTranscript) -> Iterator[Paragraph]:
     length = 0
     before: Segment | None = None
     for segment in sorted(transcript.segments, key=lambda one: one.start):
-        if before is not None and words and _is_apart(before, segment):
+        if before is not None and words and begins_paragraph(before, segment):
             yield Paragraph(tuple(words), name_speaker(before))
             words, length = [], 0
         for word in _join_words(words, before, segment):
@@ -63,12 +63,8 @@ def list_paragraphs(transcript: SessionTranscript) -> Iterator[Paragraph]:
         yield Paragraph(tuple(words), name_speaker(before))
 
 
-def _is_apart(before: Segment, segment: Segment) -> bool:
-    return name_speaker(segment) != name_speaker(before) or segment.start - before.end >= PARAGRAPH_PAUSE
-
-
 def _join_words(words: list[SpokenWord], before: Segment | None, segment: Segment) -> list[SpokenWord]:
-    """The segment's words; a blank separates them from the words before, except inside a split word."""
+    """The segment's words, separated from those before unless a word continues."""
     own = [word for word in list_timed_words(segment) if word.text.strip()]
     if words and own and before is not None:
         gap = "" if continues_word(before, segment) else " "

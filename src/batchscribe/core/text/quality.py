@@ -1,4 +1,4 @@
-"""Detects implausible results: loops, low confidence, words that do not fit their audio.
+"""Detects implausible results: loops, low confidence, words that contradict their audio.
 
 Models invent words during silence, and get stuck in loops. An implausible result is decoded again with more
 careful options, and flagged if it is still implausible; it is never deleted. Only a window that the model
@@ -97,7 +97,7 @@ class Recognized:
 
 
 def find_doubts(result: Recognized) -> frozenset[Doubt]:
-    """Doubts about a result. An empty text is plausible; stopping early is not."""
+    """Doubts about a result; an empty text is plausible, stopping early not."""
     unread = 0.0 if result.read_until is None else result.seconds - result.read_until
     found = {Doubt.UNFINISHED: unread > UNHEARD_SECONDS}
     if result.text:
@@ -171,7 +171,7 @@ def is_looping(words: Sequence[str]) -> bool:
 
 
 def _longest_run(words: Sequence[str], length: int) -> int:
-    """Words in the longest run of one phrase of `length` words; 0 below LOOP_TIMES repetitions."""
+    """Words in the longest run of a phrase; 0 below LOOP_TIMES repetitions."""
     longest, run = 0, 0
     for place in range(length, len(words)):
         run = run + 1 if words[place] == words[place - length] else 0
@@ -180,7 +180,7 @@ def _longest_run(words: Sequence[str], length: int) -> int:
 
 
 def _iterate_timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
-    """The smallest parts with times: words, else the segment if it has a text."""
+    """Yields the smallest parts with times: words, else segments with text."""
     for segment in segments:
         if segment.words:
             yield from segment.words

@@ -1,4 +1,4 @@
-"""The form of session files: replacements in their text, limits of their subtitles."""
+"""The form of session files: replacements in text, limits of subtitles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchscribe.core.text.transcripts import SessionTranscript
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """Makes a session's files from its stitched transcript. Chunk transcripts stay as they are."""
+    """Makes a session's files from its transcript; chunk transcripts stay."""
 
     style: CaptionStyle = DEFAULT_STYLE
     replacements: tuple[Replacement, ...] = ()
@@ -37,7 +37,7 @@ class Rendering:
         return int(self.speakers) if self.speakers.isdecimal() else None
 
     def sign(self, digest: str) -> str:
-        """The digest of a session's inputs, changed by every setting that is not the default."""
+        """The digest of a session's inputs and of its non-default settings."""
         if self == DEFAULT_RENDERING:
             return digest
         form = f"{digest} {self.style} {hash_rules(self.replacements)}"
@@ -46,7 +46,7 @@ class Rendering:
         return hashlib.sha256(form.encode()).hexdigest()
 
     def finish(self, transcript: SessionTranscript) -> SessionTranscript:
-        """The transcript as it is written. Raises PermanentError if a replacement takes too long."""
+        """The transcript as written; raises PermanentError for slow replacements."""
         digest = self.sign(transcript.digest)
         if self.labels_speakers:
             transcript = msgspec.structs.replace(transcript, speakers=self.speakers)

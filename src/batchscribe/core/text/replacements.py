@@ -1,4 +1,4 @@
-"""Replacements in the text of session files: names and terms that an engine spells wrong."""
+"""Replacements in session files: words that an engine spells wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """One rule: each match of `pattern` becomes `text`, which may refer to its groups."""
+    """Rule by which each match of `pattern` becomes `text`, with groups."""
 
     line: str
     pattern: regex.Pattern[str]
@@ -36,9 +36,10 @@ class Replacement:
 
 
 def parse_replacements(text: str) -> tuple[Replacement, ...]:
-    r"""Parses `old => new` for words in any case, and `/expression/ => new` with groups as \1.
+    r"""Parses rules such as `old => new` and `/expression/ => new`.
 
-    `#` begins a comment line. Raises MisconfiguredError, which names the line.
+    Words match in any case. Groups are written as \1, and `#` begins a comment line. Raises
+    MisconfiguredError, which names the line.
     """
     rules = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -86,7 +87,7 @@ def _parse_rule(line: str) -> Replacement:
 
 
 def _check_template(rule: Replacement) -> None:
-    """Raises ValueError if the text refers to a group that the expression does not have."""
+    """Raises ValueError if the text refers to a group that is missing."""
     if rule.pattern.fullmatch("", timeout=SECONDS):
         raise ValueError("it matches an empty text")
     try:
@@ -118,7 +119,7 @@ def _apply_rule(segment: Segment, rule: Replacement) -> Segment:
 
 
 def _substitute(text: str, offset: int, found: Sequence[tuple[int, int, str]]) -> str:
-    """The text with all matches replaced; `offset` is its place in the text that was searched."""
+    """The text with all matches replaced; `offset`: its place in the whole."""
     for begin, end, new in reversed(found):
         text = text[: begin - offset] + new + text[end - offset :]
     return text
@@ -138,7 +139,7 @@ def _replace_in_words(segment: Segment, found: Sequence[tuple[int, int, str]]) -
 def _group_touched(
     segment: Segment, found: Sequence[tuple[int, int, str]]
 ) -> Iterator[tuple[int, list[str], list[Word]]]:
-    """Yields (begin, spellings, words): single words, or all that one match or several connect."""
+    """Yields (begin, spellings, words): single words, or all that matches connect."""
     inner = {at for begin, end, _new in found for at in range(begin + 1, end)}
     at, begin = 0, 0
     pieces: list[str] = []
@@ -155,7 +156,7 @@ def _group_touched(
 
 
 def _divide(text: str, words: Sequence[Word]) -> Iterator[Word]:
-    """Yields the words of a text in the time of `words`, by length; they are as sure as the least sure."""
+    """Yields the text's words in the time of `words`, by length."""
     parts = text.split()
     start, end = words[0].start, max(word.end for word in words)
     step = (end - start) / max(1, sum(map(len, parts)))

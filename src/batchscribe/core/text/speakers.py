@@ -1,4 +1,4 @@
-"""Speakers of a session: labels for the voices of its chunks, and names for the labels.
+"""Speakers of a session: labels for voices, names for labels.
 
 A voice keeps its label when later chunks arrive: the labels of the session file are known before the other
 voices are grouped.
@@ -56,7 +56,7 @@ class _NameFile(msgspec.Struct, frozen=True):
 
 
 def decode_names(data: bytes) -> dict[str, str]:
-    """The names by label of a file that a user wrote. Raises PermanentError."""
+    """Decodes a user's file of names by label; raises PermanentError."""
     try:
         found = msgspec.json.decode(data, type=_NameFile).speakers
     except UNREADABLE as error:
@@ -101,7 +101,7 @@ def _list_groups(chunks: Mapping[int, HeldVoices]) -> Iterator[VoiceGroup]:
 
 
 def _choose_labels(groups: Sequence[VoiceGroup], chunks: Mapping[int, HeldVoices]) -> dict[Member, str]:
-    """The label of each group's members; new speakers are numbered by their first appearance."""
+    """The label of each group's members, new ones by first appearance."""
     used = {group.label for group in groups}
     fresh = (label for label in LABELS if label not in used)
     labels: dict[Member, str] = {}
@@ -111,13 +111,13 @@ def _choose_labels(groups: Sequence[VoiceGroup], chunks: Mapping[int, HeldVoices
 
 
 def _locate(chunks: Mapping[int, HeldVoices], member: Member) -> tuple[int, float]:
-    """The place of a voice in the session: its chunk, and the begin of its first span."""
+    """The place of a voice: its chunk, and its first begin."""
     at, number = member
     return at, chunks[at].voices.voices[number].spans[0].start
 
 
 def list_turns(chunk: HeldVoices, names: Mapping[str, str]) -> tuple[Turn, ...]:
-    """The turns of a labelled chunk in order of their starts, with names if there are any."""
+    """The turns of a labelled chunk by start, with names if known."""
     spoken = zip(chunk.voices.voices, chunk.labels, strict=True)
     turns = (
         Turn(span.start, span.end, names.get(label, label)) for voice, label in spoken for span in voice.spans
@@ -126,10 +126,10 @@ def list_turns(chunk: HeldVoices, names: Mapping[str, str]) -> tuple[Turn, ...]:
 
 
 def assign_speakers(segments: Iterable[Segment], turns: Sequence[Turn]) -> Iterator[Segment]:
-    """Yields the segments with speakers, split between words of different ones; all times are the chunk's.
+    """Yields the segments with speakers, split between words of different ones.
 
-    A word belongs to the turn that contains its midpoint, else to the nearest turn. Without turns, the
-    segments are unchanged.
+    All times are the chunk's. A word belongs to the turn that contains its midpoint, else to the nearest
+    turn. Without turns, the segments are unchanged.
     """
     if not turns:
         yield from segments

@@ -1,4 +1,4 @@
-"""Spelling of words and segments: words have the times, the text has blanks and punctuation."""
+"""Spelling: words have times, the text has their blanks and punctuation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TOUCHING = 0.5
 
 
 def spell_words(segment: Segment) -> list[str]:
-    """Each word as spelled in the text, with its punctuation and blanks; joined, they are the text.
+    """Each word as spelled in the text; joined, they are it.
 
-    If text and words do not match, returns the words with their own blanks, or with one each if they have
-    none.
+    Words have their punctuation and blanks. If text and words do not match, returns the words with their own
+    blanks, or with one each if they have none.
     """
     found = _locate_words(segment.text, segment.words)
     if found is None:
@@ -45,7 +45,7 @@ def continues_word(before: Segment, segment: Segment) -> bool:
 
 
 def _locate_words(text: str, words: Sequence[Word]) -> list[tuple[int, int]] | None:
-    """Begin and end of each word in the text; None if a word is missing or out of order."""
+    """Begin and end of each word in the text, if in order."""
     places: list[tuple[int, int]] = []
     at = 0
     for word in words:
@@ -58,7 +58,7 @@ def _locate_words(text: str, words: Sequence[Word]) -> list[tuple[int, int]] | N
 
 
 def _find_border(text: str, end: int, begin: int) -> int:
-    """Border between two words in the text: after the blanks; punctuation stays with the word it touches.
+    """Border between two words, behind the blanks; punctuation stays with its word.
 
     Without blanks, as in some languages, punctuation belongs to the word before.
     """

@@ -159,7 +159,7 @@ class _SessionClock:
         return offset
 
     def _by_position(self, position: float | None, overlap: float) -> float | None:
-        """Offset by the recording's time stamps; None if they are missing or implausible."""
+        """Offset by the recording's time stamps; None if they are implausible."""
         # The first chunk of a recording has no position relative to the chunk before it.
         if not position or self._recording is None:
             return None

@@ -1,4 +1,4 @@
-"""Renders a session's transcript as SubRip, WebVTT, plain text, tab-separated values or JSON."""
+"""Renders a session's transcript as SubRip, WebVTT, text, TSV or JSON."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _escape_text(text: str) -> bytes:
 
 
 def _render_srt(shown: Iterable[Cue], style: CaptionStyle) -> str:
-    """SubRip has no markup: the text follows the speaker in brackets."""
+    """Renders SubRip, without markup: the text follows the speaker in brackets."""
     return "".join(
         _format_cue(number, cue, ",", _prefix_speaker(cue, style)) for number, cue in enumerate(shown, 1)
     )
 
 
 def _render_vtt(shown: Iterable[Cue], style: CaptionStyle) -> str:
-    """WebVTT is markup: texts are escaped, a speaker becomes a voice tag, a word's start a time tag."""
+    """Renders WebVTT with escaped texts, voice tags, and time tags."""
     blocks = []
     for number, cue in enumerate(shown, 1):
         voice = f"<v {_escape_markup(cue.speaker)}>" if cue.speaker and style.speakers else ""
@@ -60,7 +60,7 @@ def _render_vtt(shown: Iterable[Cue], style: CaptionStyle) -> str:
 
 
 def _render_tsv(segments: Sequence[Segment]) -> str:
-    """Whisper's columns: start and end in milliseconds, text; the speaker if there are labels."""
+    """Renders Whisper's columns: milliseconds of start and end, text; speakers if labelled."""
     rows = [
         [str(round(each.start * 1000)), str(round(each.end * 1000)), " ".join(each.text.split())]
         for each in segments
@@ -82,7 +82,7 @@ def _escape_markup(text: str) -> str:
 
 
 def _mark_words(cue: Cue) -> str:
-    """The text with a time tag before each word; times must rise, and lie within the cue.
+    """The text with a rising time tag before each word.
 
     Each word is an element, since players dim elements that are still to come, not plain text.
     """

@@ -1,4 +1,4 @@
-"""Limits word and segment times to their window: engines round, guess and overshoot."""
+"""Limits times to their window: engines round, guess and overshoot."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AudioRef(msgspec.Struct, frozen=True, kw_only=True):
-    """The exact audio that was transcribed: `name` is the file name, `key` its key in the source."""
+    """The exact audio that was transcribed; `key` is in the source."""
 
     name: str
     key: str
@@ -68,7 +68,7 @@ class AudioRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """The transcript of one chunk. No speech is a success: no segments, flag `no-speech`."""
+    """The transcript of one chunk; no speech is a success, without segments."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -96,7 +96,7 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
 
 
 class PartSpeakers(msgspec.Struct, frozen=True, kw_only=True):
-    """The labels of the voices of a chunk, so that they stay the same when later chunks arrive."""
+    """The labels of a chunk's voices, kept when later chunks arrive."""
 
     mark: str
     """Hash of the object with its voices."""
@@ -105,7 +105,7 @@ class PartSpeakers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionPart(msgspec.Struct, frozen=True, kw_only=True):
-    """Position of one chunk in its session; `flags` show if its transcript is missing."""
+    """Position of one chunk in its session; `flags` mark missing transcripts."""
 
     key: str
     transcript: str
@@ -151,7 +151,7 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes) -> Transcript | ForeignTranscript:
-    """Decodes our transcript, or the readable fields of a foreign one. Raises PermanentError."""
+    """Decodes our transcript, or a foreign one's fields; raises PermanentError."""
     found = _parse_transcript(data)
     # Quoted numbers are accepted, and "nan" is one; no subtitle can be placed at nan or 1e308.
     if not all(abs(seconds) <= LONGEST for seconds in _list_times(found)):

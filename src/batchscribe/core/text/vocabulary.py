@@ -17,7 +17,10 @@ _MARKS = " .,!?;:…。、！？\"'"
 
 
 def parse_vocabulary(text: str) -> tuple[str, ...]:
-    """Parses a term a line; `#` begins a comment line. Raises MisconfiguredError, which names the line."""
+    """Parses a term a line; raises MisconfiguredError with the line.
+
+    `#` begins a comment line.
+    """
     terms: dict[str, None] = {}
     for number, line in enumerate(text.splitlines(), 1):
         term = " ".join(line.split())
@@ -35,9 +38,9 @@ def parse_vocabulary(text: str) -> tuple[str, ...]:
 
 
 def is_recited(text: str, terms: Sequence[str], *, silent: bool) -> bool:
-    """True if a text is nothing but the vocabulary, recited: several words of it in its own order.
+    """True if a text is only words of the vocabulary, in order.
 
-    If the model rates the window as `silent`, any words of the vocabulary are.
+    If the model rates the window as `silent`, any words of the vocabulary are recited.
     """
     words = [word for word in map(_fold_word, text.split()) if word]
     known = list(filter(None, map(_fold_word, chain.from_iterable(map(str.split, terms)))))

@@ -43,7 +43,7 @@ class VoiceGroup:
         object.__setattr__(self, "norm", norm if math.isfinite(norm) else 0.0)
 
     def compare(self, other: VoiceGroup) -> float:
-        """Cosine similarity, -1 to 1; -inf if both are known speakers, who stay apart."""
+        """Cosine similarity, -1 to 1; -inf if both are known speakers."""
         if self.label and other.label:
             return -math.inf
         product: float = sum(map(mul, self.total, other.total))
@@ -68,16 +68,17 @@ def make_piece(vector: Vector, seconds: float, member: object) -> VoiceGroup | N
 
 
 def be_strict(alike: float) -> float:
-    """Similarity from which on two groups are of one voice: means are more similar than their pieces.
+    """Similarity from which on two groups are of one voice.
 
-    For 0.5 it is 0.75. pyannote's speaker-diarization-3.1 joins means of WeSpeaker's embeddings up to a
-    distance of 0.7046 between unit vectors: a similarity of 1 - 0.7046² / 2 = 0.752.
+    Means are more similar than their pieces. For 0.5 it is 0.75. pyannote's speaker-diarization-3.1 joins
+    means of WeSpeaker's embeddings up to a distance of 0.7046 between unit vectors: a similarity of 1 -
+    0.7046² / 2 = 0.752.
     """
     return (1 + alike) / 2
 
 
 def add_piece(groups: list[VoiceGroup], piece: VoiceGroup, strict: float, most: int) -> None:
-    """Adds a piece to the most similar group, or as a new group. There are at most twice `most`."""
+    """Adds a piece to the most similar group, or as one."""
     similarities = [piece.compare(group) for group in groups]
     best = max(similarities, default=-math.inf)
     if best >= strict:
@@ -131,13 +132,13 @@ def _reduce(groups: Sequence[VoiceGroup], keep_alive: Callable[[], object]) -> S
 
 
 def _score_merge(one: VoiceGroup, two: VoiceGroup) -> float:
-    """Ward's criterion, the least increase of variance: a brief outlier never makes two speakers one."""
+    """Ward's criterion: a brief outlier never makes two speakers one."""
     weight = one.seconds * two.seconds / (one.seconds + two.seconds or 1.0)
     return weight * (one.compare(two) - 1)
 
 
 def _dissolve_brief(groups: Sequence[VoiceGroup]) -> list[VoiceGroup]:
-    """Merges each group with little speech, and no label, into the most similar other one."""
+    """Merges each brief group without label into the most similar other."""
     kept = [group for group in groups if group.label or group.seconds >= BRIEF]
     if not kept:
         return list(groups)
@@ -156,9 +157,9 @@ def _agglomerate(
     least: float = -math.inf,
     count: int = 1,
 ) -> list[VoiceGroup]:
-    """Merges the pair with the highest score, repeatedly, until that is below `least` or `count` are left.
+    """Merges the pair with the highest score, repeatedly.
 
-    Groups keep the order of their first members.
+    It ends when that is below `least`, or `count` are left. Groups keep the order of their first members.
     """
     left = list(groups)
     scores = [[score(one, two) for two in left[:at]] for at, one in enumerate(left)]

@@ -1,4 +1,4 @@
-"""The voices of one chunk: embeddings, and the times at which they speak. Stored beside its transcript.
+"""The voices of one chunk: embeddings and times, beside its transcript.
 
 Embeddings are voice data: only these objects have them, which lie with the session and are deleted with it.
 """
@@ -46,7 +46,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
-    """The voices of one chunk; `audio` is the exact audio that they were found in."""
+    """The voices of one chunk; `audio` is their exact source."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -62,7 +62,7 @@ class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
         return self.model, max((len(voice.vector) for voice in self.voices), default=0)
 
     def list_groups(self) -> list[VoiceGroup]:
-        """A group for each voice, whose only member is the voice's number. Raises PermanentError."""
+        """A group for each voice, by number as member; raises PermanentError."""
         groups = [
             make_piece(_unpack(voice.vector), _measure(voice.spans), number)
             for number, voice in enumerate(self.voices)
@@ -73,7 +73,7 @@ class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_voices(audio: AudioRef, model: str, alike: float, groups: Iterable[VoiceGroup]) -> ChunkVoices:
-    """The voices of a chunk from groups whose members are (begin, end) in seconds of the chunk."""
+    """The voices from groups, whose members are (begin, end) in seconds."""
     voices = tuple(
         Voice(
             vector=struct.pack(
@@ -91,7 +91,7 @@ def encode_voices(voices: ChunkVoices) -> bytes:
 
 
 def decode_voices(data: bytes) -> ChunkVoices:
-    """Decodes a chunk's voices. Raises PermanentError, also for embeddings that cannot be compared."""
+    """Decodes a chunk's voices; raises PermanentError for any that are unusable."""
     try:
         found = msgspec.json.decode(data, type=ChunkVoices)
     except UNREADABLE as error:
@@ -108,7 +108,7 @@ def _unpack(vector: bytes) -> Sequence[float]:
 
 
 def _measure(spans: Iterable[VoiceSpan]) -> float:
-    """Seconds of the spans; a crafted one counts a little, so that its group has a direction."""
+    """Seconds of the spans, at least a little for crafted ones."""
     return max(math.fsum(span.end - span.start for span in spans), 0.01)
 
 

@@ -49,7 +49,7 @@ class ChunkPlace:
 
 
 def assign_to_chunks(segments: Iterable[Segment], places: Sequence[ChunkPlace]) -> list[tuple[Segment, ...]]:
-    """Returns the segments of each place, on its chunk's clock; none for published ones.
+    """Returns each place's segments on its clock; none for published ones.
 
     `segments` are in order, on the timeline's clock, and their words do not overlap; assign separately
     transcribed channels one by one. A segment of several chunks is split between its words. Times are limited
@@ -88,7 +88,7 @@ class _Owners:
         """For each place: the earliest word start of the published places from it on."""
 
     def find_owner(self, start: float, end: float) -> int | None:
-        """Index of the owner; None if a published chunk covers the span, with or without a word."""
+        """Index of the owner; None if a published chunk covers the span."""
         middle = (start + end) / 2
         # A span outside all places belongs to the nearest one.
         at = min(bisect_right(self._lasts, middle), len(self._places) - 1)
@@ -145,7 +145,7 @@ def _split_by_owner(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Se
 
 
 def split_by_group(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
-    """Splits the segment into parts of one group each, in order; `groups` has the group of each word."""
+    """Splits the segment by the group of each word, in order."""
     texts = spell_words(segment)
     spelled = zip(groups, texts, _find_attached(texts), segment.words, strict=True)
     whole = len(set(groups)) == 1 and segment.text.strip()
@@ -163,7 +163,7 @@ def _find_attached(texts: Sequence[str]) -> list[bool]:
 
 
 def _on_chunk(segment: Segment, place: ChunkPlace) -> Segment:
-    """The segment with its times on the chunk's clock; it covers its words."""
+    """The segment on the chunk's clock; it covers its words."""
     words = tuple(_word_on_chunk(word, place) for word in segment.words)
     begin = words[0].start if words else _clip_time(segment.start, place)
     end = words[-1].end if words else _clip_time(segment.end, place)
@@ -184,7 +184,7 @@ def _word_on_chunk(word: Word, place: ChunkPlace) -> Word:
 
 
 def _clip_time(time: float, place: ChunkPlace) -> float:
-    """Converts a time to the chunk's clock, limited to the chunk, in milliseconds."""
+    """Converts a time to the chunk's clock, within it, in milliseconds."""
     # Sums of decimal fractions fall short of a whole millisecond by about 1e-12.
     length = place.end - place.begin
     limit = int(length * 1000 + 1e-6) / 1000 if length < math.inf else length
