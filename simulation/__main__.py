@@ -1,4 +1,7 @@
-"""Plays episodes and prints their results; exit code 1 if an invariant was broken."""
+"""Plays episodes and prints their results.
+
+Exit code 1 if an invariant was broken.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def played(seeds: Sequence[int], focus: Focus | None = None) -> Played:
-    """Plays the episodes of these seeds; returns them and their processor time in seconds."""
+    """Plays the episodes of these seeds.
+
+    Returns them and their processor time in seconds.
+    """
     begun = os.times()
     with listening() as listener, _rare_collections():
         results = [play(seed, listener, focus) for seed in seeds]

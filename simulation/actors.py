@@ -17,7 +17,7 @@ from simulation.weather import CALM, HOUR, MINUTE, Weather, between
 
 
 class Actors:
-    """All actors of a stage; draws no random numbers if the weather has none."""
+    """All actors of a stage; only those of its weather act."""
 
     def __init__(self, stage: Stage, weather: Weather, process: Process) -> None:
         self.second: SecondHost | None = None
@@ -99,7 +99,7 @@ class Actors:
         self._stage.promises.wrong(HOUR)
 
     def _second_arrives(self) -> None:
-        """Adds the second host; copies the ledger only if no run is open."""
+        """Adds the second host; it copies the ledger only between runs."""
         stage = self._stage
         cloned = stage.rng.random() < self._weather.cloned
         self._met(f"a second host{', cloned' if cloned else ''}")
@@ -117,7 +117,7 @@ class Actors:
         self.second.plan(stage.line, between(stage.rng, 0.0, stage.policy.check_interval.total_seconds()))
 
     def _set_back(self, run: Run) -> None:
-        """Sets the clock back by hours while a run works, and corrects it later."""
+        """Sets the clock back while a run works, and corrects it later."""
         stage, chance = self._stage, self._weather.set_back
         if run.state is not RunState.DISPATCHING or not chance or stage.at_work.host != FIRST:
             return

@@ -1,4 +1,4 @@
-"""I7 and I13: compares the bill of each settled run with its machine's running time."""
+"""I7 and I13: the bills of settled runs and their running times."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Bills:
         return Kept({run: tuple(looks) for run, looks in self._kept.items()})
 
     def ledger_lost(self, lost: Collection[str], older: Kept | None = None) -> None:
-        """Drops the polls of these runs, except those in an older copy of the ledger.
+        """Drops these runs' polls, except those in an older ledger.
 
         Their start may be among the lost ones, so they are billed from their intent on.
         """
@@ -72,11 +72,14 @@ class Bills:
         self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
 
     def doubt_recovered(self) -> None:
-        """The instance is up for another user: with its start lost, a run cannot tell that from its own."""
+        """Records that the instance is up for another user.
+
+        With its start lost, a run cannot distinguish that from its own.
+        """
         self.in_doubt |= self._recovered
 
     def check(self, run: Run) -> None:
-        """Checks a settled run; a borrowed machine runs anyway and is not measured."""
+        """Checks a settled run, unless it borrowed its machine."""
         if run.borrowed:
             return
         spans = [span for span in self._ours.spans if span.holder == run.id]
@@ -105,7 +108,10 @@ class Bills:
             self._gate.violated("I13", f"{run.id} was observed up, ran {truth:.0f} s and is billed nothing")
 
     def _paid(self, name: str, paid: Usd, rates: Sequence[int], least: float, most: float) -> None:
-        """I7 in dollars, of a run or of one of its machines. `rates`: micro-dollars an hour."""
+        """I7 in dollars, of a run or of one of its machines.
+
+        `rates`: micro-dollars an hour.
+        """
         if paid.micros < min(rates) * max(0.0, least) / 3600:
             self._gate.violated("I7", f"{name} cost ${paid.text(4)} for {least:.0f} s and more at {rates}")
         limit = max(rates) * max(most, MINIMUM_BILLED_SECONDS) / 3600 + 1

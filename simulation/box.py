@@ -110,7 +110,10 @@ class FromTheBox:
 
 
 class Box:
-    """Host of one machine, through all its boots; also the production agent's Workers."""
+    """Host of one machine, through all its boots.
+
+    Also the production agent's Workers.
+    """
 
     def __init__(
         self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: CloudMachine, script: WorkerScript
@@ -157,7 +160,7 @@ class Box:
         return [worker for (name, _number), worker in self.workers.items() if name == run]
 
     def given_at(self, run: str, worker: int) -> float | None:
-        """Time at which that worker of the run got its manifest; None if there is none."""
+        """Time at which that worker of the run got its manifest."""
         at = self._bucket.modified(keys.manifest(run, worker))
         return self._line.moment(at) if at else None
 
@@ -188,7 +191,7 @@ class Box:
     # what a controller asks over ssh
 
     def start(self, request: StartRequest) -> None:
-        """Permits the run's workers, and starts an agent if none is live: agent.host.Box.start."""
+        """Permits the run's workers, and starts an agent if none lives."""
         given = msgspec.structs.asdict(request)
         self._permits[request.run] = StartPermit(**given, boot=self._boot_id, at=self._line.now())
         if self._agent is None:
@@ -265,7 +268,7 @@ class Box:
         self._step_agent(self._agent, boot)
 
     def _step_agent(self, agent: BoxAgent, boot: Boot) -> None:
-        """Makes one step of the agent, unless it died or its machine went down."""
+        """Makes one step of the agent, unless it or its machine ended."""
         if self._agent is not agent:
             return
         if self._line.seconds - self._since() >= boot.agent_lasts:

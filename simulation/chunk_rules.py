@@ -57,14 +57,14 @@ class ChunkRules:
             self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
 
     def _startable(self, key: str, then: datetime) -> bool:
-        """True if the chunk was pending and had not failed at some time since `then`."""
+        """True if the chunk was pending and untried after `then`."""
         done = self._bucket.modified(transcript_of(key))
         failed = self._failed(key)
         held = self._bucket.modified(keys.quarantine(key))
         return all(at is None or at > then for at in (done, held, *failed))
 
     def _retry_due(self, key: str) -> bool:
-        """True if the chunk failed, and has waited the maximum time for its next attempt."""
+        """True if the chunk failed, and is due for its next attempt."""
         if self._closed(key) or not (failed := self._failed(key)):
             return False
         lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
@@ -74,7 +74,7 @@ class ChunkRules:
         return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
 
     def _failed(self, key: str) -> list[datetime]:
-        """Times at which the bucket received each failure of the chunk, compacted or not."""
+        """Times of the chunk's failures in the bucket, compacted or not."""
         digest = keys.digest(key)
         stored = list_attempts(self._bucket, digest).stored
         names = [name for name in stored if keys.chunk_of(name)[0] == digest]
@@ -109,7 +109,7 @@ class ChunkRules:
         return [key for key in self.uploaded if not self._closed(key)]
 
     def progress(self, attempts: int) -> int:
-        """Measure of the chunks that are done or quarantined, and of failed attempts up to a quarantine.
+        """Measure of closed chunks, and of failed attempts up to a quarantine.
 
         A start may have room for two of many chunks that always fail: each of its attempts counts.
         """
@@ -127,7 +127,7 @@ class ChunkRules:
             self._alerted = self._line.now()
 
     def waited(self, begun: int) -> None:
-        """I14, after a tick in the calm period; `begun`: number of runs that it began."""
+        """I14, after a tick in the calm period that began `begun` runs."""
         now = self._line.now()
         if begun or now - self._alerted <= self.policy.max_wait + ALERTED_AGAIN:
             return

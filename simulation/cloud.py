@@ -1,4 +1,4 @@
-"""Access of one controller to the simulated cloud: refusals, stale polls, and a record of its requests.
+"""Access of one controller to the simulated cloud.
 
 The states that it shows may be older than the true ones; requests on foreign machines are recorded, and
 checked elsewhere.
@@ -22,7 +22,10 @@ UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """A controller's request on an instance, with its time: the call may last long."""
+    """A controller's request on an instance, with its time.
+
+    The call may last long.
+    """
 
     call: str
     instance: str

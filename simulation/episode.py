@@ -1,7 +1,7 @@
-"""One episode: a host, its schedule, and half a day of faults, from one seed.
+"""One episode: a host and half a day of faults, by seed.
 
-The production tick runs unchanged, process after process on one timeline. A process loses its memory
-when it ends; ledger, store, cloud and GPU host continue.
+The production tick runs unchanged, process after process on one timeline. A process loses its memory when it
+ends; ledger, store, cloud and GPU host continue.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Result(Counts):
 
 
 def play(seed: int, listener: Listener, focus: Focus | None = None) -> Result:
-    """Plays the episode of this seed to its end, or to the first violation."""
+    """Plays the episode to its end, or to the first violation."""
     episode = Episode(seed, focus)
     listener.heard = episode.logged
     try:
@@ -97,7 +97,7 @@ class Episode:
         self.actors = Actors(self.stage, self.weather, self._as_process)
 
     def run(self) -> None:
-        """Plays the faults, then the calm period, in which everything has to finish."""
+        """Plays the faults, then the calm period, which has to finish everything."""
         self._plan()
         line = self.stage.line
         while line.seconds < self.hours * HOUR:
@@ -258,7 +258,7 @@ class Episode:
         self.stage.trace.add(f"it ended, after {len(runs)} runs")
 
     def _as_process(self, name: str, slot: Slot, act: Callable[[], object]) -> None:
-        """Plays a process from its start to its end, or to its crash."""
+        """Plays a process from its start to its end or crash."""
         stage = self.stage
         stage.begin(slot, name)
         if slot is stage.main and name != "watchdog":

@@ -1,4 +1,4 @@
-"""Faults of the controller's calls: outages, partitions, lack of capacity, throttling, random errors."""
+"""Faults of the controller's calls."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ _UNAVAILABLE: dict[str, type[BatchscribeError]] = {
 
 
 class VendorError(Exception):
-    """Error of a vendor's library below an adapter; its text holds a secret."""
+    """Error of a vendor's library; its text holds a secret."""
 
 
 class Trouble:
-    """Faults of one episode, drawn at each call of the gate; `calm` ends all."""
+    """Faults of one episode, drawn at each call of the gate.
+
+    `calm` ends all.
+    """
 
     def __init__(self, rng: random.Random, line: Timeline, weather: Weather) -> None:
         self.partitioned_until = 0.0
@@ -81,7 +84,7 @@ class Trouble:
         return seconds
 
     def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:
-        """Error of the call, and True if it still takes effect; or None."""
+        """(error of the call, True if it still takes effect), or None."""
         found = self._stands(name)
         if found:
             self.wrong(0.0)

@@ -1,4 +1,4 @@
-"""A user with write access to the bucket only, who forges and deletes control objects."""
+"""A user who may only write the bucket, and forges control objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from simulation.weather import HOUR, between, pick
 
 
 class Forger:
-    """Reads everything in the bucket, including ids of runs and of the scheduler."""
+    """Reads everything in the bucket, also ids of runs and scheduler."""
 
     def __init__(
         self, rng: random.Random, line: Timeline, bucket: Bucket, instance: str, runs: Mapping[str, Run]
@@ -65,7 +65,7 @@ class Forger:
             self._line.at(between(self._rng, 0.0, hours * HOUR), self._act(pick(self._rng, acts)))
 
     def _act(self, forge: Callable[[Run], None]) -> Callable[[], None]:
-        """Returns an act on the latest open run, which retries until a run is open."""
+        """Returns an act on the latest open run, once there is one."""
 
         def act() -> None:
             still_open = [run for run in self._runs.values() if run.open and not run.id.startswith(FORGED)]
@@ -84,7 +84,7 @@ class Forger:
         return self._line.now()
 
     def _settlement(self, run: Run) -> None:
-        """Forges a settlement: with no cost, a huge one, or a plausible one."""
+        """Forges a settlement at no cost, a huge or a plausible one."""
         begin = Moment(run.created)
         end = Moment(run.created + timedelta(hours=pick(self._rng, (0.0, 0.2, 2.0, 1e5))))
         meter = Meter(start_requested=begin, up_since=begin, running_since=begin, stopped=end)
@@ -115,7 +115,7 @@ class Forger:
         )
 
     def _manifest(self, run: Run) -> None:
-        """Forges the run's next or current manifest, with another store or other names."""
+        """Forges a manifest of the run, with another store or names."""
         number = max(0, len(run.manifests) - pick(self._rng, (0, 1)))
         self._bucket.forge(keys.manifest(run.id, number), wire.encode(self._forged_manifest(run, number)))
 
@@ -147,7 +147,7 @@ class Forger:
         self._bucket.forge(keys.exit_record(record.run, record.worker), wire.encode(record))
 
     def _claim(self, run: Run) -> None:
-        """Forges a claim in the instance's record, with intent and manifest of a forged run."""
+        """Forges a claim in the instance's record, with a forged run."""
         place = keys.instance(self._instance)
         record = msgspec.json.decode(self._bucket.get(place).data, type=InstanceRecord)
         lie = self._forged_run(run)

@@ -40,10 +40,10 @@ Trouble = Callable[[str], tuple[BatchscribeError, bool] | None]
 
 
 class Gate:
-    """Counts the steps of a process that can die at each of them.
+    """Steps of a process that can die at each of them.
 
-    `crash` is the probability of that at each step. `check` checks the invariants; `trouble` returns
-    the fault of a call, `takes` its duration in seconds.
+    `crash` is the probability of that at each step. `check` checks the invariants; `trouble` returns the
+    fault of a call, `takes` its duration in seconds.
     """
 
     def __init__(self, rng: random.Random, line: Timeline, trace: Trace) -> None:
@@ -109,7 +109,7 @@ class Gate:
         return result
 
     def _pass(self, seconds: float) -> None:
-        """Lets time pass inside a call, up to the limit of a process that hangs."""
+        """Passes the time of a call, up to a hung process's limit."""
         left = self._alive_at + self.limit - self._line.seconds
         self._line.sleep(min(seconds, max(0.0, left)))
         self._alive()
@@ -120,7 +120,10 @@ class Gate:
             raise Crashed
 
     def point(self, name: str, subject: str = "", *, unchanged: bool = False) -> None:
-        """A point at which the process may die. `unchanged`: the world is as at the last check."""
+        """A point at which the process may die.
+
+        `unchanged`: the world is as at the last check.
+        """
         self._alive()
         self.steps += 1
         self._trace.add(f"{name} {subject}")
@@ -137,7 +140,7 @@ class Gate:
             raise Crashed
 
     def violated(self, invariant: str, text: str) -> NoReturn:
-        """Ends the episode. Every later step raises the violation again, even if it was caught."""
+        """Ends the episode: later steps raise the violation again, if caught."""
         self.violation = self.violation or Violation(invariant, text)
         raise self.violation
 
@@ -148,5 +151,5 @@ class Gate:
             raise Crashed
 
     def _rare(self, chance: float) -> int:
-        """Draws the number of steps until an event with this chance at each step."""
+        """Draws the number of steps until an event of this chance."""
         return 1 + int(math.log(1.0 - self._rng.random()) / math.log(1.0 - chance))

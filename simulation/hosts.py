@@ -20,7 +20,10 @@ Process = Callable[[str, Slot, Callable[[], object]], None]
 
 
 class SecondHost:
-    """Host whose passes never wait, and run between steps of the first host's processes."""
+    """Host whose passes run between steps of the first host's.
+
+    They never wait.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,10 @@ class SecondHost:
         *,
         cloned: bool,
     ) -> None:
-        """`cloned`: its state directory is a copy with the first host's id. `process` plays a process."""
+        """Sets up the host; `process` plays a process.
+
+        `cloned`: its state directory is a copy with the first host's id.
+        """
         self.slot = slot
         self.ledger = ledger
         scheduler = config.scheduler if cloned else "another"

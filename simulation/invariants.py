@@ -1,4 +1,4 @@
-"""Invariants of every step, checked against the true state and never against reports.
+"""Invariants of every step, checked against the true state.
 
 I1   our instance is up only with a durable intent and a guard's order (or after the order's window)
 I2   our instance never runs past its deadline + 20 minutes, nor does our worker on a borrowed machine
@@ -129,7 +129,7 @@ class Checker:
             self._guarded(machine, machine.id, machine.holder)
 
     def _guarded(self, machine: CloudMachine, name: str, run: str) -> None:
-        """I1 and I2 of a machine, by the name that its stop orders have."""
+        """I1 and I2 of a machine; stop orders have its `name`."""
         now, deadline = self._line.now(), self._deadlines[run]
         over = max(deadline, self._late.get(run, deadline)) + LIMIT
         if machine.state is InstanceState.RUNNING and now > over and run not in self.unguarded:
@@ -147,7 +147,10 @@ class Checker:
     # I3: polls, and acts on them
 
     def enter(self, pid: int, host: str, now: Callable[[], datetime]) -> None:
-        """Sets the process of the next polls and writes; a process id is never used again."""
+        """Sets the process of the next polls and writes.
+
+        A process id is never used again.
+        """
         self._me = self._seen.setdefault(pid, _Seen())
         self._host, self._host_now = host, now
 
@@ -159,7 +162,7 @@ class Checker:
             self._doubt_bill(self._ours)
 
     def acted(self, act: Act) -> None:
-        """Checks a request on an instance, with its claim if it has one."""
+        """Checks a request on an instance, with its claim, if any."""
         call, instance, claim = act.call, act.instance, act.claim
         machine = self._cloud.machines.get(instance)
         if claim is not None:
@@ -233,7 +236,7 @@ class Checker:
             self._taken_over.add((run, self._host))
 
     def _join(self, machine: CloudMachine, run: str) -> None:
-        """Makes the machine ours after two simultaneous starts that neither side could detect.
+        """Makes the machine ours after two undetectable simultaneous starts.
 
         Between two of our schedulers the tag decides, and the other one lets go.
         """
@@ -251,7 +254,7 @@ class Checker:
         return Memory(self.bills.copy(), dict(self._launched))
 
     def ledger_lost(self, host: str, older: Memory | None = None) -> None:
-        """Drops this host's records, except those in an older copy of its ledger.
+        """Drops this host's records, except those in an older ledger.
 
         From now on its runs are billed from their intent on.
         """
@@ -290,14 +293,14 @@ class Checker:
             self._gate.violated("I12", f"{run.id} was forged, and is {run.state} for ${run.cost.text(4)}")
 
     def _opened(self, run: Run) -> None:
-        """Notes a run that was opened over a live claim, and took that run's type for the machine's own."""
+        """Records a run that took a live claim's type for its own."""
         claimed = self._me.look[1].run if self._me.look else None
         live = claimed is not None and self._line.now() < self._deadlines.get(claimed, self._line.now())
         if live and self._owners[claimed or ""] != self._host and run.own_type != self.own_type:
             self._type_lost = True
 
     def _up_as(self, run: Run) -> None:
-        """Records the launch time if the run was observed up under its own tag."""
+        """Records the launch time of a run observed up under its tag."""
         if self._me.look is None:
             return
         at, seen = self._me.look

@@ -1,4 +1,4 @@
-"""The processor of the controller's host, beside the GPU: often too slow, and it dies with its host."""
+"""The CPU of the controller's host, often too slow for its work."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Listener:
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """Sends all events to a listener during the block, and restores the configuration afterwards."""
+    """Sends all events to a listener during the block."""
     before = structlog.get_config()
     listener = Listener()
     structlog.configure(

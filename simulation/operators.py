@@ -1,4 +1,4 @@
-"""The first host's operator: edits settings for a while, and handles the ledger's file."""
+"""The operator of the first host: edited settings and ledger files."""
 
 from __future__ import annotations
 

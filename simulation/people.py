@@ -1,4 +1,4 @@
-"""Uploads, manual users of the GPU, and another scheduler with its own claims."""
+"""Uploads, manual users of the GPU, and another scheduler."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Uploads:
 
 
 class Hands:
-    """Users at the console, and another scheduler; both act without regard to ours."""
+    """Users at the console, and another scheduler, both independent of ours."""
 
     def __init__(self, rng: random.Random, line: Timeline, cloud: Cloud, instance: str) -> None:
         self.over = False
@@ -97,7 +97,7 @@ class Hands:
             self._cloud.begin_stop(self._id, force=True)
 
     def _visit(self) -> None:
-        """Uses the GPU for a while if it is free, and stops it."""
+        """Uses the GPU for a while if it is free."""
         if self.over or self._cloud.machine(self._id).state is not InstanceState.STOPPED:
             return
         self._cloud.start_unclaimed(self._id)
@@ -125,7 +125,7 @@ class Hands:
             self._line.at(0.5 * MINUTE, lambda: self._stop(holder))
 
     def _foreign_run(self, name: str) -> Callable[[], None]:
-        """Returns the start of a foreign run, with tags and a deadline, as careful as ours."""
+        """Returns the start of a foreign run, as careful as ours."""
 
         def begin() -> None:
             machine = self._cloud.machine(self._id)

@@ -1,4 +1,4 @@
-"""Documented time bounds, checked against the true state in the absence of faults.
+"""Documented time bounds, checked in the absence of faults.
 
 P1   a GPU whose work has ended gets its stop request within two minutes while the controller's host is up
 P2   without any controller the GPU host switches it off within three
@@ -125,11 +125,11 @@ class Promises:
         self.wrong(HOUR)
 
     def telling(self) -> None:
-        """Records that a message is being sent, due now by the host's clock."""
+        """Records the time at which a message becomes due."""
         self._telling = self._line.seconds
 
     def told(self, title: str, host: str) -> None:
-        """P4, for repeated messages: an alert, or a start that fails like the last one."""
+        """P4, for repeated messages: alerts, and starts that fail alike."""
         subject = title
         if named := _NAME.search(title):
             outcome = title[named.end() :]

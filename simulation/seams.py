@@ -212,7 +212,7 @@ SENDING = "message that is about to be sent"
 
 
 class Ears:
-    """Notifier, view and reader of reports; `heard` gets every text that users would see."""
+    """Notifier, view and reader of reports, which collects all texts."""
 
     def __init__(self, gate: Gate, heard: Callable[[str, str], None]) -> None:
         self._gate = gate
@@ -239,10 +239,10 @@ class Ears:
 
 
 class KernelLock:
-    """A protocols.Lock on a file that is never unlinked; models the kernel's lock table.
+    """A protocols.Lock on a file, with the kernel's lock table.
 
-    A file is a number, and `at` is the path's current file. `doubled` is called if a
-    second process gets the lock while the first one still runs.
+    A file is a number, and `at` is the path's current file. `doubled` is called if a second process gets the
+    lock while the first one still runs.
     """
 
     def __init__(self, doubled: Callable[[str], object]) -> None:
@@ -284,7 +284,7 @@ class KernelLock:
         return self.at
 
     def unlink(self) -> None:
-        """Removes the file's name; its holder keeps its lock. batchscribe must never do this."""
+        """Removes the file's name, which batchscribe must never do."""
         self.at = 0
 
     def bury(self, pid: int) -> None:

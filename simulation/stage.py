@@ -204,7 +204,7 @@ class Stage:
 
     @property
     def is_up(self) -> bool:
-        """True if a machine is up for a run of ours, lost or not."""
+        """True if a machine is up for a run of ours."""
         return self.checker.ours(self.machine.holder)
 
     # the wiring
@@ -310,7 +310,10 @@ class Stage:
         return box
 
     def _lane(self) -> Lane:
-        """A lane that is as fast as its estimate or much slower; the GPU may finish its chunks first."""
+        """A lane as fast as estimated or much slower.
+
+        The GPU may finish its chunks first.
+        """
         self.pays_twice = True
         slow = pick(self.rng, (1.0, 1.0, 10.0, 100.0))
         script = WorkerScript(
@@ -361,7 +364,7 @@ class Stage:
             slot.world = self.settings.world(world) if self.settings else world
 
     def world_of(self, slot: Slot, ledger: LedgerSeam, owner: str = FIRST) -> World:
-        """World of one process; host `owner` created the secret in its state directory."""
+        """World of one process; `owner` created its scheduler's secret."""
         gate, clock = slot.gate, slot.clock
         store = StoreSeam(self.bucket, gate)
         ears = Ears(gate, self._heard)

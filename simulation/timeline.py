@@ -1,4 +1,4 @@
-"""Simulated time: a timeline of events, the true clock, and the host's clock."""
+"""Simulated time: events, the true clock, and the host's clock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Timeline(FakeClock):
 
 @dataclass(slots=True)
 class HostTime:
-    """Clock state of a host: error of its wall clock, and boot time."""
+    """A host's clock: error of its wall clock, and boot time."""
 
     offset: timedelta = timedelta(0)
     booted: float = -1000.0

@@ -11,7 +11,7 @@ SHOWN = 90
 
 
 class Trace:
-    """All steps and events, in order. Two runs of one seed must have the same digest."""
+    """All steps and events, in order: one seed, one digest."""
 
     def __init__(self, line: Timeline) -> None:
         self._line = line

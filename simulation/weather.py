@@ -1,7 +1,4 @@
-"""Kinds and rates of faults in an episode, drawn once from its seed.
-
-Most episodes have only a few kinds of faults, so that no kind hides the others.
-"""
+"""Kinds and rates of an episode's faults, drawn from its seed."""
 
 from __future__ import annotations
 
@@ -18,7 +15,10 @@ HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
-    """Probabilities for each step, call, start, boot, chunk or tick; counts for each episode."""
+    """Probabilities of faults, and counts for each episode.
+
+    A probability is for each step, call, start, boot, chunk or tick.
+    """
 
     crash: float = 0.0
     """That the controller dies at a step."""
@@ -209,7 +209,7 @@ FLEETS: Mapping[str, Focus] = {
 
 
 def add_fleet_faults(rng: random.Random, weather: Weather) -> Weather:
-    """Draws the faults that only created machines have, without those that only an existing instance has."""
+    """Replaces faults of existing instances by those of created machines."""
     spices = {
         name: pick(rng, levels)
         for name, levels in _FLEET_SPICES.items()

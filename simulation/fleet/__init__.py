@@ -1,1 +1,1 @@
-"""Episodes with machines that each run creates: up to 20, of several types and markets."""
+"""Episodes with up to 20 created machines of several types and markets."""

@@ -1,4 +1,4 @@
-"""A simulated GPU host of a created machine: it is booted from an image, once."""
+"""A simulated GPU host of a created machine, booted once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simulation.timeline import START, Timeline
 
 
 class CreatedMarks(Marks):
-    """State files in which a claim replaces that of a machine without one."""
+    """State files in which a claim replaces the machine's own limit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class CreatedMarks(Marks):
 
 
 class CreatedBox(Box):
-    """Host whose agent takes the claim of its name, and powers itself off without one."""
+    """Host whose agent takes the claim of its name, or powers off."""
 
     def __init__(
         self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: CloudMachine, script: WorkerScript
@@ -45,7 +45,7 @@ class CreatedBox(Box):
         return self._machine.tags[MACHINE_TAG]
 
     def given_at(self, run: str, worker: int) -> float | None:  # noqa: ARG002  the signature of the base
-        """Time of the last manifest for this machine that no worker was started on; None if there is none."""
+        """Time of the last manifest for this machine without a worker."""
         prefix = keys.manifests(run)
         stored = [key for key in self._bucket.keys(prefix) if key.endswith("/manifest.json")]
         manifests = [wire.decode(self._bucket.get(key).data, Manifest) for key in stored]

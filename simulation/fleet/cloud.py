@@ -1,4 +1,4 @@
-"""Access of one controller to a simulated cloud that creates machines, and the stop orders by name."""
+"""Access of one controller to a simulated cloud that creates machines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OFFERS = tuple(
 
 
 class Tokens:
-    """Client tokens of the cloud: a repeated request creates nothing, unless its token was lost."""
+    """Client tokens: a repeated request creates nothing unless its token is lost."""
 
     def __init__(self, rng: random.Random, line: Timeline, cloud: Cloud) -> None:
         self.lost = 0.0
@@ -146,7 +146,10 @@ class FleetApi:
 
 
 class NamedGuard(FakeGuard):
-    """A FakeGuard whose orders terminate by name; it accepts instance ids only, so each name gets one."""
+    """A FakeGuard whose orders terminate by name.
+
+    It accepts instance ids only, so each name gets one.
+    """
 
     def __init__(self, line: Timeline, terminate: Callable[[str], None]) -> None:
         self._names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Invariants and time bounds of created machines: each machine of a run for itself."""
+"""Invariants and time bounds of created machines, each by itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RUNS = f"{keys.INSTANCES}run-"
 
 
 class FleetBills(Bills):
-    """Compares the bill of each machine with the running times of all instances that had its name."""
+    """Compares each machine's bill with the running times under its name."""
 
     machines: Callable[[], Iterable[CloudMachine]]
 
@@ -144,7 +144,7 @@ class FleetChecker(Checker):
 
 
 class FleetPromises(Promises):
-    """P1 to P4 of each created machine; messages are those of the base."""
+    """P1 to P4 of each created machine; messages are the base's."""
 
     def __init__(self, gate: Gate, line: Timeline, machine: CloudMachine, box: Box, waits: Waits) -> None:
         super().__init__(gate, line, machine, box, waits)
@@ -152,7 +152,7 @@ class FleetPromises(Promises):
         self._stepped, self._was_up = 0.0, True
 
     def add(self, promises: Promises, runs: Iterable[Run]) -> None:
-        """Adds those of a new machine, with the faults and the runs so far."""
+        """Adds a new machine's, with the faults and runs so far."""
         promises.ours, promises.host_up = self.ours, self.host_up
         promises.booted()
         promises.wrong(max(0.0, self._wrong_until - self._line.seconds))

@@ -45,7 +45,7 @@ class NoSsh:
 
 
 class ManyUploads(Uploads):
-    """Enough audio for several machines: some chunks at once, and more during the episode."""
+    """Audio for several machines: some at once, and more during the episode."""
 
     def plan(self, hours: float) -> None:
         # Many short chunks, so that a slow machine has some to share.
@@ -58,7 +58,10 @@ class ManyUploads(Uploads):
 
 
 class FleetStage(Stage):
-    """A stage with machines that come and go; the existing instance of its base is never used."""
+    """A stage with machines that come and go.
+
+    The existing instance of its base is never used.
+    """
 
     def __init__(self, rng: random.Random, weather: Weather) -> None:
         self.boxes: dict[str, CreatedBox] = {}

@@ -1,4 +1,4 @@
-"""Transcribes everything in a bucket on a GPU that exists only while it is worth paying for."""
+"""Transcribes a bucket's audio on a GPU that is started on demand."""
 
 __version__ = "0.2.0"
 ACCEPTED_RELEASES = frozenset({__version__, "0.1.0"})

@@ -16,10 +16,10 @@ SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def export_settings(written: Mapping[str, str], region: str, environ: MutableMapping[str, str]) -> None:
-    """Adds the AWS_* names of `.env` and the region to `environ`, without overwriting any.
+    """Adds the AWS_* names of `.env` and the region to `environ`.
 
-    Key, secret and token are one identity: if the environment has one, none of them is taken from `.env`,
-    since a mixture would sign with the wrong identity.
+    It overwrites none. Key, secret and token are one identity: if the environment has one, none of them is
+    taken from `.env`, since a mixture would sign with the wrong identity.
     """
     foreign = any(environ.get(name) for name in _IDENTITY)
     for name, value in written.items():
@@ -38,7 +38,10 @@ def replace_environment(wanted: Mapping[str, str], environ: MutableMapping[str, 
 def find_place(
     environ: Mapping[str, str] = os.environ, *, region: str = "", endpoint: str = ""
 ) -> tuple[str | None, str | None]:
-    """(region, endpoint) of S3 from the environment, else as given; None if neither is set."""
+    """(region, endpoint) of S3 from the environment, else as given.
+
+    Each is None if it is not set.
+    """
     found = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or region
     url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or endpoint
     return found or None, url or None

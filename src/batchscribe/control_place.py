@@ -90,12 +90,12 @@ class SplitStore:
 
 
 def combine_stores(output: Store, control: Store) -> Store:
-    """Combines output and control store. Returns the output if it already holds the control objects."""
+    """Combines output and control store, unless both are one."""
     return output if control.url == build_url(output, CONTROL).rstrip("/") else SplitStore(output, control)
 
 
 def find_control_url(store: Store) -> str:
-    """URL of the control objects of an output. Empty if they are below it."""
+    """URL of an output's control objects; empty if they are below it."""
     return store.control_url if isinstance(store, SplitStore) else ""
 
 

@@ -79,7 +79,7 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
 
 
 def find_identity(pid: int) -> Identity | None:
-    """Identity of the process with this pid. None without one, or for a zombie."""
+    """Identity of the process with this pid; None for a zombie."""
     fields = _read_stat(pid)
     if not fields or fields[_STATE] in {"Z", "X"}:
         return None
@@ -87,7 +87,7 @@ def find_identity(pid: int) -> Identity | None:
 
 
 def process_start() -> float:
-    """Seconds from the boot to the start of this process, before any import."""
+    """Seconds from the boot to the start of this process."""
     return int(_read_stat(os.getpid())[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -97,7 +97,10 @@ def boot_id() -> str:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
-    """Writes `data` durably. A reader, even after a crash, sees the old or the new bytes."""
+    """Writes `data` durably: a reader sees the old or new bytes.
+
+    That holds after a crash, too.
+    """
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -115,7 +118,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
 
 
 def _read_stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat after the program's name. Empty if there is no such process."""
+    """Fields of /proc/PID/stat after the program's name; empty without process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -145,7 +148,10 @@ def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Holds the lock file for the block. False if another process holds it. The kernel frees it at death."""
+    """Holds the lock file for the block; False if another process does.
+
+    The kernel frees it when its holder dies.
+    """
     make_folder(path.parent)
     with path.open("ab") as lock:
         try:

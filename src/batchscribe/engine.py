@@ -26,10 +26,11 @@ class Engine(ABC):
 
     @abstractmethod
     def transcribe(self, batch: Sequence[Window]) -> Iterable[Recognition]:
-        """Returns one result per window, in any order: a list, or a generator to publish early results.
+        """Returns one result for each window, in any order.
 
-        The windows are of similar length. Raises EngineError, whose text has no spoken words; and
-        OutOfMemoryError for a batch that does not fit: the worker halves it and all later ones.
+        A list, or a generator to publish early results. The windows are of similar length. Raises
+        EngineError, whose text has no spoken words; and OutOfMemoryError for a batch that does not fit: the
+        worker halves it and all later ones.
         """
 
     def prepare(self, batch: Sequence[Window]) -> None:
@@ -40,7 +41,10 @@ class Engine(ABC):
         """
 
     def hurry(self) -> None:
-        """Skips re-decodes from now on: the worker is ending. Called between two results of a batch."""
+        """Skips re-decodes from now on: the worker is ending.
+
+        Called between two results of a batch.
+        """
 
 
 class EngineFactory(ABC):
@@ -64,7 +68,7 @@ class EngineFactory(ABC):
 
     @abstractmethod
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """Reasons why this engine cannot run `spec` here, each with the fix. Empty if it can.
+        """Reasons why this engine cannot run `spec` here, with fixes.
 
         Loads no model and uses no network.
         """
@@ -74,7 +78,7 @@ class EngineFactory(ABC):
         """Loads the model from local files only. Raises EngineError, MisconfiguredError."""
 
     def check(self, spec: EngineSpec) -> None:
-        """Raises MisconfiguredError if there are `problems`; GpuError if the reason is the GPU."""
+        """Raises MisconfiguredError for `problems`, GpuError without a required GPU."""
         if problems := self.problems(spec):
             raise (GpuError if self.gpu_missing(spec) else MisconfiguredError)("; ".join(problems))
 
@@ -83,26 +87,26 @@ class EngineFactory(ABC):
         return ()
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
-        """True if `spec` requires a GPU and this machine has no usable one."""
+        """True if `spec` requires a GPU and none is usable here."""
         return False
 
     def model_name(self, wanted: str) -> str:
-        """The model to load for this WHISPER_MODEL, which by default is the name of a Whisper model."""
+        """The model for this WHISPER_MODEL: by default, the name itself."""
         return wanted
 
     def models(self) -> Mapping[str, bool]:
-        """Known model names; True if the model is on this machine. Uses no network."""
+        """Known model names; True if here. Uses no network."""
         return {}
 
     def model_files(self, spec: EngineSpec) -> Iterable[Path]:
-        """Files that `load` reads, in its order; they are read ahead while packages are imported.
+        """Files that `load` reads, in its order, to be read ahead.
 
         Optional. Raises MisconfiguredError if the model is not on this machine.
         """
         return ()
 
     def fetch(self, spec: EngineSpec) -> Path | None:
-        """Downloads the model to this machine and returns its folder; None if there is none to fetch.
+        """Downloads the model and returns its folder; None without one.
 
         Raises MisconfiguredError, EngineError.
         """

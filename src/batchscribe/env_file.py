@@ -19,7 +19,7 @@ LARGEST_BYTES = 1_000_000
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Names and values of a `.env`, without expansion; empty if there is no file.
+    """Names and values of a `.env`, not expanded; empty without a file.
 
     Raises MisconfiguredError for a line that is not NAME=value, or for a file too large or unreadable.
     """
@@ -44,9 +44,10 @@ def refuse_existing_file(path: Path, *, force: bool) -> None:
 
 
 def write_env_file(path: Path, text: str, *, force: bool = False) -> Path | None:
-    """Creates a `.env` for its user alone; with `force`, renames an existing one and returns its new path.
+    """Creates a `.env` for its user alone.
 
-    Raises MisconfiguredError if there is one already, or if the folder cannot be written.
+    With `force`, renames an existing one and returns its new path. Raises MisconfiguredError if there is one
+    already, or if the folder cannot be written.
     """
     refuse_existing_file(path, force=force)
     old = path.with_name(f"{path.name}.old") if path.exists() else None
@@ -62,7 +63,7 @@ def write_env_file(path: Path, text: str, *, force: bool = False) -> Path | None
 
 
 def single_quoted(path: Path) -> frozenset[str]:
-    """Names whose value is in single quotes, in which `$` is an ordinary character."""
+    """Names whose values are in single quotes: their `$` is literal."""
     with path.open(encoding="utf-8") as stream:
         return frozenset(
             binding.key
@@ -72,7 +73,7 @@ def single_quoted(path: Path) -> frozenset[str]:
 
 
 def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
-    """Raises MisconfiguredError if a file with secrets is readable by others or another user's.
+    """Raises MisconfiguredError if a file with secrets is not private.
 
     `secrets` are the names of the secrets in it. Root may read any user's file.
     """
@@ -90,7 +91,7 @@ def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
 
 
 def parse_bindings(path: Path, stream: IO[str]) -> dict[str, str]:
-    """Parses the text of the file at `path`. Raises MisconfiguredError for a line that is not NAME=value."""
+    """Names and values of the text. Raises MisconfiguredError for other lines."""
     found = {}
     for binding in parse_stream(stream):
         if binding.error or (binding.key and binding.value is None):

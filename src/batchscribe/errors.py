@@ -40,7 +40,7 @@ from typing import ClassVar
 
 
 class BatchscribeError(Exception):
-    """Root of the tree. Its text is one line that a user can act on."""
+    """Root of the tree; its text is one line for users."""
 
     exit_code: ClassVar[int] = 1
 
@@ -54,7 +54,7 @@ class StoreUnavailableError(TransientError):
 
 
 class ComputeUnavailableError(TransientError):
-    """The cloud's API did not answer, throttled, or lost a reply. What it did is unknown."""
+    """The cloud's API failed: the effect of the call is unknown."""
 
 
 class LaunchError(TransientError):
@@ -94,7 +94,7 @@ class ObjectArchivedError(PermanentError):
 
 
 class ObjectTooLargeError(PermanentError):
-    """The object exceeds the size that its reader accepts. Its content was not read."""
+    """The object exceeds its reader's limit, and was not read."""
 
 
 class AudioError(PermanentError):
@@ -102,7 +102,7 @@ class AudioError(PermanentError):
 
 
 class UnsupportedAudioError(AudioError):
-    """The audio is of a kind that is never decoded here. A second attempt changes nothing."""
+    """The audio is of a kind that is never decoded."""
 
 
 class EngineError(PermanentError):
@@ -110,7 +110,7 @@ class EngineError(PermanentError):
 
 
 class OutOfMemoryError(EngineError):
-    """A batch does not fit into the engine's memory. A smaller one may."""
+    """A batch exceeds the engine's memory; a smaller one may fit."""
 
 
 class RefusedError(BatchscribeError):
@@ -154,7 +154,7 @@ class MissingRightError(MisconfiguredError):
 
 
 class DamagedLedgerError(MisconfiguredError):
-    """The ledger's file is damaged. The store still has every transcript and open run."""
+    """The ledger's file is damaged; the store has all transcripts."""
 
 
 class UnreadableError(MisconfiguredError):
@@ -172,7 +172,7 @@ class NotStoppedError(BatchscribeError):
 
 
 class InterruptedRunError(BatchscribeError):
-    """SIGTERM or Ctrl-C asked the run to end; its instance was stopped in order."""
+    """SIGTERM or Ctrl-C ended the run; its instance was stopped."""
 
     exit_code: ClassVar[int] = 130
 

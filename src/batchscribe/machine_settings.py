@@ -1,4 +1,4 @@
-"""Settings of the machines that transcribe: provider, types, market, and access over ssh."""
+"""Settings of the machines that transcribe."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class MachineSettings(TextSettings):
 
     @property
     def host_record(self) -> str:
-        """Name of the set-up record of the machines: of the instance, or of the launch template."""
+        """Name of the machines' set-up record: an instance or a template."""
         return self.launch_template if self.provider == FLEET else self.instance_id
 
     @property
     def creates_machines(self) -> bool:
-        """True if each run has machines of its own, which end with it."""
+        """True if each run has its own machines, which end with it."""
         return self.provider in {FLEET, RAY}

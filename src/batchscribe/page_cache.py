@@ -13,7 +13,7 @@ BLOCK_BYTES = 1024 * 1024
 
 
 def read_ahead(files: Iterable[Path]) -> threading.Thread:
-    """Reads the files one after the other, in a thread that ends with the process.
+    """Reads the files one by one, in a daemon thread.
 
     One request at a time leaves a slow disk room for the imports of the processes beside it. An unreadable
     file is skipped: the library reports it.

@@ -1,6 +1,6 @@
-"""Files and folders that only their owner can read, whatever the umask: they show keys, failures, costs.
+"""Files and folders that only their owner can read, whatever the umask.
 
-Existing folders keep their mode: their owner chose it.
+They show keys, failures and costs. Existing folders keep their mode: their owner chose it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ FOLDER = 0o700
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Creates the folder and its missing parents; returns those, outermost first. Raises OSError."""
+    """Creates the folder and its missing parents. Raises OSError.
+
+    Returns the created ones, outermost first.
+    """
     if folder.is_dir():
         return []
     made = make_folder(folder.parent)
@@ -28,7 +31,7 @@ def make_folder(folder: Path) -> list[Path]:
 
 
 def restrict_to_owner(path: Path) -> None:
-    """Removes other users' rights from a plain file of this user; does nothing for anything else.
+    """Removes other users' rights from a plain file of this user.
 
     Works by name: closing a descriptor of a file drops SQLite's locks on it. Raises OSError.
     """

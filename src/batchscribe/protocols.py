@@ -40,10 +40,9 @@ class Clock(Protocol):
 
 
 class Store(Protocol):
-    """Objects under one URL. Keys are relative to it; they are data, never paths or shell words.
+    """Objects under one URL.
 
-    Raises StoreUnavailableError (retry later), ObjectNotFoundError, ObjectArchivedError,
-    MisconfiguredError (no such bucket, no right). Keys may hold any character S3 allows.
+    Keys are relative to it; they are data, never paths or shell words.
     """
 
     url: str
@@ -59,19 +58,21 @@ class Store(Protocol):
         """Reads the whole object. Raises ObjectTooLargeError, without reading, above `limit` bytes."""
 
     def get_range(self, key: str, start: int, length: int) -> Blob:
-        """Reads up to `length` bytes from `start` on, fewer at the end of the object; `size` is its length.
+        """Reads up to `length` bytes from `start` on.
 
-        From its end on, `data` is empty. `start` is 0 or more, `length` 1 or more.
+        Fewer at the end of the object, whose length is `size`; from its end on, `data` is empty. `start` is 0
+        or more, `length` 1 or more.
         """
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes atomically if there is no such object. True if the object now holds our `data`.
+        """Writes atomically unless the object exists.
 
-        After a conflict, the object is read: True if it equals `data` (a lost reply), else False.
+        True if the object now holds our `data`. After a conflict, the object is read: True if it equals
+        `data` (a lost reply), else False.
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Writes or overwrites the object. A reader sees the old or the new bytes, never a mixture."""
+        """Writes or overwrites the object: readers see old or new bytes."""
 
     def delete(self, key: str) -> None:
         """Removes the object; does nothing if there is none."""
@@ -85,30 +86,32 @@ class Capacity(Protocol):
     """
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
-        """Ways to get a machine, in order of preference; the first is the polled machine as it is.
+        """Ways to get a machine, in order of preference.
 
-        Sends no request. Raises MisconfiguredError if the price of the first is unknown; leaves out others
-        without a price.
+        The first is the polled machine as it is. Sends no request. Raises MisconfiguredError if the price of
+        the first is unknown; leaves out others without a price.
         """
 
     def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
-        """Makes the next request towards a running machine of `offer` under `claim`. Repeatable.
+        """Makes the next request for a machine of `offer`. Repeatable.
 
-        `seen` is the last poll of the claim's machine. True if the start was accepted; False if another
-        request came first (a change of type): poll, and call again. Only `poll` proves success.
+        Its tags are those of `claim`. `seen` is the last poll of the claim's machine. True if the start was
+        accepted; False if another request came first (a change of type): poll, and call again. Only `poll`
+        proves success.
         """
 
     def announce(self, instance: str, manifest: str) -> None:
         """Writes another manifest's SHA-256 into the tag of a running machine."""
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
-        """Polls each machine once, in this order. An unknown id has the state `missing`.
+        """Polls each machine once, in this order.
 
-        Leaves out machines whose state cannot be observed now, and raises if that are all.
+        An unknown id has the state `missing`. Leaves out machines whose state cannot be observed now, and
+        raises if that are all.
         """
 
     def list_created(self) -> tuple[Instance, ...]:
-        """Machines that runs of any scheduler created and that still exist; empty if runs create none."""
+        """Existing machines that runs of any scheduler created."""
 
     def teardown(self, instance: str, *, force: bool = False) -> None:
         """Requests the stop of a machine. Repeatable; only `poll` proves success."""
@@ -125,14 +128,14 @@ class Capacity(Protocol):
 
 
 class Compute(Protocol):
-    """Polls, starts and stops existing instances by id, for manual control and for one kind of Capacity.
+    """Polls, starts and stops existing instances by id.
 
-    Raises ComputeUnavailableError (the effect is unknown: poll again), NoCapacityError, MisconfiguredError.
-    Never creates or terminates an instance.
+    For manual control and for one kind of Capacity. Raises ComputeUnavailableError (the effect is unknown:
+    poll again), NoCapacityError, MisconfiguredError. Never creates or terminates an instance.
     """
 
     def describe(self, instance: str) -> Instance:
-        """Polls once. An unknown id returns an instance in state `missing`, not an error."""
+        """Polls once; an unknown id has the state `missing`."""
 
     def claim(self, claim: Claim) -> None:
         """Tags the instance with the claim. Repeatable."""
@@ -150,7 +153,7 @@ class Compute(Protocol):
         """Empties the claim's tags, after the stop was observed."""
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        """Changes the type of a stopped instance, from its next start on. Repeatable.
+        """Changes the type of a stopped instance. Repeatable.
 
         Raises ComputeUnavailableError if it is not stopped (poll again), and MisconfiguredError if it cannot
         have that type.
@@ -158,7 +161,7 @@ class Compute(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts workers on the GPU host. Progress is read from the store, not from here."""
+    """Starts workers on the GPU host; their progress is in the store."""
 
     def probe(self, instance: Instance) -> str:
         """Version of the installed worker.
@@ -196,7 +199,7 @@ class Guard(Protocol):
     """Short text for `status`: the kind of guard, or why there is none."""
 
     def arm(self, claim: Claim) -> None:
-        """Arms the order for the claim. Repeatable. Raises if it is not armed."""
+        """Arms the order for the claim, or raises. Repeatable."""
 
     def disarm(self, instance: str, run: str) -> None:
         """Removes the order of a run; does nothing if there is none."""
@@ -206,9 +209,9 @@ class Guard(Protocol):
 
 
 class SpeakerModel(Protocol):
-    """Embeddings of voices: near each other for one voice, apart for two. Raises EngineError.
+    """Embeddings of voices: near each other for one, apart for two.
 
-    Called by several threads at once.
+    Raises EngineError. Called by several threads at once.
     """
 
     @property
@@ -216,14 +219,17 @@ class SpeakerModel(Protocol):
 
     @property
     def alike(self) -> float:
-        """Cosine similarity from which on two embeddings of some seconds count as one voice, -1 to 1."""
+        """Cosine similarity (-1 to 1) from which on two embeddings match."""
 
     def embed(self, audio: npt.NDArray[np.float32]) -> Sequence[float] | None:
-        """The embedding of 16 kHz mono audio, shape (samples,); None if that is too short for one."""
+        """Embedding of 16 kHz mono audio, shape (samples,); None if too short."""
 
 
 class Notifier(Protocol):
-    """Sends messages to the user. Never raises or blocks for long: a failure is only logged."""
+    """Sends messages to the user, without raising or blocking for long.
+
+    A failure is only logged.
+    """
 
     def send(self, message: Message) -> None: ...
 
@@ -239,17 +245,20 @@ class PriceSource(Protocol):
     """
 
     def read(self, region: str) -> tuple[PriceSheet, ...]:
-        """Prices of a region, GPU instances among them, dated with the present day."""
+        """Prices of a region's GPU instances and others, dated today."""
 
     def read_spot(self, region: str, types: tuple[str, ...]) -> tuple[PriceSheet, ...]:
-        """Spot prices of these types, a sheet for each zone; none if no zone offers one."""
+        """Spot prices of these types, a sheet for each zone."""
 
 
 class Lock(Protocol):
     """At most one tick on this machine."""
 
     def held(self, *, patience: float = ...) -> AbstractContextManager[None]:
-        """Holds the lock for the block. Raises LockHeldError, with its holder, after `patience` seconds."""
+        """Holds the lock for the block.
+
+        Raises LockHeldError, with its holder, after `patience` seconds.
+        """
 
     def holder(self) -> str | None:
         """The "PID timestamp" of the holder. None if the lock is free."""

@@ -24,7 +24,10 @@ def limit_of(kind: type[msgspec.Struct]) -> int:
 
 
 def read_bytes(store: Store, key: str, limit: int, *, what: str = "record") -> bytes:
-    """Reads a control object's bytes. Raises what Store.get raises, UnreadableError if it is too large."""
+    """Reads a control object's bytes.
+
+    Raises what Store.get raises, and UnreadableError if it is too large.
+    """
     try:
         return store.get(key, limit=limit).data
     except ObjectTooLargeError as error:
@@ -49,7 +52,7 @@ def read_optional(store: Store, key: str, kind: type[T]) -> T | None:
 
 
 def read_if_valid(store: Store, key: str, kind: type[T]) -> T | None:
-    """Reads a control object as `read_record` does; None if it is missing or unreadable."""
+    """Reads a control object like `read_record`; None if missing or unreadable."""
     try:
         return read_record(store, key, kind)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -57,14 +60,17 @@ def read_if_valid(store: Store, key: str, kind: type[T]) -> T | None:
 
 
 def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
-    """Reads a transcript. Raises what Store.get raises, and PermanentError if it is not readable."""
+    """Reads a transcript.
+
+    Raises what Store.get raises, and PermanentError if it is not readable.
+    """
     return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)
 
 
 def is_stored(store: Store, key: str, *, or_empty: bool = True) -> bool:
-    """True if there is an object under `key`; does not read it. Raises what Store.get raises.
+    """True if there is an object under `key`; does not read it.
 
-    `or_empty`: an object of 0 bytes counts, too.
+    `or_empty`: an object of 0 bytes counts, too. Raises what Store.get raises.
     """
     try:
         store.get(key, limit=0)

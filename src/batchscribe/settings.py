@@ -42,7 +42,7 @@ _STATE = f"{_FOLDER}; or a URL as of BATCH_SOURCE"
 
 
 class Effective(NamedTuple):
-    """One row of `batchscribe config`. `value` is masked if it is a secret."""
+    """One row of `batchscribe config`, masked if secret."""
 
     name: str
     value: str | float | None
@@ -188,7 +188,7 @@ class Settings(MachineSettings):
 
     @property
     def state_url(self) -> str:
-        """URL of the store that keeps the state directory; empty if it is a folder."""
+        """URL of the store with the state directory; empty for a folder."""
         return self.state if "://" in self.state else ""
 
     @property
@@ -197,7 +197,10 @@ class Settings(MachineSettings):
 
     @property
     def live_lock_key(self) -> tuple[str, str] | None:
-        """(URL of the bucket's root or of the source folder, key of the live lock); None if it is off."""
+        """(URL, key) of the live lock; None if it is off.
+
+        The URL is that of the bucket's root or of the source folder.
+        """
         if self.live_lock.lower() == "off" or not self.source:
             return None
         parts = urlsplit(self.source)
@@ -205,7 +208,7 @@ class Settings(MachineSettings):
         return root, self.live_lock.lstrip("/")
 
     def by_region(self) -> tuple[Settings, ...]:
-        """The settings of each region in which runs create machines, in order; else these alone."""
+        """The settings of each region of created machines; else these alone."""
         if self.provider != FLEET or not self.further_regions:
             return (self,)
         home = replace(self, further_regions=())
@@ -224,7 +227,7 @@ class Settings(MachineSettings):
         )
 
     def require(self, name: str) -> str:
-        """Value of a setting that the command requires. Raises MisconfiguredError if it is missing."""
+        """Value of a required setting. Raises MisconfiguredError if it is missing."""
         attribute, declared = _DECLARED[name]
         value = getattr(self, attribute)
         if not value:
@@ -235,7 +238,7 @@ class Settings(MachineSettings):
         return str(value)
 
     def list_secrets(self) -> tuple[str, ...]:
-        """All texts to redact from logs, messages and reports, longest first; Redactor skips short ones."""
+        """Texts to redact from logs, messages and reports, longest first."""
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, self.webhook_url, *self.notify_urls))
         found = {
             *self.hidden,
@@ -254,13 +257,13 @@ class Settings(MachineSettings):
         return rows
 
     def child_environment(self) -> dict[str, str]:
-        """This process's environment with the AWS_* names of `.env`, for a worker on this machine."""
+        """Environment of workers on this machine, with `.env`'s AWS_* names."""
         environ = dict(os.environ)
         aws_environment.export_settings(self.aws, self.region, environ)
         return environ
 
     def apply_aws_environment(self) -> None:
-        """Adds the AWS_* names of `.env` to this process's environment; existing values stay."""
+        """Adds `.env`'s AWS_* names to this process's environment."""
         aws_environment.export_settings(self.aws, self.region, os.environ)
 
 
@@ -276,12 +279,12 @@ def load(
     flags: Mapping[str, str] | None = None,
     lenient: bool = False,
 ) -> Settings:
-    """The settings in effect: flags override `environ` (default: this process's), which overrides `.env`.
+    """The settings in effect: flags override `environ`, which overrides `.env`.
 
-    `.env` is read only from `folder` (default: the working directory). An empty value means the default.
-    Raises MisconfiguredError for an unknown name, an invalid value, an unreadable line, or a `.env` with
-    secrets that others can read. With `lenient` these errors go to `problems` and defaults are used: a
-    broken settings file must not prevent stopping a GPU.
+    `environ` is by default this process's. `.env` is read only from `folder` (default: the working
+    directory). An empty value means the default. Raises MisconfiguredError for an unknown name, an invalid
+    value, an unreadable line, or a `.env` with secrets that others can read. With `lenient` these errors go
+    to `problems` and defaults are used: a broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
     checked = SettingChecks(lenient)
@@ -310,7 +313,7 @@ def load(
 
 
 def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
-    """The values with defaults derived from others, e.g. provider ec2 if there is an instance ID."""
+    """Adds the defaults that depend on other values."""
     for name in ("reports_dir", "log_dir"):
         values.setdefault(name, home / getattr(_BARE, name))
     values.setdefault("state", str(home / _BARE.state_dir))
@@ -322,7 +325,7 @@ def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
 
 
 def _find_text(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
-    """(text, origin) of a setting, from the highest layer in which it is not empty."""
+    """(text, origin) of a setting, from the highest layer with a text."""
     for origin in (FLAG, ENVIRONMENT, DOTENV):
         for name in (declared.name, declared.other):
             text = layers[origin].get(name, "").strip()
@@ -332,7 +335,7 @@ def _find_text(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple
 
 
 def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
-    """Refuses `$HOME` and the like: unexpanded, they would become a folder of that name."""
+    """Refuses `$HOME` and the like: a folder would get that name."""
     found = _VARIABLE.search(text)
     if origin == FLAG or "://" in text or found is None:
         return

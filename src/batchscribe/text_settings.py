@@ -1,4 +1,4 @@
-"""Settings of the text, and the files that they name. Part of `settings.Settings`."""
+"""Settings of the text, as a part of `settings.Settings`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TextSettings:
         return self.speakers != OFF
 
     def read_vocabulary(self) -> tuple[str, ...]:
-        """Terms that the engine is to expect. Raises MisconfiguredError if the file has errors."""
+        """Terms that the engine is to expect. Raises MisconfiguredError."""
         return parse_vocabulary(_read_text("BATCH_VOCABULARY", self.vocabulary))
 
     def open_rendering(self) -> Rendering:

@@ -34,7 +34,7 @@ UNITS = {
 
 
 class PlainConsole(Console):
-    """Console that escapes control characters, shows local times on a terminal, and folds lines.
+    """Console that escapes control characters, shows local times and folds lines.
 
     Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
@@ -70,7 +70,7 @@ class App:
 
     @property
     def log_level(self) -> str:
-        """Level from which events are shown; the log files have all of them."""
+        """Lowest level of the events shown; log files have all."""
         return "error" if self.quiet else "info" if self.verbose else "warning"
 
     def take_source(self, source: str) -> None:
@@ -99,7 +99,7 @@ class App:
         return command.with_resource(open_state(settings, lenient=self.lenient))
 
     def require_state_folder(self, instead: str) -> None:
-        """Refuses a state directory in a store, for commands of several processes or of days."""
+        """Raises MisconfiguredError if the state directory is in a store."""
         if self.settings.state_url:
             raise MisconfiguredError(
                 "BATCH_STATE_DIR is in a store, and this command needs a folder of this machine (nothing was "
@@ -113,7 +113,7 @@ class App:
 
     @cached_property
     def console(self) -> PlainConsole:
-        """Console that folds lines between words, at COLUMNS or the width of the terminal."""
+        """Console as wide as COLUMNS or the terminal."""
         width = shutil.get_terminal_size((UNFOLDED, 24)).columns
         return PlainConsole(highlight=False, soft_wrap=width == UNFOLDED, width=width)
 
@@ -124,7 +124,7 @@ class App:
 
 
 def write_result(app: App, output: Path | None, data: bytes) -> None:
-    """Writes the data to the file of `-o`, or to stdout. Raises MisconfiguredError."""
+    """Writes the data to a file or stdout. Raises MisconfiguredError."""
     if output is None:
         click.echo(data, nl=False)
         return
@@ -145,7 +145,7 @@ def print_json(document: Any) -> None:
 
 
 class Duration(click.ParamType[timedelta]):
-    """A duration such as 8h: a number that matches `number`, and one of the `units`."""
+    """A duration such as 8h: a number and one of the `units`."""
 
     name = "duration"
 

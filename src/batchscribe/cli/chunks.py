@@ -215,7 +215,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
 def _render_reader(
     app: App, scanner: Scanner, found: AssembledSession, audio_mb: int, rendering: Rendering
 ) -> bytes:
-    """Renders the reader, with its audio as far as that can be decoded here."""
+    """Renders the reader, with the audio that can be decoded here."""
     from batchscribe.dashboard import pages  # noqa: F401 - first, since it reports a missing extra
     from batchscribe.dashboard.audio import embed_audio
     from batchscribe.dashboard.reader import render_file
@@ -227,7 +227,7 @@ def _render_reader(
 
 
 def _describe_missing(session: str, found: AssembledSession) -> str:
-    """Returns how much of the session is not in its transcript, and why."""
+    """Reports how much of the session is missing, and why."""
     reasons = ", ".join(f"{len(some)} {reason}" for reason, some in found.missing.items())
     left = [key for some in found.missing.values() for key in some]
     return (
@@ -237,9 +237,9 @@ def _describe_missing(session: str, found: AssembledSession) -> str:
 
 
 def _find_session(scanner: Scanner, wanted: str) -> str:
-    """Returns the session, or the only one whose name contains `wanted`, without regard to case.
+    """Returns the session, or the only one whose name contains `wanted`.
 
-    Raises ObjectNotFoundError, with similar sessions, or with those of the folder.
+    Case is ignored. Raises ObjectNotFoundError, with similar sessions, or with those of the folder.
     """
     sessions = sorted({audio.name.session for audio in scanner.audio()})
     if wanted in sessions:
@@ -258,7 +258,7 @@ def _find_session(scanner: Scanner, wanted: str) -> str:
 
 
 def _is_near(name: str, session: str) -> bool:
-    """True if the session's name differs little from `name`, with or without its folders and extension."""
+    """True if a session's path, file name or stem is similar."""
     path = PurePosixPath(session)
     return bool(difflib.get_close_matches(name, [session, path.name, path.stem]))
 
@@ -283,7 +283,7 @@ def _chosen(
 
 
 def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
-    """Returns the number of chunks, with estimated audio and cost if the price is known."""
+    """Number of chunks, with audio and cost if the price is known."""
     try:
         estimated = estimate_audio(app.settings, chosen)
     except MisconfiguredError as error:
@@ -305,7 +305,7 @@ def _confirm(act: str, planned: str) -> None:
 
 
 def _next_tick(app: App) -> str:
-    """Returns the decision of a tick now; the reason if it cannot be made."""
+    """Decision of a tick now, or the reason why there is none."""
     try:
         with opened(app, remember=False) as made:
             decision = decide(observe(made.world, made.config), made.config.policy)

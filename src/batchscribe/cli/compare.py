@@ -1,4 +1,4 @@
-"""`engines --compare`: every engine and model at hand, on a sample of the user's own audio."""
+"""`engines --compare`: each engine and model, on a user's own audio."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WordErrorRate = Callable[[list[str], list[str]], float]
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """What one engine and model made of the sample. Error rates are parts of 1."""
+    """Result of one engine and model. Error rates are parts of 1."""
 
     engine: str
     model: str
@@ -65,7 +65,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> float:
-        """Error rate to rank by: against the reference, else the mean against the others."""
+        """Error rate against the reference, else the mean against the others."""
         return self.wer if self.wer is not None else fmean(self.against.values()) if self.against else 0.0
 
 
@@ -140,7 +140,7 @@ def print_comparison(app: App, found: Sequence[Compared]) -> None:
 
 
 def draw_comparison(found: Sequence[Compared], file: Path) -> None:
-    """Draws error rate against price, or against working time where a price is unknown."""
+    """Draws error rate against price, else against working time."""
     prices = [one.dollars_per_audio_hour for one in found if one.dollars_per_audio_hour is not None]
     priced = len(prices) == len(found)
     xs = prices if priced else [60 / one.speed if one.speed else 0.0 for one in found]
@@ -155,7 +155,10 @@ def draw_comparison(found: Sequence[Compared], file: Path) -> None:
 
 
 def _list_candidates(chosen: EngineSpec) -> Iterator[EngineSpec]:
-    """Every usable engine of this machine with each of its models that is here and can do the task."""
+    """Every usable engine with each of its models here.
+
+    Left out are models that cannot do the task.
+    """
     for report in engine_reports(lambda name: replace(chosen, engine=name, model=""), chosen.engine):
         here = [name for name, there in report.models.items() if there]
         models = [chosen.model] if chosen.model and report.name == chosen.engine else here
@@ -196,7 +199,7 @@ def _read_session(app: App, name: str) -> Sample:
 
 
 def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
-    """Runs a candidate over a copy of the sample. Raises BatchscribeError if the run did not complete."""
+    """Runs a candidate on the sample. Raises BatchscribeError if it fails."""
     with tempfile.TemporaryDirectory(prefix="batchscribe-compare-") as folder:
         home = Path(folder)
         for name, data in sample.items():
@@ -257,7 +260,7 @@ def _describe(
 
 
 def _find_price(settings: Settings, spec: EngineSpec, speeds: Sequence[Speed]) -> tuple[float, str] | None:
-    """(dollars per audio hour, type) on the cheapest measured instance type; None if none was measured."""
+    """(dollars per audio hour, type) on the cheapest measured type, if any."""
     rate, found = rate_of(settings), list[tuple[float, str]]()
     for speed in speeds:
         if (speed.engine, speed.model) == (spec.engine, spec.model) and speed.instance_type:

@@ -85,7 +85,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
 
 
 def refuse_used(home: Path) -> None:
-    """Raises MisconfiguredError if the folder has settings or a ledger: the demo would mix its runs in."""
+    """Raises MisconfiguredError if the folder has settings or a ledger."""
     for used in (home / configuration.DOTENV, home / ".batchscribe" / FILE_NAME):
         if used.exists():
             raise MisconfiguredError(f"{used} exists: choose a new folder for the demo; nothing was changed")
@@ -101,7 +101,7 @@ def put_speech(bucket: Path) -> dict[str, Any]:
 
 
 def demo_settings(home: Path, engine: str) -> configuration.Settings:
-    """Settings of the demo; ignores the environment. Writes them into `.env`, for other commands there."""
+    """Settings of the demo, also written to its `.env`; ignores the environment."""
     names = {
         "BATCH_SOURCE": (home / "bucket").as_uri(),
         "BATCH_ENGINE": engine,
@@ -116,7 +116,7 @@ def demo_settings(home: Path, engine: str) -> configuration.Settings:
 
 
 def find_program() -> str:
-    """Path of the command of this Python, for a shell in any folder."""
+    """Path of this Python's command."""
     installed = Path(sysconfig.get_path("scripts")) / "batchscribe"
     return str(installed) if installed.exists() else "batchscribe"
 

@@ -63,7 +63,7 @@ def doctor(ctx: click.Context, *, start_it: bool, as_json: bool) -> int:
 
 
 def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: bool) -> None:
-    """Starts the instance if nothing failed, checks its host, and stops it again."""
+    """Starts the instance unless a check failed, then checks its host."""
     if not fine:
         show(ON_HOST, warned("start", "not started: a failure above would make it useless"))
         return

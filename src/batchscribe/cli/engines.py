@@ -179,7 +179,7 @@ def list_published(models: Sequence[PublishedModel], speeds: Sequence[Speed]) ->
 def print_published(
     app: App, models: Sequence[PublishedModel], chosen: EngineSpec, speeds: Sequence[Speed]
 ) -> None:
-    """Prints the table with a mark at the model of the present settings."""
+    """Prints the table of models; `*` marks the chosen one."""
     measured = [max(_find_measured(model, speeds), default=None) for model in models]
     columns = [
         Column("", ["*" if _is_chosen(model, chosen) else "" for model in models]),
@@ -200,7 +200,7 @@ def print_published(
 def _list_notes(
     app: App, models: Sequence[PublishedModel], chosen: EngineSpec, here: Collection[str]
 ) -> Iterator[str]:
-    """Lines below the table: the choice of the present settings, units and sources."""
+    """Lines below the table: the choice, units and sources."""
     settings = app.settings
     if any(_is_chosen(model, chosen) for model in models):
         yield f"* {chosen.engine} {chosen.model}: {_describe_origin(settings, chosen, here)}"

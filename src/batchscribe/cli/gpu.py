@@ -57,7 +57,7 @@ def tools(ctx: click.Context) -> GpuTools:
 
 
 def one_machine(ctx: click.Context, action: str) -> GpuTools:
-    """The tools of the instance. Raises MisconfiguredError if runs create machines, and there is no other."""
+    """Tools of the instance. Raises MisconfiguredError if none is set."""
     at = tools(ctx)
     if not at.instance:
         raise MisconfiguredError(
@@ -136,7 +136,7 @@ def stop(ctx: click.Context, force: bool) -> None:
 
 
 def _stop_each(at: GpuTools, *, force: bool) -> None:
-    """Ends each machine that no run needs any more. One that cannot be ended does not prevent the others."""
+    """Ends each machine that no run needs; errors are raised last."""
     errors: list[BatchscribeError] = []
     machines, machine = at.machines(), None
     with _collect_errors(errors):
@@ -309,7 +309,7 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
 
 
 def _is_local(at: GpuTools, action: str) -> bool:
-    """True if the GPU is in this machine; prints that there is nothing to do."""
+    """True if the GPU is in this machine; then reports that."""
     if at.local:
         click.echo(f"the GPU is in this machine: nothing to {action}")
     return at.local
@@ -355,7 +355,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
 
 
 def _count_dollars(at: GpuTools, seen: Instance, rate: Rate | None) -> float | None:
-    """Cost of an instance in use since it was launched; None if it costs nothing, or the price is unknown."""
+    """Cost of an instance in use since its launch, if known."""
     if rate is None or seen.launched_at is None or not seen.state.billable:
         return None
     return cost(rate, (at.clock.now() - seen.launched_at).total_seconds()).dollars
@@ -390,7 +390,7 @@ def _print_findings(app: App, findings: Iterable[Finding]) -> bool:
 
 
 def check_host(at: GpuTools, running: Instance) -> Iterator[Finding]:
-    """Checks the host; loads no second model while a run uses its GPU."""
+    """Checks the host; loads no second model beside a run's."""
     return at.check(running, busy=at.open_run(at.instance) is not None or is_claimed(at, running))
 
 

@@ -28,7 +28,7 @@ _SESSION = timedelta(hours=1)
 def running_instance(
     at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
 ) -> Iterator[Instance | None]:
-    """Yields the running instance, and stops it again if it was started here. This machine runs.
+    """Yields the running instance, and stops it if it was started here.
 
     Yields None if it does not run and `start_it` is False.
     """
@@ -118,7 +118,7 @@ def _revoke_order(at: GpuTools, session: str) -> None:
 
 
 def stop_after(at: GpuTools, control: ManualControl, started: Instance, seconds: float, session: str) -> None:
-    """Waits, then stops the instance and removes its order; a signal ends the wait."""
+    """Waits, then stops the instance; a signal ends the wait."""
     click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
     end = at.clock.monotonic() + seconds
     try:

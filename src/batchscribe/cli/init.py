@@ -1,4 +1,4 @@
-"""`batchscribe init`: from nothing to a `.env` that works, with a question for each decision."""
+"""`batchscribe init`: writes a `.env`, with a question for each decision."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ CONTROL = "batchscribe-control"
 def init(
     *, yes: bool, old: Path | None, force: bool, source: str, instance: str, region: str, key: str
 ) -> None:
-    """Write a .env: finds buckets, GPU instances and keys, and asks for the rest.
+    """Write a .env from what it finds, and from your answers.
 
-    Nothing is installed, and nothing is created on AWS without a question. Exit code 2 if a setting that a
-    start needs is missing.
+    It finds buckets, GPU instances and keys. Nothing is installed, and nothing is created on AWS without a
+    question. Exit code 2 if a setting that a start needs is missing.
     """
     path = Path.cwd() / DOTENV
     refuse_existing_file(path, force=force)
@@ -61,7 +61,7 @@ def init(
 
 
 def _take_over(old: Path | None) -> dict[str, str]:
-    """Prints a line on each setting of the old file; returns those that remain."""
+    """Reports each setting of the old file; returns those that remain."""
     if old is None:
         return {}
     taken = wiring.read_old_settings(old)
@@ -109,14 +109,14 @@ def _ask_for_places(interview: Interview, account: Account | None) -> None:
 
 
 def _check_source(interview: Interview, source: str) -> str:
-    """Lists one object. An empty source is no error: the audio may come later."""
+    """Lists one object; an empty source is accepted."""
     found = wiring.find_first_object({**interview.values, "BATCH_SOURCE": source})
     print_line(f"  {source}: " + ("readable" if found else "nothing is there yet; check the prefix"))
     return ""
 
 
 def _choose_provider(interview: Interview, account: Account | None) -> str:
-    """EC2 needs audio in S3; without credentials, an instance that is named already."""
+    """Chooses EC2 or this machine; EC2 needs audio in S3."""
     named = interview.peek("GPU_INSTANCE_ID")
     if not interview.peek("BATCH_SOURCE").startswith("s3://") or not (account or named):
         interview.values["GPU_PROVIDER"] = LOCAL

@@ -59,7 +59,10 @@ class Ec2Setup:
         return self.interview.read("region of the bucket", lambda: account.reads.bucket_region(bucket)) or ""
 
     def _ask_for_instance(self) -> str:
-        """Asks for the GPU instance; returns the scheduler host's ID if both were created now."""
+        """Asks for the GPU instance.
+
+        Returns the scheduler host's ID if a stack with both was created, else an empty text.
+        """
         account, interview = self.account, self.interview
         found = (account and interview.read("instances", account.reads.gpu_instances)) or ()
         numbers = {str(number): each.id for number, each in enumerate(found, 1)}
@@ -88,7 +91,7 @@ class Ec2Setup:
         return ""
 
     def _offer_whole_stack(self, account: Account) -> str:
-        """Offers instance, scheduler host and guard; returns the scheduler host's ID, empty if declined."""
+        """Offers a stack of everything; returns its scheduler host's ID."""
         source, control = self.interview.peek("BATCH_SOURCE"), self.interview.peek("BATCH_CONTROL")
         if not control:
             print_line("A template can create one, if the audio is below a prefix: s3://bucket/prefix")
@@ -109,7 +112,7 @@ class Ec2Setup:
         return outputs.get("SchedulerId", "")
 
     def _offer_stack(self, account: Account, plan: StackPlan, content: str) -> dict[str, str]:
-        """Prints a stack's command and offers to create it; returns its outputs, empty if declined."""
+        """Offers to create a stack; returns its outputs, empty if declined."""
         print_line(f"This creates {content}:\n  {plan.command}")
         if not self.interview.confirm(f"Create the stack {plan.name} now?"):
             return {}
@@ -146,7 +149,7 @@ class Ec2Setup:
         return "" if found.ok else problem
 
     def _set_up_guard(self) -> list[str]:
-        """Finds the guard's role or offers its stack; returns what is left to do."""
+        """Finds or creates the guard's role; returns the steps left."""
         instance = self.interview.peek("GPU_INSTANCE_ID")
         settled = self.interview.peek("BATCH_GUARD_ROLE_ARN") or self.interview.peek("BATCH_CLOUD_GUARD")
         if settled or not instance:

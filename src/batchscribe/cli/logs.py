@@ -22,7 +22,10 @@ FOLLOW_SECONDS = 0.5
 @json_option
 @pass_app
 def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show the log of RUN (an id or a part of it); by default of the last run."""
+    """Show the log of RUN, by default of the last run.
+
+    RUN is an id, or a part of it.
+    """
     path = find_log(app.settings.log_dir, run or "")
     with path.open(encoding="utf-8") as file:
         for line in _read_lines(file, follow=follow):
@@ -30,7 +33,7 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
 
 
 def describe(line: str) -> str:
-    """Formats a JSON line of a log: time, level if not info, event, fields."""
+    """Formats a JSON line of a log: time, level, event, fields."""
     found = parse_line(line)
     level = "" if found.level in {"", "info"} else f"{found.level.upper()} "
     at = show_times(f"{found.time.replace('T', ' ')} UTC ") if found.time else ""
@@ -38,7 +41,7 @@ def describe(line: str) -> str:
 
 
 def _as_json(line: str) -> str:
-    """A line of JSON as it is; a line of text, as in the cost block, as an event."""
+    """A line of JSON; a line of text becomes an event."""
     return line if line.startswith("{") else json.dumps({"event": line}, ensure_ascii=False)
 
 

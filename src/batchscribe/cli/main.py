@@ -157,7 +157,7 @@ def main() -> NoReturn:
 
 
 def _print_error(error: BatchscribeError) -> int:
-    """Prints the error, with --json as a document too; returns the exit code."""
+    """Prints the error, for --json a document too; returns its exit code."""
     click.echo(printable(f"batchscribe: {error}"), err=True)
     _print_document(str(error), type(error).__name__, error.exit_code)
     return error.exit_code

@@ -18,7 +18,10 @@ TEST = Message(
 @click.option("--test", "test", is_flag=True, required=True, help="Send a test message.")
 @pass_app
 def notify(app: App, *, test: bool) -> int:  # noqa: ARG001  the option documents the act
-    """Send a test message to all receivers; exit code 1 if one did not accept it."""
+    """Send a test message to all receivers.
+
+    Exit code 1 if one did not accept it.
+    """
     receivers = open_notifier(app.settings)
     results = receivers.deliver(TEST) + receivers.post("notify.test", {"text": TEST.body})
     if not results:

@@ -81,7 +81,7 @@ def prices(app: App, *, refresh: bool, regions: tuple[str, ...], every: bool, as
 
 
 def list_prices(settings: Settings, region: str) -> Iterator[Price]:
-    """Yields the prices in effect in a region, those of the settings first."""
+    """Yields the prices in effect in a region, the settings' first."""
     for kind, name, amount, setting in (
         (PriceKind.ON_DEMAND, settings.instance_type or "GPU", settings.hourly_cost, "GPU_HOURLY_COST"),
         (PriceKind.HOST, "scheduler host", settings.host_hourly_cost, "BATCH_HOST_HOURLY_COST"),

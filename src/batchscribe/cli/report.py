@@ -1,4 +1,4 @@
-"""`report` and `metrics`: runs of a period and their cost, and numbers for Prometheus, from the ledger."""
+"""`report` and `metrics`: a period's runs and costs, and Prometheus numbers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def render_json(period: Period) -> str:
 
 
 def render_csv(period: Period, by: str = "run") -> str:
-    """CSV with a header and one line for each run, session or day; usage is in the last columns."""
+    """CSV with a line for each run, session or day; usage last."""
     rows: Sequence[ReportRow | DayRow | SessionCost]
     match by:
         case "day":
@@ -117,7 +117,7 @@ def render_csv(period: Period, by: str = "run") -> str:
 
 
 def _to_cells(row: ReportRow | DayRow | SessionCost) -> dict[str, object]:
-    """Returns the row as text cells; stages and flags are joined for reading."""
+    """Text cells of a row; stages and flags are joined."""
     found: dict[str, object] = msgspec.to_builtins(row)
     cells = {name: value for name, value in found.items() if name not in NESTED}
     if not isinstance(row, SessionCost):
@@ -174,7 +174,7 @@ def _describe_waits(usage: Usage) -> str:
 
 
 def _describe_use(period: Period) -> str:
-    """The GPU's time and speed in a period; empty if none was billed."""
+    """The GPU's time and speed in a period; empty if unbilled."""
     speed = period.usage.audio_per_gpu_second
     if speed is None or period.gpu_share is None:
         return ""
@@ -281,5 +281,5 @@ def _format_trend(hours: float | None) -> str:
 
 
 def _format_rate(row: ReportRow) -> str:
-    """The hourly rate, with its age if it was old at the time of the run."""
+    """The hourly rate, with its age if it was old then."""
     return f"${Usd.parse(row.rate).text(3)}{mark_age(row.rate_as_of, row.created)}"

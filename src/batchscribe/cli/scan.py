@@ -129,7 +129,7 @@ def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
 
 
 def _count_column(name: str, counts: Sequence[int]) -> Column:
-    """A column that a narrow table leaves out early if all its counts are 0, unless it always stays."""
+    """A column of counts; a narrow table leaves out zeros early."""
     cells = [str(count) if count else "-" for count in counts]
     empty = 2 if name in COUNTS else 3
     return Column(name, cells, optional=0 if name in KEPT or any(counts) else empty, right=True)

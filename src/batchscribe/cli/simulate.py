@@ -172,7 +172,7 @@ def _build_columns(rows: Sequence[PolicyResult]) -> list[Column]:
 
 
 def _build_offer_columns(found: Simulation) -> list[Column]:
-    """A table of instance types, each with the policy of its lowest bill."""
+    """Columns of instance types, each with its cheapest policy."""
     best = [offer.find_best(found.present) for offer in found.offers]
     return [
         Column("Type", [offer.instance_type for offer in found.offers]),

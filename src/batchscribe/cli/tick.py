@@ -251,7 +251,7 @@ def _print_runs(app: App, made: Scheduler, ticked: Ticked) -> None:
 
 
 def _count_left(ticked: Ticked) -> int | None:
-    """Number of pending chunks that the run did not take; None without launch."""
+    """Pending chunks that the run did not take; None without launch."""
     if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
     run = ticked.runs[-1]

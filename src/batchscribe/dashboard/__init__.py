@@ -1,1 +1,1 @@
-"""Pages for a browser: read-only views, as a server and as single files."""
+"""Read-only pages for a browser, as a server and as files."""

@@ -1,4 +1,7 @@
-"""The guarded buttons: a run now, pause and resume, release from quarantine. Everything else only reads."""
+"""The guarded buttons: run now, pause and resume, release from quarantine.
+
+Everything else only reads.
+"""
 
 from __future__ import annotations
 
@@ -86,21 +89,24 @@ def ask_run(context: Context, request: Request) -> Response:
 
 
 def show_run_live(context: Context, request: Request) -> Response:
-    """The part of the page that changes while a manual run is in progress."""
+    """Part of the page that changes during a manual run."""
     started = read_started(context)
     status = 200 if started["running"] else STOP_POLLING
     return page("run_live.html", request, status=status, **started)
 
 
 def read_started(context: Context) -> dict[str, Any]:
-    """Values of the last manual run that was started here; `run` is in the ledger, or None."""
+    """Values of the last manual run that was started here.
+
+    `run` is None until it is in the ledger.
+    """
     record, output = find_places(context.settings)
     running = is_running(record)
     return {"running": running, "output": read_output(output), "run": find_started(context, record)}
 
 
 def find_started(context: Context, record: Path) -> Run | None:
-    """The newest manual run that was opened after the process of `record` began; None without one."""
+    """Newest manual run since the process of `record` began, if any."""
     try:
         begin = datetime.fromtimestamp(record.stat().st_mtime, UTC)
     except OSError:
@@ -111,7 +117,7 @@ def find_started(context: Context, record: Path) -> Run | None:
 
 
 def start_run(context: Context, _request: Request) -> Response:
-    """Starts `batchscribe run` as a process that outlives this server, unless the last one still runs."""
+    """Starts `batchscribe run` unless it runs; it outlives this server."""
     record, output = find_places(context.settings)
     with _STARTS:
         if not is_running(record):
@@ -150,7 +156,7 @@ def resume(context: Context, _request: Request) -> Response:
 
 
 def put_pause(context: Context, until: str | None) -> Response:
-    """Writes the end of the pause into the ledger, as `pause` and `resume` do."""
+    """Writes the end of the pause into the ledger."""
     with open_ledger(context.settings) as ledger:
         ledger.put(PAUSED, until)
     return RedirectResponse("/", status_code=303)
@@ -159,7 +165,7 @@ def put_pause(context: Context, until: str | None) -> Response:
 def show_quarantine(
     context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request
 ) -> Response:
-    """Chunks that failed for good, with their last error, as of the last listing."""
+    """Quarantined chunks with their last errors, as of the last listing."""
     reading = context.renew(quarantined, QUARANTINE_AGE, patience=PATIENCE)
     records = (reading.value or ()) if reading else ()
     return page("quarantine.html", request, reading=reading, records=records[:SHOWN], total=len(records))
@@ -178,7 +184,7 @@ def ask_release(
 
 
 def release(context: Context, quarantined: Cached[Sequence[QuarantineRecord]], request: Request) -> Response:
-    """Forgets the failures of `?key=`, or of all chunks, so that the next runs retry them."""
+    """Forgets the failures of `?key=`, or of all chunks."""
     key = request.query_params.get("key", "")
     release_quarantined(context.output, [key] if key else None)
     quarantined.refresh(patience=PATIENCE)

@@ -107,7 +107,7 @@ def _decode_or_note(decoder: ChunkDecoder, key: str, problems: list[str]) -> Ite
 
 
 def find_media_type(key: str, head: bytes) -> str | None:
-    """Media type of an object that browsers play and seek as it is; None for all others.
+    """Media type of an object that browsers play and seek, else None.
 
     By its extension and first bytes: a piece of a recording, or a file without a length, is none.
     """
@@ -119,7 +119,7 @@ def find_media_type(key: str, head: bytes) -> str | None:
 
 
 def _has_length(head: bytes) -> bool:
-    """True if a WebM file states its size and duration: MediaRecorder writes neither."""
+    """True if a WebM file states its length: MediaRecorder does not."""
     elements = list(walk_elements(head))
     segment = next((each for each in elements if each.id == SEGMENT), None)
     info = next((each for each in elements if each.id == INFO), None)
@@ -137,7 +137,7 @@ class ChunkAudio:
         self._lock = threading.Lock()
 
     def answer(self, request: Request, key: str, *, decoded: bool) -> Response:
-        """Answers with the chunk or its requested part: as it is if browsers play it, else decoded.
+        """Answers with the chunk or a part of it, decoded if necessary.
 
         Raises what Store.get raises, and AudioError.
         """
@@ -187,7 +187,7 @@ def _cut_parts(data: bytes) -> Callable[[int, int], Iterator[bytes]]:
 def answer_range(
     request: Request, size: int, etag: str, media: str, read: Callable[[int, int], Iterator[bytes]]
 ) -> Response:
-    """Answers with a byte range (RFC 9110), or with everything if none or several are requested."""
+    """Answers with a byte range (RFC 9110), else with everything."""
     headers = {"accept-ranges": "bytes", "etag": f'"{etag}"', "cache-control": "private, no-cache"}
     asked = request.headers.get("range", "")
     if request.headers.get("if-range", headers["etag"]) != headers["etag"]:
@@ -205,7 +205,10 @@ def answer_range(
 
 
 def parse_range(asked: str, size: int) -> tuple[int, int] | None:
-    """Begin and end of a requested range; the whole for another request; None if it lies outside."""
+    """Begin and end of a requested range; None if it lies outside.
+
+    The whole if none, or none of this kind, was requested.
+    """
     match = _RANGE.fullmatch(asked)
     if match is None or asked == "bytes=-":
         return 0, size

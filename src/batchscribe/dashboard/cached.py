@@ -1,4 +1,4 @@
-"""Values that cost requests or seconds: read in a thread of their own, shown with their age."""
+"""Values that cost requests or seconds, shown with their age."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger("batchscribe")
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[T]):
-    """A value, or the error of its last read, with the time at which the read began."""
+    """A value or an error, and the time its read began."""
 
     at: datetime
     value: T | None = None
@@ -47,7 +47,7 @@ class Cached(Generic[T]):
         return not self._done.is_set()
 
     def refresh(self, *, patience: float = 0.0) -> Reading[T] | None:
-        """Starts a read unless one is in progress, waits up to `patience` seconds, returns the last one."""
+        """Starts a read unless one runs; waits up to `patience` seconds."""
         with self._lock:
             if self._done.is_set():
                 self._done.clear()
@@ -56,7 +56,7 @@ class Cached(Generic[T]):
         return self.last
 
     def get(self, lasts: timedelta, *, patience: float = 0.0) -> Reading[T] | None:
-        """The last reading; an older one than `lasts` is renewed first, if `patience` seconds suffice."""
+        """The last reading, renewed first if it is older than `lasts`."""
         if self.last is None or self._clock.now() - self.last.at > lasts:
             return self.refresh(patience=patience)
         return self.last

@@ -1,4 +1,4 @@
-"""Shared parts of the handlers: what they read from, and how they answer with a page."""
+"""Shared parts of the handlers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHANGED = timedelta(seconds=5)
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the pages read from. Handlers run in threads, several at a time."""
+    """Sources of the pages. Handlers run in threads, several at a time."""
 
     settings: Settings
     scheduler: Scheduler
@@ -71,7 +71,7 @@ class Context:
         return Cached(partial(describe_schedule, self.settings), self.clock)
 
     def renew(self, cached: Cached[T], lasts: timedelta, *, patience: float = 0.0) -> Reading[T] | None:
-        """The last reading; it ends after `lasts`, or after CHANGED if the ledger has a newer record."""
+        """The last reading; it ends sooner after a newer ledger record."""
         last = cached.last
         with self.open_ledger() as ledger:
             latest = ledger.last_tick()

@@ -1,4 +1,4 @@
-"""Index of the sessions: one listing of source and output, kept for all pages."""
+"""Index of the sessions, from one listing for all pages."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def make_index(at: datetime, entries: Iterable[SessionEntry]) -> SessionIndex:
 
 
 def build_index(scanner: Scanner, priors: Priors) -> SessionIndex:
-    """Lists both stores once. Raises what their listings raise: no index is partial."""
+    """Lists both stores once. Raises their errors: no index is partial."""
     rules = scanner.rules()
     folders = groupby(scanner.audio(), key=lambda audio: audio.name.folder)
     return make_index(
@@ -110,7 +110,7 @@ def build_index(scanner: Scanner, priors: Priors) -> SessionIndex:
 
 
 def keep_details(index: SessionIndex, before: SessionIndex | None) -> SessionIndex:
-    """The index with the details that the one before it had of the same session files."""
+    """The index, with an earlier one's details of unchanged session files."""
     if before is None:
         return index
     known = {(entry.session, entry.digest): entry.details for entry in before.entries}
@@ -121,7 +121,7 @@ def keep_details(index: SessionIndex, before: SessionIndex | None) -> SessionInd
 
 
 def read_details(index: SessionIndex, output: Store) -> SessionIndex:
-    """The index with the details of the newest complete sessions that had none, up to MOST_READ."""
+    """Adds the details of the newest complete sessions, up to MOST_READ."""
     wanted = [entry for entry in index.entries if entry.complete and not entry.details][:MOST_READ]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="details") as pool:
         found = dict(

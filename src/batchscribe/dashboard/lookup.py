@@ -68,7 +68,7 @@ def explain_chunk(context: Context, request: Request) -> Response:
 
 
 def find_next_tick(context: Context) -> str:
-    """The decision on the last poll of store and cloud; empty without one."""
+    """Decision on the last poll of store and cloud; empty without one."""
     around = context.around.last
     observed = around.value.observed if around and around.value else None
     if observed is None:

@@ -179,7 +179,7 @@ def render_metrics(settings: Settings, ledger: Ledger, now: datetime) -> bytes:
 
 
 def measure(settings: Settings, ledger: Ledger, now: datetime) -> Iterator[Sample]:
-    """Yields a number for each metric and combination of labels that is known."""
+    """Yields the known numbers of each metric and its labels."""
     yield "info", (__version__, settings.policy.value, settings.provider), 1.0
     open_runs = ledger.open_runs()
     yield from _measure_backlog(settings, ledger, now)

@@ -77,7 +77,7 @@ def routes(context: Context) -> list[Route]:
 
 
 class Reports:
-    """The last report of each period, read again after a tick or after REPORT_AGE."""
+    """Last report of each period, read again after changes or REPORT_AGE."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -98,7 +98,7 @@ class Reports:
 
 
 def _try_simulation(context: Context, last: timedelta, given: Mapping[str, str]) -> dict[str, Any]:
-    """Values of the page for a simulation, or the problem that prevented it."""
+    """Values of a simulation, or the problem that prevented it."""
     try:
         found, assumed = run_simulation(context, last, read_numbers(given))
     except BatchscribeError as error:
@@ -133,10 +133,7 @@ def read_numbers(given: Mapping[str, str]) -> dict[str, float]:
 
 
 def run_simulation(context: Context, last: timedelta, numbers: Mapping[str, float]) -> tuple[Simulation, str]:
-    """Simulates each policy on the ledger's arrivals. Returns what is assumed in it, too.
-
-    Raises MisconfiguredError if the price is unknown, and what the output store raises.
-    """
+    """Simulates each policy on the ledger's arrivals; also returns its assumptions."""
     settings, since = context.settings, context.clock.now() - last
     with context.open_ledger() as ledger:
         arrivals = make_recorded_arrivals(ledger.samples(since), ledger.runs(since))[-MOST_CHUNKS:]

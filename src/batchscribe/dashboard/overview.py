@@ -1,4 +1,4 @@
-"""The first page: the decision now, the GPU, the run in progress, the money; and /healthz."""
+"""The first page, and /healthz."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_values(context: Context, *, patience: float = 0.0) -> dict[str, Any]:
 
 
 def _measure_wait(now: Overview | None) -> timedelta | None:
-    """Wait of the oldest chunk, one that failed before included; None if nothing waits."""
+    """Wait of the oldest chunk, failed ones included, if any waits."""
     if now is None or now.observed is None:
         return None
     since = find_waiting_since(now.observed)

@@ -1,4 +1,4 @@
-"""HTML from templates: pages of the server, and single files that need neither server nor network."""
+"""HTML from templates: the server's pages, and self-contained files."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ Kind = Literal["server", "file"]
 
 
 def render_page(template: str, kind: Kind = "file", **values: Any) -> str:
-    """Renders a template of `templates/`. A page of kind `file` holds its assets; others refer to `/assets/`.
+    """Renders a template of `templates/`.
 
-    Every value is escaped, and characters that manipulate the display are shown as escapes.
+    A page of kind `file` holds its assets; others refer to `/assets/`. Every value is escaped, and characters
+    that manipulate the display are shown as escapes.
     """
     return _open_environment(kind).get_template(template).render(**values)
 
@@ -97,14 +98,14 @@ def _show_escapes(value: Any) -> Any:
 
 
 def _format_time(at: datetime, *, seconds: bool = False) -> Markup:
-    """A `<time>` in UTC, which the page's script shows as the reader's local time."""
+    """A `<time>` in UTC, which the page's script makes local."""
     shown = f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
     exact = Markup(" data-seconds") if seconds else Markup("")
     return Markup('<time datetime="{}"{}>{} UTC</time>').format(at.isoformat(), exact, shown)
 
 
 def _mark_text(text: str) -> Markup:
-    """Marks the parts of a message: times such as "2026-11-23 12:00 UTC", and commands between backticks."""
+    """Marks times such as "2026-11-23 12:00 UTC", and commands between backticks."""
     text, marked, done = printable(text, keep="\n\t"), Markup(), 0
     for found in _MARKED.finditer(text):
         marked += escape(text[done : found.start()])
@@ -126,14 +127,14 @@ def _refer(name: str) -> Markup:
 
 
 def _embed(name: str) -> Markup:
-    """Element that holds an asset; our own text, which does not end its element (a test)."""
+    """Element that holds an asset: our own text, without end tags (tested)."""
     element = "style" if name.endswith(".css") else "script"
     return Markup(f"<{element}>{read_asset(name).decode()}</{element}>")  # noqa: S704
 
 
 @cache
 def file_policy() -> str:
-    """Content-Security-Policy of a single file: our scripts, by their hashes, and nothing from a network."""
+    """Content-Security-Policy of a single file: our scripts, by their hashes."""
     scripts = [name for name, media in ASSETS.items() if media == "text/javascript"]
     hashes = (base64.b64encode(hashlib.sha256(read_asset(name)).digest()).decode() for name in scripts)
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)

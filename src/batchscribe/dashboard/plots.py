@@ -41,7 +41,7 @@ class Series(TypedDict):
 
 
 class Plot(TypedDict):
-    """Specification of a plot. `labels`: text of each `x` for the table of numbers."""
+    """Specification of a plot. `labels` are texts of each `x`."""
 
     title: str
     unit: str
@@ -56,7 +56,7 @@ class Plot(TypedDict):
 
 
 class Bar(TypedDict):
-    """Some consecutive days of a plot, and the part of a month that they are."""
+    """Consecutive days of a plot, and their part of a month."""
 
     label: str
     days: list[DayRow]
@@ -168,7 +168,10 @@ def plot_runs(period: Period, title: str, unit: str, name: str, field: str) -> P
 
 
 def plot_alternatives(period: Period) -> Plot:
-    """Dollars for the same audio by other rules; an always-on GPU would hide the rest."""
+    """Dollars for the same audio by other rules.
+
+    An always-on GPU is left out: it would hide the rest.
+    """
     rows = [("Paid", period.totals.cost)] if period.baselines else []
     names = {"optimum": "Optimum", "threshold-100": "At 100 chunks", "each-arrival": "Each arrival"}
     costs = {each.against: each.cost for each in period.baselines}
@@ -245,7 +248,7 @@ def _make_plot(
 
 
 def _make_bars(period: Period) -> list[Bar]:
-    """The days of the recorded time in bars of equal length, at most MOST_BARS."""
+    """The recorded days in at most MOST_BARS bars of equal length."""
     count, first = _count_days(period), _find_first_day(period)
     rows = {row.day: row for row in period.days}
     span = math.ceil(count / MOST_BARS)
@@ -294,7 +297,7 @@ _Row = tuple[datetime, int, int | None]
 
 
 def _thin_out(rows: Sequence[_Row]) -> Iterator[_Row]:
-    """Keeps the longest backlog of each equal part, so that no peak is lost."""
+    """Keeps the peak of each equal part of the rows."""
     size = math.ceil(len(rows) / MOST_POINTS) or 1
     for begin in range(0, len(rows), size):
         yield max(rows[begin : begin + size], key=lambda row: row[1])

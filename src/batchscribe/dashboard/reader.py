@@ -1,4 +1,4 @@
-"""The session reader: values of its template, and the reader as one file."""
+"""The session reader, as a template's values and as a file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderAudio:
-    """Where the reader's audio comes from: one MP3, chunks of the server, files to choose, or nowhere."""
+    """Source of the reader's audio: MP3, server, user's files, or none."""
 
     data: bytes = b""
     """An MP3 of the whole session."""
@@ -69,7 +69,7 @@ def make_data_link(media_type: str, data: bytes) -> Markup:
 
 
 def name_download(session: str) -> str:
-    """Name of a session's file without its extension: the last segment of its id."""
+    """Last segment of a session's id, as a file's stem."""
     last = split_key(show_session(session))[1]
     plain = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in last)
     return plain[:100].strip(". ") or "session"
@@ -78,7 +78,7 @@ def name_download(session: str) -> str:
 def describe_session(
     found: AssembledSession, audio: ReaderAudio, downloads: Sequence[tuple[str, str, str]]
 ) -> dict[str, Any]:
-    """Values of the template `session.html`. `downloads`: format, file name and URL of each."""
+    """Values of `session.html`. `downloads`: (format, file name, URL) of each."""
     transcript = found.transcript
     # The page's script finds a paragraph's words by its place among the texts.
     paragraphs = sorted(list_paragraphs(transcript), key=lambda each: each.start)
@@ -108,15 +108,16 @@ def describe_session(
 
 
 def _describe_part(part: SessionPart) -> list[Any]:
-    """Offset and duration in seconds, file name, and if its audio can be placed on the clock."""
+    """[offset, duration (both in seconds), file name, True if it has audio]."""
     name = printable(split_key(part.key)[1])
     return [part.offset, part.duration, name, MISSING not in part.flags]
 
 
 def _pack_words(paragraph: Paragraph) -> list[int]:
-    """Four numbers for each word: UTF-16 units, milliseconds since the previous start, length, percent.
+    """Four numbers for each word, for the page's script.
 
-    The page's text has the words themselves; -1 percent is an unknown probability.
+    UTF-16 units, milliseconds since the previous start, length in milliseconds, probability in percent (-1 if
+    unknown). The page's text has the words themselves.
     """
     packed: list[int] = []
     before = 0
@@ -130,7 +131,7 @@ def _pack_words(paragraph: Paragraph) -> list[int]:
 
 
 def _count_units(text: str) -> int:
-    """UTF-16 code units of a text as the page shows it, by which scripts count."""
+    """UTF-16 code units of a text, as the page's script counts."""
     if text.isascii() and text.isprintable():
         return len(text)
     return len(printable(text, keep=KEPT).encode("utf-16-le")) // 2
@@ -188,7 +189,7 @@ def _explain_flags(parts: Sequence[SessionPart]) -> list[tuple[str, int, str]]:
 
 
 def _list_rows(parts: Sequence[SessionPart]) -> list[SessionPart]:
-    """The chunks of the table, in order; if there are too many, those with flags before others."""
+    """The first LISTED chunks in order, those with flags before others."""
     if len(parts) <= LISTED:
         return list(parts)
     chosen = sorted(parts, key=lambda part: not part.flags)[:LISTED]

@@ -1,4 +1,4 @@
-"""Report of a period as HTML: a single file, and the costs' page of the server."""
+"""Report of a period as HTML."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Another way to transcribe the same audio; `saved` and `tone` are empty if unknown."""
+    """Another way to transcribe the same audio.
+
+    `saved` and `tone` are empty if unknown.
+    """
 
     name: str
     cost: str
@@ -126,7 +129,7 @@ def _make_fixed_tile(period: Period) -> Iterator[Tile]:
 
 
 def _list_alternatives(period: Period) -> Iterator[Alternative]:
-    """Baselines and hosted services, each by itself: savings against several are never summed."""
+    """Baselines and hosted services: savings against several are never summed."""
     sums, hours = period.totals, period.totals.audio_hours
     for each in period.baselines:
         known = each.cost_micros is not None and each.saved_micros is not None

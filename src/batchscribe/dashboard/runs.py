@@ -29,7 +29,7 @@ LOG_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PhaseSpan:
-    """A phase on a time axis: begin and length as percentages of the whole."""
+    """A phase on a time axis, in percentages of the whole."""
 
     name: str
     seconds: float
@@ -69,7 +69,7 @@ def list_runs(context: Context, request: Request) -> Response:
 
 
 def show_run(context: Context, request: Request) -> Response:
-    """One run: its phases, chunks, costs, events and the end of its log."""
+    """One run: phases, chunks, costs, events and log."""
     name = request.path_params["run"]
     with context.open_ledger() as ledger:
         run = ledger.run(name)
@@ -151,7 +151,7 @@ def lay_out(parts: dict[str, float]) -> list[PhaseSpan]:
 
 
 def read_lines(folder: Path, run: str) -> tuple[list[LogLine], bool]:
-    """(end of a run's log, True if there is more); empty without a log."""
+    """(end of a run's log, True if there is more)."""
     try:
         lines, cut = read_log_end(find_log(folder, run), LOG_BYTES)
     except (ObjectNotFoundError, OSError):

@@ -1,4 +1,4 @@
-"""Admission of requests: our own host names, the token, our own pages; and headers of every answer."""
+"""Admission of requests, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Gate:
         await answer(scope, receive, send_guarded)
 
     def _answer(self, request: Request) -> Response | None:
-        """Returns the refusal, or the redirect that keeps the token; None if the page answers."""
+        """Refusal, or redirect that keeps the token; None if admitted."""
         if not self._is_own_host(request.headers.get("host", "")):
             return PlainTextResponse("this host name is not served here\n", status_code=421)
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
@@ -104,12 +104,12 @@ class Gate:
 
 
 def name_cookie(token: str) -> str:
-    """Name of the cookie: cookies ignore ports, and two dashboards of one host have different tokens."""
+    """Name of the cookie: one for each token, since cookies ignore ports."""
     return f"batchscribe-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
 
 
 def is_same_origin(request: Request) -> bool:
-    """True if one of our own pages sent the request, by the browser's headers; without these, False."""
+    """True if the browser's headers name one of our own pages."""
     if site := request.headers.get("sec-fetch-site"):
         return site == "same-origin"
     # Browsers send no Sec-Fetch-Site to an address without TLS.
@@ -135,7 +135,7 @@ def is_embedded_elsewhere(request: Request) -> bool:
 
 
 def list_hosts(host: str) -> frozenset[str]:
-    """Host names of requests that a server bound to `host` answers; `*` is any IP address."""
+    """Host names that a server on `host` answers; `*`: any IP address."""
     if host in LOOPBACK:
         return LOOPBACK
     return LOOPBACK | {"*", host, socket.gethostname().lower(), socket.getfqdn().lower()}

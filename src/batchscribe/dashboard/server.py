@@ -54,7 +54,7 @@ class PromptProtocol(H11Protocol):
         self.loop.call_later(HEAD_SECONDS, self._drop_idle, None)
 
     def on_response_complete(self) -> None:
-        """Starts the time limit of the next request: uvicorn's own ends with its first byte."""
+        """Starts the next request's time limit: uvicorn's own ends too soon."""
         self.loop.call_later(HEAD_SECONDS, self._drop_idle, self.cycle)
         super().on_response_complete()
 
@@ -85,7 +85,7 @@ def create_app(context: Context, *, hosts: frozenset[str] = LOOPBACK, token: str
 
 
 def make_redactor(settings: Settings, token: str = "") -> Redactor:
-    """Redactor of a whole page, in which secrets may be escaped as HTML or as JSON."""
+    """Redactor of a whole page: secrets may be escaped in it."""
     known = [*settings.list_secrets(), *filter(None, [token])]
     return Redactor(
         form for secret in known for form in (secret, str(escape(secret)), json.dumps(secret)[1:-1])
@@ -121,7 +121,7 @@ def show_bug(request: Request, error: Exception) -> Response:
 
 
 def serve(settings: Settings, *, host: str, port: int, announce: Callable[[str], None]) -> None:
-    """Serves the pages until interrupted; `announce` gets the URL, with the token if there is one.
+    """Serves the pages until interrupted; `announce` gets the URL.
 
     Outside the loopback interface a token is generated unless BATCH_DASHBOARD_TOKEN is set.
     """

@@ -1,4 +1,4 @@
-"""Pages of the sessions: the list with its search, the reader, its audio and its downloads."""
+"""Pages of the sessions: list, reader, audio and downloads."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def routes(context: Context) -> list[Route]:
 
 
 def make_url(prefix: str, session: str) -> str:
-    """URL of a session below a prefix: slashes, dots and control characters stay one segment."""
+    """URL of a session below a prefix, as one segment."""
     return f"/{prefix}/{quote(session, safe='')}"
 
 
@@ -220,14 +220,14 @@ class SessionLibrary:
         return self._listed
 
     def _read_index(self, *, patience: float) -> str:
-        """Renews the index if it is old; returns the error of the last listing."""
+        """Renews an old index; returns the last listing's error."""
         last = self._index.last
         lasts = PAUSE if last is not None and last.error else MAX_AGE
         found = self._context.renew(self._index, lasts, patience=patience)
         return found.error if found else ""
 
     def _find_entry(self, session: str) -> SessionEntry | None:
-        """The session of the index; raises the listing's error if there is no index."""
+        """The session of the index. Raises the listing's error without index."""
         problem = self._read_index(patience=30.0 if self._listed is None else 1.0)
         if self._listed is None:
             raise TransientError(problem or "the store is being listed; try again in a minute")
@@ -253,7 +253,7 @@ class SessionLibrary:
         return key
 
     def _assemble(self, entry: SessionEntry) -> _KeptSession:
-        """The session's transcript: from its session file if that is current, else from its chunks.
+        """The session's transcript, from its current session file or its chunks.
 
         Kept until the session changes. Raises ObjectNotFoundError without a transcript, and what the stores
         raise.

@@ -1,4 +1,4 @@
-"""AWS Lambda's entry: one pass of the scheduler for each event, on an empty disk (docs/serverless.md)."""
+"""AWS Lambda's entry: one pass for each event (docs/serverless.md)."""
 
 from __future__ import annotations
 

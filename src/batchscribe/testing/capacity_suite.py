@@ -175,7 +175,10 @@ class CapacitySuite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedCapacityCase(CapacityCase):
-    """A capacity under test that creates machines; `instance` and `missing` are names without a machine."""
+    """A capacity under test that creates machines.
+
+    `instance` and `missing` are names without a machine.
+    """
 
     run: str = "run-1"
 

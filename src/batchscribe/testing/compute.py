@@ -1,4 +1,4 @@
-"""In-memory cloud with start and stop times, bills, planned faults and hooks for a simulator."""
+"""In-memory cloud with transitions, bills, planned faults and hooks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class FaultPlan:
 
 @dataclass(slots=True)
 class Span:
-    """Billed period of a machine, in seconds of the clock; `end` is None while it runs."""
+    """Billed period of a machine; `end` is None while it runs.
+
+    Times are seconds of the clock.
+    """
 
     holder: str
     begin: float
@@ -101,13 +104,13 @@ class CloudMachine:
     spans: list[Span] = field(default_factory=list)
 
     def shown_at(self, then: float) -> tuple[float, Instance]:
-        """State shown at that moment, with the time since which it is shown."""
+        """(time since which it is shown, state shown) at that moment."""
         return next((shown for shown in reversed(self.shown) if shown[0] <= then), self.shown[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Course of a start: seconds until it runs; `broken` if it falls back to stopped."""
+    """Course of a start; a `broken` one falls back to stopped."""
 
     pending: float = 20.0
     broken: bool = False
@@ -142,7 +145,7 @@ class Cloud:
     def create(
         self, name: str, instance_type: str, market: str, zone: str, tags: dict[str, str]
     ) -> CloudMachine:
-        """Creates and starts a machine with this name in its tag, beside others of that name."""
+        """Creates and starts a machine of this name; names may repeat."""
         instance = f"i-{len(self.machines):017x}"
         machine = CloudMachine(instance, instance_type, market, zone, tags={**tags, MACHINE_TAG: name})
         self.machines[instance] = machine
@@ -152,7 +155,7 @@ class Cloud:
         return machine
 
     def list_named(self, name: str) -> list[CloudMachine]:
-        """Machines that were created with this name, except those that ended too long ago."""
+        """Machines created with this name that are still shown."""
         now = self._clock.seconds
         return [
             machine
@@ -208,7 +211,7 @@ class Cloud:
         self._end_later(machine, self.next_stop())
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:
-        """Keeps the machine pending or stopping while held; a forced stop frees it."""
+        """Keeps the transition from its end; a forced stop frees it."""
         machine = self.machine(instance)
         machine.stuck = stuck
         self._end_transition(machine)
@@ -252,7 +255,7 @@ class Cloud:
         return sum((now if span.end is None else span.end) - span.begin for span in spans)
 
     def _end_later(self, machine: CloudMachine, seconds: float) -> None:
-        """Plans the end of the transition, void once the machine has left its state."""
+        """Plans the end of the transition, unless another one begins before."""
         machine.due, move = self._clock.seconds + seconds, machine.move
         if seconds:
             self._clock.at(seconds, lambda: self._end_transition(machine) if machine.move == move else None)
@@ -301,7 +304,7 @@ class Cloud:
 
 
 class FakeCompute(FaultPlan, Cloud):
-    """A protocols.Compute; `pending` and `stopping` are the durations of a start and a stop."""
+    """A protocols.Compute whose starts and stops take a fixed time."""
 
     def __init__(
         self,

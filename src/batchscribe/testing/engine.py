@@ -19,9 +19,9 @@ def counting(window: Window) -> str:
 
 @dataclass
 class ScriptedEngine(Engine):
-    """Returns `script(window)`, spread evenly over the window, and a batch's results in reverse order.
+    """Returns `script(window)`, spread evenly over the window.
 
-    A script may raise EngineError.
+    A batch's results come in reverse order. A script may raise EngineError.
     """
 
     script: Callable[[Window], str] = counting

@@ -69,13 +69,13 @@ def join_texts(results: Sequence[Recognition]) -> str:
 
 
 def transcribe(engine: Engine, windows: Sequence[Window]) -> list[Recognition]:
-    """The results of all windows, in batches as large as the engine takes them."""
+    """Results of all windows, in batches of the engine's size."""
     starts = range(0, len(windows), engine.batch_size)
     return [result for at in starts for result in engine.transcribe(windows[at : at + engine.batch_size])]
 
 
 class EngineSuite:
-    """Tests for a subclass to inherit; its fixture `engine` is the loaded engine."""
+    """Tests to inherit; the fixture `engine` is the loaded engine."""
 
     def speech(self) -> list[Window]:
         """Windows with speech, numbered from 10 on."""

@@ -87,7 +87,7 @@ def _check_target(target: Request) -> Iterator[str]:
 
 
 def _find_targets(target: Request) -> list[str]:
-    """IDs of instances, or the tag whose instances are terminated; empty if the input is refused."""
+    """IDs of instances, or the tag of machines; empty if refused."""
     try:
         asked = json.loads(target.get("Input", ""))
         if str(target.get("Arn", "")).endswith(":ssm:startAutomationExecution"):

@@ -75,7 +75,7 @@ class FakeFleet(FaultPlan, Cloud):
 
 
 def show_named(name: str, machines: Iterable[CloudMachine], at: float) -> Instance:
-    """What a poll of the name showed at a moment of the clock: the machine that is furthest from its end."""
+    """Answer of a poll: of this name, the machine furthest from its end."""
     shown = [seen for since, seen in (machine.shown_at(at) for machine in machines) if since <= at]
     shown = [seen for seen in shown if seen.state in _FROM_THE_END]
     if not shown:
@@ -84,7 +84,7 @@ def show_named(name: str, machines: Iterable[CloudMachine], at: float) -> Instan
 
 
 def show_created(cloud: Cloud, at: float) -> tuple[Instance, ...]:
-    """What a list of all created machines showed at a moment of the clock."""
+    """Answer of `list_created` at a moment of the clock."""
     names = sorted({machine.tags.get(MACHINE_TAG, "") for machine in cloud.machines.values()} - {""})
     shown = [show_named(name, cloud.list_named(name), at) for name in names]
     return tuple(seen for seen in shown if not seen.state.proved_stopped)

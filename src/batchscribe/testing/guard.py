@@ -20,7 +20,7 @@ Plan = Callable[[float, Callable[[], object]], object]
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One try of an order; `error` if it did not stop the instance."""
+    """One try of an order; `error` if it failed to stop."""
 
     at: datetime
     instance: str

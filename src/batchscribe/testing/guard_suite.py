@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 class GuardSuite:
-    """Tests for a subclass to inherit; its fixture `guard` is a guard that can be armed."""
+    """Tests to inherit; the fixture `guard` can be armed."""
 
     deadline = datetime(2030, 1, 1, 14, 0, 0, 123456, tzinfo=UTC)
 

@@ -77,7 +77,7 @@ class LauncherCase:
 
 
 class LauncherSuite:
-    """Tests for a subclass to inherit; its fixture `case` is a LauncherCase without workers."""
+    """Tests to inherit; the fixture `case` is a LauncherCase without workers."""
 
     def test_the_probe_returns_the_version_of_the_worker(self, case: LauncherCase) -> None:
         assert case.launcher.probe(case.instance) == __version__

@@ -9,7 +9,7 @@ from batchscribe.errors import LockHeldError
 
 
 class FakeLock:
-    """A protocols.Lock; `held_by` is its holder, which a test may set to another process."""
+    """A protocols.Lock; a test may set its holder, `held_by`."""
 
     def __init__(self) -> None:
         self.held_by: str | None = None

@@ -7,7 +7,10 @@ from batchscribe.errors import ObjectNotFoundError
 
 
 class FakePriceSource:
-    """A protocols.PriceSource with on-demand prices by region and type, and spot prices by zone and type."""
+    """A protocols.PriceSource.
+
+    `on_demand` has prices by region and type, `spot` by zone and type.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Behaviour of a SpeakerModel. Subclass it with two fixtures: `model`, and `voices` of two speakers.
+"""Behaviour of a SpeakerModel. Subclass it with two fixtures.
 
     class TestMine(SpeakerModelSuite):
         @pytest.fixture
@@ -7,7 +7,7 @@
         @pytest.fixture
         def voices(self): return (first, first_again), (second, second_again)
 
-Each take is at least 3 s of 16 kHz mono audio, shape (samples,), float32.
+`voices` are takes of two speakers, each of at least 3 s of 16 kHz mono audio, shape (samples,), float32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model of voices without weights, for tests of its surroundings: a voice is its spectrum."""
+"""A speaker model without weights: a voice is its spectrum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORTEST = SAMPLE_RATE // 8
 
 @dataclass(frozen=True, slots=True)
 class SpectralSpeakers:
-    """A SpeakerModel: the embedding is the level in each of `bands` bands up to 8 kHz."""
+    """A SpeakerModel: its embeddings are levels of `bands` bands to 8 kHz."""
 
     name: str = "spectral"
     alike: float = 0.85

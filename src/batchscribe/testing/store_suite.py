@@ -67,7 +67,7 @@ def fill(store: Store, *keys: str) -> None:
 
 
 class StoreSuite:
-    """Tests for a subclass to inherit; its fixture `store` is an empty store."""
+    """Tests to inherit; the fixture `store` is an empty store."""
 
     page = 1000
     """Maximum number of keys in one answer of the service."""

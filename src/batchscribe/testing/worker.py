@@ -1,4 +1,4 @@
-"""A worker without an engine: publishes chunk after chunk by a fake clock, until its exit record."""
+"""A worker without an engine, which works by a fake clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ChunkFate(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerScript:
-    """Course of a worker: result and duration of each chunk, its network, and its end."""
+    """Course of a worker: its chunks, its network and its end."""
 
     seconds: Callable[[], float] = lambda: 2.0
     """Duration of the next act: loading the model, or a chunk."""

@@ -34,10 +34,11 @@ def read_cost_basis(
     store: Store | None = None,
     settling: Run | None = None,
 ) -> CostBasis | None:
-    """Prices and facts for the costs beside the GPU's; None without readable prices.
+    """Prices and facts for the costs beside the GPU's.
 
-    Disk and address come from the instance's record in `store`, or else from the ledger's copy. `settling`: a
-    run that the ledger shows as open. No report and no estimate fails for a price file: the reason is logged.
+    None without readable prices: no report and no estimate fails for a price file, the reason is logged. Disk
+    and address come from the instance's record in `store`, or else from the ledger's copy. `settling`: a run
+    that the ledger shows as open.
     """
     cloud = settings.provider != LOCAL
     parked = _find_parked(settings.instance_id, ledger, store) if cloud else None

@@ -71,7 +71,7 @@ Group = tuple[str, Callable[[], Iterator[Finding]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Preconditions:
-    """The checks of one set of settings, in groups. `account` is None if the GPU is in this machine."""
+    """The checks of one set of settings, in groups."""
 
     settings: Settings
     clock: Clock
@@ -80,6 +80,7 @@ class Preconditions:
     open_parent: Callable[[str], Store]
     """Opens the store at a URL above the source's."""
     account: AccountReads | None = None
+    """None without EC2."""
     describe: Callable[[], Instance]
     shutdown: Callable[[], str] = lambda: ""
     """Effect of a power-off by the instance itself."""
@@ -89,7 +90,7 @@ class Preconditions:
     """Those of each further region."""
 
     def check(self) -> Iterator[tuple[str, Finding]]:
-        """Yields (group, finding) when each check is done. Never raises for a failed check."""
+        """Yields (group, finding) as each check is done; never raises."""
         for group, findings in self._list_groups():
             for finding in findings():
                 yield group, finding
@@ -117,7 +118,7 @@ class Preconditions:
         yield "last proof", self._check_history
 
     def check_region(self) -> Iterator[Finding]:
-        """Yields the findings about machines in one of several regions, and about their stop orders."""
+        """Yields the findings about machines and stop orders in one region."""
         if self.account and self.machines:
             yield from self._check_machines(self.account, self.machines)
             yield from self._check_orders(self.account)
@@ -202,7 +203,7 @@ class Preconditions:
             )
 
     def _check_machines(self, account: AccountReads, machines: MachineChecks) -> Iterator[Finding]:
-        """Checks what a machine is created from, where, with which types and prices, and its image."""
+        """Checks the template, types, quotas, prices and image of created machines."""
         yield from machines.check_template()
         for name in self.settings.instance_types:
             yield from self._check_type(account, name)

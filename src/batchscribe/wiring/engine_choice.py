@@ -1,4 +1,4 @@
-"""Resolves the engine and model of `auto`: by the settings, the host's record and the published models."""
+"""Resolves `auto` to an engine and a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IDENTIFIER = EngineSpec(engine=WHISPER, model="tiny", device="cpu")
 
 
 class EngineChoice:
-    """The engine of the next runs, for an identified language or an empty one.
+    """The engine of the next runs, by the identified language.
 
     It reads the record of the host's set-up, once, if `auto` depends on it, and raises what the store raises.
     """
@@ -67,16 +67,17 @@ class EngineChoice:
         return next(ready, None) or engine_spec(self._settings, self._record)
 
     def _is_ready(self, spec: EngineSpec) -> bool:
-        """True if the host was prepared for it, or if this machine can run it."""
+        """True if the prepared host, or this machine, can run it now."""
         if self._settings.provider == LOCAL:
             return _is_usable(spec)
         prepared = self._record.engines if self._record else ()
         return (spec.engine, spec.model) in {(each.engine, each.model) for each in prepared}
 
     def open_identifier(self) -> Callable[[bytes], str] | None:
-        """Returns a function from audio to its language; None if this machine has no model for it.
+        """Returns a function from audio to its language.
 
-        None, too, if no engine depends on the language. Raises EngineError, and what the store raises.
+        None if this machine has no model for it, or if no engine depends on the language. Raises EngineError,
+        and what the store raises.
         """
         if not has_identifier() or not self.depends_on_language:
             return None
@@ -96,7 +97,7 @@ def is_by_session(settings: Settings) -> bool:
 
 
 def list_session_engines(settings: Settings) -> tuple[EngineSpec, ...]:
-    """Engines that `gpu setup` prepares for sessions of identified languages, if this machine can do that."""
+    """Further engines that `gpu setup` prepares if languages can be identified."""
     if settings.provider == LOCAL or not is_by_session(settings) or not has_identifier():
         return ()
     best = [list_by_language(settings, language)[:1] for language in sorted(EUROPEAN)]
@@ -104,7 +105,7 @@ def list_session_engines(settings: Settings) -> tuple[EngineSpec, ...]:
 
 
 def list_by_language(settings: Settings, language: str) -> list[EngineSpec]:
-    """Parakeet's specs for sessions of a language, the best first; other engines identify it themselves."""
+    """Parakeet's specs for a language, best first; others identify it themselves."""
     spoken = replace(settings, language=language)
     found = list_candidates(PARAKEET, language, settings.task)
     specs = [_make_spec(spoken, model.engine, model.name) for model in found]
@@ -112,9 +113,10 @@ def list_by_language(settings: Settings, language: str) -> list[EngineSpec]:
 
 
 def engine_spec(settings: Settings, record: InstanceRecord | None = None) -> EngineSpec:
-    """Resolves `auto`: explicit settings win, then what `record` shows as prepared, then the best model.
+    """Resolves `auto`.
 
-    On this machine, the best model is one that is here and can run.
+    Explicit settings win, then what `record` shows as prepared, then the best published model. On this
+    machine, the best model is one that is here and can run.
     """
     engine, model = settings.engine, settings.model
     if model != AUTO:
@@ -154,7 +156,7 @@ def _find_engine(engine: str, model: str) -> str:
 
 
 def _keep_prepared(settings: Settings, record: InstanceRecord) -> EngineSpec | None:
-    """The engine that the host was set up for, if `auto` may choose it and it can do the settings' work."""
+    """The engine that the host was prepared for, if it is suitable."""
     engine, model = (record.engine, record.model) if record.engine else BEFORE_RECORDS
     if settings.engine == AUTO:
         # Parakeet transcribes any language as one of its own, without a report: it needs a known one.

@@ -21,7 +21,7 @@ SPEAKER_MODEL = speaker_model.NAME
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """One engine, and why it cannot run here; `problems` is empty if it can."""
+    """One engine, and the reasons why it cannot run here."""
 
     name: str
     problems: tuple[str, ...]
@@ -61,7 +61,7 @@ def engine_factory(name: str) -> EngineFactory:
 
 
 def known_factory(name: str) -> EngineFactory:
-    """The factory registered under a name, else a stand-in: the engine may be installed on the host only."""
+    """The factory registered under a name, else a stand-in."""
     try:
         return engine_factory(name)
     except MisconfiguredError as error:
@@ -85,9 +85,10 @@ class _Absent(EngineFactory):
 
 
 def list_limits(spec: EngineSpec) -> tuple[str, ...]:
-    """Why no machine can run `spec`, as far as that is known without the engine's packages.
+    """Known reasons why no machine can run `spec`.
 
-    Never raises, since commands that only observe or stop a GPU call it, too.
+    It needs none of the engine's packages, and never raises, since commands that only observe or stop a GPU
+    call it, too.
     """
     try:
         factory = known_factory(spec.engine)
@@ -100,13 +101,13 @@ def list_limits(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def find_problems(spec: EngineSpec) -> tuple[str, ...]:
-    """Reasons why this machine cannot run `spec`, with its model of voices. Raises MisconfiguredError."""
+    """Reasons why this machine cannot run `spec`. Raises MisconfiguredError."""
     voices = speaker_model.find_speaker_problems() if spec.speakers else ()
     return (*engine_factory(spec.engine).problems(spec), *voices)
 
 
 def fetch_model(spec: EngineSpec) -> Path:
-    """Downloads the engine's model, or the model of voices, to this machine; returns its folder.
+    """Downloads the engine's model or the speaker model; returns its folder.
 
     Only this uses a model hub. Raises MisconfiguredError if the engine has no model to fetch, and the
     engine's own errors.
@@ -120,7 +121,7 @@ def fetch_model(spec: EngineSpec) -> Path:
 
 
 def engine_reports(make_spec: Callable[[str], EngineSpec], engine: str = AUTO) -> tuple[EngineReport, ...]:
-    """Reports if an engine, or each one for `auto`, can run here, with the spec made for its name."""
+    """Reports if an engine, or each one for `auto`, can run here."""
     factories = {name: known_factory(name) for name in (engine_names() if engine == AUTO else (engine,))}
     return tuple(
         EngineReport(name=name, problems=factory.problems(make_spec(name)), models=factory.models())

@@ -15,7 +15,7 @@ from batchscribe.wiring.engines import known_factory
 
 
 def find_other_python(engine: str) -> str:
-    """The interpreter of the engine's own environment on this host; empty if it has none, or runs in it."""
+    """The interpreter of the engine's own environment; empty without or within one."""
     environment = Path.home() / ".batchscribe" / f"venv-{known_factory(engine).extra}"
     python = environment / "bin" / "python"
     return str(python) if python.exists() and environment.resolve() != Path(sys.prefix).resolve() else ""

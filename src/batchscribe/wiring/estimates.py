@@ -1,4 +1,4 @@
-"""Work and cost of audio under the present settings, and records of the past."""
+"""Work and cost of audio, and records of the past."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ GIVEN = "as given"
 
 
 def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate:
-    """Estimates one run over these objects, on GPU_INSTANCE_TYPE or the type of the last run.
+    """Estimates one run over these objects.
 
-    Raises MisconfiguredError if the price is unknown.
+    On GPU_INSTANCE_TYPE, or on the type of the last run. Raises MisconfiguredError if the price is unknown.
     """
     kind, priors = read_expected(settings)
     chunks = make_chunks(found, ScanRules(now=open_clock().now()))
@@ -42,7 +42,7 @@ def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate
 
 
 def read_expected(settings: Settings, instance_type: str = "", *, priced: bool = False) -> tuple[str, Priors]:
-    """(instance type, its set-up time and speed), measured by earlier runs or assumed.
+    """(instance type, its set-up time and speed), measured or assumed.
 
     Without a type, that of the next run. A machine that is `priced` is assumed to be a GPU in the cloud.
     """
@@ -60,7 +60,7 @@ def read_expected(settings: Settings, instance_type: str = "", *, priced: bool =
 
 
 def describe_assumed(offers: Sequence[Offer], setup: float | None = None, speed: float | None = None) -> str:
-    """Describes what no run measured and no argument replaces; empty if there is no such value."""
+    """Describes what is assumed; empty if runs or arguments gave all values."""
     names = [name for name, value in (("set-up", setup), ("speed", speed)) if value is None]
     kinds = [_name_machine(offer) for offer in offers if not offer.priors.learned]
     if not names or not kinds:
@@ -81,7 +81,10 @@ def make_offer(
     setup: float | None = None,
     speed: float | None = None,
 ) -> Offer:
-    """An instance type by the settings and earlier runs, with what `rate`, `setup` and `speed` replace."""
+    """An offer of an instance type, by the settings and earlier runs.
+
+    `rate` (dollars an hour), `setup` (seconds) and `speed` replace their values.
+    """
     priced = rate is not None or bool(kind or settings.instance_type)
     kind, priors = read_expected(settings, kind, priced=priced)
     if setup is not None:
@@ -96,14 +99,13 @@ def make_offer(
 
 
 def _find_engine(settings: Settings) -> EngineSpec:
-    """The engine of the next run; the arrivals of a file need no store."""
     if not settings.output:
         return engine_spec(settings)
     return EngineChoice(settings, open_stores(settings)[1]).choose("")
 
 
 def read_arrivals(settings: Settings, priors: Priors) -> tuple[tuple[Arrival, ...], str]:
-    """(arrivals, their origin): the source's audio or, if it has none, the backlog that ticks recorded."""
+    """(arrivals, their origin): of the source, else of earlier ticks."""
     listed = make_arrivals((audio.info for audio in open_scanner(settings).audio()), priors)
     if listed:
         return listed, f"the time stamps in {settings.source}"
@@ -119,7 +121,7 @@ def read_history(settings: Settings, ledger: Ledger, since: datetime) -> History
 
 
 def read_period(settings: Settings, ledger: Ledger, now: datetime, last: timedelta) -> Period:
-    """The report of the time from `last` before `now` on, from the ledger alone."""
+    """The report of the time `last` before `now`, from the ledger alone."""
     since = now - last
     costs = read_cost_basis(settings, ledger, now)
     history, shares = read_history(settings, ledger, since), ledger.sessions(since)

@@ -27,7 +27,7 @@ log = structlog.get_logger("batchscribe")
 
 @dataclass(slots=True)
 class Fallbacks:
-    """Errors in the order in which they were found; while there are any, starts are refused."""
+    """Errors in the order of their discovery: any one refuses starts."""
 
     errors: list[BatchscribeError] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Fallbacks:
 
     @contextmanager
     def locked(self, lock: Lock, patience: float) -> Iterator[None]:
-        """Holds the lock. Continues without it if its file cannot be used: steps are repeatable."""
+        """Holds the lock, if its file can be used: steps are repeatable."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock.held(patience=patience))
@@ -51,7 +51,7 @@ class Fallbacks:
 
 
 def usable_ledger(path: Path, now: datetime, trouble: Fallbacks) -> Ledger:
-    """Opens the ledger at `path`; if it is damaged a new one, if it is unusable a temporary one."""
+    """Opens the ledger: a new one if damaged, a temporary if unusable."""
     try:
         return Ledger(path)
     except DamagedLedgerError as error:
@@ -65,7 +65,7 @@ def usable_ledger(path: Path, now: datetime, trouble: Fallbacks) -> Ledger:
 def _replace_damaged(
     path: Path, now: datetime, error: DamagedLedgerError, trouble: Fallbacks
 ) -> Ledger | None:
-    """Sets the damaged ledger aside and opens a new one; None if that is not possible."""
+    """Sets the damaged ledger aside and opens a new one."""
     aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%d-%H%M%S}")
     try:
         for suffix in ("", "-wal", "-shm"):
@@ -80,7 +80,7 @@ def _replace_damaged(
 
 
 def _open_temporary(path: Path) -> Ledger:
-    """A ledger in the temporary folder: it outlives this process, so that alerts do not repeat."""
+    """The same temporary ledger for each process: alerts do not repeat."""
     try:
         folder = find_temporary_folder(os.fspath(path))
         return Ledger(folder / path.name if folder else Path(":memory:"))
@@ -89,7 +89,7 @@ def _open_temporary(path: Path) -> Ledger:
 
 
 def find_temporary_folder(place: str) -> Path | None:
-    """Folder of this user for what belongs to `place`, the same for each process; None if it is unusable."""
+    """This user's temporary folder for `place`; None if it is unusable."""
     name = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"batchscribe-{os.geteuid()}-{name}"
     try:

@@ -104,7 +104,7 @@ class GpuTools:
     waits: Waits = field(default_factory=Waits)
 
     def machines(self) -> Iterator[GpuTools]:
-        """The tools of each machine that exists, once: of the instance, and of those that runs have.
+        """The tools of each machine that exists, once.
 
         The ledger is read last: one that cannot be read does not prevent the stop of the machines before.
         """
@@ -124,7 +124,7 @@ class GpuTools:
 
     @property
     def local(self) -> bool:
-        """True if the GPU is in this machine, which runs: there is nothing to start or stop."""
+        """True if the GPU is in this machine, which always runs."""
         return self.provider == LOCAL
 
     @property
@@ -141,7 +141,7 @@ class GpuTools:
         return ManualOrders(self.guard, self.clock, self.instance)
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
-        """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
+        """Checks the host; loads no second model if it is `busy`."""
         request = self.setup.request
         request = structs.replace(request, busy=busy, engine=self.find_prepared() or request.engine)
         if self.local:
@@ -153,7 +153,7 @@ class GpuTools:
         return self.setup.set_up(instance, SetupOptions(**options))
 
     def make_image(self, instance: Instance) -> Iterator[Finding]:
-        """Makes an image of the instance that was set up for it, and the template's next version."""
+        """Makes an image of the instance, and the template's next version."""
         assert self.images is not None
         asked = self.images.plan_image(instance.id, self.clock.now())
         image = self.images.create_image(asked)
@@ -218,7 +218,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
 
 
 def _list_others(settings: Settings, at: GpuTools) -> Iterator[GpuTools]:
-    """The tools of machines of open runs that began with another provider, region or instance."""
+    """Tools of open runs' machines that the settings do not name."""
     here = _name_place(settings)
     with open_ledger(settings, remember=False) as ledger:
         runs = ledger.open_runs()

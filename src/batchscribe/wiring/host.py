@@ -1,6 +1,7 @@
-"""`python -m batchscribe.wiring.host WORD`: handles a controller's request on the GPU host, over ssh.
+"""Handles a controller's request on the GPU host, over ssh.
 
-The request's data is JSON on standard input; the last line of standard output is the reply.
+`python -m batchscribe.wiring.host WORD`: the request's data is JSON on standard input; the last line of
+standard output is the reply.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from batchscribe.wiring.stores import open_store
 
 
 def main(words: Sequence[str] | None = None, *, agent: Sequence[str] = AGENT_COMMAND) -> int:
-    """Writes the reply to one request to standard output. Returns 1 if it is an error, else 0."""
+    """Replies to one request on standard output; returns the exit status."""
     os.umask(0o077)
     home = Path.home()
     os.chdir(home)
@@ -84,7 +85,7 @@ def inspect(request: CheckRequest) -> HostReply:
 
 
 def fetch(box: Box, spec: EngineSpec) -> HostReply:
-    """Fetches the engine's model, if it has one to fetch, and records its files."""
+    """Fetches the engine's model, if it has one, and records its files."""
     if python := find_other_python(spec.engine):
         return ask_other(python, "fetch", spec)
     factory = known_factory(spec.engine)

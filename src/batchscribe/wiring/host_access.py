@@ -1,4 +1,4 @@
-"""Builds the ssh access to a GPU host, and checks this machine if the GPU is in it."""
+"""Builds the ssh access to a GPU host, and checks this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_ssh(settings: Settings) -> Ssh:
 
 
 def open_host_launcher(settings: Settings, output: Store) -> Launcher:
-    """A launcher that starts workers through the host's agent; that of a created machine starts at boot."""
+    """A launcher through the host's agent; created machines start theirs at boot."""
     return AgentLauncher(output, SilentHost() if settings.creates_machines else SshHost(open_ssh(settings)))
 
 
@@ -51,7 +51,7 @@ def open_host_setup(
     *,
     besides: Iterable[EngineSpec] = (),
 ) -> HostSetup:
-    """Builds the set-up and check of the GPU host of these settings, with further engines `besides`."""
+    """Builds the set-up and check of the GPU host, `besides` further engines."""
     ssh = open_ssh(settings)
     cloud = compute if isinstance(compute, Ec2Compute) else None
     factory = known_factory(spec.engine)
@@ -82,7 +82,7 @@ def open_host_setup(
 
 
 def check_local(request: CheckRequest, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Loads the engine and lists the stores, as a worker on this machine does."""
+    """Loads the engine and lists the stores, as a local worker does."""
     yield passed("worker", f"version {__version__}")
     command = (sys.executable, "-P", "-m", host.MODULE)
     try:

@@ -1,6 +1,6 @@
-"""`python -m batchscribe.wiring.host_boot`: the agent of a GPU host, started by its unit or over ssh.
+"""`python -m batchscribe.wiring.host_boot`: the agent of a GPU host.
 
-The unit starts it at every boot, without arguments; it takes on the workers' environment, which has the
+Its unit starts it at every boot, without arguments; it takes on the workers' environment, which has the
 credentials for the stores. A controller starts `live RUN` over ssh, in that environment and for that run
 only. Only one agent runs on a host: a second one exits at once.
 """
@@ -41,7 +41,7 @@ LOG = structlog.get_logger()
 
 
 def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_COMMAND) -> int:
-    """Runs this boot's agent. Returns 0 when no work is left, 2 for errors that an operator must fix."""
+    """Runs this boot's agent; returns 2 for errors that operators must fix."""
     os.umask(0o077)
     os.chdir(Path.home())
     configure_host_log()
@@ -81,7 +81,7 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
 
 
 def _read_place_over_ssh(box: Box) -> HostPlace:
-    """The host's place; empty if it has no units, as its start permit has the details."""
+    """The host's place; empty without units: the start permit has the details."""
     try:
         return box.read_place()
     except MisconfiguredError:
@@ -103,13 +103,13 @@ def read_machine_name() -> str:
 
 
 def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:
-    """The ID of this instance if its disk is a copy of another's; empty if not, or if unknown."""
+    """This instance's ID if its disk is another's copy, else empty."""
     here = _read_instance_id(tag)
     return here if here != place.instance else ""
 
 
 def is_created(place: HostPlace, tag: Path = ASSET_TAG) -> bool:
-    """True if a run created this machine from an image; False on the instance that the image was made on."""
+    """True on a machine that a run created from an image."""
     return place.created and _read_instance_id(tag) != place.instance
 
 
@@ -148,7 +148,7 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
 
 
 def marks_of(claim: HostClaim, folder: Path) -> Marks:
-    """The dead-man's state files; without units, and on a borrowed instance, there is no dead-man."""
+    """The dead-man's state files; none without units or on borrowed instances."""
     over_ssh = claim.launch is not ClaimLaunch.BOOT
     if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):
         return NoDeadman()

@@ -1,4 +1,4 @@
-"""Log of a process on the GPU host, which has no settings file.
+"""Log of a process on the GPU host, without a settings file.
 
 A module of its own: paid time passes while a host's process imports, and the settings are slow to import.
 """

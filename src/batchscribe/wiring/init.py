@@ -70,7 +70,7 @@ class StackPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One AWS account in one region. Methods raise our errors, also for missing rights."""
+    """One AWS account in one region. Methods raise our errors."""
 
     region: str
     reads: AwsAccount
@@ -78,7 +78,7 @@ class Account:
     clock: Clock
 
     def find_guard_role(self, instance: str) -> str:
-        """ARN of the stop role that a stack has for this instance; empty if there is none."""
+        """ARN of a stack's stop role for this instance; empty without one."""
         for stack in self.stacks.list():
             guarded = {stack.parameters.get("InstanceId"), stack.outputs.get("InstanceId")}
             if stack.usable and instance in guarded and "RoleArn" in stack.outputs:
@@ -90,7 +90,7 @@ class Account:
         return StackPlan(name=GUARD_STACK, template="guard.yaml", region=self.region, parameters=parameters)
 
     def plan_whole(self, source: str, control: str, package: str) -> StackPlan:
-        """The stack of the whole template; both places are S3 URLs with prefixes in one bucket."""
+        """The stack of the whole template; both URLs are in one bucket."""
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
         parameters = {"Bucket": bucket, "Prefix": prefix, "MakeGroup": self._choose_group()}
         parameters |= {"ControlPrefix": control.removeprefix(f"s3://{bucket}/"), "Package": package}
@@ -99,7 +99,7 @@ class Account:
         )
 
     def describe_quota(self, instance_type: str) -> str:
-        """Compares the quota of the family with one instance; reports an unreadable one."""
+        """Compares the quota of the type's family with one instance."""
         try:
             kind = self.reads.machine_type(instance_type)
             found = check_quota(self.reads.quota(instance_type), kind, self.region)
@@ -108,7 +108,7 @@ class Account:
         return f"quota: {found.detail}" + ("" if found.ok else f"; before you start: {found.fix}")
 
     def create(self, plan: StackPlan, report: Callable[[str], None]) -> Mapping[str, str]:
-        """Creates a stack and waits for it; returns its outputs. `report` gets the status at each poll."""
+        """Creates a stack and returns its outputs; `report` gets polled statuses."""
         self.stacks.create(plan.name, plan.text, plan.parameters)
         while (made := self.stacks.describe(plan.name)).under_way:
             report(made.status)
@@ -122,7 +122,7 @@ class Account:
         return made.outputs
 
     def _choose_group(self) -> str:
-        """MakeGroup of the templates: a region has one schedule group for all of its stacks."""
+        """MakeGroup of the templates: all stacks of a region share one group."""
         try:
             return "no" if self.reads.schedule_group() else "yes"
         except BatchscribeError:
@@ -142,7 +142,7 @@ def open_account(region: str) -> Account:
 
 
 def describe_region_problem(region: str) -> str:
-    """Why the region is refused; empty if boto3 knows it, or is not installed."""
+    """Reason why boto3 refuses the region; empty without one or without boto3."""
     try:
         from batchscribe.adapters.aws.regions import describe_unknown_region
     except ImportError:
@@ -157,7 +157,7 @@ def describe_price(instance: FoundInstance, region: str) -> str:
 
 
 def read_old_settings(path: Path) -> TakenOver:
-    """Settings of the original scripts, or of another `.env`, with a line on each.
+    """Settings of the original scripts or another `.env`, each with a report.
 
     Raises MisconfiguredError if one that is taken over has an invalid value.
     """
@@ -167,7 +167,7 @@ def read_old_settings(path: Path) -> TakenOver:
 
 
 def use_credentials(values: Mapping[str, str]) -> None:
-    """Adds AWS_* names that were taken over to this process's environment, as commands do with `.env`."""
+    """Adds the AWS_* values to this process's environment."""
     aws = {name: text for name, text in values.items() if name.startswith("AWS_")}
     Settings(aws=aws, region=values.get("AWS_REGION", "")).apply_aws_environment()
 
@@ -180,13 +180,13 @@ def read_answers(values: Mapping[str, str]) -> Settings:
 
 
 def find_first_object(values: Mapping[str, str]) -> ObjectInfo | None:
-    """The first object at BATCH_SOURCE; None if nothing is there. Raises our errors."""
+    """The first object at BATCH_SOURCE; None without one. Raises our errors."""
     settings = read_answers(values)
     return next(iter(open_settings_store(settings, settings.source).list()), None)
 
 
 def list_engine_problems(values: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
-    """(model of the chosen engine, why it cannot run on this machine yet)."""
+    """(model of the chosen engine, reasons why it cannot run here yet)."""
     spec = engine_spec(read_answers(values))
     return spec.model, tuple(engine_factory(spec.engine).problems(spec))
 

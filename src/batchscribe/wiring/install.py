@@ -1,4 +1,4 @@
-"""The schedule of a project, from its settings: units of systemd or lines of cron."""
+"""The schedule of a project: units of systemd or lines of cron."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def units_of(plan: Plan, unit_dir: Path) -> tuple[Names, dict[str, str]]:
 
 
 def install_cron(plan: Plan, owner: str | None) -> list[str]:
-    """Writes the lines to the crontab of `owner` (None: the current user), and creates their log."""
+    """Writes the plan's lines to the crontab of `owner`; creates their log."""
     installed.make_cron_log(plan.log_dir / schedule.CRON_LOG, plan.user)
     return installed.install_cron(render_cron(plan), owner, plan.folder)
 

@@ -1,4 +1,4 @@
-"""The CPU lane: its configuration, its self-test, and the process that its unit starts."""
+"""The CPU lane: its configuration, self-test and process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Lane:
     clock: Clock
 
     def configure(self, config: RunConfig) -> RunConfig:
-        """Adds the configuration of runs on this machine's processor to that of the GPU's."""
+        """Adds the configuration of runs on this machine's processor."""
         if self.settings.provider == LOCAL:
             return config
         test = self._files.read_test()
@@ -67,7 +67,7 @@ class Lane:
         return replace(config, lane=own, find_lane_problem=self.find_problem)
 
     def find_problem(self) -> str:
-        """Why the lane takes no work, with the fix; empty if it can. Raises what the store raises."""
+        """Reason, with fix, why the lane takes no work; empty without one."""
         if self.choice.depends_on_language:
             return (
                 "sessions of different languages have different engines, and one lane has one: set "
@@ -81,7 +81,7 @@ class Lane:
         return ""
 
     def prepare(self) -> None:
-        """Starts a self-test if the present engine and release have none, or one that failed a day ago."""
+        """Starts a self-test if needed, after a failed one a day later."""
         if not self.settings.has_lane:
             return
         try:
@@ -138,7 +138,7 @@ def open_lane_launcher(settings: Settings, output: Store | None = None, *, contr
 
 
 def read_lane_offer(settings: Settings) -> Offer | None:
-    """This machine's processor as its runs or its last self-test measured it; None if none did."""
+    """This machine's processor as runs or the self-test measured it, if any."""
     test = LaneFiles(settings.state_dir).read_test() if settings.has_lane else None
     if test is None or test.error:
         return None
@@ -149,14 +149,14 @@ def read_lane_offer(settings: Settings) -> Offer | None:
 
 
 def open_lane(settings: Settings) -> Lane:
-    """Raises MisconfiguredError if the settings have no lane, or their store cannot be opened."""
+    """Opens the lane. Raises MisconfiguredError without a lane or usable store."""
     if settings.provider == LOCAL:
         raise MisconfiguredError("the GPU is in this machine, so there is no CPU lane: nothing was done")
     return Lane(settings, EngineChoice(settings, open_stores(settings)[1]), SystemClock())
 
 
 def process_requests(lane: Lane) -> Iterator[str]:
-    """Carries out the requests that ticks left, one after the other; yields a line about each."""
+    """Carries out the requests that ticks left; yields a line about each."""
     for name, request in LaneFiles(lane.settings.state_dir).take_requests():
         if not request.url:
             yield describe_test(run_self_test(lane))
@@ -188,9 +188,9 @@ def run_self_test(lane: Lane) -> LaneTest:
 
 
 def measure_engine(spec: EngineSpec, clock: Clock) -> tuple[float, float]:
-    """(seconds to load, audio seconds per second of work) of an engine, by bundled speech.
+    """(seconds to load, audio seconds per second of work) of an engine.
 
-    Raises EngineError if it finds no words, and what the engine raises.
+    It transcribes bundled speech. Raises EngineError if it finds no words, and what the engine raises.
     """
     import numpy as np
 

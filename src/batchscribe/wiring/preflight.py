@@ -1,4 +1,4 @@
-"""Checks before a GPU is started: engine, key file, stop role, and set-up of the GPU host."""
+"""Checks before a GPU is started."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def unsupported(spec: EngineSpec) -> str:
 
 
 def find_engine_problem(spec: EngineSpec) -> str:
-    """Why no run can use this engine configuration, with the fix; empty if one can."""
+    """Reason, with fix, why no run can use `spec`; empty without one."""
     found = check_engine(spec)
     return "" if found.ok else _describe(found)
 
 
 def preflight(settings: Settings, output: Store) -> None:
-    """Raises MisconfiguredError, with a remedy, if a started GPU could not do its work."""
+    """Raises MisconfiguredError, with a remedy, if a start would be useless."""
     _refuse_failures(_check_start(settings, output))
 
 
 def refuse_manual_start(settings: Settings) -> None:
-    """Raises MisconfiguredError if the GPU host could not be set up, checked or reached."""
+    """Raises MisconfiguredError if the GPU host could not be used."""
     if settings.provider != LOCAL:
         checks = (check_engine(engine_spec(settings)), check_key_file(settings.ssh_key_path))
         _refuse_failures((*checks, check_state_folder(settings.state_dir)))
 
 
 def check_engine(spec: EngineSpec) -> Finding:
-    """Checks that the engine exists and that a machine can run this configuration of it."""
+    """Checks that the engine exists and that a machine can run `spec`."""
     names = (AUTO, *engine_names())
     if spec.engine not in names:
         detail = f"no speech engine {spec.engine!r} is installed here"
@@ -102,7 +102,7 @@ def check_rendering(settings: Settings) -> Finding:
 
 
 def check_guard_role(settings: Settings) -> Finding:
-    """Checks that a stop order can be armed, if there is to be one."""
+    """Checks that a stop order can be armed, unless it is disabled."""
     if settings.cloud_guard == "off":
         detail = "off: nothing outside this machine would stop the GPU"
         return warned("guard", detail, "BATCH_CLOUD_GUARD=eventbridge, see docs/aws.md")
@@ -121,7 +121,7 @@ def check_guard_role(settings: Settings) -> Finding:
 
 
 def read_instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
-    """Reads the record of `gpu setup`; a finding if there is none. Raises what the store raises."""
+    """Reads the record of `gpu setup`. Raises what the store raises."""
     try:
         return read_record(output, keys.instance(instance), InstanceRecord)
     except ObjectNotFoundError:
@@ -131,7 +131,7 @@ def read_instance_record(output: Store, instance: str) -> InstanceRecord | Findi
 
 
 def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding]:
-    """Checks the host as its last set-up recorded it: version, launch, credentials and model."""
+    """Checks the host as its last set-up recorded it."""
     detail, fix = f"{record.instance} has batchscribe {record.release}", _choose_fix(settings)
     if record.release != __version__:
         yield failed("set-up", f"{detail}, this is {__version__}", fix)
@@ -164,7 +164,7 @@ def _choose_fix(settings: Settings) -> str:
 
 
 def check_model(record: InstanceRecord, spec: EngineSpec, fix: str = SET_UP) -> Finding:
-    """Compares engine and model with those that the host's last set-up prepared: a run fetches none."""
+    """Checks that the set-up prepared the engine's model: runs fetch none."""
     prepared, wanted = f"{record.engine} {record.model}".strip(), f"{spec.engine} {spec.model}".strip()
     if not prepared:
         return warned("model", "not recorded by an older set-up", fix)
@@ -174,7 +174,7 @@ def check_model(record: InstanceRecord, spec: EngineSpec, fix: str = SET_UP) -> 
 
 
 def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
-    """True if a run, or a missing set-up, needs to log in to the host."""
+    """True if a run, or a missing set-up, needs ssh."""
     if isinstance(record, Finding) or settings.launch == "ssh":
         return True
     return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
@@ -193,7 +193,7 @@ def _check_created(settings: Settings, output: Store) -> Iterator[Finding]:
 
 
 def _check_region(settings: Settings, output: Store) -> Generator[Finding, None, InstanceRecord | None]:
-    """Checks what machines are created from in one region. Returns the record of the image there."""
+    """Checks one region's template; returns the record of its image."""
     machines = MachineChecks(settings, open_templates(settings))
     yield from machines.check_template()
     record = machines.read_record(output)

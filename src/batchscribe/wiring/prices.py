@@ -1,4 +1,4 @@
-"""Prices in effect, from the user's file, the last refresh and the package."""
+"""Prices in effect: the user's, the refreshed and the package's."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def load_prices(settings: Settings) -> PriceTable:
 
 
 def refresh_prices(settings: Settings, source: PriceSource, regions: Iterable[str]) -> Path:
-    """Reads present prices into a file of the state directory; returns its path.
+    """Reads present prices into a file of the state directory.
 
-    Prices of other regions stay. A file that cannot be read is replaced.
+    Returns its path. Prices of other regions stay. A file that cannot be read is replaced.
     """
     return _write_refreshed(settings, [sheet for region in regions for sheet in source.read(region)])
 
 
 def refresh_spot_prices(settings: Settings, source: PriceSource, now: datetime) -> None:
-    """Reads the present spot prices of GPU_INSTANCE_TYPES, once a day, into the same file.
+    """Adds the present spot prices to the same file, once a day.
 
     A failure is only logged: the prices before it, or those of on-demand machines, bound the cost.
     """
@@ -70,12 +70,12 @@ def refresh_spot_prices(settings: Settings, source: PriceSource, now: datetime) 
 
 
 def name_price_settings(settings: Settings) -> str:
-    """Names of the settings that give a GPU's price; GPU_HOURLY_COST has no meaning for a fleet."""
+    """Names of the settings that give a GPU's price."""
     return "BATCH_PRICE_FILE" if settings.provider == FLEET else "GPU_HOURLY_COST or BATCH_PRICE_FILE"
 
 
 def read_spot_prices(settings: Settings, clock: Clock) -> None:
-    """Reads the day's spot prices if runs create machines in that market: offers send no request."""
+    """Reads the day's spot prices, if needed: offers send no request."""
     if settings.provider == FLEET and Market.SPOT in settings.markets:
         source = open_price_source(settings, clock)
         for there in settings.by_region():
@@ -111,13 +111,13 @@ def open_price_source(settings: Settings, clock: Clock) -> PriceSource:
 
 
 def price_region(settings: Settings) -> str:
-    """The region of EC2: as set, else of AWS's own settings; for a local GPU the default one."""
+    """The region of EC2; for a local GPU the default one."""
     found = settings.region or ("" if settings.provider == LOCAL else find_default_region())
     return found or DEFAULT_REGION
 
 
 def find_default_region() -> str:
-    """The region of AWS's own settings; empty if none is set or boto3 is not installed."""
+    """The region of AWS's own settings; empty if unknown."""
     try:
         from batchscribe.adapters.aws.regions import default_region
     except ImportError:

@@ -25,7 +25,7 @@ _HEAD = frozenset({"timestamp", "level", "event", "run"})
 
 
 def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
-    """Applies the settings to the AWS environment and the log; events below `log_level` are not shown."""
+    """Applies the settings to the AWS environment and the log."""
     settings.apply_aws_environment()
     logs.configure(
         secrets=settings.list_secrets(), journal_stream=configuration.journal_stream(), level=log_level
@@ -46,7 +46,7 @@ def find_log(folder: Path, run: str) -> Path:
 
 
 def read_log_end(path: Path, limit: int) -> tuple[list[str], bool]:
-    """(last lines of a log, at most `limit` bytes; True if there are earlier ones)."""
+    """(lines in a log's last `limit` bytes, True if others precede them)."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - limit))
@@ -57,7 +57,7 @@ def read_log_end(path: Path, limit: int) -> tuple[list[str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a run's log; time and level are empty for a line of text, as in the cost block."""
+    """A line of a run's log; time and level may be empty."""
 
     time: str
     level: str

@@ -26,7 +26,7 @@ from batchscribe.settings import DEFAULT, Settings
 def documents_of(
     place: AccountPlace, further: Sequence[AccountPlace] = ()
 ) -> dict[str, dict[str, Document | None]]:
-    """Permissions and trust policy of each role; None if a role needs no trust policy.
+    """Permissions and trust policy of each role; None without trust policy.
 
     The scheduler has one policy more for each further region, since one for all would exceed IAM's limit of
     6,144 characters. The other roles there are those of the region's stack.
@@ -41,7 +41,7 @@ def documents_of(
 
 
 def _make_regional_policy(place: AccountPlace, home: AccountPlace) -> Document:
-    """The scheduler's rights in a further region beside those in the first one; its host role is another."""
+    """The scheduler's further rights in another region, with its own host role."""
     policy = make_policy(Who.SCHEDULER, place)
     statements: Any = policy["Statement"]
     known: Any = make_policy(Who.SCHEDULER, home)["Statement"]

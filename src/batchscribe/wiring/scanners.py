@@ -1,4 +1,4 @@
-"""Builds the scanners of a command or a tick from its settings, and explains an empty source."""
+"""Builds scanners from settings, and explains an empty source."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def new_scanner(
     keep_alive: Callable[[], None] = lambda: None,
     only: frozenset[str] = frozenset(),
 ) -> Scanner:
-    """Builds the scanner. With `manual`, neither age nor a live lock holds a chunk back."""
+    """Builds the scanner; a `manual` one ignores age and live lock."""
     return Scanner(
         source,
         output,
@@ -71,12 +71,12 @@ def _find_live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock |
 
 
 def _find_decoder(settings: Settings) -> str | None:
-    """Version of the audio decoder on this machine; None if chunks are decoded on a GPU host."""
+    """Version of this machine's audio decoder; None if a GPU host decodes."""
     return decoder_version() if settings.provider == LOCAL else None
 
 
 def explain_empty(settings: Settings, backlog: Backlog) -> str:
-    """Returns that nothing was found, with prefixes beside it that have audio; empty if there is audio."""
+    """Reports a source without audio, and any beside it; empty with audio."""
     if backlog.sessions or backlog.passed_over:
         return ""
     beside = list_audio_beside(settings.source, partial(open_settings_store, settings))
@@ -85,7 +85,7 @@ def explain_empty(settings: Settings, backlog: Backlog) -> str:
 
 
 def list_audio_beside(source: str, open_parent: Callable[[str], Store]) -> list[str]:
-    """URLs with audio below the parents of the source, of the nearest parent that has any."""
+    """URLs with audio below the source's nearest parent that has any."""
     scheme, _, path = source.partition("://")
     while path := path.rpartition("/")[0]:
         try:
@@ -98,7 +98,7 @@ def list_audio_beside(source: str, open_parent: Callable[[str], Store]) -> list[
 
 
 def audio_prefixes(store: Store) -> list[str]:
-    """Returns up to MOST_NAMED first folders that have audio, "" for the top, by short listings."""
+    """The first MOST_NAMED folders with audio; "" is the top."""
     found: list[str] = []
     after = ""
     for _ in range(MOST_PROBED):

@@ -1,4 +1,4 @@
-"""Composition root of the scheduler: builds its world and run configuration from settings."""
+"""Composition root of the scheduler."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Scheduler:
     lane: Lane | None = None
 
     def describe_lane(self) -> str | None:
-        """The last self-test of the CPU lane, or why the lane takes no work; None if it is off."""
+        """The CPU lane's last self-test or its problem; None if off."""
         if self.lane is None or not self.settings.has_lane:
             return None
         try:
@@ -99,7 +99,7 @@ class Scheduler:
         return self.trouble.locked(self.lock, patience)
 
     def find_refusal(self, *, check_start: bool = True) -> MisconfiguredError | None:
-        """Error that would refuse a start, now or later; None if it can start."""
+        """Error that would refuse a start, now or later; None without one."""
         try:
             if check_start:
                 self.world.preflight()
@@ -124,11 +124,11 @@ def open_scheduler(
     only: frozenset[str] = frozenset(),
     quiet: bool = False,
 ) -> Iterator[Scheduler]:
-    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr, if not `quiet`.
+    """Builds the scheduler of a command, with its handling of signals.
 
-    With `remember=False` it writes nothing to disk. `only` restricts a manual run to these sessions; empty:
-    all. Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the
-    end, and nothing is started.
+    Progress goes to stderr, if not `quiet`. With `remember=False` it writes nothing to disk. `only` restricts
+    a manual run to these sessions; empty: all. Errors in the ledger, the lock or the settings do not prevent
+    stopping a GPU: they are raised at the end, and nothing is started.
     """
     if lenient:
         settings = _collect_missing(settings)
@@ -162,9 +162,10 @@ def open_scheduler(
 
 
 def make_observer(settings: Settings) -> Scheduler:
-    """Builds the scheduler of a view, for any thread: it handles no signals and writes nothing to disk.
+    """Builds the scheduler of a view, for any thread.
 
-    Its ledger is closed: `with_ledger` adds the one of a thread.
+    It handles no signals and writes nothing to disk. Its ledger is closed: `with_ledger` adds the one of a
+    thread.
     """
     settings.require("BATCH_SOURCE")
     clock = SystemClock()
@@ -238,7 +239,7 @@ def _check_start(trouble: Fallbacks, settings: Settings, output: Store) -> None:
 
 
 def access_hash(settings: Settings) -> str:
-    """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
+    """Hash of the host's access settings, and of the version it needs."""
     ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
     machines = (settings.launch_template, *map(str, settings.further_regions))
     return hash_values(__version__, settings.provider, settings.instance_id, *machines, settings.launch, ssh)
@@ -296,14 +297,14 @@ def _build_world(
 
 
 def _max_poll_age(settings: Settings) -> timedelta:
-    """Maximum age of the answer to a poll: some poll intervals; 0 if the GPU is in this machine."""
+    """Maximum age of a poll's answer; 0 on this machine."""
     if settings.provider == LOCAL:
         return timedelta(0)
     return min(LONGEST_LAG, LAG_POLLS * timedelta(seconds=settings.poll_seconds or Waits().poll))
 
 
 def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
-    """Builds the world as of a run's start. A store that cannot be opened fails only if it is used."""
+    """Builds the world of a run; unusable stores fail only when used."""
     then = settings_of_run(settings, run)
     source, output = open_store_if_possible(then, run.source), open_store_if_possible(then, run.output)
     output = with_control(then, source if run.output == run.source else output)

@@ -1,4 +1,4 @@
-"""Opens the adapter behind each seam of a scheduler, as its settings choose it."""
+"""Opens the adapter behind each seam of a scheduler."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _REQUIRED = {
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
-    """The ledger in the state directory. With `remember=False` none is created: a missing one is empty."""
+    """The ledger; a missing one is empty, and created only to `remember`."""
     path = settings.state_dir / FILE_NAME
     return Ledger(path if remember or path.exists() else Path(":memory:"))
 
@@ -69,10 +69,10 @@ def open_ledger_to_read(settings: Settings) -> Ledger:
 
 @contextmanager
 def open_state(settings: Settings, *, lenient: bool = False) -> Iterator[Settings]:
-    """Yields the settings with `state_dir` a copy of the kept state, and stores what changed in it.
+    """Yields the settings with `state_dir` a copy of the kept state.
 
-    Settings with a folder are yielded as they are. With `lenient`, a state that cannot be fetched is one of
-    the `problems`: a GPU can be stopped without it, nothing is started, and nothing is stored.
+    Stores what changed in it. Settings with a folder are yielded as they are. With `lenient`, a state that
+    cannot be fetched is one of the `problems`: a GPU can be stopped without it, nothing is started or stored.
     """
     if not settings.state_url:
         yield settings
@@ -94,7 +94,7 @@ def open_state(settings: Settings, *, lenient: bool = False) -> Iterator[Setting
 
 
 def _fetch_copy(settings: Settings) -> KeptState:
-    """Fetches the newest generation into the settings' folder; stores the first one if there is none."""
+    """Fetches the newest generation into the folder, or stores the first."""
     store = open_settings_store(settings, settings.state_url, expected=False)
     state = KeptState(store, settings.state_dir)
     state.fetch()
@@ -112,7 +112,7 @@ def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
 
 
 def open_stores(settings: Settings) -> tuple[Store, Store]:
-    """(source, output); one store for both if results are written beside the audio."""
+    """(source, output); one store for both if their URLs are the same."""
     if settings.problems and not settings.source:
         unusable = UnusableStore("", MisconfiguredError(settings.problems[0]))
         return unusable, unusable
@@ -123,7 +123,7 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
 
 
 def with_control(settings: Settings, output: Store, *, retry: bool = True) -> Store:
-    """Returns the output store, with its control objects at BATCH_CONTROL if that is set."""
+    """Returns the output store, with its control objects at BATCH_CONTROL."""
     if not settings.control:
         return output
     return combine_stores(
@@ -134,7 +134,7 @@ def with_control(settings: Settings, output: Store, *, retry: bool = True) -> St
 def open_store_if_possible(
     settings: Settings, url: str, *, expected: bool = True, retry: bool = True
 ) -> Store:
-    """Opens a store; one that cannot be opened fails at its first use."""
+    """Opens a store; one that cannot be opened fails when used."""
     try:
         return open_settings_store(settings, url, expected=expected, retry=retry)
     except MisconfiguredError as error:
@@ -161,7 +161,7 @@ def list_required(settings: Settings) -> tuple[str, ...]:
 
 
 def settings_of_run(settings: Settings, run: Run) -> Settings:
-    """The settings with the stores, regions and provider that the run was opened with.
+    """The settings with the run's own stores, regions and provider.
 
     Its own region may be a further one by now, with its template there.
     """
@@ -287,7 +287,7 @@ def open_ray_cluster(settings: Settings) -> RayCluster:
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
-    """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
+    """Hourly rate by instance type. Raises MisconfiguredError if it is unknown."""
     table = cache(lambda: load_prices(settings))  # a price file that cannot be read must not prevent a stop
 
     def rate(instance_type: str) -> Rate:
@@ -314,7 +314,7 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
 
 
 def describe_missing(settings: Settings) -> str:
-    """Reports an instance that does not exist, with the region and its origin."""
+    """Reports a missing instance, with the region and its origin."""
     region, origin = settings.region, settings.origins.get("AWS_REGION", DEFAULT)
     place = (
         f"{region} (AWS_REGION from {WHERE[origin]})"

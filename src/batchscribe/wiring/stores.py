@@ -109,7 +109,7 @@ def _open_s3(rest: str, region: str | None, endpoint: str | None, retries: Retry
 
 
 def _doubt_region(region: str) -> str:
-    """Reports a region that boto3 does not know; empty without boto3, or for an endpoint of one's own."""
+    """Reports a region that boto3 does not know; empty without boto3."""
     try:
         regions = importlib.import_module("batchscribe.adapters.aws.regions")
     except ModuleNotFoundError:
@@ -118,7 +118,7 @@ def _doubt_region(region: str) -> str:
 
 
 def _find_credentials() -> tuple[S3CredentialProvider | None, str | None]:
-    """(boto3's credential chain, its region); (None, None) without boto3: obstore uses its own chain."""
+    """boto3's credential chain and region; None without it: obstore has its own."""
     try:
         auth = importlib.import_module("obstore.auth.boto3")
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Composition root of the worker: stores, engine, signals, clock, and the pipeline between them."""
+"""Composition root of the worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from batchscribe.worker.trust import refuse_foreign_work
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """Splits a manifest's URL or path into (URL of the store, key). Raises MisconfiguredError."""
+    """Splits a manifest's location into (store URL, key). Raises MisconfiguredError."""
     root, mark, rest = location.rpartition(keys.RUNS)
     if not mark or not rest.endswith("/manifest.json"):
         raise MisconfiguredError(
@@ -50,10 +50,10 @@ def split_location(location: str) -> tuple[str, str]:
 
 
 def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[Manifest, Store]:
-    """Returns the manifest and its store. Raises the errors of Store.get, and MisconfiguredError.
+    """Returns the manifest and its store.
 
-    `control`: URL of the control objects; empty if they are below that store. `sha256`: the required hash
-    of the manifest; empty for any.
+    `control`: URL of the control objects; empty if they are below that store. `sha256`: the required hash of
+    the manifest; empty for any. Raises the errors of Store.get, and MisconfiguredError.
     """
     root, key = split_location(location)
     region, endpoint = aws_environment.find_place()
@@ -74,12 +74,12 @@ def process_manifest(
     load: Callable[[EngineFactory, EngineSpec], Engine] = lambda factory, spec: factory.load(spec),
     begun: float | None = None,
 ) -> ExitRecord:
-    """Processes the manifest at a URL or a path, until it is done or a signal stops it.
+    """Processes one manifest, until it is done or a signal stops it.
 
-    `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
-    `sha256`: the required hash of the manifest; empty for any. `load` loads its engine. `begun`: monotonic
-    time of its beginning; None for the start of this process.
-    Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
+    `location`: its URL or path. `control`: URL of the control objects; if empty, the one of `gpu setup`, else
+    they are below the output. `sha256`: the required hash of the manifest; empty for any. `load` loads its
+    engine. `begun`: monotonic time of its beginning; None for the start of this process. Raises
+    MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
     clock, begun = SystemClock(), process_start() if begun is None else begun
     root, key = split_location(location)
@@ -117,11 +117,11 @@ def process_manifest(
 
 
 def process_each(lines: Iterable[str], *, control: str = "") -> Iterator[ExitRecord]:
-    """Processes manifests one after the other, with one load of their engine; yields their exit records.
+    """Processes manifests one by one; yields their exit records.
 
-    Each line is `SHA256 URL`. Ends after a manifest that did not finish: the engine may be in any state. When
-    the lines end, so does this process, at once: its supervisor is gone, and another machine may process the
-    same manifest already.
+    They share one load of their engine. Each line is `SHA256 URL`. Ends after a manifest that did not finish:
+    the engine may be in any state. When the lines end, so does this process, at once: its supervisor is gone,
+    and another machine may process the same manifest already.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines, waiting), daemon=True).start()
@@ -143,7 +143,7 @@ def _read_lines(lines: Iterable[str], waiting: queue.SimpleQueue[str]) -> None:
 
 
 def _load_once(kept: dict[EngineSpec, Engine], factory: EngineFactory, spec: EngineSpec) -> Engine:
-    """Returns the kept engine, or loads it in the place of another one."""
+    """Returns the kept engine, or replaces it by another one."""
     if spec not in kept:
         kept.clear()  # before the load: the GPU's memory may not hold two
         kept[spec] = factory.load(spec)
@@ -151,13 +151,13 @@ def _load_once(kept: dict[EngineSpec, Engine], factory: EngineFactory, spec: Eng
 
 
 def _read_place(clock: Clock) -> HostPlace | None:
-    """The record of `gpu setup` on this machine; None if it was never set up as a GPU host."""
+    """The record of `gpu setup` on this machine, if there is one."""
     host = Box(Path.home(), clock)
     return host.read_place() if host.is_set_up else None
 
 
 def _enter_environment(manifest: Manifest, home: Store, clock: Clock, words: list[str]) -> None:
-    """Continues in the environment of the manifest's engine, if it has one; else returns.
+    """Continues in the environment of the manifest's engine, if any.
 
     As the same process, so that it is still the one that the agent started. Raises MisconfiguredError.
     """
@@ -178,9 +178,9 @@ def _choose_crew(cores: int) -> ConcurrencySettings:
 
 
 def find_factory(manifest: Manifest) -> EngineFactory:
-    """The factory of the manifest's engine. Raises MisconfiguredError if it cannot run here.
+    """The factory of the manifest's engine, while its model is read ahead.
 
-    Its model is read ahead meanwhile: the engine's packages take seconds to import.
+    The engine's packages take seconds to import. Raises MisconfiguredError if it cannot run here.
     """
     if manifest.release not in ACCEPTED_RELEASES:
         raise MisconfiguredError(
@@ -195,9 +195,10 @@ def find_factory(manifest: Manifest) -> EngineFactory:
 
 
 def find_gpus(manifest: Manifest) -> tuple[str, ...]:
-    """GPUs for this manifest, as in CUDA_VISIBLE_DEVICES; at most one for each session.
+    """GPUs for this manifest, as in CUDA_VISIBLE_DEVICES.
 
-    Raises MisconfiguredError if there is no such engine. Imports none of its packages: each process does.
+    At most one for each session. Raises MisconfiguredError if there is no such engine. Imports none of its
+    packages: each process does.
     """
     if not engine_factory(manifest.engine.engine).needs_gpu or manifest.engine.device == "cpu":
         return ()
@@ -238,7 +239,7 @@ def _open_stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that the window in the engine is finished."""
+    """Yields an event that SIGTERM and SIGINT set instead of exiting."""
     stop = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's

@@ -47,7 +47,7 @@ EXAMPLES = {
 
 
 def add_example(command: click.Command, name: str) -> None:
-    """Sets the epilog of a command, or of each command of a group, unless it has one."""
+    """Sets the epilog of a command, or of each of a group."""
     if isinstance(command, click.Group):
         for inner, each in command.commands.items():
             add_example(each, f"{name} {inner}")

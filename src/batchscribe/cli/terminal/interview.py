@@ -1,4 +1,4 @@
-"""Questions of `batchscribe init`: each answer is checked at once; `--yes` takes defaults."""
+"""Questions of `batchscribe init`; each answer is checked at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Interview:
         optional: bool = False,
         numbers: int = 0,
     ) -> str:
-        """Asks for a setting until the answer is accepted; returns it, empty if there is none.
+        """Asks for a setting until the answer is accepted, and returns it.
 
         `shape` turns the text of an answer into the value of the setting, e.g. a number of a list with
         `numbers` rows.
@@ -68,7 +68,7 @@ class Interview:
         return default if self.yes else str(click.prompt(question, default=default))
 
     def peek(self, name: str) -> str:
-        """The answer to a question that may come later; empty if it is open."""
+        """Answer to a question that may come later; empty if open."""
         return self.given.get(name) or self.values.get(name, "")
 
     def make_absolute(self, text: str) -> str:
@@ -76,7 +76,7 @@ class Interview:
         return make_absolute(text.strip(), self.home)
 
     def read(self, subject: str, act: Callable[[], T]) -> T | None:
-        """The result of a read of AWS; if it is refused, prints the reason and returns None."""
+        """Result of a read of AWS; prints a refusal and returns None."""
         try:
             return act()
         except BatchscribeError as error:
@@ -84,7 +84,7 @@ class Interview:
             return None
 
     def confirm(self, question: str) -> bool:
-        """Asks before something is created or changed; the default is no, and so is the answer of `yes`."""
+        """Asks before something is created or changed; the default is no."""
         return not self.yes and click.confirm(question, default=False)
 
     def refuse_missing(self) -> None:
@@ -95,7 +95,7 @@ class Interview:
             raise MisconfiguredError("nothing was written: answer these with options, or without --yes")
 
     def refuse_unset(self, path: Path) -> None:
-        """Raises MisconfiguredError if a setting that `yes` cannot answer is left to the user."""
+        """Raises MisconfiguredError if a start needs further settings."""
         if self.unset:
             raise MisconfiguredError(
                 f"{path} was written without {', '.join(self.unset)}: no GPU is started until the first of "

@@ -26,7 +26,7 @@ _LABEL = re.compile(r"\S {2,}(?=\S)")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; the highest `optional` is left out first, 0 never."""
+    """A column of a table."""
 
     name: str
     cells: Sequence[str]
@@ -63,10 +63,10 @@ def _strip_end(line: Sequence[Segment]) -> Sequence[Segment]:
 
 
 def fold(text: str, width: int, *, hang: int | None = None, end: str = "") -> str:
-    """Folds each line between words; further lines hang below the text after its label.
+    """Folds each line between words, below the text after its label.
 
-    Without a label they hang two columns further in. `hang` is another column for them; `end` is put at the
-    end of each folded line.
+    Without a label, further lines hang two columns further in. `hang` is another column for them; `end` is
+    put at the end of each folded line.
     """
     return "\n".join(_fold_line(line, width, hang, end) for line in text.split("\n"))
 
@@ -88,9 +88,10 @@ def _fold_line(line: str, width: int, hang: int | None, end: str) -> str:
 
 
 def describe_finding(finding: Finding, width: int, *, indent: str = "") -> str:
-    """A line with grade, name and detail, and its fix behind it, or below it if the line is too long.
+    """A line with grade, name and detail, and its fix.
 
-    A folded command of a shell stays one: its lines end with a backslash.
+    A fix that does not fit follows on the next line. A folded command of a shell stays one: its lines end
+    with a backslash.
     """
     line = f"{indent}{LABELS[finding.level]}  {finding.what:<18} {finding.detail}"
     fix = f" -> {finding.fix}" if finding.fix and finding.level is not Grade.PASS else ""

@@ -27,7 +27,7 @@ def check_plot(file: Path) -> None:
 def draw_points(
     file: Path, points: Sequence[Point], *, across: str, up: str, least_height: float = 1e-4
 ) -> None:
-    """Draws the points, with axes from 0; `across` and `up` are the labels of the axes."""
+    """Draws the points, with axes from 0 labelled `across` and `up`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

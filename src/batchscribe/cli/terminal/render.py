@@ -24,7 +24,7 @@ from batchscribe.settings import Settings
 
 
 def render_decision(ticked: Ticked) -> list[str]:
-    """Lines with the decision, the files that the listing passed over, and a change of the engine."""
+    """Lines with the decision, passed-over files, and a change of engine."""
     over = passed_over_text(ticked.seen.backlog.passed_over) if ticked.seen else ""
     decided = f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}"
     return [decided, *filter(None, [over, ticked.note])]
@@ -38,7 +38,7 @@ def render_dry_run(
     now: datetime,
     costs: CostBasis | None = None,
 ) -> list[str]:
-    """Lines of a dry run: what stands in the way, the decision with its reason, and the sum of a start."""
+    """Lines of a dry run: obstacles, decision, and sum of a start."""
     lines = [f"Would not start: {refused}"] if refused else []
     lines += [
         f"In the way of a start: {obstacle.sentence}"
@@ -63,7 +63,7 @@ def render_dry_run(
 
 
 def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
-    """At most ten lines with a run's outcome, maximum cost and file locations; the log has the details."""
+    """At most ten lines: a run's outcome, maximum cost and files."""
     outcome = run.outcome or Outcome.INCOMPLETE
     detail = f" ({run.detail})" if run.detail else ""
     yield ""

@@ -10,7 +10,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d(?::\d\d)?) UTC")
 
 
 def show_times(text: str) -> str:
-    """Replaces each `YYYY-MM-DD HH:MM[:SS] UTC` by the local time if stdout is a terminal."""
+    """Shows times in UTC as local ones if stdout is a terminal."""
     return _TIME.sub(_to_local_time, text) if sys.stdout.isatty() else text
 
 

@@ -1,4 +1,4 @@
-"""Checks of the settings from which runs create machines, for `doctor` and before a start."""
+"""Checks of the settings from which runs create machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE = "run `batchscribe gpu image`"
 
 
 class MachineChecks:
-    """Checks of a launch template and of the types, zones, prices and quotas of its machines."""
+    """Checks of a launch template, and of its machines' types and zones."""
 
     def __init__(self, settings: Settings, templates: checks.TemplateReads) -> None:
         self._settings = settings
@@ -55,7 +55,10 @@ class MachineChecks:
         return passed("price", ", ".join(priced))
 
     def read_record(self, output: Store) -> InstanceRecord | Finding:
-        """The record of the template's image; a finding if there is none. Raises what EC2 and store raise."""
+        """The record of the template's image; a finding without one.
+
+        Raises what EC2 and the store raise.
+        """
         image = self.template.image
         try:
             return read_record(output, keys.instance(image), InstanceRecord)
@@ -66,9 +69,9 @@ class MachineChecks:
             return failed("image", f"the record of {image} is {error}", IMAGE)
 
     def find_record(self, output: Store) -> InstanceRecord | None:
-        """The record of the template's image, or the one of the last start if EC2 does not show the template.
+        """The record of the template's image; None if it cannot be read.
 
-        None if there is none that can be read. Raises what the store raises.
+        If EC2 does not show the template, the record of the last start. Raises what the store raises.
         """
         try:
             name = self.template.image
