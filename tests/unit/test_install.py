@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import shutil
 import sysconfig
+from collections import Counter
 from contextlib import chdir
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from support.s3 import missing
 
+REQUIREMENTS = sorted((Path(__file__).parents[2] / "requirements").glob("*.txt"))
 OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"
 FAKE_CRONTAB = """#!/bin/sh
 if [ "$1" = "-u" ]; then echo "$2" >> "{folder}/users"; shift 2; fi
@@ -45,6 +48,13 @@ echo "$@" >> "{folder}/calls"
 
 def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.stem)
+def test_every_python_gets_the_versions_that_were_tested(path: Path) -> None:
+    names = Counter(re.findall(r"^([\w.-]+)==", path.read_text(), re.MULTILINE))
+    assert names
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.fixture

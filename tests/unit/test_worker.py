@@ -185,18 +185,17 @@ def test_the_hash_of_a_manifest_is_that_of_its_object(tmp_path: Path) -> None:
     assert digest(place.manifest) == digest(decode(data, Manifest)) == hashlib.sha256(data).hexdigest()
 
 
-def test_a_worker_that_fails_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_of_another_version_fails_the_worker_and_no_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = Place(tmp_path)
-    monkeypatch.setattr("batchscribe.audio.audio_decoder._Child._expect_hello", refuse)
+    monkeypatch.setattr("batchscribe.audio.audio_decoder.SAMPLE", b"not what it decodes")
     result = CliRunner().invoke(worker, [place.location])
     assert result.exit_code == 1
     assert place.exit_record().end is WorkerEnd.FAILED
-    assert "no decoder" in place.exit_record().message
-
-
-def refuse(child: Any) -> None:
-    child.end()
-    raise MisconfiguredError("no decoder here")
+    assert place.exit_record().failures == ()
+    assert "the audio decoder does not work (not" in place.exit_record().message
+    assert "pyav" in place.exit_record().message
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

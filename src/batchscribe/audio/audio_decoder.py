@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,11 @@ SILENCE_SECONDS = 120
 BASE_CPU_SECONDS = 60.0
 CPU_SECONDS_PER_AUDIO_SECOND = 1 / 20
 """Decoding takes about 1/360 on an ordinary core: enough for the slowest host, but not for a bomb."""
+SAMPLE = b"RIFF" + struct.pack(
+    "<I4s4sIHHIIHH4sI", 1636, b"WAVE", b"fmt ", 16, 1, 1, SAMPLE_RATE, 32_000, 2, 16, b"data", 1600
+)
+SAMPLE += bytes(1600)
+"""50 ms of silence as WAV, which every decoder has to decode before its first file."""
 STRANGE = "its output is invalid"
 UNWANTED = "decoding was interrupted: the worker is ending"
 
@@ -256,20 +262,27 @@ class _Child:
         self._out = self._process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
-        self._expect_hello()
+        self._check_start()
         # The child keeps its deleted folder as working directory, so nothing is left if we are killed.
         self._folder.cleanup()
 
-    def _expect_hello(self) -> None:
+    def _check_start(self) -> None:
+        """Raises MisconfiguredError if the decoder does not start, or cannot decode a sample.
+
+        A library of another version fails on every file, and no file is at fault then.
+        """
         try:
             kind, _ = self._receive_frame()
-        except _DeadError:
-            reason = self._last_line()
+            assert kind == frames.HELLO
+            self.fill(SAMPLE)
+            list(self.decode(len(SAMPLE) / SAMPLE_RATE, never, split=False))
+        except (AudioError, _DeadError) as error:
+            reason = str(error) if isinstance(error, AudioError) else self._last_line()
             self.end()
             raise MisconfiguredError(
-                f"the audio decoder does not start ({reason}): {describe_install('gpu', 'cpu')}"
+                f"the audio decoder does not work ({reason}; {frames.decoder_version()}): "
+                f"{describe_install('gpu', 'cpu')}"
             ) from None
-        assert kind == frames.HELLO
 
     def fill(self, data: bytes) -> None:
         """Writes the next bytes to decode into the anonymous file."""
