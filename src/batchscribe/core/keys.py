@@ -1,7 +1,4 @@
-"""Keys of the control objects below `BATCH_OUTPUT`.
-
-Below `BATCH_CONTROL`, they are without their first folder.
-"""
+"""Keys of control objects; below `BATCH_CONTROL` without their first folder."""
 
 from __future__ import annotations
 
