@@ -16,7 +16,7 @@ from itertools import groupby
 from batchscribe.controller.attempts import LOOSE, Attempts, compact, has_loose, list_attempts
 from batchscribe.controller.context import World, log
 from batchscribe.controller.fetching import delete_all
-from batchscribe.controller.previous_failures import read_marks
+from batchscribe.controller.previous_failures import parse_digest, read_marks
 from batchscribe.core import keys
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.errors import PermanentError, TransientError
@@ -73,7 +73,7 @@ def _compact_attempts(
     world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
 ) -> list[str]:
     """Compacts the attempts if necessary; returns the keys to delete."""
-    held = {info.key.removeprefix(keys.QUARANTINE).removesuffix(".json") for info in quarantine}
+    held = {parse_digest(info.key) for info in quarantine}
     free = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] not in held}
     old = {name for name, at in free.items() if at < before}
     marks = read_marks(world.output, quarantine, listed.compacted.quarantine)

@@ -92,7 +92,7 @@ def single(name: str) -> str:
 
 
 def name_of_single(key: str) -> str | None:
-    """Name of the attempt in the object `key`, if it is one's."""
+    """Name of the attempt whose object `key` is, else None."""
     name = key.removeprefix(ATTEMPTS).removesuffix(".json")
     return name if chunk_of(name)[1] and key == single(name) else None
 

@@ -88,7 +88,7 @@ def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
-    """Refuses a state, which has a secret, that others could read."""
+    """Refuses a state in a place whose users could read its secret."""
     state = completed.get("state", "")
     if "://" not in state:
         return

@@ -79,7 +79,7 @@ class KeptState:
         )
 
     def _create(self, changed: dict[str, bytes | None]) -> bool:
-        """Stores the next generation, unless another was; None deletes a file."""
+        """Stores the next generation, False if outdated; None deletes a file."""
         number, merged = self.number + 1, self.files | changed
         files = {name: data for name, data in merged.items() if data is not None}
         if not self.store.create(_build_key(number), gzip.compress(msgspec.msgpack.encode(files), mtime=0)):

@@ -224,7 +224,7 @@ class HostPlace(msgspec.Struct, frozen=True, kw_only=True):
     waits: HostWaits = HostWaits()
 
     def control_of(self, output: str) -> str:
-        """URL of the control objects of `output`, or empty for its own."""
+        """URL of the control objects of `output`; empty if below it."""
         return self.control if output.rstrip("/") == self.home.rstrip("/") else ""
 
 

@@ -47,7 +47,7 @@ class WorkerRef(Protocol):
 
 
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker of one run, and a folder on its machine."""
+    """One worker of one run; names a folder on its machine."""
 
     run: Name
     worker: Count
@@ -192,7 +192,7 @@ class EngineTimeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(Dated, frozen=True, kw_only=True):
-    """Progress that a worker replaces every few seconds; unchanged, it is stalled."""
+    """A worker's progress, replaced every few seconds unless it is stalled."""
 
     run: Name
     worker: Count

@@ -194,7 +194,7 @@ class Meter:
 
     @property
     def _seconds_by_cloud(self) -> float:
-        """Seconds from launch to stop by the cloud's clock; -1 without."""
+        """Seconds from launch to stop by the cloud's clock; -1 if unknown."""
         if self.launched is None or self.ended is None or self.ended < self.launched:
             return -1.0
         return (self.ended - self.launched).total_seconds()

@@ -73,7 +73,7 @@ def decode_run(data: bytes | str) -> Run:
 
 
 def _check_bounds(value: object) -> None:
-    """Raises ValueError for numbers or times that a store must not have."""
+    """Raises ValueError for a number or a time out of bounds."""
     match value:
         case str() | None:  # most values
             return

@@ -83,7 +83,7 @@ class Machine:
 
     @property
     def over(self) -> bool:
-        """True if its work for the run is over, perhaps others' not."""
+        """True if it does no more work for the run."""
         return self.over_since is not None
 
     @property

@@ -78,7 +78,7 @@ def be_strict(alike: float) -> float:
 
 
 def add_piece(groups: list[VoiceGroup], piece: VoiceGroup, strict: float, most: int) -> None:
-    """Adds a piece to the most similar group, or as one."""
+    """Adds a piece to the most similar group, or a new one."""
     similarities = [piece.compare(group) for group in groups]
     best = max(similarities, default=-math.inf)
     if best >= strict:

@@ -46,7 +46,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
-    """The voices of one chunk; `audio` is their exact source."""
+    """The voices of one chunk, found in exactly this `audio`."""
 
     format: str = FORMAT
     version: int = VERSION
