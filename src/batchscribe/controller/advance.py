@@ -213,10 +213,7 @@ def _alert_if_unreachable(world: World, config: RunConfig, run: Run, error: Tran
 def _give_up(
     world: World, run: Run, outcome: Outcome, error: BatchscribeError, errors: list[BatchscribeError]
 ) -> Run:
-    """Moves the run to teardown, from its last record.
-
-    A step may have recorded more than it returned.
-    """
+    """Moves the run to teardown, as last recorded by a step."""
     errors.append(error)
     log.warning("run.given_up", run=run.id, outcome=outcome.value, error=str(error))
     return save_best_effort(world, read_latest(world, run).to_teardown(outcome, str(error)), "giving up")

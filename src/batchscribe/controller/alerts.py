@@ -27,7 +27,7 @@ def alert_overdue(world: World, text: str) -> None:
 
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
-    """Logs and sends an alert, unless one was sent lately."""
+    """Logs an alert, and sends it unless one was sent lately."""
     log.warning("alert.raised", title=title, detail=text)
     send_alert(world, key, title, text, level)
 

@@ -60,10 +60,7 @@ def _list_run_offers(world: World, config: RunConfig, run: Run, seen: Instance) 
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
-    """The run with the type that a poll showed, and its price.
-
-    A created machine has both for itself.
-    """
+    """The run with the type that a poll showed, and its price."""
     if not seen.type:
         return run
     if not run.creates_machines:

@@ -133,7 +133,7 @@ def retry_clean_up(world: World, config: RunConfig) -> None:
 
 
 def disarm_settled(world: World, instance: str) -> None:
-    """Disarms the guard's orders of all settled runs, also unrecorded ones."""
+    """Disarms the guard's remaining orders of all settled runs."""
     for run_id in sorted(world.guard.armed(instance)):
         run = world.ledger.run(run_id)
         if run is not None and not run.open:

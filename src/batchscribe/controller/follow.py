@@ -182,7 +182,7 @@ def _find_stall(world: World, config: RunConfig, worker: WorkerRef, progress: Pr
         with suppress(msgspec.MsgspecError):  # of another version
             before = msgspec.json.decode(fact, type=LastProgress)
     # Uptime begins again with each boot.
-    if before is None or _mark(before.progress) != _mark(progress) or before.since > now:
+    if before is None or _read_work(before.progress) != _read_work(progress) or before.since > now:
         _record_progress(world, worker, progress, now)
         return None
     if now - before.since < config.waits.silence:
@@ -190,7 +190,7 @@ def _find_stall(world: World, config: RunConfig, worker: WorkerRef, progress: Pr
     return f"worker {worker.worker} showed no progress for {config.waits.silence / 60:.0f} min"
 
 
-def _mark(progress: Progress | None) -> tuple[str, int, int] | None:
+def _read_work(progress: Progress | None) -> tuple[str, int, int] | None:
     return (progress.phase.value, progress.tally.seen, progress.results) if progress else None
 
 
@@ -239,10 +239,7 @@ def _explain_down(
 
 
 def _handle_exit(world: World, config: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
-    """Chooses the next step by the exit record.
-
-    Only the store decides which chunks are done.
-    """
+    """Chooses the next step by the exit record."""
     now, over = world.clock.now(), is_over(world, run)
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)

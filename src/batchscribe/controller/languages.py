@@ -20,10 +20,7 @@ MOST_BYTES = 100 * 1024 * 1024
 
 
 def identify_sessions(world: World, candidates: Iterable[Chunk]) -> None:
-    """Identifies the language of the oldest sessions, each once.
-
-    A failure means unknown.
-    """
+    """Identifies the language of the oldest sessions, each once."""
     known = world.ledger.facts(LANGUAGE)
     open_sessions = dict[str, Chunk]()
     for chunk in candidates:

@@ -75,8 +75,8 @@ def read_marks(
 
     Only those not `known` are read. An unreadable record gets no mark, so that each scan logs it.
     """
-    names = {_parse_digest(info.key): mark_name(_parse_digest(info.key), info.etag) for info in listed}
-    new = [info for info in listed if names[_parse_digest(info.key)] not in known]
+    names = {parse_digest(info.key): mark_name(parse_digest(info.key), info.etag) for info in listed}
+    new = [info for info in listed if names[parse_digest(info.key)] not in known]
     marks = {name: known[name] for name in names.values() if name in known}
     for digest, record in _read_quarantines(output, new).items():
         if record.etag:
@@ -95,11 +95,11 @@ def _list_held(
     """Yields digest and ETag of each chunk quarantined for this decoder."""
     new = []
     for info in listed:
-        mark = known.get(mark_name(_parse_digest(info.key), info.etag))
+        mark = known.get(mark_name(parse_digest(info.key), info.etag))
         if mark is None:
             new.append(info)
         elif _is_current(mark.decoder, decoder):
-            yield _parse_digest(info.key), mark.etag
+            yield parse_digest(info.key), mark.etag
     for digest, record in _read_quarantines(output, new).items():
         if _is_current(record.decoder, decoder):
             yield digest, record.etag
@@ -108,7 +108,7 @@ def _list_held(
 def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
     read = fetch_objects(output, modified, limit=RECORD_BYTES)
-    return {_parse_digest(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
+    return {parse_digest(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
 def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[PastAttempts]:
@@ -131,7 +131,7 @@ def _is_current(recorded: str, decoder: str | None) -> bool:
     return decoder is None or recorded in {"", decoder}
 
 
-def _parse_digest(key: str) -> str:
+def parse_digest(key: str) -> str:
     return key.removeprefix(keys.QUARANTINE).removesuffix(".json")
 
 

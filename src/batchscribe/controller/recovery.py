@@ -172,10 +172,7 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
 
 def _build_foreign_run(world: World, config: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
-    """Builds the run from the cloud and our settings.
-
-    Its record only supplies the scheduler's name.
-    """
+    """Builds the run from cloud and settings; its record names the scheduler."""
     seen = tagged[0]
     launches = [each.launched_at for each in tagged if each.launched_at]
     created = min(launches, default=world.clock.now() - config.policy.max_runtime)
@@ -347,10 +344,7 @@ def _recover_created(world: World, run: Run, poll: Poll) -> Run:
 
 
 def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
-    """Returns the run with the machine as a poll shows it.
-
-    It is reachable if it runs for us.
-    """
+    """Returns the run with the machine as a poll shows it."""
     before, seen = machine.meter.launched_before, poll.instance
     ours = run.borrowed or seen.run == run.id
     started = ours or machine.meter.is_started_since(seen.launched_at)

@@ -8,7 +8,7 @@ own time: a local clock that runs ahead deletes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import groupby
@@ -16,7 +16,7 @@ from itertools import groupby
 from batchscribe.controller.attempts import LOOSE, Attempts, compact, has_loose, list_attempts
 from batchscribe.controller.context import World, log
 from batchscribe.controller.fetching import delete_all
-from batchscribe.controller.previous_failures import read_marks
+from batchscribe.controller.previous_failures import parse_digest, read_marks
 from batchscribe.core import keys
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.errors import PermanentError, TransientError
@@ -37,9 +37,9 @@ def delete_outdated(world: World, *, now: datetime) -> int:
     output = world.output
     runs, quarantine = list(output.list(keys.RUNS)), list(output.list(keys.QUARANTINE))
     listed = list_attempts(output)
-    today = _store_time(now, [*runs, *quarantine, *listed.single.values()])
-    if today is None:
+    if not (times := [info.modified for info in (*runs, *quarantine, *listed.single.values())]):
         return 0
+    today = min(now, max(times))  # a file's time may be set manually
     # All listings end before the first deletion, so that none loses its own pages.
     outdated = list(_list_outdated(runs, today - KEPT))
     replaced = _compact_attempts(world, listed, quarantine, today - KEPT)
@@ -60,15 +60,6 @@ def compact_loose(world: World) -> None:
         log.warning("attempts.not_compacted", error=str(error))
 
 
-def _store_time(now: datetime, listed: Iterable[ObjectInfo]) -> datetime | None:
-    """Newest time in the listing, but not later than `now`.
-
-    A file's time may be set manually.
-    """
-    newest = max((info.modified for info in listed), default=None)
-    return min(now, newest) if newest else None
-
-
 def _list_outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
     """Objects of runs settled before `before`, except intents and settlements."""
     for run, group in groupby(runs, key=lambda info: info.key.removeprefix(keys.RUNS).partition("/")[0]):
@@ -82,7 +73,7 @@ def _compact_attempts(
     world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
 ) -> list[str]:
     """Compacts the attempts if necessary; returns the keys to delete."""
-    held = {info.key.removeprefix(keys.QUARANTINE).removesuffix(".json") for info in quarantine}
+    held = {parse_digest(info.key) for info in quarantine}
     free = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] not in held}
     old = {name for name, at in free.items() if at < before}
     marks = read_marks(world.output, quarantine, listed.compacted.quarantine)
@@ -99,7 +90,9 @@ def _find_ended(world: World, names: Collection[str]) -> set[str]:
     An unlisted chunk counts as deleted only if the attempt is of our own run on this source: another
     scheduler may write into the same output from another source.
     """
-    done = _listed_chunks(world, {keys.chunk_of(name)[0] for name in names}) if names else {}
+    digests = {keys.chunk_of(name)[0] for name in names}
+    listed = ((keys.digest(audio.info.key), audio) for audio in world.scanner(False).audio()) if names else ()
+    done = {digest: bool(audio.transcripts) for digest, audio in listed if digest in digests}
 
     @cache
     def ours(run_id: str) -> bool:
@@ -111,9 +104,3 @@ def _find_ended(world: World, names: Collection[str]) -> set[str]:
         return done[digest] if digest in done else ours(keys.run_of(name))
 
     return {name for name in names if ended(name)}
-
-
-def _listed_chunks(world: World, digests: Collection[str]) -> Mapping[str, bool]:
-    """Chunks with listed audio, by digest: True if transcribed."""
-    listed = ((keys.digest(audio.info.key), audio) for audio in world.scanner(False).audio())
-    return {digest: bool(audio.transcripts) for digest, audio in listed if digest in digests}

@@ -129,7 +129,8 @@ def assemble_session(
     missing = _list_missing(scanner, left) if left else {}
     if session == TOP or session.endswith("/"):
         missing[UNSUPPORTED] = [key for key in others if split_key(key)[0] == folder and passed_over(key)]
-    there = _find_head(scanner.output, session) if rendering.labels_speakers else None
+    heads = (_read_head(scanner.output, f"{stem}.json", session) for stem in session_stems(session))
+    there = next(filter(None, heads), None) if rendering.labels_speakers else None
     rendering = add_names(scanner.output, session, rendering)
     return AssembledSession(
         transcript=_stitch_parts(scanner, session, parts, there, rendering),
@@ -167,10 +168,7 @@ class SessionEnd(msgspec.Struct, frozen=True):
 
 
 def read_session_end(output: Store, session: str, digest: str, length: int) -> SessionEnd | None:
-    """The end of the session file of this digest, if readable.
-
-    Reads `length` bytes at its begin and end.
-    """
+    """The end of this digest's session file, from `length` bytes of it."""
     for stem in session_stems(session):
         with suppress(PermanentError, *UNREADABLE):
             key = f"{stem}.json"
@@ -366,11 +364,6 @@ class _Head(msgspec.Struct, frozen=True):
             for part in self.parts
             if part.speakers and possible.issuperset(part.speakers.labels)
         }
-
-
-def _find_head(output: Store, session: str) -> _Head | None:
-    heads = (_read_head(output, f"{stem}.json", session) for stem in session_stems(session))
-    return next(filter(None, heads), None)
 
 
 def _find_place(output: Store, session: str) -> tuple[str, _Head | None]:

@@ -177,7 +177,7 @@ def _verify_chunks(
     for session in sorted(result.complete):
         world.keep_alive()
         try_action(
-            errors, run, "a session was not written", partial(_publish, world, scanner, session, errors)
+            errors, run, "a session was not written", partial(_write_session, world, scanner, session, errors)
         )
     if run.lane and run.outcome is Outcome.INTERRUPTED:
         # The GPU takes over: until this machine's worker ended, it may have done chunks of this run.
@@ -194,7 +194,7 @@ def _count_ungiven(world: World, run: Run, manifests: list[Manifest]) -> int:
     )
 
 
-def _publish(world: World, scanner: Scanner, session: str, errors: list[BatchscribeError]) -> None:
+def _write_session(world: World, scanner: Scanner, session: str, errors: list[BatchscribeError]) -> None:
     record = partial(record_unreadable, world.ledger)
     publish_session(scanner, session, world.open_rendering(), record=record, report=errors.append)
 
@@ -254,10 +254,7 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
 
 
 def _find_outcome(run: Run, worker: int) -> Outcome | None:
-    """Outcome of the run, or of the worker's machine among several.
-
-    None unless it was the last worker of that machine.
-    """
+    """Outcome of the run, or of a machine's last worker among several."""
     if len(run.machines) == 1 or worker >= len(run.workers):
         return run.outcome
     machine = run.machine(run.workers[worker].machine)
@@ -277,7 +274,13 @@ def _attribute_failures(result: Verified, world: World, run: Run, work: list[Wor
     ]
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
     failed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
-    redone = _list_redone(world, run) if failed else frozenset()
+    # Transcripts that `redo` moved aside since the run began.
+    aside = world.output.list(keys.SUPERSEDED) if failed else ()
+    redone = {
+        info.key.removeprefix(keys.SUPERSEDED).partition("/")[2]
+        for info in aside
+        if info.modified >= run.created
+    }
     failed = [(chunk, why) for chunk, why in failed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in failed:
         log.warning("failure.attributed", run=run.id, key=chunk.key, why=why)
@@ -309,12 +312,6 @@ def _passed_over(work: WorkerResult) -> Iterable[ManifestChunk]:
         return ()
     failed = {failure.key for failure in work.record.failures}
     return [chunk for chunk in work.manifest.chunks if chunk.key not in failed]
-
-
-def _list_redone(world: World, run: Run) -> frozenset[str]:
-    """Keys of transcripts moved aside (`redo`) since the run began."""
-    aside = (info for info in world.output.list(keys.SUPERSEDED) if info.modified >= run.created)
-    return frozenset(info.key.removeprefix(keys.SUPERSEDED).partition("/")[2] for info in aside)
 
 
 def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:

@@ -308,7 +308,7 @@ def _find_announced_hash(world: World, run: Run, instance: str) -> str:
 
 
 def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | None, str]:
-    """Outcome of a stop after our start: all done, or never up."""
+    """Outcome of a stop after our start, with or without work done."""
     if worked := end_of_work(world, run, seen.id):
         return worked
     reason = seen.state_reason or "the cloud gave no reason"
@@ -316,7 +316,7 @@ def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | Non
 
 
 def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
-    """Makes the next request towards a start; polls show lost replies."""
+    """Makes the next request towards a start; a reply may get lost."""
     if run.wanted_type and seen.type == run.wanted_type and not run.creates_machines:
         changed = replace(with_type(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")

@@ -80,10 +80,7 @@ def _is_recorded(world: World, run: Run) -> bool:
 
 
 def teardown(world: World, config: RunConfig, run: Run) -> Run:
-    """Polls all machines, and makes at most one act on each.
-
-    Ends when all are released.
-    """
+    """Polls all machines, and makes at most one act on each."""
     since = run.stop_requested
     assert since is not None
     run = run if run.started else _check_tags(world, run)
@@ -266,10 +263,7 @@ def _start_may_be_invisible(run: Run, machine: Machine, now: Moment) -> bool:
 
 
 def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool:
-    """True if our worker left a machine that stays up.
-
-    Asks it to end, then kills it.
-    """
+    """True if our worker left a machine that stays up; ends it."""
     seen = poll.instance
     number = run.worker_on(seen.id)
     if number is None:

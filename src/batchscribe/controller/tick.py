@@ -115,7 +115,8 @@ def tick(
         if wait:
             _follow_runs(world, config, passed, locked, only_ending=True)
         raise
-    _raise_not_stopped(passed)
+    if running := next((each for each in passed.stuck.values() if isinstance(each, NotStoppedError)), None):
+        raise running
     _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
         _alert_waits(world, config, ticked.seen, tuple(passed.runs.values())[-1])
@@ -349,12 +350,6 @@ def _collect_error(passed: PassResult, act: Callable[[], object]) -> None:
         raise
     except BatchscribeError as error:
         passed.errors.append(error)
-
-
-def _raise_not_stopped(passed: PassResult) -> None:
-    for error in passed.stuck.values():
-        if isinstance(error, NotStoppedError):
-            raise error
 
 
 def _refuse_unreadable(world: World) -> None:

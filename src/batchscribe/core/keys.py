@@ -1,7 +1,4 @@
-"""Keys of the control objects below `BATCH_OUTPUT`.
-
-Below `BATCH_CONTROL`, they are without their first folder.
-"""
+"""Keys of control objects; below `BATCH_CONTROL` without their first folder."""
 
 from __future__ import annotations
 
@@ -95,7 +92,7 @@ def single(name: str) -> str:
 
 
 def name_of_single(key: str) -> str | None:
-    """Name of the attempt in the object `key`, if it is one's."""
+    """Name of the attempt whose object `key` is, else None."""
     name = key.removeprefix(ATTEMPTS).removesuffix(".json")
     return name if chunk_of(name)[1] and key == single(name) else None
 

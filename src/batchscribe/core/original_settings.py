@@ -111,8 +111,9 @@ def take_over(old: Mapping[str, str], known: frozenset[str]) -> TakenOver:
     lines = []
     for name, text in old.items():
         original = _find_original(name, known)
-        lines.append(f"{name}: {_describe(original)}")
-        values |= dict(_translate(name, text.strip(), original))
+        successor = f" to {original.successor}" if original.successor else ""
+        lines.append(f"{name}: {original.fate}{successor} ({original.note})")
+        values |= dict(_translate_value(name, text.strip(), original))
     return TakenOver(values, tuple(lines))
 
 
@@ -124,12 +125,7 @@ def _find_original(name: str, known: frozenset[str]) -> Original:
     return Original(Fate.UNKNOWN, "not a setting of the original scripts or of batchscribe; left out")
 
 
-def _describe(original: Original) -> str:
-    successor = f" to {original.successor}" if original.successor else ""
-    return f"{original.fate}{successor} ({original.note})"
-
-
-def _translate(name: str, text: str, original: Original) -> Iterator[tuple[str, str]]:
+def _translate_value(name: str, text: str, original: Original) -> Iterator[tuple[str, str]]:
     if not text or _EXAMPLE.fullmatch(text) or original.fate in {Fate.GONE, Fate.UNKNOWN}:
         return
     if name == "COGNITO_S3_BUCKET":

@@ -27,7 +27,7 @@ _MARKS = re.compile(r"://|slack|x-amz|AKIA|ASIA", re.IGNORECASE)
 
 def printable(text: str, *, keep: str = "") -> str:
     """Escapes control, bidirectional and invalid characters, except those in `keep`."""
-    return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
+    return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _escape_character(match[0]), text)
 
 
 def printable_json(text: str) -> str:
@@ -35,11 +35,11 @@ def printable_json(text: str) -> str:
     return _TRICKS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
-def _escape(character: str) -> str:
+def _escape_character(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _pattern(secret: str) -> str:
+def _build_pattern(secret: str) -> str:
     """Pattern of a secret; a short one matches only as a word."""
     sure = len(secret) >= SURE_SECRET
     before = "" if sure or not secret[0].isalnum() else r"(?<![^\W_])"
@@ -53,7 +53,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
         longest_first = sorted(known, key=len, reverse=True)
-        self._known = re.compile("|".join(map(_pattern, longest_first))) if longest_first else None
+        self._known = re.compile("|".join(map(_build_pattern, longest_first))) if longest_first else None
 
     def __call__(self, text: str) -> str:
         if self._known:

@@ -75,10 +75,7 @@ def refuse_unfitting_guard(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
-    """Refuses a place that control objects would share with audio or results.
-
-    Only the prefix `_batchscribe/` distinguishes them.
-    """
+    """Refuses a place that control objects would share with audio or results."""
     control = f"{completed.get('control', '')}/"
     default = f"{completed['output']}/{CONTROL}"
     for name, attribute in (("BATCH_SOURCE", "source"), ("BATCH_OUTPUT", "output")):
@@ -91,10 +88,7 @@ def refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
 
 
 def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
-    """Refuses a state that audio writers or GPU hosts could read.
-
-    It has the key of the scheduler's seals.
-    """
+    """Refuses a state in a place whose users could read its secret."""
     state = completed.get("state", "")
     if "://" not in state:
         return

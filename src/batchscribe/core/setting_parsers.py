@@ -122,7 +122,7 @@ def addresses(text: str) -> tuple[str, ...]:
 
 
 def urls(text: str) -> tuple[str, ...]:
-    """Parses URLs separated by blanks or commas, which URLs may contain."""
+    """Parses URLs separated by blanks or commas; URLs may contain commas."""
     found = tuple(re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", text.strip(" ,")))
     if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url) for url in found):
         raise ValueError

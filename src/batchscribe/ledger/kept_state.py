@@ -79,10 +79,10 @@ class KeptState:
         )
 
     def _create(self, changed: dict[str, bytes | None]) -> bool:
-        """Stores the next generation, unless another was; None deletes a file."""
+        """Stores the next generation, False if outdated; None deletes a file."""
         number, merged = self.number + 1, self.files | changed
         files = {name: data for name, data in merged.items() if data is not None}
-        if not self.store.create(_build_key(number), _encode(files)):
+        if not self.store.create(_build_key(number), gzip.compress(msgspec.msgpack.encode(files), mtime=0)):
             return False
         stored = self._list_numbers()
         if max(stored) >= number + KEPT:
@@ -142,10 +142,6 @@ def _read_folder(folder: Path) -> Files:
 
 def _build_key(number: int) -> str:
     return f"{PREFIX}{number:010}"
-
-
-def _encode(files: Files) -> bytes:
-    return gzip.compress(msgspec.msgpack.encode(files), mtime=0)
 
 
 def _decode(data: bytes) -> Files:

@@ -139,10 +139,7 @@ class Ledger:
         return tuple(self._read_runs("runs", {"since": _format_time(since)}))
 
     def run_page(self, outcome: str, *, skip: int, count: int) -> tuple[Run, ...]:
-        """`count` runs from number `skip` on, newest first.
-
-        All runs, those of an outcome, or those without one (`open`).
-        """
+        """`count` runs from `skip` on, newest first; `open`: without an outcome."""
         page = {"outcome": outcome, "skip": skip, "count": count}
         return tuple(self._read_runs("run_page", page))
 

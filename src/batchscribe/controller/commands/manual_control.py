@@ -159,10 +159,7 @@ class ManualControl:
         )
 
     def _check_present(self, seen: Instance, allowed: Allowed | None) -> bool:
-        """True if the instance exists and may be stopped.
-
-        One that we started must exist.
-        """
+        """True if the instance exists and may be stopped."""
         if seen.state is InstanceState.MISSING:
             if not self.asked:
                 raise _NotThereError(f"there is no {seen.id} here: correct GPU_INSTANCE_ID or AWS_REGION")

@@ -103,12 +103,12 @@ def read_history(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(
             f"{key!r} is skipped: .{kind} is not decoded; convert it, for example to .wav or .flac"
         )
     if name := audio_name(key):
-        life = _read_life(scanner, key, name, max_wait)
-        if life.known:
-            return life
+        history = _read_chunk(scanner, key, name, max_wait)
+        if history.known:
+            return history
     similar = find_similar(scanner, key)
     if len(similar) == 1:
-        return _read_life(scanner, similar[0].info.key, similar[0].name, max_wait)
+        return _read_chunk(scanner, similar[0].info.key, similar[0].name, max_wait)
     if name is None and not similar:
         raise ObjectNotFoundError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     if similar:
@@ -137,18 +137,18 @@ def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
     return same or found
 
 
-def list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str, str]]:
+def list_events(history: ChunkHistory) -> Iterator[tuple[datetime, str, str]]:
     """Yields (time, event, its run) of transcripts, runs and failed attempts."""
-    for transcript in life.transcripts:
+    for transcript in history.transcripts:
         by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
         flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
         line = f"transcribed{by}{flags}: {transcript.key}"
         if transcript.unreadable:
-            line = f"unreadable: {describe_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
+            line = f"unreadable: {describe_unreadable(transcript.key, history.key)} ({transcript.unreadable})"
         yield transcript.written, line, transcript.run or ""
-    for mention in life.runs:
+    for mention in history.runs:
         yield mention.dispatched, f"worker {mention.worker}: {mention.outcome or 'open'}", mention.run
-    for number, failure in enumerate(life.failures, 1):
+    for number, failure in enumerate(history.failures, 1):
         yield failure.at, f"attempt {number} failed ({failure.kind}): {failure.message}", failure.run
 
 
@@ -175,7 +175,7 @@ def _read_error(output: Store, key: str) -> str:
     return failures[-1].message if failures else ""
 
 
-def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> ChunkHistory:
+def _read_chunk(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> ChunkHistory:
     audio = next((each for each in scanner.audio(split_key(key)[0]) if each.info.key == key), None)
     output, rules, failures = scanner.output, scanner.rules(), _list_failures(scanner.output, key)
     return ChunkHistory(

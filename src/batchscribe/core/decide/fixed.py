@@ -102,7 +102,7 @@ class CostBasis:
     """Audio of the last 30 days."""
 
     def fixed_costs(self) -> FixedCosts:
-        parts = tuple(filter(None, (self._disk(), self._fixed_address(), self._host())))
+        parts = tuple(filter(None, (self._price_disk(), self._price_fixed_address(), self._price_host())))
         total = sum((Usd(part.per_month_micros) for part in parts), start=Usd(0))
         each = total.per(self.audio_hours)
         return FixedCosts(
@@ -118,7 +118,7 @@ class CostBasis:
         """Costs of a run that is billed for `seconds`."""
         reads = chunks + round(seconds / _POLL_SECONDS) + _CONTROL_REQUESTS if self.s3 else 0
         writes = chunks + round(seconds / _PROGRESS_SECONDS) + _CONTROL_REQUESTS if self.s3 else 0
-        address, requests = self._address_cost(seconds), self._request_cost(reads, writes)
+        address, requests = self._price_address(seconds), self._price_requests(reads, writes)
         return RunCosts(
             address=address.dollars if address is not None else None,
             address_micros=address.micros if address is not None else None,
@@ -128,20 +128,20 @@ class CostBasis:
             writes=writes,
         )
 
-    def _disk(self) -> FixedCost | None:
+    def _price_disk(self) -> FixedCost | None:
         price = self._find_price(PriceKind.DISK, GP3)
         if not self.parked or not self.parked.disk_gigabytes or not price:
             return None
         size = self.parked.disk_gigabytes
         return self._make_part(ROOT_DISK, f"{size} GB of gp3", price.high.times(size), price)
 
-    def _fixed_address(self) -> FixedCost | None:
+    def _price_fixed_address(self) -> FixedCost | None:
         price = self._find_price(PriceKind.ADDRESS, ADDRESS)
         if not self.parked or not self.parked.fixed_address or not price:
             return None
         return self._make_part(PUBLIC_ADDRESS, "an Elastic IP", price.high.times(MONTH_HOURS), price)
 
-    def _host(self) -> FixedCost | None:
+    def _price_host(self) -> FixedCost | None:
         if self.host_per_hour is None:
             return None
         return _make_fixed_cost(
@@ -159,12 +159,12 @@ class CostBasis:
                 f"no price in {self.region}: `batchscribe prices --refresh --region {self.region}`",
             )
 
-    def _address_cost(self, seconds: float) -> Usd | None:
+    def _price_address(self, seconds: float) -> Usd | None:
         price = self._find_price(PriceKind.ADDRESS, ADDRESS)
         fixed = self.parked is not None and self.parked.fixed_address
         return None if fixed or price is None else price.high.times(seconds / _HOUR)
 
-    def _request_cost(self, reads: int, writes: int) -> Usd | None:
+    def _price_requests(self, reads: int, writes: int) -> Usd | None:
         read, write = (self.table.find(PriceKind.REQUESTS, name, self.region) for name in (READS, WRITES))
         if not self.s3 or read is None or write is None:
             return None

@@ -70,7 +70,7 @@ class Hours:
         days = [first + number * _DAY for number in range(_AHEAD)]
         spans: list[tuple[datetime, datetime]] = []
         for span in sorted(
-            _make_span(day, window, zone)
+            (min(_read_wall_clock(day, window.begin, zone)), max(_read_wall_clock(day, window.end, zone)))
             for day, window in product(days, self.windows)
             if day.weekday() in window.days
         ):
@@ -137,11 +137,6 @@ def _parse_times(text: str) -> Iterator[tuple[int, int]]:
         if begin in {end, _MIDNIGHT} or max(begin, end) > _MIDNIGHT:
             raise wrong
         yield begin, end if end > begin else end + _MIDNIGHT
-
-
-def _make_span(day: date, window: DailyHours, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """Begin and end in UTC, including times that a clock change repeats."""
-    return min(_read_wall_clock(day, window.begin, zone)), max(_read_wall_clock(day, window.end, zone))
 
 
 def _read_wall_clock(day: date, minutes: int, zone: ZoneInfo) -> Iterator[datetime]:

@@ -43,10 +43,7 @@ class Usd:
         return Usd(self.micros - other.micros)
 
     def __str__(self) -> str:
-        """Dollars with two places from ten cents on, else more.
-
-        From a cent on they have four places, below it two significant digits.
-        """
+        """Dollars with two places from ten cents on, four or more below."""
         amount = Decimal(abs(self.micros)) / MICRO
         places = 2 if amount >= TEN_CENTS or not amount else max(4, min(6, 1 - amount.adjusted()))
         return f"{'-' if self.micros < 0 else ''}${amount:.{places}f}"

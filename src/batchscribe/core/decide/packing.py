@@ -157,10 +157,7 @@ def foresee(
 
 
 def _count_runs(pending: int, work: float, budget: float, limit: int | None, machines: int) -> int:
-    """Number of runs; `work`: seconds of one machine.
-
-    A run takes at least one chunk for each machine.
-    """
+    """Number of runs; each has at least a chunk for each machine."""
     turns = -(-pending // machines)
     by_time = math.ceil(min(turns, work / budget)) if budget > 0 else turns
     by_limit = -(-pending // limit) if limit else 0

@@ -94,10 +94,7 @@ def plan_lane(seen: Observation, policy: Policy, start: PlannedStart) -> Planned
 
 
 def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Policy) -> PlannedStart:
-    """The cheapest plan within the longest wait, else the fastest.
-
-    Names the runner-up.
-    """
+    """The cheapest plan within the longest wait, else the fastest."""
     left = _find_time_left(seen, policy)
     in_time = sorted(
         (plan for plan in plans if plan.outlook.seconds <= left), key=lambda plan: plan.outlook.cost
@@ -111,13 +108,13 @@ def _choose_cheapest(plans: list[PlannedStart], seen: Observation, policy: Polic
         rank = "is the cheapest that keeps the longest wait" if late else "is the cheapest"
     return replace(
         best,
-        note="; ".join(filter(None, (best.note, _compare(best, second, rank)))),
+        note="; ".join(filter(None, (best.note, _compare_plans(best, second, rank)))),
         runner_up=second.offer.name,
         difference=second.outlook.cost - best.outlook.cost,
     )
 
 
-def _compare(best: PlannedStart, second: PlannedStart, rank: str) -> str:
+def _compare_plans(best: PlannedStart, second: PlannedStart, rank: str) -> str:
     more = second.outlook.cost - best.outlook.cost
     difference = f"{more} more" if more >= ZERO else f"{best.outlook.cost - second.outlook.cost} less"
     return (

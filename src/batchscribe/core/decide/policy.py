@@ -98,7 +98,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
         return Hold(reason, overdue=seen.backlog.exhausted > 0, expected=expected)
     reason = Reason(held.code, "; ".join(filter(None, (held.sentence, start.note))), numbers)
     if not obstacles:
-        return _launch(seen, policy, start, reason)
+        return _make_launch(seen, policy, start, reason)
     obstacle = obstacles[0]
     held_back = Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", numbers)
     overdue = wait_in_reach(seen, policy, start)
@@ -128,7 +128,7 @@ def _continue_lane(seen: Observation, run: Run, policy: Policy) -> Decision:
     return replace(instead, reason=replace(instead.reason, sentence=sentence))
 
 
-def _launch(seen: Observation, policy: Policy, start: PlannedStart, reason: Reason) -> Launch:
+def _make_launch(seen: Observation, policy: Policy, start: PlannedStart, reason: Reason) -> Launch:
     outside = _find_opening(seen, policy) is not None
     if outside:
         sentence = f"{reason.sentence}; BATCH_HOURS ({policy.hours}) would begin too late"

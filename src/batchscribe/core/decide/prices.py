@@ -113,15 +113,16 @@ class PriceTable:
         return Rate(per_hour=found.high, source=found.origin, as_of=found.as_of) if found else None
 
     def find_spot_rate(self, instance_type: str, region: str, zone: str, now: datetime) -> Rate | None:
-        """The spot rate in a zone; None if all are old.
-
-        If the zone is unknown, the highest of the latest day.
-        """
+        """The fresh spot rate in a zone, or if unknown, the highest."""
         places = sorted(
             {place for sheet in self.sheets for place in sheet.regions if place.startswith(region)}
         )
         found = {place: self.find(PriceKind.SPOT, instance_type, place) for place in places}
-        fresh = {place: price for place, price in found.items() if price and _is_fresh(price, now)}
+        fresh = {
+            place: price
+            for place, price in found.items()
+            if price and (age := count_age_days(price.as_of, now)) is not None and age <= SPOT_DAYS
+        }
         if not fresh:
             return None
         price = fresh.get(zone) or max(fresh.values(), key=lambda each: (each.as_of, each.high))
@@ -173,11 +174,6 @@ def describe_origin(source: str, as_of: str, now: datetime) -> str:
 def describe_rate(rate: Rate, now: datetime) -> str:
     """Formats a rate, such as `$0.526/h (AWS list, as of 2026-11-23)`."""
     return f"${rate.per_hour.text(3)}/h ({describe_origin(rate.source, rate.as_of, now)})"
-
-
-def _is_fresh(price: Price, now: datetime) -> bool:
-    age = count_age_days(price.as_of, now)
-    return age is not None and age <= SPOT_DAYS
 
 
 def _make_price(sheet: PriceSheet, name: str, region: str) -> Price:

@@ -94,7 +94,7 @@ class _Player:
 
     def check(self, now: datetime) -> datetime | None:
         """Makes a decision and its start; returns the next check, if any."""
-        self._receive(now)
+        self._receive_chunks(now)
         decision = decide(self._observe(now), self._policy)
         after = now + self._policy.check_interval
         if isinstance(decision, Launch):
@@ -114,7 +114,7 @@ class _Player:
             changes.append(expected or at)
         return first_check(max(at, min(changes)), self._policy.check_interval) if changes else None
 
-    def _receive(self, now: datetime) -> None:
+    def _receive_chunks(self, now: datetime) -> None:
         before = self._received
         self._received = bisect_right(self._chunks, now, key=lambda chunk: chunk.modified)
         self._pending += self._chunks[before : self._received]

@@ -224,8 +224,8 @@ def _find_ratios(
     bill = replayed.cost.micros if mixed else second_price * replayed.billed_seconds
     total, price = bill + wait_price * waited, second_price if mixed else 1.0
     return (
-        _divide(bill if mixed else replayed.billed_seconds, find_least_total(slots, priors, price, 0.0)),
-        _divide(total, find_least_total(slots, priors, second_price, wait_price)),
+        _find_ratio(bill if mixed else replayed.billed_seconds, find_least_total(slots, priors, price, 0.0)),
+        _find_ratio(total, find_least_total(slots, priors, second_price, wait_price)),
     )
 
 
@@ -240,7 +240,7 @@ def find_limits(waits: Iterable[float], policy: Policy, priors: Priors) -> list[
     return [max(limit, wait) for wait in waits]
 
 
-def _divide(value: float, least: float) -> float:
+def _find_ratio(value: float, least: float) -> float:
     return round(value / least, 6) if least else 1.0
 
 

@@ -13,10 +13,7 @@ from batchscribe.core.figures import format_count, format_hours
 
 
 def list_points(results: Iterable[PolicyResult]) -> list[tuple[str, float, float]]:
-    """Points (names, p95 of the waits in hours, dollars).
-
-    Policies with the same result share a point.
-    """
+    """Points (names, p95 wait in hours, dollars), one for equal results."""
     names: dict[tuple[float, float], list[str]] = {}
     for each in results:
         names.setdefault((each.wait_hours.p95, each.dollars), []).append(each.name)

@@ -57,6 +57,8 @@ def sum_up_start(seen: Observation, policy: Policy) -> StartSum:
     if seen.open_run:
         obstacles.insert(0, continue_run(seen.now, seen.open_run).reason)
     estimate, since = start.batch.estimate, find_waiting_since(seen)
+    expected = find_expected(seen, policy, find_triggers(seen, policy, start))
+    earliest = max(seen.now, seen.paused_until or seen.now)
     each = estimate.cost.per(estimate.audio_seconds / _HOUR)
     savings = make_savings(estimate.cost, estimate.audio_seconds / _HOUR)
     return StartSum(
@@ -71,18 +73,11 @@ def sum_up_start(seen: Observation, policy: Policy) -> StartSum:
         setup_share=start.setup_cost.micros / estimate.cost.micros if estimate.cost.micros else None,
         hosted=savings,
         hosted_is_cheaper=savings is not None and savings.saved_micros < 0,
-        expected_start=_expect_start(seen, policy),
+        expected_start=max(expected, earliest) if expected and earliest < FOREVER else None,
         obstacles=tuple(
             ListedObstacle(code=obstacle.code, sentence=obstacle.sentence) for obstacle in obstacles
         ),
     )
-
-
-def _expect_start(seen: Observation, policy: Policy) -> datetime | None:
-    """The expected start after a pause; None without one, or without end."""
-    expected = find_expected(seen, policy, find_triggers(seen, policy, plan_start(seen, policy)))
-    earliest = max(seen.now, seen.paused_until or seen.now)
-    return max(expected, earliest) if expected and earliest < FOREVER else None
 
 
 def describe_sum(total: StartSum) -> Iterator[Line]:
@@ -94,12 +89,12 @@ def describe_sum(total: StartSum) -> Iterator[Line]:
     yield "Backlog", f"{format_count(total.chunks, 'chunk')}, {audio} of audio{oldest}{runs}"
     yield "A start now", _describe_cost(total)
     if hosted := total.hosted:
-        verdict = (
+        comparison = (
             f"{Usd(-hosted.saved_micros)} cheaper than a start now"
             if total.hosted_is_cheaper
             else f"a start now saves about {Usd(hosted.saved_micros)}"
         )
-        yield f"{hosted.against} for the same audio", f"{Usd.parse(hosted.hosted)}, {verdict}"
+        yield f"{hosted.against} for the same audio", f"{Usd.parse(hosted.hosted)}, {comparison}"
     yield "Expected start", _describe_expected(total)
 
 

@@ -1,4 +1,4 @@
-"""Facts about a cloud account that a start depends on, and the commands that correct them."""
+"""Facts about a cloud account, and the commands that correct them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortAccess:
-    """Security groups of an instance, and the address ranges and groups that they admit to one port."""
+    """Security groups of an instance, and sources that they admit."""
 
     groups: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class PortAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineTemplate:
-    """The default version of a launch template, as far as runs depend on it."""
+    """The default version of a launch template, as runs need it."""
 
     id: str
     name: str = ""
@@ -76,7 +76,7 @@ class MachineTemplate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FurtherRegion:
-    """A region in which machines are created if those before it have no capacity."""
+    """A region for machines if those before it have no capacity."""
 
     name: str
     template: str
@@ -90,11 +90,11 @@ class FurtherRegion:
 
 
 def aws_command(region: str, *words: str) -> str:
-    """A command for a user's shell, as it is. AWS's tools do not read the region of our `.env`."""
+    """A shell command with its region: AWS's tools read no `.env`."""
     return " ".join(["aws", *(("--region", region) if region else ()), *words])
 
 
 def keep_at_shutdown(instance: str, region: str) -> str:
-    """Command that lets an instance stop, not terminate, when it powers itself off."""
+    """Command that makes an instance stop, not terminate, at its own power-off."""
     words = ("--instance-id", instance, "--instance-initiated-shutdown-behavior", "stop")
     return aws_command(region, "ec2", "modify-instance-attribute", *words)

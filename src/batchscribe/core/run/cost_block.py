@@ -1,4 +1,4 @@
-"""The "Cost Tracking" block of a run or of an estimate, as text."""
+"""The "Cost Tracking" block of a run or an estimate."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _explain_bill(gpu: Gpu) -> str:
 
 
 def _explain_minimum(rate: Usd, seconds: float) -> str:
-    """Explains a bill above the product of rate and time; empty if there is none."""
+    """Explains a bill above the product of rate and time, if any."""
     if not rate.micros or not 0 < seconds < MINIMUM_BILLED_SECONDS:
         return ""
     return f", billed as {MINIMUM_BILLED_SECONDS} s: the minimum of a start"

@@ -1,4 +1,4 @@
-"""Time of the workers of one run or several: sums, shares, and the stages that delayed the engine.
+"""Time of workers: sums, shares, and the stages that delayed engines.
 
 A loaded engine is busy, starved of windows, or blocked by the stage after it. Each second costs the same.
 """
@@ -21,7 +21,7 @@ TOLERATED = 0.03
 
 
 class EngineTime(msgspec.Struct, frozen=True, kw_only=True):
-    """Engine time for reports, in seconds; shares of the time after loading, None without an engine."""
+    """Engine time for reports, in seconds, with shares after loading."""
 
     workers: int
     load_seconds: float
@@ -92,7 +92,7 @@ def make_engine_time(reported: EngineTimeSummary) -> EngineTime | None:
 
 
 def format_engine_time(work: EngineTime | None) -> list[str]:
-    """Report lines on the engine's time and on the flags; empty ones are left out."""
+    """Report lines on the engine's time and the flags, unless empty."""
     if work is None:
         return []
     counted = flag_text(work.flags)
@@ -100,7 +100,7 @@ def format_engine_time(work: EngineTime | None) -> list[str]:
 
 
 def flag_text(counted: Mapping[str, int]) -> str:
-    """`3 repaired, 1 partial`: known flags in their order, then unknown ones of a newer worker."""
+    """Text such as `3 repaired, 1 partial`, known flags first."""
     order = (*flags.ALL, *sorted(set(counted) - set(flags.ALL)))
     return ", ".join(f"{counted[flag]} {flag}" for flag in order if counted.get(flag))
 

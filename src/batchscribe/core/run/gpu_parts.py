@@ -1,4 +1,4 @@
-"""Parts of one manifest for the GPUs of a host, and their reports merged into those of one worker."""
+"""Parts of a manifest for a host's GPUs, and merged reports."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LATEST = ("last_result", "published")
 
 
 def split_manifest(manifest: Manifest, count: int) -> tuple[Manifest, ...]:
-    """Splits a manifest into at most `count` parts of whole sessions, of similar size in bytes.
+    """Splits a manifest into at most `count` parts of similar size.
 
-    The largest session goes first to the smallest part, so no part exceeds another one by more than one
-    session. Each part keeps the manifest's order. Fewer sessions make fewer parts.
+    Sessions stay whole. The largest one goes first to the smallest part, in bytes, so no part exceeds another
+    one by more than one session. Each part keeps the manifest's order. Fewer sessions make fewer parts.
     """
     sessions: defaultdict[str, list[int]] = defaultdict(list)
     for number, chunk in enumerate(manifest.chunks):
@@ -51,7 +51,7 @@ def _take(manifest: Manifest, numbers: Sequence[int]) -> Manifest:
 
 
 def merge_progress(parts: Sequence[Progress], *, sequence: int, total: int) -> Progress:
-    """The progress of all parts that reported; `total`: chunks of the manifest. At least one part."""
+    """Merges the progress of at least one part; `total`: the manifest's chunks."""
     working = [part.phase for part in parts if part.phase is not Phase.ENDED]
     return Progress(
         run=parts[0].run,
@@ -69,7 +69,7 @@ def merge_progress(parts: Sequence[Progress], *, sequence: int, total: int) -> P
 
 
 def merge_exit_records(parts: Sequence[ExitRecord]) -> ExitRecord:
-    """The exit record of all parts: it ended as the worst one did, for that one's reason."""
+    """Merges the exit records of all parts: the worst one decides."""
     end = min((part.end for part in parts), key=_WORST_FIRST.index)
     tally = _sum_tallies(part.tally for part in parts)
     reasons = [f"GPU {number}: {part.message}" for number, part in enumerate(parts) if part.end is end]
@@ -96,9 +96,9 @@ def _sum_tallies(parts: Iterable[Tally]) -> Tally:
 
 
 def _merge_timings(parts: Sequence[Timings]) -> Timings:
-    """Times of the host: from the first part's begin to the last one's end; engine time is the mean.
+    """Times of the host, from the first begin to the last end.
 
-    So the audio seconds of all parts by these times are the speed of the host.
+    Engine time is the mean. So the audio seconds of all parts by these times are the speed of the host.
     """
     waits = sum_tables(part.starved_by for part in parts)
     return Timings(

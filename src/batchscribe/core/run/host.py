@@ -34,7 +34,7 @@ CLAIM_SLACK = timedelta(minutes=5)
 
 
 class EndRequest(WorkerName, frozen=True, kw_only=True):
-    """Request to end a worker; `force` kills it. Stored by the controller, executed by the agent."""
+    """Request by the controller to end a worker; `force` kills it."""
 
     force: bool = False
 
@@ -167,7 +167,7 @@ class ClaimLaunch(StrEnum):
 
 
 class HostClaim(Dated, frozen=True, kw_only=True):
-    """The run that an instance is started for; removed after the run's teardown."""
+    """The run that an instance is started for, until its teardown."""
 
     run: Name
     created: Time
@@ -208,7 +208,7 @@ class HostWaits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """The host's instance id and the location of its record; written by the setup."""
+    """The host's instance id and its record's location, written by the setup."""
 
     instance: Name
     home: Key
@@ -224,12 +224,12 @@ class HostPlace(msgspec.Struct, frozen=True, kw_only=True):
     waits: HostWaits = HostWaits()
 
     def control_of(self, output: str) -> str:
-        """URL of the control objects of `output`; empty if they are below it, as for a rehearsal."""
+        """URL of the control objects of `output`; empty if below it."""
         return self.control if output.rstrip("/") == self.home.rstrip("/") else ""
 
 
 class BootRecord(Dated, frozen=True, kw_only=True):
-    """The boot that accepted a run's claim; create-only, so that no later boot accepts it again."""
+    """The boot that accepted a run's claim; create-only: no later one does."""
 
     version: Count = VERSION
     run: Name
@@ -243,7 +243,7 @@ class BootRecord(Dated, frozen=True, kw_only=True):
 
 
 class HostEnd(Dated, frozen=True, kw_only=True):
-    """The agent's reason for ending its run; written before the power-off, if there is one."""
+    """The agent's reason for ending its run, written before a power-off."""
 
     version: Count = VERSION
     run: Name
@@ -261,7 +261,7 @@ class PreparedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceRecord(Dated, frozen=True, kw_only=True):
-    """Stored state of an instance that was set up, or of an image."""
+    """Stored state of an instance that was set up, or an image."""
 
     version: Count = VERSION
     instance: Name
@@ -288,15 +288,15 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     """None if they could not be read."""
 
     def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
-        """Start of its workers: over ssh if it cannot accept claims at boot or verify the manifest."""
+        """Start of its workers: over ssh if it cannot accept claims."""
         able = self.boots and (self.shows_tags or wanted is not ClaimLaunch.BOOT)
         return wanted if able else ClaimLaunch.SSH
 
 
 def decode_reply(output: bytes) -> HostReply | None:
-    """Decodes the reply in the last line of a host's output; None if there is none.
+    """Decodes the reply in the last line of a host's output.
 
-    Output of login scripts before it is skipped.
+    None if there is none. Output of login scripts before it is skipped.
     """
     lines = output.strip().splitlines()
     try:

@@ -25,7 +25,7 @@ so there are several; none comes later, because the instance may have another ow
 
 
 class InstanceState(StrEnum):
-    """States of EC2's instance life cycle; `missing` if there is no such instance."""
+    """States of EC2's instance life cycle; `missing` if there is none."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -42,7 +42,7 @@ class InstanceState(StrEnum):
 
     @property
     def proved_stopped(self) -> bool:
-        """True if observed stopped. `missing` proves nothing: the region or account may be wrong."""
+        """True if observed stopped; `missing` proves nothing."""
         return self in _STOPPED
 
     @property
@@ -57,7 +57,7 @@ _MOVING = frozenset({InstanceState.PENDING, InstanceState.STOPPING, InstanceStat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """Result of one poll of an instance. Addresses change with every start: do not store them."""
+    """Result of one poll; addresses change with every start."""
 
     id: str
     state: InstanceState
@@ -78,17 +78,17 @@ class Instance:
 
     @property
     def run(self) -> str | None:
-        """The run that claims this instance, or None. An empty tag is a released claim."""
+        """The run that claims this instance; an empty tag is no claim."""
         return self.tags.get(RUN_TAG) or None
 
     @property
     def released(self) -> bool:
-        """True if its last claim was released: the tag is present and empty, not lost."""
+        """True if its last claim was released: the tag is empty."""
         return self.tags.get(RUN_TAG) == ""
 
     @property
     def deadline(self) -> datetime | None:
-        """The deadline in its tags; None if the tag is absent, empty or not a time."""
+        """The deadline in its tags, if it is a time."""
         try:
             return datetime.fromisoformat(self.tags.get(DEADLINE_TAG, ""))
         except ValueError:

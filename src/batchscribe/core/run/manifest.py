@@ -47,13 +47,13 @@ class WorkerRef(Protocol):
 
 
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker of one run; also the name of a folder on its machine."""
+    """One worker of one run; names a folder on its machine."""
 
     run: Name
     worker: Count
 
     def checked(self) -> WorkerName:
-        """Returns itself. Raises MisconfiguredError if it could name another folder than its own."""
+        """Returns itself; raises MisconfiguredError if it could name another folder."""
         if not NAME.fullmatch(self.run) or self.worker < 0:
             raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
         return self
@@ -149,7 +149,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, each measured by the worker's monotonic clock from its own start, the process's."""
+    """Seconds from the worker's start, by its monotonic clock."""
 
     since_boot: Seconds | None = None
     """From the host's boot to the worker's start; None in records of 0.1, as the other times without text."""
@@ -192,7 +192,7 @@ class EngineTimeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(Dated, frozen=True, kw_only=True):
-    """Replaced every few seconds; if it stays unchanged by the supervisor's clock, the worker is stalled."""
+    """A worker's progress, replaced every few seconds unless it is stalled."""
 
     run: Name
     worker: Count
@@ -279,7 +279,7 @@ class WorkerEnd(StrEnum):
 
 
 class ExitRecord(Dated, frozen=True, kw_only=True):
-    """The worker's exit record. Which chunks are done is determined from the store, not from this."""
+    """The worker's exit record; only the store determines which chunks are done."""
 
     run: Name
     worker: Count
@@ -299,7 +299,7 @@ class ExitRecord(Dated, frozen=True, kw_only=True):
     """Number of published transcripts with each flag."""
 
     def as_progress(self) -> Progress:
-        """The last progress of the worker: reports may end before its last chunks."""
+        """The worker's last progress: reports may end before its last chunks."""
         return Progress(
             run=self.run,
             worker=self.worker,
@@ -341,7 +341,7 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Returns the value in `data`. Raises MisconfiguredError if it is not one of this version."""
+    """Returns the value in `data`; raises MisconfiguredError for another version."""
     try:
         value = msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:

@@ -1,4 +1,4 @@
-"""Billed seconds of one instance for one run: an upper bound, from polls.
+"""Upper bound of one instance's billed seconds in a run, from polls.
 
 A poll shows the state at some moment between request and answer, or a little earlier. So the bill runs from
 the request of the last poll that showed the instance idle to the answer of the first poll that showed it no
@@ -24,7 +24,7 @@ LONGEST_LAG = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A wall-clock time with the uptime; differences within one boot are immune to clock changes."""
+    """A time with the uptime, which no clock change affects."""
 
     at: datetime
     """Aware, UTC."""
@@ -34,7 +34,7 @@ class Moment:
     """Id of the boot that `uptime` belongs to."""
 
     def seconds_since(self, earlier: Moment) -> float:
-        """Seconds since `earlier`: by uptime within one boot, else by the wall clock (may be negative)."""
+        """Seconds since `earlier`, by uptime if possible; may be negative."""
         if self.boot and self.boot == earlier.boot and None not in (self.uptime, earlier.uptime):
             assert self.uptime is not None
             assert earlier.uptime is not None
@@ -42,7 +42,7 @@ class Moment:
         return (self.at - earlier.at).total_seconds()
 
     def is_within(self, span: timedelta, of: Moment) -> bool:
-        """True if less than `span` passed since `of`; false if the clock was set back."""
+        """True if less than `span` passed; False for a clock set back."""
         return 0 <= self.seconds_since(of) < span.total_seconds()
 
 
@@ -81,7 +81,7 @@ class Meter:
 
     @classmethod
     def recovered(cls, created: datetime, *, started: bool, launched_before: datetime | None) -> Meter:
-        """The meter of a run that is only in the store: billed from its creation, if it was started."""
+        """The meter of a run in the store, billed from its creation."""
         begin = Moment(created) if started else None
         return cls(launched_before=launched_before, start_requested=begin)
 
@@ -90,18 +90,18 @@ class Meter:
         return replace(self, start_requested=poll.answered, launched_before=poll.instance.launched_at)
 
     def contradicts(self, poll: Poll, lag: timedelta) -> bool:
-        """True if the poll may show a `stopped` state from before the start."""
+        """True if the poll may show `stopped` from before the start."""
         state = poll.instance.state
         if self.up_since is None or self.stopped is not None or state.billable or state.moving:
             return False
         return poll.answered.is_within(lag, of=self.up_since)
 
     def accept_start(self, asked: Moment, answered: Moment) -> Meter:
-        """The meter after an accepted start; clears the end of an earlier start with a lost reply."""
+        """The meter after an accepted start, without an earlier one's end."""
         return replace(self, start_accepted=answered, idle_until=asked, stopped=None)
 
     def borrow(self, now: Moment) -> Meter:
-        """The meter of a run on an instance that is already running: billed from now to its end."""
+        """The meter of a run that bills a running instance from now."""
         return replace(
             self, start_requested=now, start_accepted=now, up_since=now, running_since=now, running_until=now
         )
@@ -148,7 +148,7 @@ class Meter:
         return self.end(now)
 
     def _read_idle(self, until: Moment, *, never_started: bool) -> Meter:
-        """The meter after a poll that showed the instance not up yet: time before it is not billed.
+        """The meter after an idle poll: time before it is not billed.
 
         Except if it ran before, or the last poll is so old that an earlier start may have come and gone
         unobserved; a launch time from before the run rules that out.
@@ -166,7 +166,7 @@ class Meter:
         return launched_at is not None and launched_at > self.launched_before
 
     def is_started_again(self, launched_at: datetime | None) -> bool:
-        """True if the instance was started again after our start: it is up for another user."""
+        """True if the instance was started again, for another user."""
         return self.launched is not None and launched_at is not None and launched_at > self.launched
 
     @property
@@ -181,7 +181,7 @@ class Meter:
 
     @property
     def billed_seconds(self) -> float | None:
-        """Seconds billed at most; 0 if it was never up, None if the clocks contradict each other."""
+        """Seconds billed at most; None if the clocks contradict each other."""
         begin = self.idle_until or self.start_requested
         end = self.stopped or self.running_until
         if begin is None or end is None or not self.ran:
@@ -194,7 +194,7 @@ class Meter:
 
     @property
     def _seconds_by_cloud(self) -> float:
-        """Seconds from launch to stop by the cloud's clock; -1 if it reported neither."""
+        """Seconds from launch to stop by the cloud's clock; -1 if unknown."""
         if self.launched is None or self.ended is None or self.ended < self.launched:
             return -1.0
         return (self.ended - self.launched).total_seconds()

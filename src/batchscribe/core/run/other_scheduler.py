@@ -1,4 +1,4 @@
-"""Another scheduler that works on the same source, as its run records show."""
+"""Another scheduler on the same source, as its run records show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run ended."""
+"""Outcomes of runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
 
     @property
     def no_start(self) -> bool:
-        """True if the instance did not start: nothing was billed, and the next check tries again."""
+        """True if no instance started: nothing was billed, later checks try again."""
         return self in _NO_START
 
 

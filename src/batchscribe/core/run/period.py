@@ -64,7 +64,7 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DayRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs that were settled on one UTC day; `cost` is an upper bound in dollars."""
+    """The runs settled on a UTC day; `cost` is an upper bound."""
 
     day: str
     runs: int
@@ -123,7 +123,7 @@ def period_of(
     *,
     shares: Sequence[SessionShare] = (),
 ) -> Period:
-    """The report of a period. `history`: for waits, arrivals and baselines; `shares`: of these runs."""
+    """The report of a period; `history` and `shares` are of its runs."""
     records, sums, divided = history or History(), totals(runs), {share.run for share in shares}
     begin = _find_begin(runs, since, until, records)
     hours = (until - begin) / _HOUR

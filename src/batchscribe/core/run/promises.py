@@ -48,14 +48,14 @@ NO_LAST = "no stop is scheduled in the cloud: set BATCH_CLOUD_GUARD=eventbridge 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One bound on idle GPU time; if not `given`, the sentence is the reason."""
+    """One bound on idle GPU time, or the reason for none."""
 
     given: bool
     sentence: str
 
 
 def list_promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
-    """The bounds, the usual one first; `guarded`: a stop in the cloud; `boots`: the GPU host's units."""
+    """The bounds, with a stop in the cloud (`guarded`) or host (`boots`)."""
     return (
         Promise(True, USUAL),
         Promise(boots, BOX if boots else NO_BOX),

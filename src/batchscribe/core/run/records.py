@@ -1,4 +1,4 @@
-"""Stored form of a run: in the ledger, and in the store as its record and its settlement.
+"""Stored form of a run, in the ledger and in the store.
 
 Version 1 stored a separate intent in the store, and the times of polls beside the other fields in the ledger.
 Version 2 had one instance with one meter. Both are still readable.
@@ -45,7 +45,7 @@ def encode_run(run: Run) -> bytes:
 
 @lru_cache(maxsize=128)
 def decode_run(data: bytes | str) -> Run:
-    """Decodes a run. Raises MisconfiguredError if it is unreadable, or of a newer version.
+    """Decodes a run; raises MisconfiguredError if it is unreadable or newer.
 
     Cached, because every step reads the open runs again.
     """
@@ -73,7 +73,7 @@ def decode_run(data: bytes | str) -> Run:
 
 
 def _check_bounds(value: object) -> None:
-    """Raises ValueError for a number or a time out of bounds: a store is untrusted input."""
+    """Raises ValueError for a number or a time out of bounds."""
     match value:
         case str() | None:  # most values
             return
@@ -90,7 +90,7 @@ def _check_bounds(value: object) -> None:
 
 
 def decode_settlement(data: bytes, run: Run) -> Run:
-    """Decodes the settlement of `run`. Raises MisconfiguredError if it is of another run."""
+    """Decodes the settlement of `run`; raises MisconfiguredError for another run's."""
     settled = decode_run(data)
     if settled.open or settled.id != run.id:
         raise MisconfiguredError(f"not the settlement of run {run.id}")
@@ -106,7 +106,7 @@ def decode_outcome(data: bytes) -> str:
 
 
 def _convert_version_2(fields: dict[str, Any]) -> dict[str, Any]:
-    """Moves what was stored once for the run to its machine and its workers."""
+    """Moves what a run stored once to its machine and its workers."""
     document = dict(fields)
     first, *others = document.pop("instances")
     machine = {"id": first, "meter": document.pop("meter", {})}

@@ -37,7 +37,7 @@ class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueSample(msgspec.Struct, frozen=True, kw_only=True):
-    """Observations of a tick that held, and why it held; `decision` is the reason's code."""
+    """Observations of a tick that held; `decision` is the reason's code."""
 
     at: datetime
     pending: int
@@ -98,7 +98,7 @@ class MachineBill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """`cost` and `rate` are dollars for reading; the micro-dollars beside them are exact."""
+    """The GPU's bill; `cost` and `rate` are dollars for display."""
 
     provider: str
     instance: str
@@ -222,9 +222,9 @@ def build(
     lock: str = "",
     costs: CostBasis | None = None,
 ) -> RunReport:
-    """The report of a run in its current state; `backlog` is the one that its decision used.
+    """The report of a run in its current state.
 
-    `costs`: for the costs beside the GPU's.
+    `backlog` is the one that its decision used. `costs`: for the costs beside the GPU's.
     """
     observed: dict[str, Any] = {name: getattr(backlog, name) for name in _OBSERVED} if backlog else {}
     success = bool(run.outcome and run.outcome.success)

@@ -1,4 +1,4 @@
-"""Steps of a run: each moves it from its state to the next one."""
+"""Steps of a run, each of which moves it to another state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run: one attempt at a batch, from intent to settlement, as a persisted state machine, and its bill.
+"""A run: one attempt at a batch, as a persisted state machine.
 
 A run has a state; a step moves it to the next one; the outcome is how it ended. Every step may be repeated,
 so a crashed controller is no special case.
@@ -83,7 +83,7 @@ class Machine:
 
     @property
     def over(self) -> bool:
-        """True if it does no more work for the run, while others do."""
+        """True if it does no more work for the run."""
         return self.over_since is not None
 
     @property
@@ -93,7 +93,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWorker:
-    """A worker of a run: its manifest, and the machine that works on it."""
+    """A worker of a run: its manifest, and the machine for it."""
 
     manifest: str
     """Key of the manifest."""
@@ -107,7 +107,7 @@ class RunWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as it is stored. Times are aware UTC; None is not observed (yet)."""
+    """A run as stored. Times are UTC; None is not observed (yet)."""
 
     version: int = VERSION
     id: str
@@ -204,7 +204,7 @@ class Run:
 
     @property
     def creates_machines(self) -> bool:
-        """True if its machines were created for it: each has its name, RUN-n, before the cloud has an ID."""
+        """True if its machines were created for it, named RUN-n."""
         return self.instance.startswith(f"{self.id}-")
 
     @property
@@ -307,7 +307,7 @@ class Run:
         return sum(self.billed_seconds_of(machine) for machine in self.machines)
 
     def billed_seconds_of(self, machine: Machine) -> float:
-        """Upper bound of the billed time; at least 1 s if the instance was up.
+        """Upper bound of the billed time, at least 1 s if up.
 
         If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
         """
@@ -340,7 +340,7 @@ class Run:
         return replace(self, workers=workers)
 
     def to_state(self, state: RunState, **changes: object) -> Run:
-        """The run in another state, without the trouble of the last one. Raises RefusedError if illegal."""
+        """The run in another state, without trouble; raises RefusedError if illegal."""
         if state is not self.state and state not in LEGAL[self.state]:
             raise RefusedError(f"run {self.id} cannot go from {self.state} to {state}")
         trouble = self.trouble if state is self.state else ""

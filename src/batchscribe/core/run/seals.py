@@ -1,7 +1,7 @@
-"""Seals of run records, settlements and manifests: a scheduler recognizes objects that it stored.
+"""Seals of control objects, by which a scheduler recognizes its own.
 
-Other programs may write to the store. The key is in the state directory, so it survives a lost ledger.
-A seal is the last field of the JSON object: HMAC-SHA256 of the object without it.
+Other programs may write to the store. The key is in the state directory, so it survives a lost ledger. A seal
+is the last field of the JSON object: HMAC-SHA256 of the object without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\Z')
 
 
 def seal(data: bytes, secret: str) -> bytes:
-    """Adds the seal to a JSON object, for an empty last field; unchanged without a secret."""
+    """Adds the seal to a JSON object, unless there is no secret."""
     if not secret:
         return data
     bare = data.removesuffix(_EMPTY).removesuffix(b"}")

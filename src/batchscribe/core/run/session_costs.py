@@ -1,4 +1,4 @@
-"""Division of a run among the sessions that it transcribed, and their sums over a period."""
+"""Division of runs among the sessions that they transcribed, and sums."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SessionCost(msgspec.Struct, frozen=True, kw_only=True):
 def divide_by_session(
     run: Run, done: Sequence[DoneChunk], bitrates: Mapping[str, float], max_wait: timedelta
 ) -> tuple[SessionShare, ...]:
-    """Divides a settled run; empty if none of its chunks has a transcript.
+    """Divides a settled run among the sessions of its transcripts.
 
     `bitrates`: bytes per audio second by extension.
     """

@@ -1,4 +1,4 @@
-"""Timeline of a run's paid time: the seconds of each phase, from the start request to `stopped`.
+"""Timeline of a run's paid time, in phases from request to stop.
 
 The worker measures its phases, the agent its start, the controller the rest by polls. A worker's last report
 places them on the controller's clock.
@@ -20,7 +20,7 @@ Moments = Iterator[tuple[str, datetime | None]]
 def measure_timeline(
     run: Run, first: Timings, last: Timings, *, agent: float | None = None
 ) -> dict[str, float]:
-    """Seconds of the run's phases, in order; a phase that was not measured is left out.
+    """Seconds of the run's measured phases, in order.
 
     `first` and `last`: timings of its first and last worker. `agent`: seconds from the host's boot to the
     agent's start, if its host booted for the run.
@@ -53,7 +53,7 @@ def _list_ends(run: Run, first: Timings, last: Timings, agent: float | None) -> 
 
 
 def _list_starts(run: Run, since: datetime, first: Timings, agent: float | None) -> Moments:
-    """Yields the phases before the worker; one if its host was up before the start request."""
+    """Yields the phases before the worker; one on a running host."""
     boot = _subtract(since, first.since_boot)
     if agent is None or boot is None or run.start_requested is None or boot < run.start_requested.at:
         yield "worker", since
@@ -72,5 +72,5 @@ def _subtract(at: datetime | None, seconds: float | None) -> datetime | None:
 
 
 def format_timeline(timeline: Mapping[str, float]) -> str:
-    """The phases in one line, as `manifest 0.9 s, load 7.8 s`; empty without any."""
+    """The phases in one line, as `manifest 0.9 s, load 7.8 s`."""
     return ", ".join(f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in timeline.items())

@@ -13,7 +13,7 @@ _SHARED = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANS
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What is waited for, with the last cause; for how many seconds, and at most how many."""
+    """Subject and cause of a wait, with its seconds and limit."""
 
     text: str
     seconds: float = 0.0
@@ -71,7 +71,7 @@ def wait_text(wait: Wait) -> str:
 
 
 def describe_machines(run: Run) -> tuple[str, ...]:
-    """A sentence for each of several machines: its state, its price and its cost; none for one machine."""
+    """A sentence for each of several machines: state, price and cost."""
     if len(run.machines) == 1:
         return ()
     return tuple(

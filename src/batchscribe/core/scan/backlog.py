@@ -184,7 +184,7 @@ def _scan_session(session: str, audios: list[AudioObject], rules: ScanRules) -> 
 
 
 def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
-    """State of one audio object: empty, done by a transcript, or else."""
+    """State of one audio object: done with any transcript, unless empty."""
     if not audio.info.size:
         return ChunkState.EMPTY
     if audio.transcripts:

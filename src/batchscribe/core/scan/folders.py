@@ -138,10 +138,7 @@ def _close_folders(opened: list[_Folder], key: str | None, owner: Owner) -> Iter
 
 
 def _open_folder(opened: list[_Folder], path: str) -> _Folder:
-    """Returns the folder of that path, opened if necessary.
-
-    All open folders contain the current key, so they are nested.
-    """
+    """Returns the folder of that path among the nested open ones."""
     if opened and opened[-1].path == path:
         return opened[-1]
     at = len(opened)
@@ -199,10 +196,7 @@ def _match_only_file(folder: _Folder, name: AudioName, info: ObjectInfo) -> Audi
 def _match_stem(
     folder: _Folder, stem: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner
 ) -> Iterator[AudioObject]:
-    """Assigns transcripts to files with one stem.
-
-    One of them owns `transcription-<stem>.json`.
-    """
+    """Assigns the transcripts of files that share a stem."""
     # If a stem is itself an audio file's name: `transcription-a.mp3.json` belongs to a.mp3, never to
     # a.mp3.wav, even if a.mp3 does not exist.
     is_name = "." in stem and audio_name(stem) is not None

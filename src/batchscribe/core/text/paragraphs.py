@@ -53,7 +53,8 @@ def list_paragraphs(transcript: SessionTranscript) -> Iterator[Paragraph]:
             yield Paragraph(tuple(words), name_speaker(before))
             words, length = [], 0
         for word in _join_words(words, before, segment):
-            if words and (length >= LONGEST or (length >= LONG and _ends_sentence(words[-1]))):
+            sentence = words and words[-1].text.rstrip().endswith(SENTENCE_ENDS)
+            if words and length >= (LONG if sentence else LONGEST):
                 yield Paragraph(tuple(words), name_speaker(segment))
                 words, length = [], 0
             words.append(word)
@@ -73,7 +74,3 @@ def _join_words(words: list[SpokenWord], before: Segment | None, segment: Segmen
         first = own[0]
         own[0] = SpokenWord(first.text.lstrip(), first.start, first.end, first.probability)
     return own
-
-
-def _ends_sentence(word: SpokenWord) -> bool:
-    return word.text.rstrip().endswith(SENTENCE_ENDS)

@@ -97,7 +97,7 @@ class Recognized:
 
 
 def find_doubts(result: Recognized) -> frozenset[Doubt]:
-    """Doubts about a result; an empty text is plausible, stopping early not."""
+    """Doubts about a result; empty text raises none, stopping early does."""
     unread = 0.0 if result.read_until is None else result.seconds - result.read_until
     found = {Doubt.UNFINISHED: unread > UNHEARD_SECONDS}
     if result.text:

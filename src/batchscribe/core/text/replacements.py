@@ -115,10 +115,10 @@ def _apply_rule(segment: Segment, rule: Replacement) -> Segment:
     if not found:
         return segment
     words = tuple(_replace_in_words(segment, found)) if segment.words else ()
-    return msgspec.structs.replace(segment, text=_substitute(segment.text, 0, found), words=words)
+    return msgspec.structs.replace(segment, text=_replace_matches(segment.text, 0, found), words=words)
 
 
-def _substitute(text: str, offset: int, found: Sequence[tuple[int, int, str]]) -> str:
+def _replace_matches(text: str, offset: int, found: Sequence[tuple[int, int, str]]) -> str:
     """The text with all matches replaced; `offset`: its place in the whole."""
     for begin, end, new in reversed(found):
         text = text[: begin - offset] + new + text[end - offset :]
@@ -131,7 +131,7 @@ def _replace_in_words(segment: Segment, found: Sequence[tuple[int, int, str]]) -
         end = begin + sum(map(len, pieces))
         inside = [match for match in found if begin <= match[0] and match[1] <= end and match[0] < end]
         if inside:
-            yield from _divide(_substitute("".join(pieces), begin, inside), words)
+            yield from _time_words(_replace_matches("".join(pieces), begin, inside), words)
         else:
             yield from words
 
@@ -155,7 +155,7 @@ def _group_touched(
         yield begin, pieces, words
 
 
-def _divide(text: str, words: Sequence[Word]) -> Iterator[Word]:
+def _time_words(text: str, words: Sequence[Word]) -> Iterator[Word]:
     """Yields the text's words in the time of `words`, by length."""
     parts = text.split()
     start, end = words[0].start, max(word.end for word in words)

@@ -37,7 +37,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """The text of one window, in seconds from its beginning."""
+    """The text of one window; times count from its beginning."""
 
     window: int
     segments: tuple[Segment, ...]

@@ -12,7 +12,7 @@ TOUCHING = 0.5
 
 
 def spell_words(segment: Segment) -> list[str]:
-    """Each word as spelled in the text; joined, they are it.
+    """Spelling of each word in the text; joined, they are the text.
 
     Words have their punctuation and blanks. If text and words do not match, returns the words with their own
     blanks, or with one each if they have none.

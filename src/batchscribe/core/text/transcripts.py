@@ -68,7 +68,7 @@ class AudioRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """The transcript of one chunk; no speech is a success, without segments."""
+    """The transcript of a chunk; flag `no-speech` if there are no segments."""
 
     format: str = FORMAT
     version: int = VERSION

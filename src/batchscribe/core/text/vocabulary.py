@@ -17,10 +17,7 @@ _MARKS = " .,!?;:…。、！？\"'"
 
 
 def parse_vocabulary(text: str) -> tuple[str, ...]:
-    """Parses a term a line; raises MisconfiguredError with the line.
-
-    `#` begins a comment line.
-    """
+    """Parses a term a line, and `#` comments; raises MisconfiguredError."""
     terms: dict[str, None] = {}
     for number, line in enumerate(text.splitlines(), 1):
         term = " ".join(line.split())

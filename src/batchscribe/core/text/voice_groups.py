@@ -78,7 +78,7 @@ def be_strict(alike: float) -> float:
 
 
 def add_piece(groups: list[VoiceGroup], piece: VoiceGroup, strict: float, most: int) -> None:
-    """Adds a piece to the most similar group, or as one."""
+    """Adds a piece to the most similar group, or a new one."""
     similarities = [piece.compare(group) for group in groups]
     best = max(similarities, default=-math.inf)
     if best >= strict:
@@ -92,7 +92,7 @@ def add_piece(groups: list[VoiceGroup], piece: VoiceGroup, strict: float, most: 
 
 def limit_groups(groups: Sequence[VoiceGroup], most: int) -> list[VoiceGroup]:
     """At most so many groups: the most similar ones are merged."""
-    return _agglomerate(groups, VoiceGroup.compare, count=most)
+    return _merge_groups(groups, VoiceGroup.compare, count=most)
 
 
 def group_voices(
@@ -110,14 +110,14 @@ def group_voices(
     for voice in voices:
         if voice.label:
             known[voice.label] = known[voice.label].join(voice) if voice.label in known else voice
-    fresh = _reduce([voice for voice in voices if not voice.label], keep_alive)
-    groups = _agglomerate([*known.values(), *fresh], VoiceGroup.compare, least=be_strict(alike))
+    fresh = _halve_blocks([voice for voice in voices if not voice.label], keep_alive)
+    groups = _merge_groups([*known.values(), *fresh], VoiceGroup.compare, least=be_strict(alike))
     if count is None:
         groups = _dissolve_brief(groups)
-    return _agglomerate(groups, _score_merge, count=count or MOST_SPEAKERS)
+    return _merge_groups(groups, _score_merge, count=count or MOST_SPEAKERS)
 
 
-def _reduce(groups: Sequence[VoiceGroup], keep_alive: Callable[[], object]) -> Sequence[VoiceGroup]:
+def _halve_blocks(groups: Sequence[VoiceGroup], keep_alive: Callable[[], object]) -> Sequence[VoiceGroup]:
     """First stage: halves each block of neighbours until one block is left.
 
     The most similar half of a block is of one voice each, as long as far fewer speakers than that take turns.
@@ -150,7 +150,7 @@ def _dissolve_brief(groups: Sequence[VoiceGroup]) -> list[VoiceGroup]:
     return kept
 
 
-def _agglomerate(
+def _merge_groups(
     groups: Iterable[VoiceGroup],
     score: Callable[[VoiceGroup, VoiceGroup], float],
     *,

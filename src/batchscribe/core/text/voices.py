@@ -46,7 +46,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
-    """The voices of one chunk; `audio` is their exact source."""
+    """The voices of one chunk, found in exactly this `audio`."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -64,7 +64,7 @@ class ChunkVoices(msgspec.Struct, frozen=True, kw_only=True):
     def list_groups(self) -> list[VoiceGroup]:
         """A group for each voice, by number as member; raises PermanentError."""
         groups = [
-            make_piece(_unpack(voice.vector), _measure(voice.spans), number)
+            make_piece(_unpack_vector(voice.vector), _measure_spans(voice.spans), number)
             for number, voice in enumerate(self.voices)
         ]
         if None in groups or len({len(voice.vector) for voice in self.voices}) > 1:
@@ -102,12 +102,12 @@ def decode_voices(data: bytes) -> ChunkVoices:
     return found
 
 
-def _unpack(vector: bytes) -> Sequence[float]:
+def _unpack_vector(vector: bytes) -> Sequence[float]:
     count = len(vector) // 2
     return struct.unpack(f"<{count}e", vector[: 2 * count])
 
 
-def _measure(spans: Iterable[VoiceSpan]) -> float:
+def _measure_spans(spans: Iterable[VoiceSpan]) -> float:
     """Seconds of the spans, at least a little for crafted ones."""
     return max(math.fsum(span.end - span.start for span in spans), 0.01)
 
