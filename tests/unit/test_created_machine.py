@@ -168,21 +168,21 @@ def test_an_interrupted_worker_publishes_what_is_in_the_engine(box: Awake) -> No
     box.claimed()
     box.give()
     box.workers.on_end = lambda _request: box.at(20, partial(box.finish, 0, WorkerEnd.STOPPED))
-    box.at(100, partial(setattr, box, "interruption", "EC2 takes this spot instance back"))
+    box.at(100, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
     off = box.live()
     assert off is not None
     assert 120 <= off <= 120 + 2 * POLL
     assert [request.force for request in box.workers.asked] == [False]
     end = box.end()
     assert end is not None
-    assert (end.worker, end.why) == (None, "EC2 takes this spot instance back")
+    assert (end.worker, end.why) == (None, "EC2 revokes this spot instance")
 
 
 def test_an_interrupted_worker_that_does_not_end_is_killed_before_the_power_goes(box: Awake) -> None:
     box.claimed()
     box.give()
     box.workers.deaf = True
-    box.at(100, partial(setattr, box, "interruption", "EC2 takes this spot instance back"))
+    box.at(100, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
     off = box.live()
     assert off is not None
     assert 100 + WAITS.grace <= off <= 100 + WAITS.grace + 2 * POLL <= 100 + 120
@@ -191,7 +191,7 @@ def test_an_interrupted_worker_that_does_not_end_is_killed_before_the_power_goes
 
 def test_an_interrupted_machine_begins_nothing_more(box: Awake) -> None:
     box.claimed()
-    box.at(20, partial(setattr, box, "interruption", "EC2 takes this spot instance back"))
+    box.at(20, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
     box.at(20, box.give)
     off = box.live()
     assert off is not None

@@ -1,7 +1,7 @@
-"""PocketSphinx with the English model of its package: small, offline, for demos and tests.
+"""PocketSphinx with its package's English model, for demos and tests.
 
-It holds the GIL while it works, so each core gets a process. It reports no probabilities and recognises words
-in silence, so windows must contain only speech.
+It is small and works offline. It holds the GIL while it works, so each core gets a process. It reports no
+probabilities and recognises words in silence, so windows must contain only speech.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class PocketSphinx(Engine):
 
     @contextmanager
     def _engine_errors(self, doing: str) -> Iterator[None]:
-        """Converts the vendor's errors, and opens a new pool if a process ended."""
+        """Converts vendor errors; replaces the pool if a process ended."""
         try:
             with engine_errors(f"{NAME} failed while {doing}"):
                 yield

@@ -1,4 +1,4 @@
-"""This machine as an instance: it "runs" while there is a claim in the state directory."""
+"""This machine as an instance, which runs while a claim file exists."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class LocalCompute:
         raise MisconfiguredError("GPU_INSTANCE_TYPES is for a cloud's instance: this machine has one type")
 
     def _read_claim(self) -> _Started | None:
-        """None without a claim, or if version 0.1 recorded a manual start: that has no tags."""
+        """The claim file; None without one, or without tags (version 0.1)."""
         try:
             started = msgspec.json.decode(self._path.read_bytes(), type=_Started)
         except FileNotFoundError:

@@ -48,11 +48,11 @@ def configure(
     journal_stream: str = "",
     level: str = "info",
 ) -> None:
-    """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
+    """Sends all events to stderr (or `stream`), without `secrets`.
 
-    `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority and no time. Warnings
-    and errors of libraries that use the standard library's logging are included. Events below `level` go
-    only to the files of runs.
+    It may be called again. `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority
+    and no time. Warnings and errors of libraries that use the standard library's logging are included. Events
+    below `level` go only to the files of runs.
     """
     sink = _make_journal_sink(stream) if _is_journal(stream, journal_stream) else _make_terminal_sink(stream)
     _sinks[:] = [_filter_level(level, sink)]
@@ -74,7 +74,7 @@ def configure(
 
 @contextmanager
 def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
-    """Adds `run` to the events of the block and also writes them to the run's file.
+    """Adds `run` to events, and also writes them to its file.
 
     The file is `batchscribe-<run>.log`, so a later tick appends to it; the run's creation time is put before
     an id that does not begin with it. Logs of runs and workers older than 30 days are deleted first.
@@ -92,9 +92,10 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
 
 
 def delete_old_logs(folder: Path, now: datetime) -> None:
-    """Deletes logs of runs and workers that are older than KEPT; other files are not touched.
+    """Deletes logs of runs and workers that are older than KEPT.
 
-    The age of a run's log is in its name; a worker's log counts from its last line.
+    Other files are not touched. The age of a run's log is in its name; a worker's log counts from its last
+    line.
     """
     delete_old_files(folder, "*.log", lambda path: _is_old(path, now))
 
@@ -137,7 +138,7 @@ def _add_time(clock: Clock) -> Callable[[Any, str, Event], Event]:
 
 
 def make_cleaner(redact: Redactor) -> Callable[[Any, str, Event], Event]:
-    """A processor that removes secrets and control characters from all values of an event."""
+    """Processor that removes secrets and control characters from an event."""
 
     def cleaned(_logger: Any, _method: str, event: Event) -> Event:
         return {
@@ -202,7 +203,7 @@ def _make_journal_sink(stream: TextIO | None) -> Sink:
 
 
 def _write_line(stream: TextIO | None, text: str) -> None:
-    """Writes a line to the current sys.stderr, which a progress bar may have replaced."""
+    """Writes to the present sys.stderr, which a progress bar may have replaced."""
     with suppress(OSError, ValueError):  # stderr is closed, so the error cannot be reported either
         target = stream or sys.stderr
         target.write(text + "\n")
@@ -252,7 +253,7 @@ def _make_file_sink(path: Path, file: TextIO) -> Sink:
 
 
 def _encode_event(event: Mapping[str, Any]) -> str:
-    """An event as a line of JSON; the cost block as text lines."""
+    """An event as a JSON line; the cost block as text."""
     if event.get("event") != BLOCK_TITLE:
         return json.dumps(event, ensure_ascii=False, default=str)
     return render_block([(name, str(value)) for name, value in event.items() if name not in _META])

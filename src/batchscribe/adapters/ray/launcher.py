@@ -12,9 +12,10 @@ from batchscribe.errors import LaunchError
 
 
 class RayLauncher:
-    """A protocols.Launcher: the machine's actor starts a worker process, one manifest after the other.
+    """A protocols.Launcher that calls the machine's actor.
 
-    A call to an actor that Ray is restarting on another node raises LaunchError; the controller repeats it.
+    The actor starts a worker process, and gives it one manifest after the other. A call to an actor that Ray
+    is restarting on another node raises LaunchError; the controller repeats it.
     """
 
     def __init__(self, cluster: RayCluster) -> None:

@@ -147,7 +147,7 @@ class FasterWhisper(Engine):
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            LOG.warning("window.not_heard_again", reason="out of memory")
+            LOG.warning("window.not_decoded_again", reason="out of memory")
             return None
 
 
