@@ -1,4 +1,4 @@
-"""The decoder process: bytes in, 16 kHz samples out, no access to anything else.
+"""The decoder process: bytes in, 16 kHz samples out, nothing else.
 
 Started as `python -I -m batchscribe.audio.decoding.child FD` in an empty folder and an empty environment. FD
 is an anonymous file that the parent fills; each line on standard input is an order to decode its content.
@@ -66,7 +66,7 @@ SLACK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """Order for one input: the most samples per channel, and if channels are split."""
+    """Order for one input: most samples of a channel, and channel splitting."""
 
     max_samples: int
     split: bool
@@ -74,7 +74,7 @@ class DecodeRequest:
 
 @dataclass
 class Track:
-    """One track during decoding: frames, and in between the seconds of holes to fill."""
+    """One track during decoding: frames, and seconds of holes between them."""
 
     container: InputContainer
     stream: AudioStream
@@ -130,7 +130,7 @@ def open_file(file: IO[bytes]) -> InputContainer:
 
 
 def decode_file(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, bytes], None]) -> None:
-    """Sends beginning, pieces of all recordings, and conclusion. Raises RefusedError, FFmpegError."""
+    """Sends beginning, pieces and conclusion. Raises RefusedTrackError, FFmpegError."""
     progress = DecodingProgress(order.max_samples, lambda data: out(AUDIO, data))
     parts, refused = find_parts(file), list[RefusedTrackError | FFmpegError]()
     ended: dict[str, object] = {"span": None, "tracks_missing": False}
@@ -159,7 +159,7 @@ def decode_part(
     progress: DecodingProgress,
     out: Callable[[bytes, bytes], None],
 ) -> dict[str, object]:
-    """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
+    """Sends the pieces of one recording. Raises RefusedTrackError, FFmpegError."""
     with ExitStack() as opened:
 
         def reopen() -> InputContainer:
@@ -213,7 +213,7 @@ def begin_tracks(
 def describe_beginning(
     tracks: Sequence[Track], lead: float, order: DecodeRequest, progress: DecodingProgress
 ) -> dict[str, object]:
-    """Payload of START, see `audio_decoder.Beginning`; `lead`: seconds of video before the first audio."""
+    """Payload of START; `lead`: seconds of video before the first audio."""
     first = tracks[0]
     languages = [track.language for track in tracks]
     if len(tracks) > 1:
@@ -260,7 +260,7 @@ def fill_holes(
     progress: DecodingProgress,
     stated: Stated | None,
 ) -> Iterator[AudioFrame | float]:
-    """Yields frames, and in between the seconds of holes to fill; marks missing audio as damage."""
+    """Yields frames and seconds of holes; marks missing audio as damage."""
     holes: Holes | None = None
     if NUMBERED & format_names(container):
         limit = progress.max_samples / SAMPLE_RATE
@@ -301,7 +301,7 @@ def send_track(sound: Iterable[AudioFrame | float], progress: DecodingProgress) 
 
 
 def limit_cpu(cpu_seconds: float) -> None:
-    """Limits the CPU time for the next file; beyond it, the kernel ends this process."""
+    """Limits CPU time for the next file; the kernel enforces it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
     resource.setrlimit(resource.RLIMIT_CPU, (int(spent + cpu_seconds) + 1, resource.RLIM_INFINITY))
@@ -316,7 +316,7 @@ def confine_process() -> None:
 
 
 def execute_order(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
-    """Executes one order. Errors become replies; only a crash or a limit ends the process."""
+    """Executes one order. Errors become replies; crashes and limits do not."""
     wanted = json.loads(line)
     limit_cpu(wanted["cpu_seconds"])
     order = DecodeRequest(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])

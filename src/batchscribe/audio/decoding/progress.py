@@ -1,4 +1,4 @@
-"""Decoding progress of a file with its recordings; runs in the decoder process."""
+"""Decoding progress of a file and its recordings, in the decoder process."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class DecodingProgress:
         del self.pending[:size]
 
     def silence_implausible(self, piece: bytes) -> bytes:
-        """Replaces implausible samples by silence: a single one would spoil the 30 s around it."""
+        """Silences implausible samples: one would spoil the 30 s around it."""
         # The highest byte suffices: a sum over all samples would take as long as the resampling.
         if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
             return piece
@@ -107,7 +107,7 @@ class DecodingProgress:
 
 
 def check_part(progress: DecodingProgress) -> None:
-    """Records damage of a part. Raises RefusedError if it has no usable audio."""
+    """Records damage of a part. Raises RefusedTrackError if it is unusable."""
     if progress.samples == progress.part:
         raise RefusedTrackError("no audio could be decoded from it")
     unbroken = 0 if progress.unbroken is None else progress.unbroken - progress.part
@@ -117,7 +117,7 @@ def check_part(progress: DecodingProgress) -> None:
 
 
 def conclude_input(progress: DecodingProgress) -> dict[str, object]:
-    """Payload of END. Raises RefusedError if most samples are not numbers."""
+    """Payload of END. Raises RefusedTrackError if most samples are not numbers."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:
         raise RefusedTrackError("too damaged: most of its samples are not numbers")
