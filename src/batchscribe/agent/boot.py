@@ -59,7 +59,10 @@ class Boot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSeams:
-    """External dependencies of the agent. Opening a store makes no request; may raise MisconfiguredError."""
+    """External dependencies of the agent.
+
+    Opening a store makes no request, but may raise MisconfiguredError.
+    """
 
     clock: Clock
     workers: Workers
@@ -86,7 +89,7 @@ class BoxSeams:
 
 
 class BoxAgent:
-    """The agent of one boot, run in steps. A restarted agent continues where the last one died."""
+    """Agent of one boot, which a restarted agent continues by steps."""
 
     def __init__(self, place: HostPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
         """`run`: id of the run if started over ssh, else empty."""
@@ -103,7 +106,7 @@ class BoxAgent:
         self._watch: Watch | None = None
 
     def step(self) -> float | None:
-        """Makes one poll and at most one act. Returns the seconds until the next; None if done."""
+        """Polls once, acts once at most; returns the delay, None when done."""
         return self._watch.step() if self._watch else self._seek_claim()
 
     def _seek_claim(self) -> float | None:
@@ -126,14 +129,14 @@ class BoxAgent:
         return None if self._held else self._power_off_unclaimed()
 
     def _guard_unclaimed(self) -> None:
-        """Lets the dead-man power off a created machine that takes no claim in time."""
+        """Arms the dead-man for a created machine without a claim."""
         if self._limit is None:
             waits = self._place.waits
             limit = self._began + waits.store + waits.overtime
             self._seams.unclaimed.record_claim(UNCLAIMED, limit=limit, now=self._seams.clock.monotonic())
 
     def _power_off_unclaimed(self) -> float | None:
-        """Requests the power-off of a created machine. Retries while its files cannot be written."""
+        """Requests a created machine's power-off; retries if its files cannot be written."""
         try:
             self._guard_unclaimed()  # the dead-man powers off only for a claim
             self._seams.unclaimed.request_power_off()
@@ -177,7 +180,7 @@ class BoxAgent:
         )
 
     def _expected_hash(self, claim: HostClaim) -> str | None:
-        """SHA-256 of the permitted manifest. Empty for any; None if no work is permitted."""
+        """SHA-256 of the permitted manifest; empty: any, None: no work."""
         if claim.launch is ClaimLaunch.BOOT:
             return self._seams.announced() or None
         permit = self._seams.permit(claim.run)
@@ -210,7 +213,7 @@ class BoxAgent:
         return now is not None and now.run == claim.run
 
     def _refusal_reason(self, claim: HostClaim, runs: Store) -> str:
-        """Reason why the claim is not for this boot. Empty if it may be taken."""
+        """Reason why this boot may not take the claim; else empty."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.machine != self._machine:
             return f"it is for machine {claim.machine or 'without a name'}"
@@ -240,12 +243,14 @@ class BoxAgent:
             )
 
     def _taken_by_another(self, claim: HostClaim, runs: Store) -> bool:
-        """True if another boot took the claim. An earlier agent of this boot does not count."""
+        """True if a boot other than this one took the claim."""
         record = read_optional(runs, keys.boot(claim.run, claim.machine), BootRecord)
         return record is not None and record.boot != self._boot.id
 
     def _is_over(self, claim: HostClaim, runs: Store) -> bool:
-        """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.
+        """True if the boot that took the claim ended it.
+
+        Else it went down, and this boot ends the run.
 
         A host that powers itself off stores its reason: a later start is not for that run.
         """
