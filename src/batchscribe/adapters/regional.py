@@ -63,10 +63,7 @@ class RegionalCapacity:
         return tuple(found[name] for name in observed)
 
     def list_created(self) -> tuple[Instance, ...]:
-        """Lists the machines of all regions that answer.
-
-        Raises the error of a region that fails if no other shows a machine.
-        """
+        """Machines of the answering regions; without any, raises a region's error."""
         found: dict[str, Instance] = {}
         failures: list[Exception] = []
         for region, capacity in self._regions.items():

@@ -59,10 +59,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSeams:
-    """External dependencies of the agent.
-
-    Opening a store makes no request, but may raise MisconfiguredError.
-    """
+    """External dependencies of the agent; opening a store makes no request."""
 
     clock: Clock
     workers: Workers
@@ -75,9 +72,9 @@ class BoxSeams:
 
     A writer of the store cannot change the tag."""
     home: Callable[[], Store]
-    """Opens the store with the instance's record."""
+    """Opens the store with the instance's record. Raises MisconfiguredError."""
     runs: Callable[[HostClaim], Store]
-    """Opens the store with the claim's run."""
+    """Opens the store with the claim's run. Raises MisconfiguredError."""
     machine: Callable[[], str] | None = None
     """Returns the run's name of this machine from its tag; raises TransientError, MisconfiguredError.
 
@@ -250,9 +247,8 @@ class BoxAgent:
     def _is_over(self, claim: HostClaim, runs: Store) -> bool:
         """True if the boot that took the claim ended it.
 
-        Else it went down, and this boot ends the run.
-
-        A host that powers itself off stores its reason: a later start is not for that run.
+        Else it went down, and this boot ends the run. A host that powers itself off stores its reason: a
+        later start is not for that run.
         """
         if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
             return False

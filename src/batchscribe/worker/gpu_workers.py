@@ -1,8 +1,7 @@
-"""Worker processes for the GPUs of a host, one for each.
+"""One worker process for each GPU; for controller and agent, one worker.
 
-For controller and agent they are one worker. Each process gets a part of the manifest. It is an ordinary
-worker, except that its control objects (manifest, progress, exit record) are in a folder of this machine.
-They are merged into those of the manifest's worker.
+Each process gets a part of the manifest. It is an ordinary worker, except that its control objects (manifest,
+progress, exit record) are in a folder of this machine. They are merged into those of the manifest's worker.
 """
 
 from __future__ import annotations

@@ -23,10 +23,7 @@ LOG = structlog.get_logger()
 
 
 class Records:
-    """Writes the worker's objects; counts only what was written.
-
-    Writes are create-only except for the progress.
-    """
+    """Writes the worker's objects create-only; counts only what was written."""
 
     def __init__(
         self, manifest: Manifest, output: Store, tracker: ProgressTracker, ending: Ending, clock: Clock

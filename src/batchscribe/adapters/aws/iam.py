@@ -266,8 +266,7 @@ def _allow_keys(place: AccountPlace) -> list[Document]:
 def _allow_listing(place: AccountPlace) -> list[Document]:
     """Right to list each bucket, limited to the stores' prefixes.
 
-    Without it, S3 reports a missing object as 403 instead of 404. Such a request has no prefix, hence
-    IfExists.
+    Without it, S3 reports a missing object as 403. Such a request has no prefix, hence IfExists.
     """
     prefixes: dict[str, set[str]] = {}
     for folder in filter(None, (place.source, place.output, place.control)):

@@ -62,8 +62,7 @@ class LaunchTemplates:
     def choose_subnets(self, subnets: tuple[str, ...]) -> Mapping[str, str]:
         """Zone -> subnet with the most free addresses.
 
-        Chooses from the given subnets, or from all default ones. EC2 refuses a fleet with two pools of one
-        type and zone.
+        Of the given subnets, or of all default ones. EC2 refuses a fleet with two pools of one type and zone.
         """
         default = [{"Name": "default-for-az", "Values": ["true"]}]
         asked: Any = {"SubnetIds": list(subnets)} if subnets else {"Filters": default}

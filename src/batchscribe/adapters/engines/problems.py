@@ -65,10 +65,9 @@ def warn_if_missing(name: str, modules: Iterable[str], install: str) -> None:
 
 
 def choose_device(spec: EngineSpec, why_no_gpu: Callable[[], str]) -> str:
-    """Returns `cuda` or `cpu`.
+    """Returns `cuda` or `cpu`; `why_no_gpu` returns an empty text if usable.
 
-    `why_no_gpu` returns an empty text if a GPU is usable. Raises MisconfiguredError, or GpuError if a
-    required or present GPU is unusable.
+    Raises MisconfiguredError, or GpuError if a required or present GPU is unusable.
     """
     if spec.device == "cpu":
         return "cpu"

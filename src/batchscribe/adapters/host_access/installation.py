@@ -31,11 +31,10 @@ _EXECUTABLE = {"uv", "install.sh"}
 
 
 def find_wheel(given: Path | None, folder: Path) -> Path | None:
-    """Finds or builds the wheel of this version.
+    """Returns the given wheel of this version, or builds one into `folder`.
 
-    Without a given one it is built from the sources into `folder`. None if this is an installed package
-    without sources: the host gets the wheel from its index. Raises MisconfiguredError for a wheel of another
-    version, or if the build fails.
+    None if this is an installed package without sources: the host gets the wheel from its index. Raises
+    MisconfiguredError for a wheel of another version, or if the build fails.
     """
     if given is None:
         sources = _find_sources()

@@ -17,8 +17,8 @@ from batchscribe.reading import is_stored, read_optional
 class AgentLauncher:
     """A protocols.Launcher for a remote host, through its agent.
 
-    The claim in the instance's record decides who starts its agent. `store` holds the records of instances
-    and runs. `timeout` bounds each request to the host, in seconds.
+    The claim in the instance's record decides who starts the agent. `store` holds the records of instances
+    and runs; `timeout` (seconds) bounds each request to the host.
     """
 
     def __init__(self, store: Store, host: HostClient, *, timeout: float = 60.0) -> None:
@@ -34,10 +34,9 @@ class AgentLauncher:
         return self._host.ask(instance, "version", timeout=self._timeout).release
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
-        """Ensures that an agent processes the manifest.
+        """Ensures that an agent processes the manifest, which it finds by run.
 
-        The agent finds the manifest's key by the run. An agent that starts at boot needs no request, and a
-        claim on hold starts none.
+        An agent that starts at boot needs no request, and a claim on hold starts none.
         """
         record = self._read_record(instance)
         claim = record.claim if record and record.claim and record.claim.run == manifest.run else None

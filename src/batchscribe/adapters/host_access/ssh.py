@@ -183,8 +183,8 @@ def remote_words(*words: str) -> str:
 def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | None:
     """Error of a failed connection; None if ssh connected.
 
-    It is a MisconfiguredError if a retry cannot help, else a LaunchError. None if it connected. A connection
-    that broke later looks like a remote exit code of 255.
+    A MisconfiguredError if a retry cannot help, else a LaunchError. A connection that broke later looks like
+    a remote exit code of 255.
     """
     if reply.connected:
         return None

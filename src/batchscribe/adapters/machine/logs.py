@@ -94,8 +94,7 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
 def delete_old_logs(folder: Path, now: datetime) -> None:
     """Deletes logs of runs and workers that are older than KEPT.
 
-    Other files are not touched. The age of a run's log is in its name; a worker's log counts from its last
-    line.
+    The age of a run's log is in its name; a worker's log counts from its last line.
     """
     delete_old_files(folder, "*.log", lambda path: _is_old(path, now))
 

@@ -18,12 +18,11 @@ _RETRIED = {408, 429}
 
 
 def post_event(url: str, event: str, body: str, at: int) -> str:
-    """Posts the event, in up to ATTEMPTS; returns its failure.
+    """Posts the event until accepted (2xx) or refused, at most ATTEMPTS times.
 
-    An event that was accepted (2xx) or refused (other 4xx) is not posted again. `event` is its id: receivers
-    drop a second event with the same one. Returns why it was not accepted, empty if it was. The URL's
-    fragment is the key of the signature; it is never sent. Redirects are refused: they could lead a signed
-    event elsewhere.
+    `event` is its id: receivers drop a second event with the same one. Returns why it was not accepted, empty
+    if it was. The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they
+    could lead a signed event elsewhere.
     """
     headers = {"content-type": "application/json", **sign_event(urlsplit(url).fragment, event, body, at)}
     why = ""

@@ -25,12 +25,10 @@ WAIT_EVERY_SECONDS = 60.0
 
 
 class ProgressView:
-    """Context manager that shows a run's progress.
+    """Context manager that shows chunks, audio and time left of a run.
 
-    It shows done, failed and total chunks, audio and the time left.
-
-    While nothing is transcribed, shows what is waited for. The bar and the lines go
-    to stderr (or `stream`): stdout is for a command's result. `quiet`: nothing is drawn.
+    While nothing is transcribed, shows what is waited for. The bar and the lines go to stderr (or `stream`):
+    stdout is for a command's result. `quiet`: nothing is drawn.
     """
 
     def __init__(self, clock: Clock, *, stream: TextIO | None = None, quiet: bool = False) -> None:

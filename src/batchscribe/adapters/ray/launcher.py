@@ -12,10 +12,9 @@ from batchscribe.errors import LaunchError
 
 
 class RayLauncher:
-    """A protocols.Launcher that calls the machine's actor.
+    """A protocols.Launcher: the machine's actor runs workers one after the other.
 
-    The actor starts a worker process, and gives it one manifest after the other. A call to an actor that Ray
-    is restarting on another node raises LaunchError; the controller repeats it.
+    A call to an actor that Ray is restarting on another node raises LaunchError; the controller repeats it.
     """
 
     def __init__(self, cluster: RayCluster) -> None:

@@ -57,10 +57,9 @@ def is_odd(key: str) -> bool:
 def convert_error(
     action: Action, url: str, key: str, *, status: int | None, code: str, doubt: str = ""
 ) -> BatchscribeError:
-    """Converts a vendor's error to ours.
+    """Converts a vendor's error; `status` is None without a response.
 
-    `status` is HTTP's, None without a response; `code` is S3's, or empty. `doubt` is a likely reason for no
-    response.
+    `code` is S3's, or empty. `doubt` is a likely reason for no response.
     """
     what = f"{action.name.lower()} of {key!r} in {url}" if key else f"{action.name.lower()} of {url}"
     if status is None or status >= 500 or status in {409, 429} or code in _BUSY:
@@ -101,9 +100,7 @@ def check_size(key: str, size: int, limit: int | None) -> None:
 
 
 def create_verified(write: Callable[[], None], read: Callable[[], Blob], data: bytes) -> bool:
-    """Writes create-only; returns True if the object has our data.
-
-    An unclear outcome is read back.
+    """Writes create-only, verified by reading; True if the object has our data.
 
     `read` may raise ObjectTooLargeError for an object that is larger than `data`, so not ours. `write` raises
     ConflictError if an object exists or another write is in progress (S3's 409 leaves this open),

@@ -1,7 +1,6 @@
-"""Finds beginnings of recordings in a file, by their signatures.
+"""Finds recordings' beginnings by signatures; runs in the decoder process.
 
-It runs in the decoder process. A beginning in the middle of a file belongs to another recording of the same
-kind: concatenated files.
+A beginning in the middle of a file belongs to another recording of the same kind: concatenated files.
 """
 
 from __future__ import annotations

@@ -92,10 +92,9 @@ class FileClock:
             self._ends = max(self._ends, float(at * packet.time_base) + max(0.0, shown))
 
     def measure_span(self, begins: float, seconds: float) -> float | None:
-        """Length of a file that exceeds its audio; else None.
+        """File's length if above `seconds` of audio from `begins`; else None.
 
-        The audio has `seconds` from `begins` on. The file ends with its last picture, but not later than the
-        container states.
+        The file ends with its last picture, but not later than the container states.
         """
         if not math.isfinite(self._ends):
             return None

@@ -115,8 +115,7 @@ def list_files(spec: EngineSpec) -> tuple[Path, ...]:
 def find_kind(model: str, folder: Path) -> str:
     """The model's kind for onnx-asr.
 
-    It is a published name, or the kind in the folder's config.json. Raises MisconfiguredError if the folder
-    has no supported kind.
+    A published name, or the kind in config.json. Raises MisconfiguredError if that is not supported.
     """
     if model in PUBLISHED:
         return model
