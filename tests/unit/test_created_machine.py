@@ -11,7 +11,7 @@ import pytest
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
-from batchscribe.agent.state_files import MarkerFiles
+from batchscribe.agent.state_files import StateFiles
 from batchscribe.core import keys
 from batchscribe.core.run.host import BootRecord, ClaimLaunch, HostPlace, HostWaits
 from batchscribe.core.run.instances import MACHINE_TAG
@@ -255,6 +255,6 @@ def test_the_process_of_a_created_machine_requests_its_power_off(
 
 
 def test_a_claim_after_the_wait_has_its_own_limit(tmp_path: Path) -> None:
-    marks = MarkerFiles(tmp_path)
+    marks = StateFiles(tmp_path)
     assert marks.record_claim("unclaimed", limit=100.0, now=1.0) == 100.0
     assert marks.record_claim(RUN, limit=9000.0, now=2.0) == 9000.0

@@ -21,7 +21,7 @@ import structlog
 
 from batchscribe import __version__
 from batchscribe.agent.state_files import NoDeadman
-from batchscribe.agent.supervisor import Marks, Watch, Workers
+from batchscribe.agent.supervisor import Marks, Supervisor, Workers
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BootRecord,
@@ -58,7 +58,7 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoxSeams:
+class AgentSeams:
     """External dependencies of the agent; opening a store makes no request."""
 
     clock: Clock
@@ -85,10 +85,10 @@ class BoxSeams:
     """Returns the announced end of this machine by its cloud, empty if none; raises TransientError."""
 
 
-class BoxAgent:
+class HostAgent:
     """Agent of one boot, which a restarted agent continues by steps."""
 
-    def __init__(self, place: HostPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
+    def __init__(self, place: HostPlace, boot: Boot, seams: AgentSeams, *, run: str = "") -> None:
         """`run`: id of the run if started over ssh, else empty."""
         self._place = place
         self._boot = boot
@@ -100,16 +100,16 @@ class BoxAgent:
         self._untimely: str | None = None
         self._limit: float | None = None
         self._held = False
-        self._watch: Watch | None = None
+        self._supervisor: Supervisor | None = None
 
     def step(self) -> float | None:
         """Polls once, acts once at most; returns the delay, None when done."""
-        return self._watch.step() if self._watch else self._seek_claim()
+        return self._supervisor.step() if self._supervisor else self._seek_claim()
 
     def _seek_claim(self) -> float | None:
         try:
             self._guard_unclaimed()
-            self._watch = self._take_claim()
+            self._supervisor = self._take_claim()
             if self._held:
                 self._seams.unclaimed.delete_claim()
         except (TransientError, MisconfiguredError) as error:
@@ -121,7 +121,7 @@ class BoxAgent:
                 return self._power_off_unclaimed()
             LOG.warning("host.waits_for_its_record", why=str(error))
             return EARLY_RETRY_SECONDS if waited < EARLY_SECONDS else RETRY_SECONDS
-        if self._watch:
+        if self._supervisor:
             return 0.0
         return None if self._held else self._power_off_unclaimed()
 
@@ -142,7 +142,7 @@ class BoxAgent:
             return RETRY_SECONDS
         return None
 
-    def _take_claim(self) -> Watch | None:
+    def _take_claim(self) -> Supervisor | None:
         claim = self._read_claim()
         if claim is None:
             return None
@@ -162,7 +162,7 @@ class BoxAgent:
         self._limit = self._write_marks(claim, marks)
         self._write_boot_record(claim, runs, marks, again=again)
         LOG.info("host.claim_taken", run=claim.run, launch=claim.launch.value, again=again)
-        return Watch(
+        return Supervisor(
             claim=claim,
             runs=runs,
             workers=self._seams.workers,
@@ -274,7 +274,7 @@ class BoxAgent:
         raise TransientError("another boot took the claim at the same time")
 
 
-def run_agent(agent: BoxAgent, clock: Clock) -> None:
+def run_agent(agent: HostAgent, clock: Clock) -> None:
     """Steps the agent until nothing is left to do."""
     while (wait := agent.step()) is not None:
         clock.sleep(wait)

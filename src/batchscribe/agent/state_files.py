@@ -32,7 +32,7 @@ class NoDeadman:
         """Does nothing."""
 
 
-class MarkerFiles:
+class StateFiles:
     """Run-time state files in `folder`, in memory, owned by this user.
 
     Each method raises MisconfiguredError if its file cannot be written.

@@ -83,7 +83,7 @@ class EndOfRun:
 
 
 @dataclass(kw_only=True)
-class Watch:
+class Supervisor:
     """One claim, from its first manifest to the power-off."""
 
     claim: HostClaim
