@@ -86,7 +86,7 @@ class AgentSeams:
 
 
 class HostAgent:
-    """Agent of one boot, which a restarted agent continues by steps."""
+    """Agent of one boot, run in steps; a restarted agent continues it."""
 
     def __init__(self, place: HostPlace, boot: Boot, seams: AgentSeams, *, run: str = "") -> None:
         """`run`: id of the run if started over ssh, else empty."""
@@ -103,7 +103,7 @@ class HostAgent:
         self._supervisor: Supervisor | None = None
 
     def step(self) -> float | None:
-        """Polls once, acts once at most; returns the delay, None when done."""
+        """Makes a poll and an act; returns the delay, None if done."""
         return self._supervisor.step() if self._supervisor else self._seek_claim()
 
     def _seek_claim(self) -> float | None:

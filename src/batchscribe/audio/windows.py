@@ -164,7 +164,7 @@ def find_pause(audio: Samples, span: Span, room: int) -> int | None:
 
 
 def split_long_span(audio: Samples, span: Span) -> Iterator[Span]:
-    """Splits a span at quiet places into parts of MAX_WINDOW."""
+    """Splits a span at quiet places into parts of at most MAX_WINDOW."""
     begin, end = span
     while end - begin > MAX_WINDOW:
         at = find_quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)

@@ -174,7 +174,7 @@ def _split_by_chunk(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[Pen
 
 
 def _make_second_window(ready: PendingWindow, gap: Gap) -> PendingWindow:
-    """Second window around speech without words; words outside it are published."""
+    """Second window around speech without words; words outside count as published."""
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.clip(*_shifted_edges(ready.cut, begin, end))
     assert cut is not None, "a gap lies in its window"

@@ -86,7 +86,7 @@ class EngineLoop:
             raise EngineError(breaks.reason_text)
 
     def drain(self) -> None:
-        """Finishes queued chunks after a stop; drops those without all results."""
+        """Finishes chunks with all results after a stop; drops the others."""
         chosen = [window.id for window in (*self._chosen, *self._solos)]
         for number in (*chosen, *self._pool.clear()):
             self._discard_window(number)
@@ -105,7 +105,7 @@ class EngineLoop:
         )
 
     def _next_batch(self, engine: Engine) -> list[Window]:
-        """Takes the next batch; empty if nothing is left or due."""
+        """Takes the next batch; empty without further windows or at the end."""
         while not self._ending.is_due():
             if self._solos:
                 return [self._solos.popleft()]
@@ -233,7 +233,7 @@ class EngineLoop:
         self._assembly.forget_window(number)
 
     def _halve_batch(self, batch: list[Window]) -> None:
-        """Returns a batch to the queue, and halves it and later ones."""
+        """Returns a batch to the queue, and halves the batch size."""
         self._batch_size = min(self._batch_size, len(batch) // 2)
         LOG.warning("engine.batch_halved", windows=self._batch_size)
         left = self._empty_engine()

@@ -124,12 +124,12 @@ class PipelineState:
         return WorkQueue([place for session in self.sessions for place in session.places], room)
 
     def reserve_fetch(self, place: int) -> bool:
-        """Waits for room for a chunk's bytes; False if work ends."""
+        """Waits for room for a chunk's bytes; False when the worker ends."""
         due, size = self.ending.is_due, self.manifest.chunks[place].size
         return not due() and self.fetched.take(1, due) and self.budget.take(size, due)
 
     def reserve_decoding(self, _place: int) -> bool:
-        """Waits for room for a chunk's audio; False if work ends."""
+        """Waits for room for a chunk's audio; False when the worker ends."""
         return not self.ending.is_due() and self.decoded.take(1, self.ending.is_due)
 
     def release_audio(self, place: int) -> None:
@@ -156,7 +156,7 @@ class Fetcher:
                 pipe.put_bytes(data)
 
     def _fetch_chunk(self, chunk: ManifestChunk) -> bytes | None:
-        """The chunk's bytes; None after recording that none are to transcribe."""
+        """Fetches the chunk's bytes; records the reason and returns None without them."""
         try:
             if self._state.records.has_transcript(chunk):
                 self._state.tracker.record_skipped()

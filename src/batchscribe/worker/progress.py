@@ -175,7 +175,7 @@ class ProgressTracker:
     def measure_silence(self) -> tuple[float, float]:
         """Seconds since the engine's last result, and its longest per result.
 
-        The first value counts at most from when the engine got work; 0 if it holds no window.
+        The first value starts when the engine got work, if that is later; 0 if it holds no window.
         """
         with self._lock:
             return (self._engine_now() - self._last_result if self._in_engine else 0.0), self._longest
@@ -219,7 +219,7 @@ class ProgressTracker:
                 self._update_timings(blocked=blocked)
 
     def _end_pause(self) -> float:
-        """Ends the pause; returns its seconds, neither work nor silence."""
+        """Ends the pause; returns its seconds, which are neither work nor silence."""
         lost, self._paused = self.measure_elapsed() - self._engine_now(), None
         self._engine_since += lost
         self._last_result += lost

@@ -1,4 +1,4 @@
-"""The decoder process: bytes in, 16 kHz samples out, nothing else.
+"""The decoder process: bytes in, 16 kHz samples out, no other access.
 
 Started as `python -I -m batchscribe.audio.decoding.child FD` in an empty folder and an empty environment. FD
 is an anonymous file that the parent fills; each line on standard input is an order to decode its content.

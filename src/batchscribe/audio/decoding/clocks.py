@@ -92,7 +92,7 @@ class FileClock:
             self._ends = max(self._ends, float(at * packet.time_base) + max(0.0, shown))
 
     def measure_span(self, begins: float, seconds: float) -> float | None:
-        """File's length if above `seconds` of audio from `begins`; else None.
+        """Length of a file longer than `seconds` from `begins`, or None.
 
         The file ends with its last picture, but not later than the container states.
         """

@@ -159,7 +159,7 @@ def _webm_recording(data: bytes) -> Recording | None:
 
 
 def _info_with_unit(info: bytes) -> bytes:
-    """An Info element with only the time unit; empty by default."""
+    """An Info element with only the time unit; empty for the default."""
     for found in iterate_children(info, parse_element(info, 0)):
         if found.id == TIMESTAMP_SCALE:
             unit = info[found.begin : found.end]

@@ -93,13 +93,13 @@ def find_id3_end(head: bytes) -> int:
 
 
 def is_cut_through(packet: bytes, codec: str) -> bool:
-    """True if a frame is shorter than its header states: cut."""
+    """True if a frame is shorter than its header states."""
     stated = {"mp3": mp3_frame_bytes, "ac3": _ac3_frame_bytes, "eac3": _ac3_frame_bytes}.get(codec)
     return stated is not None and len(packet) < stated(packet)
 
 
 def _ac3_frame_bytes(head: bytes) -> int:
-    """Length of an AC-3 frame; 0 if invalid. ETSI TS 102 366."""
+    """AC-3 frame length, 0 if invalid. ETSI TS 102 366, 4.4.1, E.1.3."""
     if len(head) < 6 or head[:2] != b"\x0b\x77":
         return 0
     if head[5] >> 3 > AC3_LAST:

@@ -32,7 +32,7 @@ VOID_HEAD = 9
 
 
 def bridge_gaps(data: bytes, stop: int) -> bytes | None:
-    """Bridges the gaps of `data`, whose elements end at `stop`; else None."""
+    """Bridges gaps of `data`, whose elements end at `stop`; None without loss."""
     if stop >= len(data) or ((place := _next_place(data, stop)) is None and not _is_loss(data, stop)):
         return None
     out = bytearray(data)

@@ -61,7 +61,7 @@ class Holes:
             yield from self._release_held(believed=True)
 
     def flush(self) -> Iterator[AudioFrame | float]:
-        """Releases held frames; at the end, two of them confirm a jump."""
+        """Releases held frames; at the end, two or more confirm a jump."""
         yield from self._release_held(believed=len(self._held) > 1)
 
     def _release_held(self, *, believed: bool) -> Iterator[AudioFrame | float]:
