@@ -281,7 +281,7 @@ class _Child:
     def decode(self, max_seconds: float, until: Callable[[], bool], *, split: bool) -> Iterator[_Answer]:
         """Yields beginning, pieces, conclusion. Raises AudioError, _DeadError, InterruptedRunError."""
         cpu, channels = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND, 1
-        self._send_order({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
+        self._send_request({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
         while True:
             kind, payload = self._receive_frame(until)
             if kind == frames.AUDIO:
@@ -300,10 +300,10 @@ class _Child:
                 refusal = UnsupportedAudioError if kind == frames.FINAL else AudioError
                 raise refusal(payload.decode(errors="replace"))
 
-    def _send_order(self, order: dict[str, float]) -> None:
+    def _send_request(self, request: dict[str, float]) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise _DeadError("it ended before it began") from None
 

@@ -123,7 +123,7 @@ def _pack_files(files: Mapping[str, bytes]) -> bytes:
 
 
 def _read_uv(machine: str, instance: Instance) -> bytes:
-    """Reads this machine's uv for a host of the same architecture."""
+    """Reads this machine's uv for a host without Python and uv."""
     ours = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if ours is None or machine != platform.machine():
         raise MisconfiguredError(

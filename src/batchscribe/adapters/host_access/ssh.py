@@ -119,7 +119,7 @@ class Ssh:
         known_hosts: Path | None = None,
         pin: bool = False,
     ) -> Reply:
-        """Runs `command` with `data` on standard input, for `timeout` seconds.
+        """Runs `command` with `data` on standard input; `timeout` is in seconds.
 
         Any exception during the call, also one from a signal, ends ssh at once.
         """

@@ -97,12 +97,12 @@ class AppriseNotifier:
 
     def _send_all(self, requests: Iterable[SendRequest]) -> list[tuple[str, str]]:
         """Sends in parallel; returns each label with the reason of a failure."""
-        orders = tuple(requests)
-        with ThreadPoolExecutor(max(1, len(orders))) as threads:
-            reasons = list(threads.map(self._run_child, orders))
-        return [(order.receiver.label, why) for order, why in zip(orders, reasons, strict=True)]
+        sent = tuple(requests)
+        with ThreadPoolExecutor(max(1, len(sent))) as threads:
+            reasons = list(threads.map(self._run_child, sent))
+        return [(request.receiver.label, why) for request, why in zip(sent, reasons, strict=True)]
 
-    def _run_child(self, order: SendRequest) -> str:
+    def _run_child(self, request: SendRequest) -> str:
         """Sends in a separate process; returns the reason of a failure."""
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
@@ -117,7 +117,7 @@ class AppriseNotifier:
             return f"no process could be started: {error.strerror}"
         with child:
             try:
-                output, _ = child.communicate(msgspec.json.encode(order), self._deadline)
+                output, _ = child.communicate(msgspec.json.encode(request), self._deadline)
                 return msgspec.json.decode(output, type=str)
             except msgspec.MsgspecError:
                 return "its process died"

@@ -1,6 +1,6 @@
 """Frames from the decoder process: kind (1 byte), length (4 bytes), payload.
 
-The reply to an order is START (JSON, see `audio_decoder.Beginning`), any number of AUDIO (little-endian
+The reply to a request is START (JSON, see `audio_decoder.Beginning`), any number of AUDIO (little-endian
 float32, channels interleaved), and END (JSON: the conclusion). At any point ERROR (one line for the user) may
 replace the rest, or FINAL: the same for files that this decoder never supports.
 """

@@ -21,7 +21,7 @@ SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
 
 
 class TooLongError(RefusedTrackError):
-    """All parts together have more audio than the order allows."""
+    """All parts together have more audio than the request allows."""
 
     def __init__(self, max_samples: int) -> None:
         super().__init__(f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio")
@@ -54,7 +54,7 @@ class DecodingProgress:
 
     @property
     def seconds_left(self) -> float:
-        """Remaining seconds of the order's limit."""
+        """Remaining seconds of the request's limit."""
         return (self.max_samples - self.samples) / SAMPLE_RATE
 
     def begin_part(self) -> None:
