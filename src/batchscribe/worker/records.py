@@ -153,7 +153,7 @@ class Reporter:
         self._records.write_progress()
 
     def request_report(self) -> None:
-        """Lets the thread write the progress now; returns at once."""
+        """Requests a progress report; returns at once."""
         self._due.set()
 
     def close(self) -> None:

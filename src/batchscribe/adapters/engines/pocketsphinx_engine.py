@@ -109,7 +109,7 @@ class PocketSphinx(Engine):
         self._pool.shutdown(cancel_futures=True)
 
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
-        """See Engine. Yields each result as it completes."""
+        """Yields each result as it completes."""
         with self._engine_errors("transcribing"):
             running = {
                 self._pool.submit(_ProcessDecoder.transcribe, _to_pcm(window)): window for window in batch

@@ -49,7 +49,6 @@ class SherpaSpeakerModel:
         self._loading = Lock()
 
     def embed(self, audio: npt.NDArray[np.float32]) -> Sequence[float] | None:
-        """See SpeakerModel."""
         with engine_errors("the voices could not be compared"):
             with self._loading:
                 extractor = self._extractor
@@ -70,10 +69,8 @@ class SherpaSpeakerModel:
 
 def find_speaker_problems() -> tuple[str, ...]:
     """Reasons why speakers cannot be distinguished here; loads nothing."""
-    if missing := not_installed(PACKAGE):
-        return (f"BATCH_SPEAKERS needs {missing}: {INSTALL}",)
     try:
-        _find_file()
+        open_speaker_model()
     except MisconfiguredError as error:
         return (str(error),)
     return ()
@@ -81,8 +78,8 @@ def find_speaker_problems() -> tuple[str, ...]:
 
 def open_speaker_model() -> SherpaSpeakerModel:
     """Opens the fetched model. Raises MisconfiguredError if something is missing."""
-    if problems := find_speaker_problems():
-        raise MisconfiguredError("; ".join(problems))
+    if missing := not_installed(PACKAGE):
+        raise MisconfiguredError(f"BATCH_SPEAKERS needs {missing}: {INSTALL}")
     return SherpaSpeakerModel(_find_file())
 
 

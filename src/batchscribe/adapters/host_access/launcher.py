@@ -70,7 +70,7 @@ class AgentLauncher:
         self._store.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
-        """None if there is no record that can be read. Raises StoreUnavailableError."""
+        """Reads the instance's record; None if unreadable. Raises StoreUnavailableError."""
         try:
             return read_optional(self._store, keys.instance(instance.id), InstanceRecord)
         except MisconfiguredError:

@@ -230,7 +230,7 @@ class HostSetup:
         return self.client.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
     def _find_trusted_keys(self, instance: Instance, options: SetupOptions) -> tuple[frozenset[str], str]:
-        """(fingerprints from another channel, why there are none); the comparison is optional."""
+        """Fingerprints from another channel, and why there are none."""
         if options.fingerprint:
             return frozenset({options.fingerprint}), ""
         try:
@@ -276,7 +276,7 @@ class HostSetup:
         return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, fix=remedy)
 
     def _check_tags(self, instance: Instance) -> tuple[bool, str]:
-        """(True if the instance can read its tags, description)."""
+        """True if the instance can read its tags, and the description."""
         try:
             shown = self.shows_tags(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:

@@ -133,7 +133,7 @@ class LaneLauncher(LocalLauncher):
             self._add_request(name, LaneRequest(url=url, sha256=digest(manifest), control=self._control))
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        """None while the request waits for systemd."""
+        """True if the worker runs; None while the request waits for systemd."""
         return None if self.files.has_request(worker_name(worker)) else super().alive(instance, worker)
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:

@@ -182,7 +182,7 @@ def describe_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
 
 
 def _query_timer(name: str) -> tuple[str, str]:
-    """(state of a timer, its next start); empty if not reported."""
+    """State and next start of a timer; empty if not reported."""
     shown = _run_command("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
     facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
     return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")

@@ -169,7 +169,7 @@ class DirectoryStore:
 
     @contextmanager
     def _open_parent(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """(open folder of a key, name in it)."""
+        """Opens a key's folder; yields it and the name in it."""
         *segments, name = key.split("/")
         if any(segment in {"", ".", ".."} or "\0" in segment for segment in (*segments, name)):
             kind = PermanentError if make else ObjectNotFoundError

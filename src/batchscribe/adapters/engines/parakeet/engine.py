@@ -103,7 +103,7 @@ def _pad_window(window: Window) -> Any:
 
 
 def _engine_errors(doing: str) -> AbstractContextManager[None]:
-    """See `engine_errors`; only ONNX Runtime's texts are kept."""
+    """Converts vendor errors; keeps the texts of ONNX Runtime only."""
     return engine_errors(
         f"{NAME} failed while {doing}", lambda error: type(error).__module__.startswith("onnxruntime.")
     )

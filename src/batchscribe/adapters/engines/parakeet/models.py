@@ -68,7 +68,7 @@ def languages(model: str) -> frozenset[str]:
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
-    """Why no machine can run `spec`, whatever is installed, with remedies."""
+    """Reasons why no machine can run `spec`, each with a remedy."""
     model = model_name(spec.model)
     found: list[str] = []
     if not _is_folder(model) and model not in PUBLISHED:

@@ -52,7 +52,7 @@ MIB = 1024**2
 
 
 def device_of(spec: EngineSpec) -> str:
-    """See `choose_device`. A GPU without its libraries is a GpuError, too."""
+    """Chooses the device. Raises GpuError for a GPU without its libraries, too."""
     return choose_device(spec, _why_no_gpu)
 
 
