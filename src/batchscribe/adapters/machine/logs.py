@@ -105,8 +105,7 @@ def delete_old_files(folder: Path, pattern: str, is_old: Callable[[Path], bool])
         for path in [path for path in folder.glob(pattern) if is_old(path)]:
             path.unlink(missing_ok=True)
     except OSError as error:
-        log = structlog.get_logger()
-        log.warning("old files cannot be deleted", folder=str(folder), error=error.strerror)
+        structlog.get_logger().warning("files.not_deleted", folder=str(folder), error=error.strerror)
 
 
 def _is_old(path: Path, now: datetime) -> bool:
@@ -260,7 +259,8 @@ def _encode_event(event: Mapping[str, Any]) -> str:
 
 def _warn_of_loss(path: Path, error: OSError) -> None:
     structlog.get_logger().warning(
-        "the log of this run cannot be written; the run continues without it",
+        "run_log.not_written",
+        note="the log of this run cannot be written; the run continues without it",
         path=str(path),
         error=error.strerror,
     )

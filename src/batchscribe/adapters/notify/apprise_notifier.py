@@ -132,6 +132,6 @@ def _log_results(results: Sequence[tuple[str, str]], title: str) -> None:
     log = structlog.get_logger()
     for receiver, why in results:
         if why:
-            log.warning("message not sent", receiver=receiver, why=why, title=title)
+            log.warning("message.not_sent", receiver=receiver, why=why, title=title)
         else:
-            log.info("message sent", receiver=receiver, title=title)
+            log.info("message.sent", receiver=receiver, title=title)
