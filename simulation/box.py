@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from batchscribe.agent import boot as production
-from batchscribe.agent.boot import BoxAgent, BoxSeams
+from batchscribe.agent.boot import AgentSeams, HostAgent
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core import keys
 from batchscribe.core.objects import Blob, ObjectInfo
@@ -139,7 +139,7 @@ class Box:
         self._permits: dict[str, StartPermit] = {}
         self._marks: Marks | None = None
         """None without units."""
-        self._agent: BoxAgent | None = None
+        self._agent: HostAgent | None = None
         """The live agent."""
 
     @property
@@ -254,7 +254,7 @@ class Box:
             self._deadman(self._marks, number)
 
     def _start_agent(self, boot: Boot, run: str = "") -> None:
-        seams = BoxSeams(
+        seams = AgentSeams(
             clock=self._line,
             workers=self,
             marks=self.marks,
@@ -264,10 +264,10 @@ class Box:
             runs=lambda _claim: self._store,
         )
         this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
-        self._agent = BoxAgent(self._place, this, seams, run=run)
+        self._agent = HostAgent(self._place, this, seams, run=run)
         self._step_agent(self._agent, boot)
 
-    def _step_agent(self, agent: BoxAgent, boot: Boot) -> None:
+    def _step_agent(self, agent: HostAgent, boot: Boot) -> None:
         """Makes one step of the agent, unless it or its machine ended."""
         if self._agent is not agent:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from batchscribe.agent import boot as production
-from batchscribe.agent.boot import BoxAgent, BoxSeams
+from batchscribe.agent.boot import AgentSeams, HostAgent
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
@@ -64,7 +64,7 @@ class CreatedBox(Box):
 
     def _start_agent(self, boot: Boot, run: str = "") -> None:
         assert self._marks is not None
-        seams = BoxSeams(
+        seams = AgentSeams(
             clock=self._line,
             workers=self,
             marks=self.marks,
@@ -77,5 +77,5 @@ class CreatedBox(Box):
             interruption=lambda: self.notice,
         )
         this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
-        self._agent = BoxAgent(self._place, this, seams, run=run)
+        self._agent = HostAgent(self._place, this, seams, run=run)
         self._step_agent(self._agent, boot)

@@ -21,7 +21,7 @@ from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.local.launcher import LocalLauncher
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
-from batchscribe.agent.boot import BoxSeams
+from batchscribe.agent.boot import AgentSeams
 from batchscribe.agent.host import Box
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -120,7 +120,7 @@ class AwakeBox(Awake):
         self.claimed()
         self._agent = self.agent()
 
-    def seams(self) -> BoxSeams:
+    def seams(self) -> AgentSeams:
         return replace(super().seams(), workers=self._processes, announced=self._last_hash)
 
     def look(self, count: int = 4) -> None:

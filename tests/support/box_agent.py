@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, run_agent
+from batchscribe.agent.boot import AgentSeams, Boot, HostAgent, run_agent
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -246,8 +246,8 @@ class Awake:
     def at(self, seconds: float, act: Callable[[], object]) -> None:
         self.clock.at(seconds, act)
 
-    def seams(self) -> BoxSeams:
-        return BoxSeams(
+    def seams(self) -> AgentSeams:
+        return AgentSeams(
             clock=self.clock,
             workers=self.workers,
             marks=lambda claim: NoDeadman() if claim.borrowed else self.marks,
@@ -258,11 +258,11 @@ class Awake:
             interruption=lambda: self.interruption,
         )
 
-    def agent(self, run: str = "") -> BoxAgent:
+    def agent(self, run: str = "") -> HostAgent:
         seams = self.seams()
         if self.machine:
             seams = replace(seams, machine=self.named, unclaimed=self.marks)
-        return BoxAgent(self.place, self.boot, seams, run=run)
+        return HostAgent(self.place, self.boot, seams, run=run)
 
     def live(self, run: str = "") -> float | None:
         """Steps an agent to its end. Seconds until it asked for the power-off; None if it did not."""

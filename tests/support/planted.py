@@ -250,7 +250,7 @@ def others_claims_are_ignored(patch: Patch) -> None:
 def hung_work_is_waited_for(patch: Patch) -> None:
     """On both sides: the controller's rule and the supervisor's each stop it alone."""
     patch.setattr(follow, "_find_stall", lambda *_progress: None)
-    patch.setattr(supervisor.Watch, "_check_stall", lambda _watch: None)
+    patch.setattr(supervisor.Supervisor, "_check_stall", lambda _watch: None)
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
@@ -398,8 +398,8 @@ def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
 def any_manifest_is_worked_on(patch: Patch) -> None:
     """Of its three guards the seal stays: the ledger is rarely lost at that moment."""
     patch.setattr(box, "refuse_foreign_work", lambda *_manifest, **_place: None)
-    refusal = supervisor.Watch._refusal_reason
-    patch.setattr(supervisor.Watch, "_refusal_reason", lambda self, sha256: refusal(self, sha256 and ""))
+    refusal = supervisor.Supervisor._refusal_reason
+    patch.setattr(supervisor.Supervisor, "_refusal_reason", lambda self, sha256: refusal(self, sha256 and ""))
 
 
 def a_run_of_other_settings_is_refused(patch: Patch) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.agent.boot import AgentSeams, Boot, HostAgent
 from batchscribe.agent.host import Box
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core.run.host import HostClaim, HostPlace, HostWaits
@@ -75,7 +75,7 @@ class PlayedBox:
         def runs(claim: HostClaim) -> Store:
             return self.stores(claim.output)
 
-        seams = BoxSeams(
+        seams = AgentSeams(
             clock=clock,
             workers=Box(self.home, clock),
             marks=lambda _claim: self.power,
@@ -86,7 +86,7 @@ class PlayedBox:
             machine=self.machine,
             unclaimed=self.power if self.machine else NoDeadman(),
         )
-        agent = BoxAgent(self.place, Boot(id=os.urandom(4).hex(), at=datetime.now(UTC)), seams)
+        agent = HostAgent(self.place, Boot(id=os.urandom(4).hex(), at=datetime.now(UTC)), seams)
         while self.running() and not ended.is_set():
             if agent.step() is None:
                 break

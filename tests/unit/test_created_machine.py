@@ -11,7 +11,7 @@ import pytest
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
-from batchscribe.agent.state_files import MarkerFiles
+from batchscribe.agent.state_files import StateFiles
 from batchscribe.core import keys
 from batchscribe.core.run.host import BootRecord, ClaimLaunch, HostPlace, HostWaits
 from batchscribe.core.run.instances import MACHINE_TAG
@@ -168,21 +168,21 @@ def test_an_interrupted_worker_publishes_what_is_in_the_engine(box: Awake) -> No
     box.claimed()
     box.give()
     box.workers.on_end = lambda _request: box.at(20, partial(box.finish, 0, WorkerEnd.STOPPED))
-    box.at(100, partial(setattr, box, "interruption", "EC2 takes this spot instance back"))
+    box.at(100, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
     off = box.live()
     assert off is not None
     assert 120 <= off <= 120 + 2 * POLL
     assert [request.force for request in box.workers.asked] == [False]
     end = box.end()
     assert end is not None
-    assert (end.worker, end.why) == (None, "EC2 takes this spot instance back")
+    assert (end.worker, end.why) == (None, "EC2 revokes this spot instance")
 
 
 def test_an_interrupted_worker_that_does_not_end_is_killed_before_the_power_goes(box: Awake) -> None:
     box.claimed()
     box.give()
     box.workers.deaf = True
-    box.at(100, partial(setattr, box, "interruption", "EC2 takes this spot instance back"))
+    box.at(100, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
     off = box.live()
     assert off is not None
     assert 100 + WAITS.grace <= off <= 100 + WAITS.grace + 2 * POLL <= 100 + 120
@@ -191,7 +191,7 @@ def test_an_interrupted_worker_that_does_not_end_is_killed_before_the_power_goes
 
 def test_an_interrupted_machine_begins_nothing_more(box: Awake) -> None:
     box.claimed()
-    box.at(20, partial(setattr, box, "interruption", "EC2 takes this spot instance back"))
+    box.at(20, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
     box.at(20, box.give)
     off = box.live()
     assert off is not None
@@ -255,6 +255,6 @@ def test_the_process_of_a_created_machine_requests_its_power_off(
 
 
 def test_a_claim_after_the_wait_has_its_own_limit(tmp_path: Path) -> None:
-    marks = MarkerFiles(tmp_path)
+    marks = StateFiles(tmp_path)
     assert marks.record_claim("unclaimed", limit=100.0, now=1.0) == 100.0
     assert marks.record_claim(RUN, limit=9000.0, now=2.0) == 9000.0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.agent.state_files import MarkerFiles
+from batchscribe.agent.state_files import StateFiles
 from batchscribe.core.run.host import HostWaits
 from support.sshd import program
 
@@ -167,7 +167,7 @@ def test_no_link_is_followed_and_no_pipe_waited_for(dead_man: DeadMan, tmp_path:
 
 
 def test_it_reads_what_the_agent_writes(dead_man: DeadMan) -> None:
-    markers = MarkerFiles(dead_man.markers)
+    markers = StateFiles(dead_man.markers)
     markers.record_claim("run-1", limit=NOW + 100.4, now=NOW - 800.2)
     assert dead_man.look() == ""
     markers.record_progress(NOW)

@@ -87,7 +87,7 @@ def test_a_model_decodes_to_the_same_words(build: Any, tmp_path: Path) -> None:
 def test_a_graph_is_made_once_for_the_same_files(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_half(model)
     assert find_half(model) == made == beside(model, HALF)
-    monkeypatch.setattr(half_precision, "_convert", lambda *_files: pytest.fail("converted again"))
+    monkeypatch.setattr(half_precision, "_convert_graph", lambda *_files: pytest.fail("converted again"))
     assert make_half(model) == made
 
 
@@ -121,7 +121,7 @@ def test_a_failed_conversion_leaves_float32_on_the_gpu(model: Path, monkeypatch:
     def fail(*_files: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(half_precision, "_convert", fail)
+    monkeypatch.setattr(half_precision, "_convert_graph", fail)
     with capture_logs() as logs:
         assert FACTORY.fetch(spec_of(model)) == model
         loaded = FACTORY.load(spec_of(model))

@@ -64,7 +64,7 @@ NOTICE = '{"action": "terminate", "time": "2026-11-30T03:00:00Z"}'
             {"instance-life-cycle": "spot", "spot/instance-action": NOTICE},
             "terminate at 2026-11-30T03:00:00Z",
         ),
-        ({"instance-life-cycle": "spot", "spot/instance-action": "?"}, "EC2 takes this spot instance back"),
+        ({"instance-life-cycle": "spot", "spot/instance-action": "?"}, "EC2 revokes this spot instance"),
         ({"instance-life-cycle": "on-demand", "spot/instance-action": NOTICE}, ""),
     ],
 )

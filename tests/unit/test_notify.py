@@ -56,7 +56,7 @@ def test_an_apprise_url_gets_title_and_body(log: io.StringIO) -> None:
     posted = json.loads(body)
     assert path.rstrip("/") == f"/hook/{CANARY}"
     assert (posted["title"], posted["message"], posted["type"]) == (MESSAGE.title, MESSAGE.body, "success")
-    assert "message sent receiver=json" in log.getvalue()
+    assert "message.sent receiver=json" in log.getvalue()
     assert CANARY not in log.getvalue()
 
 
@@ -102,7 +102,7 @@ def test_a_wrong_password_is_told_without_it(log: io.StringIO) -> None:
         url = f"smtp://me:{CANARY}@127.0.0.1:{mailbox.port}"
         AppriseNotifier(email=["you@example.com"], smtp_url=url, deadline=DEADLINE).send(MESSAGE)
     assert mailbox.mails == []
-    assert "message not sent" in log.getvalue()
+    assert "message.not_sent" in log.getvalue()
     assert CANARY not in log.getvalue()
 
 
@@ -172,7 +172,7 @@ def test_receivers_that_refuse_or_are_dead_never_raise_and_show_no_secret(log: i
             deadline=DEADLINE,
         ).send(MESSAGE)
     written = log.getvalue()
-    assert written.count("message not sent") == 6
+    assert written.count("message.not_sent") == 6
     assert "it answered with status 500" in written
     assert "apprise does not support this URL" in written
     assert CANARY not in written
@@ -302,7 +302,7 @@ def test_a_result_that_a_command_prints_is_not_logged_too(log: io.StringIO) -> N
     )
     assert log.getvalue() == ""
     sender.send(MESSAGE)
-    assert "message not sent receiver=json" in log.getvalue()
+    assert "message.not_sent receiver=json" in log.getvalue()
 
 
 def test_a_webhook_that_failed_gets_no_further_event_from_this_process() -> None:

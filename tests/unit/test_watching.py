@@ -214,8 +214,8 @@ def test_a_wall_clock_that_jumps_moves_no_deadline(box: Awake) -> None:
         box.clock.sleep(wait)
         if box.clock.monotonic() - box.began > 3600:
             break
-    assert agent._watch is not None
-    assert agent._watch.limit - box.began == pytest.approx(7200 + WAITS.overtime)
+    assert agent._supervisor is not None
+    assert agent._supervisor.limit - box.began == pytest.approx(7200 + WAITS.overtime)
 
 
 def test_a_controller_may_call_a_worker_off_through_the_store(box: Awake) -> None:

@@ -1,4 +1,4 @@
-"""Manual control of machines of runs: they can be polled and ended, nothing else."""
+"""Manual control of machines that runs created: poll and end only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchscribe.protocols import Capacity
 
 @dataclass(frozen=True, slots=True)
 class CreatedMachines:
-    """A ManualCompute over a protocols.Capacity, by the names that runs have for their machines."""
+    """A ManualCompute over a protocols.Capacity; IDs are the runs' machine names."""
 
     open_capacity: Callable[[], Capacity]
     """Opened only when it is used: settings that it lacks do not prevent the stop of other machines."""

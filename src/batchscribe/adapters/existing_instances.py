@@ -1,4 +1,4 @@
-"""Capacity of instances that exist already: they are started and stopped, never created."""
+"""Capacity of instances that exist already: started and stopped, never created."""
 
 from __future__ import annotations
 

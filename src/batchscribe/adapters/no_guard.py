@@ -28,5 +28,5 @@ class NoGuard:
         """Does nothing: nothing was armed."""
 
     def armed(self, instance: str) -> frozenset[str]:  # noqa: ARG002  the protocol's signature
-        """Always empty."""
+        """Empty set: nothing is ever armed."""
         return frozenset()

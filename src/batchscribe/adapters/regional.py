@@ -1,4 +1,4 @@
-"""Machines and stop orders of several regions, each with an adapter of its own."""
+"""Capacity and guard of several regions, from one adapter each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAILURES = (ComputeUnavailableError, MisconfiguredError)
 
 
 class RegionalCapacity:
-    """A protocols.Capacity of machines that runs create, over one capacity for each region.
+    """A protocols.Capacity of created machines, from one capacity for each region.
 
     The first region is the run's own and has the name "". A machine counts as absent only if every region
     answered without it: the reply to its request may have been lost in any of them.
@@ -40,7 +40,7 @@ class RegionalCapacity:
         self._regions[seen.region].announce(instance, manifest)
 
     def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
-        """Polls the regions in order, each for the machines that were not found up before.
+        """Polls each region for the machines that none before showed up.
 
         Leaves out machines that a region without an answer may have; raises its error if no other is left.
         """
@@ -63,7 +63,7 @@ class RegionalCapacity:
         return tuple(found[name] for name in observed)
 
     def list_created(self) -> tuple[Instance, ...]:
-        """Machines of the regions that answer. Raises the error of one that fails if there are none."""
+        """Machines of the answering regions; without any, raises a region's error."""
         found: dict[str, Instance] = {}
         failures: list[Exception] = []
         for region, capacity in self._regions.items():
@@ -91,7 +91,7 @@ class RegionalCapacity:
         return tuple(replace(offer, region=region) for offer in self._regions[region].offers(seen))
 
     def _list_other_offers(self, seen: Instance, own: Sequence[Offer]) -> Iterator[Offer]:
-        """Yields all offers but the first one of the machine's region, in the order of the regions."""
+        """Yields all other offers, in the order of the regions."""
         for region in self._regions:
             if region == seen.region:
                 yield from own
@@ -103,7 +103,7 @@ class RegionalCapacity:
 
 
 class RegionalGuard:
-    """A protocols.Guard over one guard for each region, since a run's machine may be created in any."""
+    """A protocols.Guard over all regions in which machines may be created."""
 
     def __init__(self, guards: Sequence[Guard]) -> None:
         self.description = guards[0].description
@@ -127,7 +127,7 @@ def _place(seen: Instance, region: str) -> Instance:
 
 
 def _rank(seen: Instance) -> int:
-    """Order of what regions show for one name: up, ended, not proved absent, absent. 0 is up."""
+    """Rank of a region's poll result: up, ended, not proved absent, absent."""
     if seen.state is InstanceState.MISSING:
         return 2
     if seen.state.proved_stopped:

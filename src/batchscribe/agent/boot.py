@@ -21,7 +21,7 @@ import structlog
 
 from batchscribe import __version__
 from batchscribe.agent.state_files import NoDeadman
-from batchscribe.agent.supervisor import Marks, Watch, Workers
+from batchscribe.agent.supervisor import Marks, Supervisor, Workers
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BootRecord,
@@ -58,8 +58,8 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoxSeams:
-    """External dependencies of the agent. Opening a store makes no request; may raise MisconfiguredError."""
+class AgentSeams:
+    """External dependencies of the agent; opening a store makes no request."""
 
     clock: Clock
     workers: Workers
@@ -72,9 +72,9 @@ class BoxSeams:
 
     A writer of the store cannot change the tag."""
     home: Callable[[], Store]
-    """Opens the store with the instance's record."""
+    """Opens the store with the instance's record. Raises MisconfiguredError."""
     runs: Callable[[HostClaim], Store]
-    """Opens the store with the claim's run."""
+    """Opens the store with the claim's run. Raises MisconfiguredError."""
     machine: Callable[[], str] | None = None
     """Returns the run's name of this machine from its tag; raises TransientError, MisconfiguredError.
 
@@ -85,10 +85,10 @@ class BoxSeams:
     """Returns the announced end of this machine by its cloud, empty if none; raises TransientError."""
 
 
-class BoxAgent:
-    """The agent of one boot, run in steps. A restarted agent continues where the last one died."""
+class HostAgent:
+    """Agent of one boot, run in steps; a restarted agent continues it."""
 
-    def __init__(self, place: HostPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
+    def __init__(self, place: HostPlace, boot: Boot, seams: AgentSeams, *, run: str = "") -> None:
         """`run`: id of the run if started over ssh, else empty."""
         self._place = place
         self._boot = boot
@@ -100,16 +100,16 @@ class BoxAgent:
         self._untimely: str | None = None
         self._limit: float | None = None
         self._held = False
-        self._watch: Watch | None = None
+        self._supervisor: Supervisor | None = None
 
     def step(self) -> float | None:
-        """Makes one poll and at most one act. Returns the seconds until the next; None if done."""
-        return self._watch.step() if self._watch else self._seek_claim()
+        """Makes a poll and an act; returns the delay, None if done."""
+        return self._supervisor.step() if self._supervisor else self._seek_claim()
 
     def _seek_claim(self) -> float | None:
         try:
             self._guard_unclaimed()
-            self._watch = self._take_claim()
+            self._supervisor = self._take_claim()
             if self._held:
                 self._seams.unclaimed.delete_claim()
         except (TransientError, MisconfiguredError) as error:
@@ -121,19 +121,19 @@ class BoxAgent:
                 return self._power_off_unclaimed()
             LOG.warning("host.waits_for_its_record", why=str(error))
             return EARLY_RETRY_SECONDS if waited < EARLY_SECONDS else RETRY_SECONDS
-        if self._watch:
+        if self._supervisor:
             return 0.0
         return None if self._held else self._power_off_unclaimed()
 
     def _guard_unclaimed(self) -> None:
-        """Lets the dead-man power off a created machine that takes no claim in time."""
+        """Arms the dead-man for a created machine without a claim."""
         if self._limit is None:
             waits = self._place.waits
             limit = self._began + waits.store + waits.overtime
             self._seams.unclaimed.record_claim(UNCLAIMED, limit=limit, now=self._seams.clock.monotonic())
 
     def _power_off_unclaimed(self) -> float | None:
-        """Requests the power-off of a created machine. Retries while its files cannot be written."""
+        """Requests a created machine's power-off; retries if its files cannot be written."""
         try:
             self._guard_unclaimed()  # the dead-man powers off only for a claim
             self._seams.unclaimed.request_power_off()
@@ -142,7 +142,7 @@ class BoxAgent:
             return RETRY_SECONDS
         return None
 
-    def _take_claim(self) -> Watch | None:
+    def _take_claim(self) -> Supervisor | None:
         claim = self._read_claim()
         if claim is None:
             return None
@@ -162,7 +162,7 @@ class BoxAgent:
         self._limit = self._write_marks(claim, marks)
         self._write_boot_record(claim, runs, marks, again=again)
         LOG.info("host.claim_taken", run=claim.run, launch=claim.launch.value, again=again)
-        return Watch(
+        return Supervisor(
             claim=claim,
             runs=runs,
             workers=self._seams.workers,
@@ -177,7 +177,7 @@ class BoxAgent:
         )
 
     def _expected_hash(self, claim: HostClaim) -> str | None:
-        """SHA-256 of the permitted manifest. Empty for any; None if no work is permitted."""
+        """SHA-256 of the permitted manifest; empty: any, None: no work."""
         if claim.launch is ClaimLaunch.BOOT:
             return self._seams.announced() or None
         permit = self._seams.permit(claim.run)
@@ -210,7 +210,7 @@ class BoxAgent:
         return now is not None and now.run == claim.run
 
     def _refusal_reason(self, claim: HostClaim, runs: Store) -> str:
-        """Reason why the claim is not for this boot. Empty if it may be taken."""
+        """Reason why this boot may not take the claim; else empty."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.machine != self._machine:
             return f"it is for machine {claim.machine or 'without a name'}"
@@ -240,14 +240,15 @@ class BoxAgent:
             )
 
     def _taken_by_another(self, claim: HostClaim, runs: Store) -> bool:
-        """True if another boot took the claim. An earlier agent of this boot does not count."""
+        """True if a boot other than this one took the claim."""
         record = read_optional(runs, keys.boot(claim.run, claim.machine), BootRecord)
         return record is not None and record.boot != self._boot.id
 
     def _is_over(self, claim: HostClaim, runs: Store) -> bool:
-        """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.
+        """True if the boot that took the claim ended it.
 
-        A host that powers itself off stores its reason: a later start is not for that run.
+        Else it went down, and this boot ends the run. A host that powers itself off stores its reason: a
+        later start is not for that run.
         """
         if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
@@ -273,7 +274,7 @@ class BoxAgent:
         raise TransientError("another boot took the claim at the same time")
 
 
-def run_agent(agent: BoxAgent, clock: Clock) -> None:
+def run_agent(agent: HostAgent, clock: Clock) -> None:
     """Steps the agent until nothing is left to do."""
     while (wait := agent.step()) is not None:
         clock.sleep(wait)

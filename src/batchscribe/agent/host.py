@@ -130,7 +130,7 @@ class Box:
         return permit if permit.boot == boot_id() else None
 
     def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str) -> None:
-        """Starts the worker on the manifest at `url`, once. An empty hash permits any.
+        """Starts the worker on a manifest once; an empty hash permits any.
 
         Raises MisconfiguredError, LaunchError.
         """
@@ -264,7 +264,6 @@ class Box:
                     shutil.rmtree(folder)
 
     def _process_path(self, name: WorkerName) -> Path:
-        """Path of the worker's process record."""
         known = name.checked()
         return self._root / "runs" / known.run / str(known.worker) / "process.json"
 
@@ -313,7 +312,7 @@ def run_aside(
     environment: Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> HostReply:
-    """Handles a request in a process of its own, which may crash. Raises EngineError without a reply."""
+    """Handles a request in a process that may crash. Raises EngineError."""
     try:
         done = subprocess.run(
             [*command, word],
@@ -336,7 +335,7 @@ def _describe_stores(home: str, control: str) -> str:
 
 
 def _run_query(*command: str, seconds: float = 10) -> subprocess.CompletedProcess[str] | None:
-    """Runs a command that only reads; None if it cannot run, or does not end in time."""
+    """Runs a command that only reads; None without a result in time."""
     try:
         return subprocess.run(command, capture_output=True, timeout=seconds, check=False, text=True)
     except (OSError, subprocess.TimeoutExpired):

@@ -15,7 +15,7 @@ READABLE = 0o644
 
 
 class NoDeadman:
-    """State of a host that must not, or cannot, be powered off. Writes no files."""
+    """State of a host that is never powered off; writes no files."""
 
     powers_off = False
 
@@ -32,7 +32,7 @@ class NoDeadman:
         """Does nothing."""
 
 
-class MarkerFiles:
+class StateFiles:
     """Run-time state files in `folder`, in memory, owned by this user.
 
     Each method raises MisconfiguredError if its file cannot be written.
@@ -56,7 +56,6 @@ class MarkerFiles:
         return limit
 
     def record_progress(self, now: float) -> None:
-        """Records progress."""
         self._write_file("alive", f"{now:.0f}\n")
 
     def request_power_off(self) -> None:

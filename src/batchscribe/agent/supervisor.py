@@ -83,7 +83,7 @@ class EndOfRun:
 
 
 @dataclass(kw_only=True)
-class Watch:
+class Supervisor:
     """One claim, from its first manifest to the power-off."""
 
     claim: HostClaim
@@ -140,7 +140,7 @@ class Watch:
         return POLL_SECONDS if self.workers.was_started(self._worker_name) else IDLE_POLL_SECONDS
 
     def _power_off(self) -> float | None:
-        """Requests the power-off. Retries while the file cannot be written, or the host would stay on."""
+        """Requests the power-off; retries, or the host would stay on."""
         try:
             self.marks.request_power_off()
         except MisconfiguredError as error:
@@ -159,7 +159,7 @@ class Watch:
         return None
 
     def _poll_worker(self) -> EndOfRun | None:
-        """Polls the current worker, or for the next manifest. Raises what the store raises."""
+        """Polls the current worker or the next manifest. Raises store errors."""
         if self.rebooted:
             return self._end_after_reboot()
         if not self.marks.powers_off and is_stored(self.runs, keys.settlement(self.claim.run)):
@@ -182,7 +182,7 @@ class Watch:
         return None
 
     def _end_after_reboot(self) -> EndOfRun:
-        """Ends a run whose workers died with the earlier boot. Nothing is started twice."""
+        """Ends a run whose workers died with the earlier boot."""
         while is_stored(self.runs, keys.manifest(self.claim.run, self._worker + 1)):
             self._worker += 1
         given = is_stored(self.runs, keys.manifest(self.claim.run, self._worker))
@@ -190,7 +190,7 @@ class Watch:
         return EndOfRun(why, self._worker if given else None, self.waits.after_report)
 
     def _has_ended(self) -> bool:
-        """True if the current worker left its exit record. Other numbers belong to other machines."""
+        """True if this machine's current worker left its exit record."""
         own = not self.claim.machine or self.workers.was_started(self._worker_name)
         return own and is_stored(self.runs, keys.exit_record(self.claim.run, self._worker))
 
@@ -223,9 +223,9 @@ class Watch:
         return self._start_worker(expected or "")
 
     def _find_own_manifest(self) -> None:
-        """Moves to the manifest with the announced hash; the run's other machines have the other ones.
+        """Moves to the manifest with the announced hash.
 
-        Without one, moves to a number that has no manifest yet.
+        The run's other machines have the other ones. Without one, moves to a number that has no manifest yet.
         """
         listed = self.runs.list(keys.manifests(self.claim.run))
         stored = {info.key for info in listed}
@@ -244,7 +244,7 @@ class Watch:
         return self._hashes[worker]
 
     def _refusal_reason(self, expected: str | None) -> str:
-        """Reason why no worker may start on the manifest. Empty if one may. A tag may lag behind it."""
+        """Reason why no worker may start on the manifest; else empty."""
         if expected is None:
             over_ssh = self.claim.launch is not ClaimLaunch.BOOT
             return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
@@ -290,12 +290,12 @@ class Watch:
         return None
 
     def _kill_earlier_workers(self) -> None:
-        """Kills earlier workers that outlive their exit record. They would occupy GPU memory."""
+        """Kills workers that outlive their exit record and occupy GPU memory."""
         for worker in range(self._worker):
             self._ask_to_end(worker, force=True)
 
     def _obey_cancel(self) -> None:
-        """Ends the worker if its controller requests it. By signal first, by force after the grace period."""
+        """Ends the worker on request, after the grace period by force."""
         asked = read_optional(self.runs, keys.cancel(self.claim.run, self._worker), EndRequest)
         if asked is None:
             return
@@ -307,7 +307,7 @@ class Watch:
             self._obeyed = force
 
     def _follow_progress(self) -> None:
-        """Reads the worker's progress. Reports that continue while the engine hangs are no progress.
+        """Reads the worker's progress; reports of a hung engine are none.
 
         An unreadable report counts as none, so that the request to end the worker is still read.
         """
@@ -320,21 +320,21 @@ class Watch:
             self._record_progress((self._worker, progress.phase.value, progress.tally.seen, progress.results))
 
     def _record_progress(self, mark: Mark) -> None:
-        """Records progress since the last poll. The first poll of a restarted agent is none."""
+        """Records progress since the last poll; the first poll has none."""
         if self._mark not in {None, mark}:
             self._moved_at = self.clock.monotonic()
             self.marks.record_progress(self._moved_at)
         self._mark = mark
 
     def _poll_interruption(self) -> None:
-        """Polls for a notice of the cloud until there is one. A failed poll ends no work."""
+        """Polls for the cloud's notice; a failed poll ends no work."""
         try:
             self._interruption = self._interruption or self.interruption()
         except TransientError as error:
             LOG.warning("host.interruption_unknown", run=self.claim.run, why=str(error))
 
     def _check_deadline(self) -> EndOfRun | None:
-        """Lets the worker finish what is in the engine when its time is over; the rest stays pending."""
+        """Ends work at the deadline; what is in the engine may finish."""
         now = self.clock.monotonic()
         why = self._interruption or ("the deadline passed" if now >= self.limit - self.waits.overtime else "")
         if not why:
@@ -365,7 +365,7 @@ class Watch:
         return result.wait
 
     def _store_end(self, end: HostEnd) -> None:
-        """Stores the end; a first reason stays unless a restarted agent lost another worker."""
+        """Stores the end; only another lost worker replaces an earlier reason."""
         key, data = keys.box_end(self.claim.run, self.claim.machine), msgspec.json.encode(end)
         if self.runs.create(key, data) or end.worker is None:
             return

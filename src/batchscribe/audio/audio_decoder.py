@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscribe.audio.bounded_queue import LOOK_SECONDS, never
+from batchscribe.audio.bounded_queue import POLL_SECONDS, never
 from batchscribe.audio.decoding import frames
 from batchscribe.audio.levels import AudioLevel
 from batchscribe.core.messages import describe_install
@@ -84,7 +84,7 @@ _Answer = Samples | Beginning | _Conclusion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """A decoded file. `samples` has shape (n,), float32 in [-1, 1], 16 kHz, mono."""
+    """A decoded file, with `samples` as in a mono piece of Decoding."""
 
     samples: Samples
     partial: bool
@@ -210,7 +210,7 @@ class AudioDecoder:
         self._busy = False
 
     def decode_all(self, data: bytes, *, max_seconds: float) -> Decoded:
-        """Decodes the whole file at once: 64 KB for each second. Raises AudioError, MisconfiguredError."""
+        """Decodes a whole file, 64 KB a second. Raises AudioError, MisconfiguredError."""
         decoding = self.decode(data, max_seconds=max_seconds)
         pieces = list(decoding)
         return Decoded(samples=np.concatenate(pieces), partial=decoding.partial)
@@ -228,7 +228,7 @@ def _parse_payload(payload: bytes, kind: type[_Payload]) -> _Payload:
 
 
 def _parse_samples(payload: bytes, channels: int) -> Samples:
-    """A piece of shape (n,), or (n, channels). Raises _DeadError for a wrong length."""
+    """A piece of `channels` channels. Raises _DeadError for a wrong length."""
     if len(payload) % (frames.BYTES_PER_SAMPLE * channels):
         raise _DeadError(STRANGE)
     samples: Samples = np.frombuffer(payload, dtype="<f4")
@@ -294,7 +294,7 @@ class _Child:
     def decode(self, max_seconds: float, until: Callable[[], bool], *, split: bool) -> Iterator[_Answer]:
         """Yields beginning, pieces, conclusion. Raises AudioError, _DeadError, InterruptedRunError."""
         cpu, channels = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND, 1
-        self._send_order({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
+        self._send_request({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
         while True:
             kind, payload = self._receive_frame(until)
             if kind == frames.AUDIO:
@@ -313,10 +313,10 @@ class _Child:
                 refusal = UnsupportedAudioError if kind == frames.FINAL else AudioError
                 raise refusal(payload.decode(errors="replace"))
 
-    def _send_order(self, order: dict[str, float]) -> None:
+    def _send_request(self, request: dict[str, float]) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise _DeadError("it ended before it began") from None
 
@@ -327,8 +327,8 @@ class _Child:
         return kind, self._read_bytes(length, until)
 
     def _wait_for_output(self, until: Callable[[], bool]) -> None:
-        for _ in range(int(SILENCE_SECONDS / LOOK_SECONDS)):
-            if self._poll.poll(LOOK_SECONDS * 1000):
+        for _ in range(int(SILENCE_SECONDS / POLL_SECONDS)):
+            if self._poll.poll(POLL_SECONDS * 1000):
                 return
             if until():
                 raise InterruptedRunError(UNWANTED)

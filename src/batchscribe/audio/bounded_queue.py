@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 """Interval at which a waiting thread checks if it should end."""
 
 
@@ -18,7 +18,7 @@ def never() -> bool:
 
 
 class BoundedQueue(Generic[T]):
-    """A queue of at most `size` items; producers wait for room, consumers for items."""
+    """Queue of at most `size` items: producers and consumers wait."""
 
     def __init__(self, size: int) -> None:
         self._items: deque[T] = deque()
@@ -27,7 +27,7 @@ class BoundedQueue(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T, *, even_closed: bool = False) -> bool:
-        """Waits for room. A closed queue refuses the item, and returns False, unless `even_closed`."""
+        """Waits for room; False if the queue is closed, unless `even_closed`."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
             if self._closed and not even_closed:
@@ -37,36 +37,34 @@ class BoundedQueue(Generic[T]):
             return True
 
     def get(self, until: Callable[[], bool] = never) -> T | None:
-        """Returns the next item; None if the queue is closed and empty, or `until` returns True."""
+        """Next item; None if closed and empty, or if `until` returns True."""
         with self._changed:
             while not self._items:
                 if self._closed or until():
                     return None
-                self._changed.wait(LOOK_SECONDS)
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+                self._changed.wait(POLL_SECONDS)
+            return self._pop_item()
 
     def poll(self, seconds: float) -> T | None:
         """Returns the next item; None if none comes within `seconds`."""
         with self._changed:
             if not self._items and not self._closed:
                 self._changed.wait(seconds)
-            if not self._items:
-                return None
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+            return self._pop_item() if self._items else None
+
+    def _pop_item(self) -> T:
+        self._changed.notify_all()
+        return self._items.popleft()
 
     def close(self) -> None:
-        """Closes the queue for new items; those in it can still be taken."""
+        """Closes the queue for new items only."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 class ByteBudget:
-    """Limits the bytes that are fetched but not decoded yet. A larger item passes alone."""
+    """Limit of fetched but undecoded bytes; a larger item passes alone."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -74,12 +72,12 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     def take(self, size: int, until: Callable[[], bool]) -> bool:
-        """Waits until `size` bytes fit. Returns False, without taking any, if `until` returns True."""
+        """Takes `size` bytes once they fit; False if `until` returns True."""
         with self._changed:
             while self._used and self._used + size > self._limit:
                 if until():
                     return False
-                self._changed.wait(LOOK_SECONDS)
+                self._changed.wait(POLL_SECONDS)
             self._used += size
             return True
 

@@ -1,4 +1,4 @@
-"""Normalizes decoded samples to [-1, 1]: unit, offset, and peaks beyond full scale."""
+"""Normalizes decoded samples to [-1, 1]: unit, offset, and high peaks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RISE = 2.0
 
 
 class AudioLevel:
-    """Levels one sound, piece by piece; `unit` is full scale in its samples."""
+    """Levels one sound by pieces; `unit` is full scale in its samples."""
 
     def __init__(self, unit: float = 1.0) -> None:
         self._unit = unit
@@ -30,7 +30,7 @@ class AudioLevel:
         self._gain = 1.0
 
     def apply(self, piece: Samples) -> Samples:
-        """The piece within [-1, 1]; the same object if it needs no change."""
+        """The piece within [-1, 1]; the same object if unchanged."""
         if self._unit != 1.0:
             piece = piece / np.float32(self._unit)
         piece = self._remove_offset(piece)

@@ -94,14 +94,14 @@ class Overlaps:
         return 0.0 if usual > most or _is_contradicted(before, after, usual) else usual
 
     def _usual_overlap(self) -> float:
-        """Median of the largest group of equal measurements; 0 if no two are equal."""
+        """Median of the largest group of equal measurements; 0 without one."""
         groups = [[other for other in self._sure if abs(other - one) <= AGREE] for one in self._sure]
         most = max(groups, key=len, default=[])
         return median(most) if len(most) > 1 else 0.0
 
 
 def measure_overlap(before: Samples, after: Samples) -> float | None:
-    """Measures the overlap of `before` and `after` in seconds, 0.1 to 2.6; None if uncertain.
+    """Measures the overlap in seconds, 0.1 to 2.6; None if uncertain.
 
     Both have shape (samples,), float32 in [-1, 1], 16 kHz, mono: the end of a chunk and the beginning of the
     next; up to 3 s of either are compared.
@@ -125,7 +125,7 @@ def measure_overlap(before: Samples, after: Samples) -> float | None:
 
 
 def _is_contradicted(before: Samples, after: Samples, seconds: float) -> bool:
-    """True if both have speech in the expected overlap, but different: the recording was restarted."""
+    """True if both have different speech in the overlap: a restarted recording."""
     length, near = round(seconds * SAMPLE_RATE), round(AGREE * SAMPLE_RATE)
     tail, head = before[-REACH:], after[:REACH]
     if length < SHORTEST:
@@ -168,7 +168,7 @@ def _cumulative_energy(sound: Curve) -> Curve:
 
 
 def _correlation_curve(tail: Curve, head: Curve) -> Curve:
-    """Correlation, -1 to 1, at each overlap n: end of `tail`, beginning of `head`."""
+    """Correlation, -1 to 1, of tail's end and head's beginning, by length."""
     most = min(len(tail), len(head))
     products = _cross_correlate(tail, head)[::-1]
     lengths = np.arange(LEAST, most + 1)
@@ -185,7 +185,7 @@ def _second_peak(curve: Curve, best: int) -> float:
 
 
 def _best_repetition(tail: Curve, head: Curve, length: int) -> float:
-    """Best correlation of the shared part with any other part: repeated speech proves no overlap."""
+    """Best correlation of the shared part elsewhere: repetition proves no overlap."""
     behind = _correlate_along(tail, head[:length])
     front = _correlate_along(head, tail[-length:])
     return max(_second_peak(behind, len(behind) - 1), _second_peak(front, 0))

@@ -1,4 +1,4 @@
-"""Audio of sessions for people: decoded chunks on the session's clock, as MP3.
+"""Audio of sessions for people: decoded chunks on one clock, as MP3.
 
 Every browser plays MP3, and at a constant bitrate it seeks without an index; Opus in WebM would be a third
 smaller, but older Safari does not play it. 32 kbit/s mono keep 16 kHz speech clear.
@@ -28,7 +28,7 @@ PIECE = 5 * SAMPLE_RATE
 
 
 class ChunkDecoder:
-    """Decodes chunks of one store. Not thread-safe. Close it, or use it as a context manager."""
+    """Context manager that decodes chunks of one store. Not thread-safe."""
 
     def __init__(self, source: Store, *, max_bytes: int, max_seconds: float) -> None:
         self._source = source
@@ -44,7 +44,7 @@ class ChunkDecoder:
         self._decoder.close()
 
     def decode(self, key: str) -> Iterator[Samples]:
-        """Yields the chunk's audio from the begin of its file: shape (n,), float32, 16 kHz.
+        """Yields the chunk's audio from its file's begin: (n,), float32, 16 kHz.
 
         Raises what Store.get raises, AudioError, and MisconfiguredError without a decoder.
         """
@@ -59,7 +59,7 @@ class ChunkDecoder:
 
 
 def place_chunks(chunks: Iterable[tuple[float, Iterable[Samples]]], duration: float) -> Iterator[Samples]:
-    """Yields chunks, each with its offset in seconds, as one signal of `duration` seconds.
+    """Yields chunks at their offsets (seconds) as one signal of `duration` seconds.
 
     Gaps become silence; the beginning of a chunk that overlaps the previous one is left out.
     """

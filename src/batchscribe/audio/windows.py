@@ -52,7 +52,7 @@ SMOOTH = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut:
-    """A window: consecutive parts of the stream, without the long silences between them.
+    """A window: parts of the stream, without long silences between them.
 
     `parts` are (first, past the last) sample on the clock of the stream, in order and disjoint; `audio` has
     shape (samples,), all parts joined. `spans` are the speech in the parts, on the same clock.
@@ -106,7 +106,7 @@ class Cut:
         )
 
     def _stream_time(self, seconds: float, near: float) -> float:
-        """Converts a window time to the stream's clock, in the part at `near`."""
+        """Converts a window's time to the stream's, in the part at `near`."""
         lengths = [end - begin for begin, end in self.parts]
         ends = list(accumulate(lengths))
         at = next((place for place, end in enumerate(ends) if near * SAMPLE_RATE < end), len(ends) - 1)
@@ -115,7 +115,7 @@ class Cut:
         return round(min(max(sample, begin), end) / SAMPLE_RATE, 3)
 
     def clip(self, begin: float, end: float) -> Cut | None:
-        """Its part in [begin, end), samples of the stream; None if there is none."""
+        """Its part in [begin, end), samples of the stream, or None."""
         audio: list[Samples] = []
         at = 0
         for first, last in self.parts:
@@ -153,7 +153,7 @@ def find_quiet_place(audio: Samples, begin: int, end: int) -> int:
 
 
 def find_pause(audio: Samples, span: Span, room: int) -> int | None:
-    """Middle of a span's last pause in its first `room` samples, or None."""
+    """Middle of the last pause in a span's first `room` samples."""
     level = measure_levels(audio[slice(*span)])
     if not len(level):
         return None
@@ -164,7 +164,7 @@ def find_pause(audio: Samples, span: Span, room: int) -> int | None:
 
 
 def split_long_span(audio: Samples, span: Span) -> Iterator[Span]:
-    """Splits a span into parts of at most 30 s, cut at quiet places."""
+    """Splits a span at quiet places into parts of at most MAX_WINDOW."""
     begin, end = span
     while end - begin > MAX_WINDOW:
         at = find_quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
@@ -218,7 +218,7 @@ def group_spans(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
 
 
 def _fill_group(audio: Samples, group: _Group, span: Span) -> Span | None:
-    """Adds as much of a span to a group as fits; returns the rest."""
+    """Adds what fits of a span to a group; returns the rest."""
     room = group.measure_room(span[0])
     if span[1] - span[0] <= room:
         group.add_span(span)
@@ -231,7 +231,7 @@ def _fill_group(audio: Samples, group: _Group, span: Span) -> Span | None:
 
 
 class Cutter:
-    """Cuts the windows of one stream of 16 kHz mono samples. Not thread-safe."""
+    """Cuts windows of one 16 kHz mono stream. Not thread-safe."""
 
     def __init__(self, find_speech: SpeechFinder, *, first: int = FIRST_BLOCK, block: int = BLOCK) -> None:
         self._find_speech = find_speech
@@ -265,13 +265,16 @@ class Cutter:
         )
         base, self.done = self.done, self.done + keep
         for group in groups:
-            parts = tuple((begin + base, end + base) for begin, end in group.join_spans())
-            sound = np.concatenate([audio[begin:end] for begin, end in group.join_spans()])
-            yield Cut(parts, sound, tuple((begin + base, end + base) for begin, end in group.spans))
+            joined = group.join_spans()
+            sound = np.concatenate([audio[begin:end] for begin, end in joined])
+            parts, spans = (
+                tuple((begin + base, end + base) for begin, end in each) for each in (joined, group.spans)
+            )
+            yield Cut(parts, sound, spans)
 
     @staticmethod
     def _hold_back(groups: list[_Group], length: int) -> int:
-        """Removes the last group if it may continue; returns the first sample of the next block."""
+        """Removes a last group that may continue; returns the next block's begin."""
         held = groups.pop() if groups and groups[-1].spans[-1][1] > length - MAY_GO_ON else None
         begin = held.spans[0][0] - LEAD if held else length - TAIL
         return max(0, begin, groups[-1].join_spans()[-1][1] if groups else 0)

@@ -19,9 +19,9 @@ import structlog
 from batchscribe import aws_environment
 from batchscribe.adapters.aws.metadata import read_interruption, read_tag
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, run_agent
+from batchscribe.agent.boot import AgentSeams, Boot, HostAgent, run_agent
 from batchscribe.agent.host import WORKER_COMMAND, Box
-from batchscribe.agent.state_files import MarkerFiles, NoDeadman
+from batchscribe.agent.state_files import NoDeadman, StateFiles
 from batchscribe.agent.supervisor import Marks
 from batchscribe.control_place import combine_stores
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostPlace
@@ -76,8 +76,8 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
         boot = Boot(id=boot_id(), at=clock.booted(), agent=process_start())
         seams = open_seams(place, box, clock, MARKERS)
         if is_created(place) and not run:
-            seams = replace(seams, machine=read_machine_name, unclaimed=MarkerFiles(MARKERS))
-        run_agent(BoxAgent(place, boot, seams, run=run), clock)
+            seams = replace(seams, machine=read_machine_name, unclaimed=StateFiles(MARKERS))
+        run_agent(HostAgent(place, boot, seams, run=run), clock)
 
 
 def _read_place_over_ssh(box: Box) -> HostPlace:
@@ -122,7 +122,7 @@ def _read_instance_id(tag: Path) -> str:
     return here if here.startswith("i-") else ""
 
 
-def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
+def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> AgentSeams:
     """The agent's seams on this machine; each store is opened once."""
 
     @cache
@@ -135,7 +135,7 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
     def runs(claim: HostClaim) -> Store:
         return opened(claim.output, claim.region or place.region, claim.endpoint or place.endpoint)
 
-    return BoxSeams(
+    return AgentSeams(
         clock=clock,
         workers=box,
         marks=lambda claim: marks_of(claim, markers),
@@ -152,7 +152,7 @@ def marks_of(claim: HostClaim, folder: Path) -> Marks:
     over_ssh = claim.launch is not ClaimLaunch.BOOT
     if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):
         return NoDeadman()
-    return MarkerFiles(folder)
+    return StateFiles(folder)
 
 
 if __name__ == "__main__":

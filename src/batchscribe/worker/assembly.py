@@ -41,7 +41,7 @@ class _Open:
     end: Ended | None = None
 
     def add_result(self, recognition: Recognition, segments: Sequence[Segment], *, flagged: bool) -> None:
-        """Adds its segments of a result; `flagged`: the result's flags apply to them."""
+        """Adds segments; flags of the result only if `flagged`."""
         self.outstanding.discard(recognition.window)
         self.segments += segments
         self.flags |= set(recognition.flags) if flagged else set()
@@ -92,7 +92,7 @@ class Assembly:
         return self._open.setdefault(chunk, _Open())
 
     def add_result(self, recognition: Recognition) -> tuple[list[int], list[TranscribedChunk]]:
-        """Adds a result. Returns windows to re-decode for speech without words, and completed chunks."""
+        """Adds a result; returns windows to re-decode, and completed chunks."""
         number = recognition.window
         ready, waiting = self._windows[number], self.find_waiting_chunks(number)
         segments = _set_channels(ready, recognition)
@@ -114,7 +114,7 @@ class Assembly:
         return again, [transcribed for chunk in waiting for transcribed in self._pop_complete(chunk)]
 
     def _find_holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
-        """Waiting chunks with half a second or more, or most, of a gap."""
+        """Waiting chunks that hold SLACK seconds or most of a gap."""
         held = [_shared_seconds(place, gap) for place in ready.places]
         enough = min(SLACK, max(held))
         return [
@@ -135,7 +135,7 @@ class Assembly:
         return parts, [transcribed for chunk in waiting for transcribed in self._pop_complete(chunk)]
 
     def record_end(self, end: Ended) -> Iterator[TranscribedChunk]:
-        """Records the end of a chunk's audio; yields the chunk if all its results are back."""
+        """Records the end of a chunk; yields it if it is complete."""
         if end.chunk not in self._dropped:
             self._get_open(end.chunk).end = end
             yield from self._pop_complete(end.chunk)
@@ -163,7 +163,7 @@ class Assembly:
 
 
 def _split_by_chunk(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[PendingWindow]:
-    """Splits a window by wanted chunk. The neighbours' places stay, because words may belong to them."""
+    """Splits a window by wanted chunk; neighbours keep places for their words."""
     for at, chunk in enumerate(ready.chunks):
         laid = ready.places[at]
         cut = ready.cut.clip(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
@@ -174,7 +174,7 @@ def _split_by_chunk(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[Pen
 
 
 def _make_second_window(ready: PendingWindow, gap: Gap) -> PendingWindow:
-    """A window around speech without words, with other edges. Words outside it count as published."""
+    """Second window around speech without words; words outside count as published."""
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.clip(*_shifted_edges(ready.cut, begin, end))
     assert cut is not None, "a gap lies in its window"

@@ -1,8 +1,8 @@
-"""Context audio: neighbours outside the manifest, transcribed with the edge of a timeline but not written.
+"""Context audio: neighbours outside the manifest, transcribed but never written.
 
-A word at a cut needs context from both sides. The transcript of a neighbour that was transcribed before
-shows which words are published already, so that no word appears twice; a neighbour that is transcribed later
-uses our transcript in the same way.
+They share the edge of a timeline. A word at a cut needs context from both sides. The transcript of a
+neighbour that was transcribed before shows which words are published already, so that no word appears twice;
+a neighbour that is transcribed later uses our transcript in the same way.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_SECONDS = 2 * 3600.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbour:
-    """A chunk next to a timeline. `audio` is the part that touches the timeline."""
+    """A chunk next to a timeline; `audio` is the adjacent part."""
 
     audio: Samples
     samples: int
@@ -62,7 +62,7 @@ class Neighbour:
 
 
 class Neighbours:
-    """Finds neighbours in the store. Not thread-safe; opens its decoder on first use."""
+    """Finds neighbours in the store; opens its decoder on first use."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Neighbours:
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
-            LOG.warning("neighbour.not_heard", key=chunk.key, step=step, reason=str(error))
+            LOG.warning("neighbour.not_transcribed", key=chunk.key, step=step, reason=str(error))
         return None
 
     def _is_stored(self, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""The engine's thread: makes batches, collects results, and recovers when the engine breaks.
+"""The engine's thread: batches, results, and recovery of a broken engine.
 
 A batch has windows of similar length, because it takes as long as its longest window. The next one is
 chosen ahead, so that its chunks are recorded and its windows prepared while the engine works. A window that
@@ -66,7 +66,7 @@ class EngineLoop:
         self._prepared: Future[None] = Future()
 
     def run(self, engine: Engine) -> None:
-        """Runs until no window is left or the worker should end. Raises EngineError for a broken engine."""
+        """Runs until all is transcribed or the worker ends. Raises EngineError."""
         self._batch_size = max(1, engine.batch_size)
         breaks = _Breaks()
         with self._ahead:
@@ -86,7 +86,7 @@ class EngineLoop:
             raise EngineError(breaks.reason_text)
 
     def drain(self) -> None:
-        """Concludes chunks after a stop: a chunk with all its results may still have its end queued."""
+        """Finishes chunks with all results after a stop; drops the others."""
         chosen = [window.id for window in (*self._chosen, *self._solos)]
         for number in (*chosen, *self._pool.clear()):
             self._discard_window(number)
@@ -105,7 +105,7 @@ class EngineLoop:
         )
 
     def _next_batch(self, engine: Engine) -> list[Window]:
-        """Takes the next batch; empty if no window is left or the worker should end."""
+        """Takes the next batch; empty without further windows or at the end."""
         while not self._ending.is_due():
             if self._solos:
                 return [self._solos.popleft()]
@@ -136,7 +136,7 @@ class EngineLoop:
             raise EngineError(f"the engine returned no result for {left} window{'' if left == 1 else 's'}")
 
     def _choose_ahead(self, batch: list[Window], engine: Engine) -> None:
-        """Chooses the next batch, unless the engine takes single windows or one must be transcribed alone."""
+        """Chooses the next batch, unless windows must be transcribed one by one."""
         if self._batch_size == 1 or self._chosen or self._assembly.get_window(batch[0].id).alone:
             return
         self._fill_pool(block=False)
@@ -144,7 +144,7 @@ class EngineLoop:
             self._choose_batch(engine)
 
     def _fill_pool(self, *, block: bool) -> None:
-        """Takes what is ready, and waits for a full batch while windows arrive fast.
+        """Takes ready windows; waits for a full batch while they arrive fast.
 
         `block`: waits for the first window, if any follows.
         """
@@ -166,7 +166,7 @@ class EngineLoop:
         self._pool.add(number, ready.cut.speech, alone=ready.alone)
 
     def _choose_batch(self, engine: Engine) -> None:
-        """Chooses a batch; names its chunks in the progress and prepares it in another thread."""
+        """Chooses a batch; announces its chunks and prepares it meanwhile."""
         numbers = [number for number in self._pool.take_batch(self._batch_size) if self._is_wanted(number)]
         chunks = {chunk for number in numbers for chunk in self._assembly.find_waiting_chunks(number)}
         for chunk in chunks - self._begun:
@@ -203,7 +203,7 @@ class EngineLoop:
         self._publish(transcribed)
 
     def _finish_chunk(self, item: Ended | Failed) -> None:
-        """Handles the end of a chunk: no more of its windows will come."""
+        """Finishes or fails a chunk that gets no more windows."""
         if isinstance(item, Ended):
             for transcribed in self._assembly.record_end(item):
                 self._publish_chunk(transcribed)
@@ -233,7 +233,7 @@ class EngineLoop:
         self._assembly.forget_window(number)
 
     def _halve_batch(self, batch: list[Window]) -> None:
-        """Puts a batch that is too large for the engine's memory back; later ones are smaller, too."""
+        """Returns a batch to the queue, and halves the batch size."""
         self._batch_size = min(self._batch_size, len(batch) // 2)
         LOG.warning("engine.batch_halved", windows=self._batch_size)
         left = self._empty_engine()
@@ -293,7 +293,7 @@ class _Breaks:
 
     @property
     def engines_fault(self) -> bool:
-        """True if it broke too often in a row, or before any result."""
+        """True if it broke too often, or before any result."""
         return self.over or (self._in_a_row > 0 and not self._ever_worked)
 
     @property
@@ -312,7 +312,7 @@ class _Breaks:
         self.suspects += [(chunk, reason) for chunk in chunks]
 
     def record_result(self) -> list[tuple[int, str]]:
-        """Returns the suspected chunks after a result: they caused the breaks, not the engine."""
+        """Returns the suspected chunks: a result shows that they were the cause."""
         self._ever_worked = True
         causes, self.suspects = self.suspects, []
         self._in_a_row = 0

@@ -1,4 +1,4 @@
-"""Threads that run ahead of the engine: fetch and decode each chunk into its pipe.
+"""Threads ahead of the engine: fetch and decode chunks into pipes.
 
 Everything is bounded: bytes that are not decoded yet, and audio that is not transcribed yet.
 """
@@ -43,7 +43,7 @@ DECODED_CHUNKS = 8
 
 @dataclass(frozen=True, slots=True)
 class SessionQueue:
-    """Chunks of one session, in order. `places` are their indexes in the manifest."""
+    """Ordered chunks of one session; `places` are indexes in the manifest."""
 
     places: tuple[int, ...]
     alone: bool = False
@@ -68,7 +68,7 @@ def queue_sessions(chunks: Sequence[ManifestChunk]) -> tuple[SessionQueue, ...]:
 
 
 class WorkQueue(Generic[T]):
-    """Hands out items in order, each when there is room for it. Thread-safe."""
+    """Thread-safe queue that waits for room before each item."""
 
     def __init__(self, order: Sequence[T], room: Callable[[T], bool] = lambda _item: True) -> None:
         self._rest = iter(order)
@@ -76,7 +76,7 @@ class WorkQueue(Generic[T]):
         self._lock = threading.Lock()
 
     def take_next(self) -> T | None:
-        """The next item; None if none is left, or the worker should end."""
+        """The next item; None after the last or at the worker's end."""
         with self._lock:
             item = next(self._rest, None)
             return item if item is not None and self._room(item) else None
@@ -84,7 +84,7 @@ class WorkQueue(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class PipelineState:
-    """State that the stages share: the manifest, the results, the chunks' pipes and the pipeline limits."""
+    """State that the stages share."""
 
     manifest: Manifest
     ending: Ending
@@ -124,12 +124,12 @@ class PipelineState:
         return WorkQueue([place for session in self.sessions for place in session.places], room)
 
     def reserve_fetch(self, place: int) -> bool:
-        """Waits for room for a chunk's bytes; False if the worker should end."""
+        """Waits for room for a chunk's bytes; False when the worker ends."""
         due, size = self.ending.is_due, self.manifest.chunks[place].size
         return not due() and self.fetched.take(1, due) and self.budget.take(size, due)
 
     def reserve_decoding(self, _place: int) -> bool:
-        """Waits for room for a chunk's audio; False if the worker should end."""
+        """Waits for room for a chunk's audio; False when the worker ends."""
         return not self.ending.is_due() and self.decoded.take(1, self.ending.is_due)
 
     def release_audio(self, place: int) -> None:
@@ -156,7 +156,7 @@ class Fetcher:
                 pipe.put_bytes(data)
 
     def _fetch_chunk(self, chunk: ManifestChunk) -> bytes | None:
-        """Returns the chunk's bytes; None if there is nothing to transcribe, which is recorded."""
+        """Fetches the chunk's bytes; records the reason and returns None without them."""
         try:
             if self._state.records.has_transcript(chunk):
                 self._state.tracker.record_skipped()
@@ -199,7 +199,7 @@ def _failure_kind(error: BatchscribeError) -> FailureKind:
 
 
 class Preparer:
-    """Decodes fetched chunks into their pipes; several threads run it, each with its own decoder."""
+    """Decodes fetched chunks in several threads, each with its own decoder."""
 
     def __init__(
         self, state: PipelineState, recordings: Recordings, new_decoder: Callable[[], AudioDecoder]
@@ -230,7 +230,7 @@ class Preparer:
             self._state.pipes.leave(place)
 
     def _decode_named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
-        """Decodes a chunk; the progress names it meanwhile, in case its decoder kills the worker."""
+        """Decodes a chunk, in flight meanwhile: its decoder may kill the worker."""
         self._state.tracker.add_in_flight(chunk.key)
         try:
             self._decode_chunk(decoder, chunk.key, pipe)

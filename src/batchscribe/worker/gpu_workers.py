@@ -1,4 +1,4 @@
-"""One worker process for each GPU of a host; for controller and agent they are one worker.
+"""One worker process for each GPU; for controller and agent, one worker.
 
 Each process gets a part of the manifest. It is an ordinary worker, except that its control objects (manifest,
 progress, exit record) are in a folder of this machine. They are merged into those of the manifest's worker.
@@ -32,7 +32,7 @@ _DIE_WITH_PARENT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPart:
-    """The part of a manifest for one GPU, and the process that transcribes it."""
+    """A GPU's part of a manifest, and the process that transcribes it."""
 
     device: str
     """As in CUDA_VISIBLE_DEVICES."""
@@ -120,7 +120,7 @@ def _start_part(
 
 
 def _share_cores(number: int, count: int) -> frozenset[int]:
-    """The cores of one part, for its decoders; all if there are fewer cores than parts."""
+    """Cores of one part; all of them if there are too few."""
     cores = sorted(os.sched_getaffinity(0))
     return frozenset(cores[number::count] if len(cores) >= count else cores)
 
@@ -144,12 +144,12 @@ def _follow_parts(
                 part.process.terminate()
         if not sequence or clock.monotonic() - reported_at >= REPORT_SECONDS:
             sequence, reported_at = sequence + 1, clock.monotonic()
-            _report(parts, manifest, output, sequence)
+            _write_progress(parts, manifest, output, sequence)
         clock.sleep(POLL_SECONDS)
-    _report(parts, manifest, output, sequence + 1)
+    _write_progress(parts, manifest, output, sequence + 1)
 
 
-def _report(parts: Sequence[GpuPart], manifest: Manifest, output: Store, sequence: int) -> None:
+def _write_progress(parts: Sequence[GpuPart], manifest: Manifest, output: Store, sequence: int) -> None:
     reports = [report for part in parts if (report := part.read_progress())]
     if not reports:
         return

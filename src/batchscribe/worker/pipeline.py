@@ -213,7 +213,7 @@ class _Worker:
     def _start_threads(
         self, name: str, count: int, work: Callable[[], None], last: Callable[[], None] = lambda: None
     ) -> list[threading.Thread]:
-        """Starts threads for the same work; the last one to end runs `last`."""
+        """Starts threads for the same work; the last to end runs `last`."""
         left = threading.Semaphore(count - 1)
 
         def run() -> None:
@@ -270,7 +270,7 @@ class _Worker:
             self._finished.put(act)
 
     def _check_engine(self) -> None:
-        """Ends the worker if the engine hangs: its thread can neither be stopped nor joined."""
+        """Ends the worker if the engine hangs, whose thread cannot be stopped."""
         silent, longest = self._tracker.measure_silence()
         if silent < max(HUNG_SECONDS, HUNG_TIMES * longest) or self._ending.error:
             return

@@ -29,7 +29,7 @@ class Pool:
         self._by_age[number] = (speech, alone)
 
     def take_batch(self, count: int) -> list[int]:
-        """The oldest window and those nearest in length, at most `count`, longest first."""
+        """The oldest window and similar ones, at most `count`, longest first."""
         oldest = next(iter(self._by_age))
         speech, alone = self._by_age[oldest]
         at = bisect_left(self._sorted, (speech, oldest))

@@ -1,4 +1,4 @@
-"""Progress and statistics of a worker, shared by its threads; also when and why it ends."""
+"""Progress, statistics and end of a worker, shared by its threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def format_traceback(error: BaseException) -> list[str]:
 
 
 class Ending:
-    """Decides if the worker should end, and why: a stop request, the deadline, or an error."""
+    """End of the worker: by a stop request, the deadline, or error."""
 
     def __init__(self, clock: Clock, deadline: datetime, should_stop: Callable[[], bool]) -> None:
         self._clock = clock
@@ -50,11 +50,11 @@ class Ending:
         return bool(self.error) or self._should_stop() or self._is_late()
 
     def fail(self, error: BatchscribeError) -> None:
-        """Records the error; only the first one counts, because others follow from it."""
+        """Records the error; only the first counts, others follow from it."""
         self.error = self.error or error
 
     def fail_unexpectedly(self, where: str, error: BaseException) -> None:
-        """Records a bug. Logs its traceback only: its text might contain transcribed words."""
+        """Records a bug; logs no text, which might contain transcribed words."""
         LOG.error(
             "worker.broke",
             where=where,
@@ -119,13 +119,13 @@ class ProgressTracker:
             self._update_timings(loaded=self.measure_elapsed())
 
     def record_ready(self) -> None:
-        """Records that a window is ready for the engine; only the first one counts."""
+        """Records the first window that is ready for the engine."""
         with self._lock:
             if self._timings.first_audio is None:
                 self._update_timings(first_audio=self.measure_elapsed())
 
     def record_end(self) -> None:
-        """Records the end: nothing is in flight or in the engine any more."""
+        """Records the end; clears what is in flight or in the engine."""
         with self._lock:
             self._phase = Phase.ENDED
             self._update_timings(busy=self.compute_timings().busy)
@@ -155,7 +155,6 @@ class ProgressTracker:
             self._in_engine += 1
 
     def record_result(self, keys: Sequence[str]) -> None:
-        """Records the result of a window."""
         with self._lock:
             self._results += 1
             now = self.measure_elapsed()
@@ -174,9 +173,9 @@ class ProgressTracker:
                 self._update_timings(busy=busy)
 
     def measure_silence(self) -> tuple[float, float]:
-        """Seconds since the engine's last result, or since it got work; and its longest time per result.
+        """Seconds since the engine's last result, and its longest per result.
 
-        The first value is 0 if the engine holds no window.
+        The first value starts when the engine got work, if that is later; 0 if it holds no window.
         """
         with self._lock:
             return (self._engine_now() - self._last_result if self._in_engine else 0.0), self._longest
@@ -220,7 +219,7 @@ class ProgressTracker:
                 self._update_timings(blocked=blocked)
 
     def _end_pause(self) -> float:
-        """Ends the pause and returns its seconds; they count as neither work nor silence of the engine."""
+        """Ends the pause; returns its seconds, which are neither work nor silence."""
         lost, self._paused = self.measure_elapsed() - self._engine_now(), None
         self._engine_since += lost
         self._last_result += lost
@@ -264,7 +263,7 @@ class ProgressTracker:
         return self._tally
 
     def compute_timings(self) -> Timings:
-        """Timings as of now: work in the engine counts as busy, the rest since loading as starved."""
+        """Timings now: engine work is busy, the rest since loading starved."""
         with self._lock:
             elapsed, loaded = self.measure_elapsed(), self._timings.loaded
             open_work = self._engine_now() - self._engine_since if self._in_engine else 0.0

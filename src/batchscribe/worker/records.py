@@ -1,4 +1,4 @@
-"""A worker's objects in the store: transcripts, failed attempts, progress and the exit record."""
+"""A worker's objects: transcripts, failed attempts, progress and exit record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG = structlog.get_logger()
 
 
 class Records:
-    """Writes the worker's objects, create-only except for the progress; counts only what was written."""
+    """Writes the worker's objects create-only; counts only what was written."""
 
     def __init__(
         self, manifest: Manifest, output: Store, tracker: ProgressTracker, ending: Ending, clock: Clock
@@ -39,7 +39,7 @@ class Records:
     def publish(
         self, chunk: ManifestChunk, transcript: Transcript, voices: ChunkVoices | None = None
     ) -> None:
-        """Stores a finished transcript, its voices first. One that exists already counts as skipped."""
+        """Stores voices, then the transcript; counts an existing one as skipped."""
         data = transcripts.encode(transcript)
         try:
             if voices is not None:
@@ -58,7 +58,7 @@ class Records:
             self._tracker.record_skipped()
 
     def _replace_empty(self, chunk: ManifestChunk, data: bytes) -> bool:
-        """Replaces an object of 0 bytes, and records its name aside; False if it is a transcript."""
+        """Replaces an empty object and records its name; False for a transcript."""
         if self.has_transcript(chunk):
             return False
         # Recorded aside and overwritten, because the worker has no right to delete.
@@ -67,7 +67,7 @@ class Records:
         return True
 
     def has_transcript(self, chunk: ManifestChunk) -> bool:
-        """True if the store has its transcript, of more than 0 bytes. Raises what Store.get raises."""
+        """True if the store has its non-empty transcript. Raises Store.get's errors."""
         return is_stored(self._output, chunk.transcript, or_empty=False)
 
     def record_failure(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
@@ -96,12 +96,12 @@ class Records:
             self._ending.fail(error)
 
     def write_progress(self) -> None:
-        """Replaces the progress object; a failure is only logged, because the next one follows soon."""
+        """Replaces the progress object; only logs a failure: another one follows."""
         with self._progress_lock:
             self._store_progress()
 
     def announce_chunks(self, keys: Iterable[str]) -> None:
-        """Names these chunks in the stored progress as in flight; returns even if that fails.
+        """Names chunks in flight in the stored progress, if possible.
 
         If the worker dies, the progress shows which chunks may have killed it.
         """
@@ -128,14 +128,14 @@ class Records:
 
 
 class Reporter:
-    """Thread that writes the progress at once, on request and every few seconds, then calls `look`.
+    """Thread that writes the progress regularly and on request, then calls `poll`.
 
     The store's answers delay neither the model's loading nor the exit record: paid time passes.
     """
 
-    def __init__(self, records: Records, seconds: float, look: Callable[[], None]) -> None:
+    def __init__(self, records: Records, seconds: float, poll: Callable[[], None]) -> None:
         self._records = records
-        self._look = look
+        self._poll = poll
         self._seconds = seconds
         self._due = threading.Event()
         self._closed = False
@@ -147,17 +147,17 @@ class Reporter:
     def _report_until_closed(self) -> None:
         while not self._closed:
             self._records.write_progress()
-            self._look()
+            self._poll()
             self._due.wait(self._seconds)
             self._due.clear()
         self._records.write_progress()
 
     def request_report(self) -> None:
-        """Lets the thread write the progress now; returns at once."""
+        """Requests a progress report; returns at once."""
         self._due.set()
 
     def close(self) -> None:
-        """Lets the thread write the progress a last time and end; returns at once."""
+        """Requests the last report and the thread's end; returns at once."""
         self._closed = True
         self._due.set()
 

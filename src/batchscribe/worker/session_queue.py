@@ -27,7 +27,7 @@ UNDECIDED = 60 * SAMPLE_RATE
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A chunk that could not be decoded; results of its windows are dropped."""
+    """A chunk that could not be decoded; its results are dropped."""
 
     chunk: int
     end: Broken
@@ -96,8 +96,6 @@ class TimelineAssembler:
 
 
 class _Session:
-    """One session of the manifest."""
-
     def __init__(self, assembler: TimelineAssembler, queue: SessionQueue, neighbours: Neighbours) -> None:
         self._assembler = assembler
         self._state = assembler.state
@@ -145,7 +143,7 @@ class _Session:
             self._close_timeline(missing=False)
 
     def _read_head(self, pieces: Iterator[Samples]) -> Samples:
-        """The beginning of a chunk: the overlaps' reach; more while its channels are alike."""
+        """Reads the overlaps' reach of a chunk; more while channels are alike."""
         head: list[Samples] = []
         while self._needs_more(head) and (piece := next(pieces, None)) is not None:
             head.append(piece)
@@ -159,7 +157,7 @@ class _Session:
         return undecided and length < UNDECIDED
 
     def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> AudioTimeline:
-        """Appends a chunk to the current timeline or to a new one; returns that timeline."""
+        """Appends a chunk to the present or a new timeline; returns that."""
         follows = (
             self._last is not None and self._get_number(place) == (self._get_number(self._last) or 0) + 1
         )

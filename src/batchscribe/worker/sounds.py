@@ -1,4 +1,4 @@
-"""Pipes between threads: one fetches a chunk, one decodes it, one assembles the timeline.
+"""Pipes of chunks between threads that fetch, decode and assemble.
 
 Every stage takes the chunks in the same order, and waits for room before it takes the next one. So the
 chunk that a stage waits for always has room, and no deadlock can occur.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from batchscribe.audio.audio_decoder import Beginning, Samples
-from batchscribe.audio.bounded_queue import LOOK_SECONDS
+from batchscribe.audio.bounded_queue import POLL_SECONDS
 from batchscribe.core.run.manifest import FailureKind
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import InterruptedRunError
@@ -69,7 +69,7 @@ class Sound:
         return 0.0 if abs(missing) < EXACT else missing
 
     def follows(self, before: Sound, seconds: float) -> bool:
-        """True if it continues `before`: the same format, and nothing missing in between."""
+        """True if it continues `before`: same format, nothing missing."""
         gap = self.measure_gap(before, seconds)
         return self.has_format_of(before) and (gap is None or gap < MISSING)
 
@@ -97,14 +97,14 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """End of a chunk without audio to transcribe: done already, or its failure is recorded."""
+    """End of a chunk without audio: done already, or recorded as failed."""
 
 
 End = Whole | Broken | Absent
 
 
 class Pipe:
-    """Hand-over of one chunk: first its bytes, then its audio, then its end."""
+    """Hand-over of one chunk: its bytes, then audio, then end."""
 
     def __init__(self, until: Callable[[], bool]) -> None:
         self._until = until
@@ -172,11 +172,11 @@ class Pipe:
         while not come():
             if self._until():
                 raise InterruptedRunError("the worker is ending")
-            self._changed.wait(LOOK_SECONDS)
+            self._changed.wait(POLL_SECONDS)
 
 
 class Pipes:
-    """Pipes of all chunks in progress, by their index in the manifest. Thread-safe."""
+    """Thread-safe pipes of the chunks in progress, by manifest index."""
 
     def __init__(self, until: Callable[[], bool]) -> None:
         self._until = until

@@ -67,7 +67,7 @@ class Ended:
 
 @dataclass(slots=True)
 class _Laid:
-    """A chunk on the timeline, in samples; infinite until its end is known."""
+    """A chunk on the timeline, in samples; infinite until it ends."""
 
     chunk: int | None
     sound: Sound
@@ -113,7 +113,7 @@ class _Laid:
 
 
 class AudioTimeline:
-    """Appends chunks to a timeline; emits windows and ends through `emit`. Not thread-safe."""
+    """Timeline of chunks; `emit` gets windows and ends. Not thread-safe."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class AudioTimeline:
         apart: bool = False,
         speakers: SpeakerModel | None = None,
     ) -> None:
-        """`apart`: the channels of `head` are different languages, even if they begin alike.
+        """`apart`: the channels are different languages, even if they begin alike.
 
         `speakers`: distinguishes the voices of each chunk, unless its channels are transcribed separately.
         """
@@ -154,7 +154,7 @@ class AudioTimeline:
             last.whole = replace(last.whole, partial=True)
 
     def begin_chunk(self, chunk: int, sound: Sound, head: Samples) -> None:
-        """Begins a chunk; `head` is its beginning: at least the overlaps' reach, or all of it."""
+        """Begins a chunk; `head` has the overlaps' reach or all its audio."""
         voices = None if self._speakers is None else list[VoiceGroup]()
         self._append_chunk(_Laid(chunk, sound, 0.0, 0.0, voices=voices), self._match_channels(head))
 
@@ -168,7 +168,7 @@ class AudioTimeline:
         self.append_audio(audio)
 
     def append_audio(self, audio: Samples) -> None:
-        """Appends audio to the last chunk; its end is held back until the next chunk is known."""
+        """Appends audio to the last chunk; holds back the overlaps' reach."""
         self._tail = np.concatenate([self._tail, self._match_channels(audio)])
         if len(self._tail) > self._overlaps.reach:
             self._push_audio(self._tail[: -self._overlaps.reach])
@@ -278,7 +278,7 @@ def mix_to_mono(audio: Samples) -> Samples:
 
 
 def count_channels(head: Samples) -> int:
-    """Number of channels to transcribe: all if they differ or are silent, else 1."""
+    """Number of channels to transcribe: 1 unless they differ or are silent."""
     alike = head.ndim == 1 or (float(np.abs(head).max(initial=0.0)) > SILENT and not channels_differ(head))
     return 1 if alike else head.shape[1]
 

@@ -1,4 +1,4 @@
-"""Cuts the speech of a window into short pieces, and computes the embedding of each."""
+"""Cuts a window's speech into short pieces, and computes their embeddings."""
 
 from __future__ import annotations
 

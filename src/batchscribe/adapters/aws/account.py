@@ -1,4 +1,4 @@
-"""Reads facts of an AWS account: identity, buckets, GPU instances, quotas, groups. Changes nothing."""
+"""Reads facts of an AWS account: identity, buckets, instances, quotas, groups."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class AwsAccount:
         return PortAccess(groups=tuple(names), sources=tuple(sources))
 
     def schedule_group(self) -> str:
-        """State of the schedule group of stop orders; empty if there is none."""
+        """State of the stop orders' schedule group; empty if it is missing."""
         try:
             with self._api("scheduler").convert_errors(
                 "scheduler:GetScheduleGroup", f"schedule group {GROUP}"
@@ -151,7 +151,7 @@ def _parse_date(text: str) -> datetime | None:
 
 
 def _admits_port(rule: dict[str, Any], port: int) -> bool:
-    """True if the rule admits TCP on that port; protocol -1 is every protocol and port."""
+    """True if the rule admits TCP on `port`; protocol -1 means all."""
     if rule["IpProtocol"] == "-1":
         return True
     return rule["IpProtocol"] == "tcp" and port in range(rule["FromPort"], rule["ToPort"] + 1)

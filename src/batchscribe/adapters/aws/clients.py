@@ -1,4 +1,4 @@
-"""Shared parts of the AWS adapters: bounded clients, and one meaning for each error code."""
+"""Bounded AWS clients, and one meaning for each error code."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def _raise_own_error(caught_exception: Exception | None = None, **_event: object
 
 
 class Api(Generic[Client]):
-    """One API in one region: its client, and the meanings of its own error codes.
+    """Client of one API in one region, with error conversion.
 
-    `bounds` are those of open_client. A code that means NoCapacityError is not retried, although EC2 sends
-    it as a server error: the run decides on retries.
+    `meanings` are those of the API's own error codes. `bounds` are those of open_client. A code that means
+    NoCapacityError is not retried, although EC2 sends it as a server error: the run decides on retries.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Api(Generic[Client]):
 
     @contextmanager
     def convert_errors(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
-        """Converts boto's errors in the block to ours; `meanings` apply to this call only."""
+        """Converts boto's errors; `meanings` apply to this call only."""
         try:
             yield
         except boto.ClientError as error:
@@ -181,14 +181,14 @@ class Api(Generic[Client]):
     def _raise_missing_capacity(
         self, operation: Any, response: tuple[object, Mapping[str, Any]] | None = None, **_event: object
     ) -> None:
-        """Raises the error of a reply without capacity: a handler for the event `needs-retry`."""
+        """Handler for `needs-retry`: raises the error of a reply without capacity."""
         parsed: Any = response[1] if response else {}
         kind, _ = self._meanings.get(code_of(parsed), AGAIN)
         if issubclass(kind, NoCapacityError):
             raise boto.ClientError(parsed, operation.name)
 
     def _explain_silence(self, error: Exception) -> str:
-        """Reports an unknown region if its name is in the address that did not answer."""
+        """Describes an unknown region if the silent address names it; else empty."""
         unknown = describe_unknown_region(self._region or "")
         return f"; {unknown}" if unknown and f".{self._region}." in str(error) else ""
 

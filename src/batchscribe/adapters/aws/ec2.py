@@ -1,4 +1,4 @@
-"""Observes, starts and stops EC2 instances by ID. Never creates or terminates one."""
+"""Observes, starts and stops EC2 instances; never creates or terminates one."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Ec2Compute:
             )
 
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
-        """`SHA256:…` of each host key in the console output; only the first boot prints them."""
+        """Host key fingerprints in the console output, which only first boots print."""
         with self._convert_errors("ec2:GetConsoleOutput", instance):
             answer = self._api.client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
@@ -190,10 +190,7 @@ class Ec2Compute:
 
 
 def choose_force(client: EC2Client, operation: str, *, force: bool) -> dict[str, bool]:
-    """Options of a stop or termination that does not wait for an operating system that hangs.
-
-    Only those that this version of botocore knows.
-    """
+    """Options that force a stop or termination; only those that botocore supports."""
     known = getattr(client.meta.service_model.operation_model(operation).input_shape, "members", {})
     return {name: True for name in ("Force", "SkipOsShutdown") if name in known} if force else {}
 

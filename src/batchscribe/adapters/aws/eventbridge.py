@@ -1,4 +1,4 @@
-"""The guard outside this machine: EventBridge Scheduler stops an instance, or terminates a created machine.
+"""Guard outside this machine: EventBridge Scheduler stops or terminates the machine.
 
 It needs the schedule group and the role of the template deploy/guard.yaml or deploy/fleet.yaml. Orders take
 effect without this machine and without any process of ours.
@@ -143,7 +143,7 @@ def _list_differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> lis
 
 
 def _decode_input(target: Mapping[str, Any]) -> object:
-    """The target's input, decoded from JSON; the text itself if it is not JSON."""
+    """The target's input decoded from JSON, or its text if undecodable."""
     text = target.get("Input", "")
     try:
         return json.loads(text)

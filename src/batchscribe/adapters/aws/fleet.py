@@ -268,7 +268,7 @@ class FleetCapacity:
             return error
 
     def _show_absent(self, name: str) -> Instance:
-        """A machine without an instance: stopped, if the launch template proves account and region."""
+        """Absent machine: stopped if the template proves account and region, else missing."""
         try:
             self._read_template()
         except (MisconfiguredError, ObjectNotFoundError) as error:
@@ -281,7 +281,7 @@ class FleetCapacity:
         return [row["InstanceId"] for row in rows if row["State"]["Name"] != InstanceState.TERMINATED]
 
     def _group_by_machine(self, names: tuple[str, ...]) -> dict[str, list[Any]]:
-        """Instances by the machine that their tag names; of all machines without names."""
+        """Instances by the machine in their tag; empty `names`: of all machines."""
         by_name = {"Name": f"tag:{MACHINE_TAG}", "Values": list(names)}
         filters: Any = [by_name if names else {"Name": "tag-key", "Values": [MACHINE_TAG]}]
         found: dict[str, list[Any]] = {}

@@ -33,7 +33,7 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A bucket and a prefix in it, which is empty or ends in `/`."""
+    """A bucket and a key prefix, empty or ending in `/`."""
 
     bucket: str = BUCKET
     prefix: str = ""
@@ -119,7 +119,6 @@ def make_trust(who: Who, place: AccountPlace) -> Document | None:
     """The trust policy of a role; None for the scheduler.
 
     It trusts EventBridge for orders of our group, and EC2 for the GPU host. The scheduler may run anywhere.
-    None for the scheduler, since it may run anywhere.
     """
     if who is Who.SCHEDULER:
         return None
@@ -206,7 +205,7 @@ def _allow_guard(place: AccountPlace) -> list[Document]:
 
 
 def _allow_checks(place: AccountPlace) -> list[Document]:
-    """Facts for `doctor` and `gpu setup`, which skip a check without its right."""
+    """Reads of `doctor` and `gpu setup`, which skip checks without the right."""
     quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
     reads = [f"ec2:Describe{what}" for what in ("InstanceTypes", "SecurityGroups", "Volumes")]
     if place.template:
@@ -265,9 +264,9 @@ def _allow_keys(place: AccountPlace) -> list[Document]:
 
 
 def _allow_listing(place: AccountPlace) -> list[Document]:
-    """S3 needs the right to list to report a missing object as 404 instead of 403.
+    """Right to list each bucket, limited to the stores' prefixes.
 
-    Such a request has no prefix, hence IfExists.
+    Without it, S3 reports a missing object as 403. Such a request has no prefix, hence IfExists.
     """
     prefixes: dict[str, set[str]] = {}
     for folder in filter(None, (place.source, place.output, place.control)):
@@ -292,13 +291,11 @@ def _arns_below(place: AccountPlace, folder: Folder | None, *patterns: str) -> l
 
 
 def _all_store_arns(place: AccountPlace) -> list[str]:
-    """Everything in the stores."""
     folders = (place.source, place.output, place.control)
     return [arn for folder in folders for arn in _arns_below(place, folder, "*")]
 
 
 def _control_arns(place: AccountPlace, *patterns: str) -> list[str]:
-    """ARNs of control objects by patterns of their keys."""
     if place.control is None:
         return _arns_below(place, place.output, *patterns)
     return _arns_below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))

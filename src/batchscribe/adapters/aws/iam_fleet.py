@@ -29,7 +29,7 @@ _PUBLIC = ("image", "snapshot")
 def allow_creation(
     ec2: str, *, types: tuple[str, ...], template: str, host_role: str, region: str
 ) -> list[Statement]:
-    """Creates tagged machines of these types from the template, and terminates tagged ones.
+    """Statements to create tagged machines from the template, and to terminate them.
 
     `ec2` is the ARN up to the kind of resource, such as `arn:aws:ec2:us-east-2:123456789012:`. `region` is
     empty if it is unknown.
@@ -82,7 +82,7 @@ def allow_creation(
 
 
 def allow_termination(ec2: str) -> list[Statement]:
-    """Runs Systems Manager's runbook, which terminates the machines that have our tag.
+    """Statements to run the runbook that terminates machines with our tag.
 
     The runbook runs with the same role. It finds the machines through tags, and polls them.
     """

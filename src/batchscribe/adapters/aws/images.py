@@ -41,7 +41,7 @@ Request = dict[str, Any]
 
 
 class MachineImages:
-    """Images and launch templates of EC2. Each method raises our errors, also for a missing right."""
+    """Images and launch templates of EC2, with our errors."""
 
     def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
         self._api: Api[EC2Client] = Api("ec2", region, _MEANINGS, endpoint=endpoint)
@@ -80,7 +80,7 @@ class MachineImages:
             return self._api.client.create_image(**request)["ImageId"]
 
     def await_image(self, image: str, clock: Clock) -> None:
-        """Waits until machines can be created from the image. Raises MisconfiguredError if it failed."""
+        """Waits until the image is available. Raises MisconfiguredError if it failed."""
         begun = clock.monotonic()
         while (state := self._read_state(image)) != "available":
             if state != "pending":
@@ -92,7 +92,7 @@ class MachineImages:
             clock.sleep(POLL_SECONDS)
 
     def save_template(self, request: Request, image: str) -> int:
-        """Creates the template, or its next version; returns the version, which is now the default.
+        """Creates the template or its next version; returns the new default version.
 
         A next version keeps what the one before has, except for the image and what every machine requires.
         """
@@ -108,16 +108,13 @@ class MachineImages:
                 LaunchTemplateData=_require(image),  # type: ignore[arg-type]
             )
             version = made["LaunchTemplateVersion"]["VersionNumber"]
-            self._choose_version(named, template, version)
+            with self._api.convert_errors("ec2:ModifyLaunchTemplate", template):
+                self._api.client.modify_launch_template(**named, DefaultVersion=str(version))
             return version
         if template.startswith(ID_PREFIX):
             raise MisconfiguredError(f"there is no launch template {template}: fix GPU_LAUNCH_TEMPLATE")
         with self._api.convert_errors("ec2:CreateLaunchTemplate", template):
             return self._api.client.create_launch_template(**request)["LaunchTemplate"]["LatestVersionNumber"]
-
-    def _choose_version(self, named: Request, template: str, version: int) -> None:
-        with self._api.convert_errors("ec2:ModifyLaunchTemplate", template):
-            self._api.client.modify_launch_template(**named, DefaultVersion=str(version))
 
     def _read_state(self, image: str) -> str:
         with self._api.convert_errors("ec2:DescribeImages", image):

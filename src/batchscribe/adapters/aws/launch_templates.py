@@ -48,7 +48,7 @@ class LaunchTemplates:
         self._api: Api[EC2Client] = Api("ec2", region, _MEANINGS)
 
     def describe(self, template: str) -> MachineTemplate:
-        """The default version of a template. Raises ObjectNotFoundError if there is no such template."""
+        """The default version of a template; raises ObjectNotFoundError without one."""
         if not template:
             raise MisconfiguredError("GPU_LAUNCH_TEMPLATE is not set: set it to the ID of a launch template")
         with self._api.convert_errors("ec2:DescribeLaunchTemplateVersions", template):
@@ -60,7 +60,7 @@ class LaunchTemplates:
         return to_template(found)
 
     def choose_subnets(self, subnets: tuple[str, ...]) -> Mapping[str, str]:
-        """One subnet for each zone, by zone: the one with the most free addresses.
+        """Zone -> subnet with the most free addresses.
 
         Of the given subnets, or of all default ones. EC2 refuses a fleet with two pools of one type and zone.
         """

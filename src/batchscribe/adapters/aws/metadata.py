@@ -1,4 +1,4 @@
-"""Reads tags and the interruption notice of this EC2 instance from its metadata service (IMDSv2)."""
+"""Reads this EC2 instance's tags and interruption notice from IMDSv2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105  a header's name
 
 
 class _InstanceAction(msgspec.Struct, frozen=True):
-    """Interruption notice of a spot instance: `terminate`, `stop` or `hibernate`, 2 minutes ahead."""
+    """Interruption notice: `terminate`, `stop` or `hibernate`, 2 minutes ahead."""
 
     action: str
     time: str
@@ -48,8 +48,8 @@ def read_interruption(endpoint: str) -> str:
     try:
         known = msgspec.json.decode(notice, type=_InstanceAction)
     except UNREADABLE:
-        return "EC2 takes this spot instance back"
-    return f"EC2 takes this spot instance back ({known.action} at {known.time})"
+        return "EC2 revokes this spot instance"
+    return f"EC2 revokes this spot instance ({known.action} at {known.time})"
 
 
 @cache

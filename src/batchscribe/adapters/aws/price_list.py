@@ -1,4 +1,4 @@
-"""Reads a region's prices from AWS's Price List and from EC2's spot history."""
+"""Reads prices from AWS's Price List and EC2's spot history."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class AwsPriceList:
         self._api = cache(partial(Api[Any], meanings={}, endpoint=endpoint))
 
     def read(self, region: str) -> tuple[PriceSheet, ...]:
-        rows = self._list("AmazonEC2", region, _GPU_FILTERS)
-        on_demand = {row["instanceType"]: _format(Usd.parse(price)) for row, price in rows}
+        rows = self._list_prices("AmazonEC2", region, _GPU_FILTERS)
+        on_demand = {row["instanceType"]: _format_usd(Usd.parse(price)) for row, price in rows}
         if not on_demand:
             raise ObjectNotFoundError(f"AWS lists no GPU instance in {region}: check the region's name")
         zones = self._read_zones(region, [name for name in on_demand if name.startswith(SPOT_FAMILIES)])
@@ -85,7 +85,7 @@ class AwsPriceList:
         by_zone: dict[str, dict[str, str]] = {}
         for name, zones in self._read_zones(region, types).items():
             for zone, price in zones.items():
-                by_zone.setdefault(zone, {})[name] = _format(Usd.parse(price))
+                by_zone.setdefault(zone, {})[name] = _format_usd(Usd.parse(price))
         return tuple(self._make_sheet(zone, PriceKind.SPOT, SPOT, by_zone[zone]) for zone in sorted(by_zone))
 
     def _make_sheet(self, region: str, kind: PriceKind, source: str, prices: dict[str, str]) -> PriceSheet:
@@ -94,12 +94,12 @@ class AwsPriceList:
 
     def _find_price(self, name: str, region: str, service: str, filters: dict[str, str]) -> str:
         """The price with that name's usage type; empty if there is none."""
-        rows = self._list(service, region, filters)
+        rows = self._list_prices(service, region, filters)
         found = next((price for row, price in rows if row.get("usagetype", "").endswith(_USAGE[name])), "")
         times = REQUESTS_PRICED if service == "AmazonS3" else 1
-        return _format(Usd.parse(found, times=times)) if found else ""
+        return _format_usd(Usd.parse(found, times=times)) if found else ""
 
-    def _list(
+    def _list_prices(
         self, service: str, region: str, filters: dict[str, str]
     ) -> Iterator[tuple[dict[str, str], str]]:
         """Yields (attributes, dollars) of each product with an on-demand price."""
@@ -138,9 +138,9 @@ def _format_range(prices: Iterable[str]) -> str:
     """`0.190-0.192` for prices that differ by zone."""
     amounts = [Usd.parse(price) for price in prices]
     low, high = min(amounts), max(amounts)
-    return _format(low) if low == high else f"{_format(low)}-{_format(high)}"
+    return _format_usd(low) if low == high else f"{_format_usd(low)}-{_format_usd(high)}"
 
 
-def _format(amount: Usd) -> str:
+def _format_usd(amount: Usd) -> str:
     """Dollars, exact to a micro-dollar."""
     return amount.text(6).rstrip("0").rstrip(".")

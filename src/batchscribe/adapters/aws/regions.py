@@ -21,7 +21,7 @@ def list_regions() -> tuple[str, ...]:
 
 
 def default_region() -> str:
-    """The region of the environment or of AWS's configuration file; empty if neither names one."""
+    """boto3's default region, from environment or configuration; empty without one."""
     try:
         return boto3.session.Session().region_name or ""
     except BotoCoreError:
@@ -29,7 +29,7 @@ def default_region() -> str:
 
 
 def describe_unknown_region(region: str) -> str:
-    """Reports a region that boto3 does not know, with the nearest ones; empty for any other."""
+    """Describes a region that boto3 lacks, with similar names; else empty."""
     known = list_regions()
     if not known or region in {"", *known}:
         return ""

@@ -27,7 +27,7 @@ RETRIES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrder:
-    """Stops `instance` every GUARD_EVERY from `first` until before `end`; terminates a created machine."""
+    """Stops or terminates `instance` every GUARD_EVERY, from `first` until before `end`."""
 
     instance: str
     run: str

@@ -39,7 +39,7 @@ class MadeStack:
 
 
 class Stacks:
-    """CloudFormation in one region. Errors are ours; a missing right is a MisconfiguredError."""
+    """CloudFormation in one region, with our errors."""
 
     def __init__(self, region: str) -> None:
         self._api: Api[Any] = Api("cloudformation", region, _MEANINGS)

@@ -77,7 +77,7 @@ class HubModel:
         return folder
 
     def find(self) -> Path | None:
-        """The folder in the local cache; None if it is missing. Raises MisconfiguredError."""
+        """The cached folder; None if missing. Raises MisconfiguredError without the client."""
         # The hub's own search takes half a second to import, and `tick` and `status` need only the place.
         home, branch = self._find_home(), Path("refs", "main")
         revision = self.revision or self._find_first_revision()
@@ -104,7 +104,7 @@ class HubModel:
         return found[0].name.removesuffix(f".{RECORD}") if found else None
 
     def record(self, folder: Path) -> None:
-        """Records the files that have no record yet: each number format has its own."""
+        """Records files without a record: each number format has its own."""
         known = _read_record(folder)
         files = dict(known.files) if known else {}
         for path in (path for pattern in self.patterns for path in sorted(folder.glob(pattern))):
@@ -131,12 +131,12 @@ def verify_model(folder: Path, *, contents: bool = False) -> None:
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """Path beside the folder of a commit, which belongs to the hub; in a user's folder."""
+    """Path beside a commit's folder, or in a user's own folder."""
     return _repository_folder(folder) / f"{folder.name}.{suffix}"
 
 
 def _repository_folder(folder: Path) -> Path:
-    """The repository's folder, since the hub's cache stores a commit in its `snapshots`."""
+    """The repository's folder: the hub stores commits in its `snapshots`."""
     return folder.parent.parent if folder.parent.name == "snapshots" else folder
 
 
@@ -153,7 +153,7 @@ def _read_record(folder: Path) -> ModelRecord | None:
 
 
 def describe_file(path: Path) -> FileRecord:
-    """Size and hash. The hub names large files by SHA-256, so a broken transfer is detected."""
+    """Size and hash of a file. Raises EngineError if it is damaged."""
     digest = _hash_file(path)
     given = path.resolve().name
     if len(given) == SHA256_DIGITS and given != digest:

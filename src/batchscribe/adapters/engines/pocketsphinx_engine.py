@@ -1,7 +1,7 @@
-"""PocketSphinx with the English model of its package: small, offline, for demos and tests.
+"""PocketSphinx with its package's English model, for demos and tests.
 
-It holds the GIL while it works, so each core gets a process. It reports no probabilities and recognises words
-in silence, so windows must contain only speech.
+It is small and works offline. It holds the GIL while it works, so each core gets a process. It reports no
+probabilities and recognises words in silence, so windows must contain only speech.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class PocketSphinx(Engine):
         self._pool.shutdown(cancel_futures=True)
 
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
-        """See Engine. Yields each result as it completes."""
+        """Yields each result as it completes."""
         with self._engine_errors("transcribing"):
             running = {
                 self._pool.submit(_ProcessDecoder.transcribe, _to_pcm(window)): window for window in batch
@@ -119,7 +119,7 @@ class PocketSphinx(Engine):
 
     @contextmanager
     def _engine_errors(self, doing: str) -> Iterator[None]:
-        """Converts the vendor's errors, and opens a new pool if a process ended."""
+        """Converts vendor errors; replaces the pool if a process ended."""
         try:
             with engine_errors(f"{NAME} failed while {doing}"):
                 yield

@@ -1,4 +1,4 @@
-"""Shared by our engines: reasons why one cannot run here, and vendors' errors as ours."""
+"""Shared checks of the engines, and conversion of vendor errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def list_failures(
 
 
 def describe_unknown(kind: str, model: str, models: Iterable[str]) -> str:
-    """Reports a model that does not exist, with the nearest one and all."""
+    """Describes an unknown model, with the nearest and all names."""
     names = sorted(models)
     other = kind.lower() != PARAKEET and PARAKEET in model.lower()
     hint = f"did you mean BATCH_ENGINE={PARAKEET}? " if other else suggest(model, names)
@@ -65,7 +65,7 @@ def warn_if_missing(name: str, modules: Iterable[str], install: str) -> None:
 
 
 def choose_device(spec: EngineSpec, why_no_gpu: Callable[[], str]) -> str:
-    """Returns `cuda` or `cpu`; `why_no_gpu` returns an empty text if a GPU is usable.
+    """Returns `cuda` or `cpu`; `why_no_gpu` returns an empty text if usable.
 
     Raises MisconfiguredError, or GpuError if a required or present GPU is unusable.
     """
@@ -100,7 +100,7 @@ def engine_errors(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for an out-of-memory error of Python, CUDA or cuBLAS, whose texts all vendors pass on."""
+    """True for an out-of-memory error of Python, CUDA or cuBLAS."""
     text = str(error).lower()
     known = ("out of memory", "alloc_failed", "failed to allocate memory")
     return isinstance(error, MemoryError) or any(words in text for words in known)

@@ -12,7 +12,7 @@ PAUSE = 0.6
 
 
 def split_segments(words: Sequence[Word], sentence_ends: tuple[str, ...] = ()) -> Iterator[Segment]:
-    """Yields the segments, which end at pauses and at words with one of `sentence_ends`."""
+    """Yields segments, split at pauses and after `sentence_ends`."""
     ends = [
         place
         for place, (one, two) in enumerate(pairwise(words), start=1)

@@ -40,7 +40,7 @@ ALIKE = 0.5
 
 
 class SherpaSpeakerModel:
-    """A SpeakerModel; its file is loaded at the first use, so that it delays no engine."""
+    """A SpeakerModel that loads its file at first use."""
 
     def __init__(self, path: Path, *, name: str = NAME, alike: float = ALIKE) -> None:
         self.name = name
@@ -49,7 +49,6 @@ class SherpaSpeakerModel:
         self._loading = Lock()
 
     def embed(self, audio: npt.NDArray[np.float32]) -> Sequence[float] | None:
-        """See SpeakerModel."""
         with engine_errors("the voices could not be compared"):
             with self._loading:
                 extractor = self._extractor
@@ -69,25 +68,23 @@ class SherpaSpeakerModel:
 
 
 def find_speaker_problems() -> tuple[str, ...]:
-    """Reasons why this machine cannot distinguish speakers, each with the fix. Loads nothing."""
-    if missing := not_installed(PACKAGE):
-        return (f"BATCH_SPEAKERS needs {missing}: {INSTALL}",)
+    """Reasons why speakers cannot be distinguished here; loads nothing."""
     try:
-        _find_file()
+        open_speaker_model()
     except MisconfiguredError as error:
         return (str(error),)
     return ()
 
 
 def open_speaker_model() -> SherpaSpeakerModel:
-    """The model of this machine. Raises MisconfiguredError if it or its package is missing."""
-    if problems := find_speaker_problems():
-        raise MisconfiguredError("; ".join(problems))
+    """Opens the fetched model. Raises MisconfiguredError if something is missing."""
+    if missing := not_installed(PACKAGE):
+        raise MisconfiguredError(f"BATCH_SPEAKERS needs {missing}: {INSTALL}")
     return SherpaSpeakerModel(_find_file())
 
 
 def fetch_speaker_model() -> Path:
-    """Downloads the model and returns its file. Uses the network. Raises MisconfiguredError, EngineError."""
+    """Downloads the model; returns its file. Raises MisconfiguredError, EngineError."""
     path = SOURCE.fetch() / FILE
     if describe_file(path).sha256 != SHA256:
         raise EngineError(f"{path} is not the published {NAME}: remove it and fetch it again")

@@ -1,4 +1,4 @@
-"""Finds the installed voice detector; each comes with the packages of an engine."""
+"""Finds the installed voice detector, which comes with an engine's packages."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class HostClient(Protocol):
 
 
 class SshHost:
-    """A client over ssh. `remote_python` is a Python on the host that has batchscribe installed."""
+    """A client over ssh; `remote_python` has batchscribe installed on the host."""
 
     def __init__(self, ssh: Ssh, *, remote_python: str = REMOTE_PYTHON) -> None:
         self._ssh = ssh

@@ -48,7 +48,7 @@ def find_pin(known_hosts: Path, instance: str) -> str | None:
 def pin_key(
     ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), repin: bool = False
 ) -> Pin:
-    """Pins the host key of an instance, unless one is pinned and `repin` is False.
+    """Pins the instance's host key, unless one is pinned or `repin`.
 
     `trusted` are fingerprints from another channel; if there are any, the key must be one of them. Raises
     MisconfiguredError for an unexpected key (nothing is pinned), LaunchError if the host cannot be reached.

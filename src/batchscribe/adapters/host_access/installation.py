@@ -31,7 +31,7 @@ _EXECUTABLE = {"uv", "install.sh"}
 
 
 def find_wheel(given: Path | None, folder: Path) -> Path | None:
-    """The wheel of this version: the given one, else built from the sources into `folder`.
+    """Returns the given wheel of this version, or builds one into `folder`.
 
     None if this is an installed package without sources: the host gets the wheel from its index. Raises
     MisconfiguredError for a wheel of another version, or if the build fails.
@@ -59,7 +59,7 @@ def install_worker(
     beside: bool = False,
     kept: Sequence[str] = (),
 ) -> str:
-    """Installs the worker in a new environment on the host, and switches to it at the end.
+    """Installs the worker in a new environment, then switches to it.
 
     `packages`: further requirements, from the host's index. `beside`: the environment is the extra's own,
     beside the host's first one, whose installation removes those with extras that are not in `kept`. Returns
@@ -107,7 +107,7 @@ def read_pins(extra: str) -> bytes | None:
 
 
 def run_installer(ssh: Ssh, instance: Instance, files: Mapping[str, bytes]) -> Reply:
-    """Unpacks the files in a new folder on the host, and runs `install.sh` there."""
+    """Unpacks the files on the host, and runs `install.sh` there."""
     return ssh.run(instance, [_UNPACK], _pack_files(files), timeout=INSTALL_SECONDS)
 
 
@@ -123,7 +123,7 @@ def _pack_files(files: Mapping[str, bytes]) -> bytes:
 
 
 def _read_uv(machine: str, instance: Instance) -> bytes:
-    """This machine's uv, for a host of the same architecture without a recent Python and without uv."""
+    """Reads this machine's uv for a host without Python and uv."""
     ours = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if ours is None or machine != platform.machine():
         raise MisconfiguredError(
@@ -134,7 +134,7 @@ def _read_uv(machine: str, instance: Instance) -> bytes:
 
 
 def _find_sources() -> Path | None:
-    """The source tree of this package; None if it is installed without one."""
+    """The source tree of this package; None if installed without it."""
     root = Path(batchscribe.__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() and (root / "src" / "batchscribe").is_dir() else None
 

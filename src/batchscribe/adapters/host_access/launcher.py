@@ -15,9 +15,10 @@ from batchscribe.reading import is_stored, read_optional
 
 
 class AgentLauncher:
-    """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
+    """A protocols.Launcher for a remote host, through its agent.
 
-    `store` holds the records of instances and runs. `timeout` bounds each request to the host, in seconds.
+    The claim in the instance's record decides who starts the agent. `store` holds the records of instances
+    and runs; `timeout` (seconds) bounds each request to the host.
     """
 
     def __init__(self, store: Store, host: HostClient, *, timeout: float = 60.0) -> None:
@@ -26,14 +27,14 @@ class AgentLauncher:
         self._timeout = timeout
 
     def probe(self, instance: Instance) -> str:
-        """The version in the record if ssh is not needed, else the one that the host reports."""
+        """The recorded version if ssh is not needed, else the host's."""
         record = self._read_record(instance)
         if record and record.claim and record.claim.launch is not ClaimLaunch.SSH:
             return record.release
         return self._host.ask(instance, "version", timeout=self._timeout).release
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
-        """Ensures that an agent processes the manifest; the agent finds its key by the run.
+        """Ensures that an agent processes the manifest, which it finds by run.
 
         An agent that starts at boot needs no request, and a claim on hold starts none.
         """
@@ -54,7 +55,7 @@ class AgentLauncher:
         self._host.ask(instance, "start", msgspec.json.encode(request), timeout=self._timeout)
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
+        """False if exit record or agent shows the worker's end; else unknown."""
         try:
             if is_stored(self._store, keys.exit_record(worker.run, worker.worker)):
                 return False
@@ -69,7 +70,7 @@ class AgentLauncher:
         self._store.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
-        """None if there is no record that can be read. Raises StoreUnavailableError."""
+        """Reads the instance's record; None if unreadable. Raises StoreUnavailableError."""
         try:
             return read_optional(self._store, keys.instance(instance.id), InstanceRecord)
         except MisconfiguredError:

@@ -100,7 +100,7 @@ class HostSetup:
     """Engines for sessions of an identified language, each with the extra of its own environment."""
 
     def reach(self, instance: Instance) -> None:
-        """Connects to the host. Raises LaunchError with the cause if no machine answers."""
+        """Connects to the host. Raises LaunchError if no machine answers."""
         trouble = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
         if isinstance(trouble, LaunchError):
             raise trouble
@@ -108,7 +108,7 @@ class HostSetup:
     def check(
         self, instance: Instance, *, boots: bool | None = None, image: bool = False
     ) -> Iterator[Finding]:
-        """Checks the connection, the worker, and the host itself if it can be reached.
+        """Checks connection and worker, and the host if it can be reached.
 
         `boots`: True if the host starts its agent at boot; None: as in its record. `image`: what matters is
         its disk, not how the instance itself shows its tags or ends.
@@ -230,7 +230,7 @@ class HostSetup:
         return self.client.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
     def _find_trusted_keys(self, instance: Instance, options: SetupOptions) -> tuple[frozenset[str], str]:
-        """(fingerprints from another channel, why there are none); the comparison is optional."""
+        """Fingerprints from another channel, and why there are none."""
         if options.fingerprint:
             return frozenset({options.fingerprint}), ""
         try:
@@ -239,9 +239,10 @@ class HostSetup:
             return frozenset(), str(error)
 
     def _install_units(self, instance: Instance, *, image: bool = False) -> Generator[Finding, None, bool]:
-        """Installs the units. True if the host now processes its claim at boot and powers itself off.
+        """Installs the units of the host's boot and power-off.
 
-        Raises MisconfiguredError if an image cannot have them: nothing else starts work on its machines.
+        Returns True if the host now processes its claim at boot and powers itself off. Raises
+        MisconfiguredError if an image cannot have them: nothing else starts work on its machines.
         """
         request = self.request
         place = HostPlace(
@@ -275,7 +276,7 @@ class HostSetup:
         return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, fix=remedy)
 
     def _check_tags(self, instance: Instance) -> tuple[bool, str]:
-        """(True if the host can read its manifest's hash from its tag, description)."""
+        """True if the instance can read its tags, and the description."""
         try:
             shown = self.shows_tags(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:
@@ -283,7 +284,7 @@ class HostSetup:
         return shown, TAGS if shown else NO_TAGS
 
     def _enable_tags(self, instance: Instance) -> None:
-        """Makes the metadata service show tags; without the right to do so, `_check_tags` reports it."""
+        """Makes the metadata service show tags, if allowed; `_check_tags` reports it."""
         with suppress(ComputeUnavailableError, MisconfiguredError):
             if not self.shows_tags(instance.id):
                 self.show_tags(instance.id)
@@ -291,7 +292,7 @@ class HostSetup:
     def _write_record(
         self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
     ) -> Finding:
-        """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
+        """Writes the record, also without credentials: then no start is paid."""
         recorded = self._read_record(instance)
         parked = None
         with suppress(ComputeUnavailableError, MisconfiguredError):
@@ -341,7 +342,7 @@ class HostSetup:
 
 
 def read_environment(path: Path) -> str:
-    """The text of an environment file. Raises MisconfiguredError if a line is not NAME=VALUE."""
+    """Reads an environment file. Raises MisconfiguredError for a malformed line."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

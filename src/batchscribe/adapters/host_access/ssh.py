@@ -1,7 +1,7 @@
-"""Runs the system's ssh, with host keys pinned to instance IDs in a separate file.
+"""Runs the system's ssh, with host keys pinned to instance IDs.
 
-The address changes at every start, the ID does not: `HostKeyAlias` ties the pin to the ID. The remote command
-consists of fixed words; all data goes through standard input.
+The pins are in a file of their own. The address changes at every start, the ID does not: `HostKeyAlias` ties
+the pin to the ID. The remote command consists of fixed words; all data goes through standard input.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Reply:
 
 
 class Ssh:
-    """Runs commands on the GPU host of an instance, one connection per command."""
+    """Runs commands on an instance's GPU host, one connection for each."""
 
     def __init__(self, options: SshOptions) -> None:
         self.options = options
@@ -93,7 +93,7 @@ class Ssh:
         known_hosts: Path | None = None,
         pin: bool = False,
     ) -> list[str]:
-        """The ssh command line that runs `command`; without one it is a login.
+        """The ssh command line for `command`; without one, for a login.
 
         `pin` accepts an unknown host key into `known_hosts`; a changed key is always refused. Raises
         LaunchError if the instance has no address, MisconfiguredError for options that ssh would misread.
@@ -119,7 +119,7 @@ class Ssh:
         known_hosts: Path | None = None,
         pin: bool = False,
     ) -> Reply:
-        """Runs `command` with `data` on its standard input, for at most `timeout` seconds.
+        """Runs `command` with `data` on standard input; `timeout` is in seconds.
 
         Any exception during the call, also one from a signal, ends ssh at once.
         """
@@ -166,7 +166,7 @@ class Ssh:
 
 
 def quote_path(path: Path) -> str:
-    """Quotes a path for ssh's configuration, which splits at spaces and expands `%` and `${`."""
+    """Quotes a path for ssh's configuration, which expands `%` and `${`."""
     text = str(path)
     if any(character in text for character in '"\n\r\\') or "${" in text:
         raise MisconfiguredError(f"ssh does not support the path {text!r}: move it")
@@ -174,16 +174,17 @@ def quote_path(path: Path) -> str:
 
 
 def remote_words(*words: str) -> str:
-    """Quotes words for the remote shell; a leading `~/` remains its home folder."""
+    """Quotes words for the remote shell; keeps a leading `~/`."""
     return " ".join(
         "~/" + shlex.quote(word[2:]) if word.startswith("~/") else shlex.quote(word) for word in words
     )
 
 
 def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | None:
-    """Why ssh did not connect: MisconfiguredError if a retry cannot help, else LaunchError.
+    """Error of a failed connection; None if ssh connected.
 
-    None if it connected. A connection that broke later looks like a remote exit code of 255.
+    A MisconfiguredError if a retry cannot help, else a LaunchError. A connection that broke later looks like
+    a remote exit code of 255.
     """
     if reply.connected:
         return None
@@ -191,7 +192,7 @@ def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | N
 
 
 def _explain_refused_login(reply: Reply, instance: Instance) -> MisconfiguredError | None:
-    """Why ssh did not log in, if a setting or a key must be fixed."""
+    """Error of a refused login, with the setting or key to fix."""
     text = reply.stderr
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in text:
         return MisconfiguredError(
@@ -213,7 +214,7 @@ def _explain_refused_login(reply: Reply, instance: Instance) -> MisconfiguredErr
 
 
 def _explain_failed_connection(reply: Reply, instance: Instance) -> LaunchError:
-    """Why there is no connection, in ssh's words."""
+    """Error of a failed connection, in ssh's words."""
     cause = _CONNECTION.sub("", reply.complaint)
     cause = f"ssh to {reply.address or instance.id}: {cause[:1].lower()}{cause[1:]}"
     if "Connection refused" in reply.stderr:
@@ -224,7 +225,7 @@ def _explain_failed_connection(reply: Reply, instance: Instance) -> LaunchError:
 
 
 def _describe_key_problem(text: str) -> str:
-    """Why ssh did not use its key file, with the fix. Empty if it did."""
+    """Problem of ssh's key file, with the fix; empty without one."""
     if found := re.search(r"Permissions \d+ for '(.+)' are too open", text):
         return f"{found[0]} (UNPROTECTED PRIVATE KEY FILE): chmod 600 {found[1]}"
     if found := re.search(r"no such identity: (.+): ", text):

@@ -1,4 +1,4 @@
-"""Installs the units with which a GPU host processes its claim at boot and powers itself off."""
+"""Installs the units for a GPU host's boot and power-off."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REFUSALS = {
 
 
 def unit_files(user: str) -> dict[str, bytes]:
-    """The units for a host whose workers run as `user`, and their install script."""
+    """The units for workers that run as `user`, and their install script."""
     folder = resources.files("batchscribe.deploy") / "box"
     files = {name: folder.joinpath(name).read_bytes() for name in (*DEADMAN_UNITS, "deadman", "install.sh")}
     unit = Template(folder.joinpath(BOX_UNIT).read_text()).substitute(user=user)
@@ -28,7 +28,7 @@ def unit_files(user: str) -> dict[str, bytes]:
 
 
 def install_units(ssh: Ssh, instance: Instance) -> str:
-    """Installs the units. Returns why the host does not support them; empty on success.
+    """Installs the units; returns why the host refuses them, else empty.
 
     Raises LaunchError if it failed half-way; it can be repeated.
     """

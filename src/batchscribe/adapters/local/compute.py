@@ -1,4 +1,4 @@
-"""This machine as an instance: it "runs" while there is a claim in the state directory."""
+"""This machine as an instance, which runs while a claim file exists."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LocalCompute:
         """Does nothing: the worker gets the hash with its command."""
 
     def start_unclaimed(self, instance: str) -> None:  # noqa: ARG002  the protocol's signature
-        """Always raises MisconfiguredError: this machine runs."""
+        """Raises MisconfiguredError: this machine runs."""
         raise MisconfiguredError("the GPU is in this machine: nothing to start")
 
     def stop(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  nothing to force
@@ -76,11 +76,11 @@ class LocalCompute:
             self._write_claim(_Started(started.at, RELEASED_TAGS))
 
     def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature
-        """Always raises MisconfiguredError: this machine has one type."""
+        """Raises MisconfiguredError: this machine has one type."""
         raise MisconfiguredError("GPU_INSTANCE_TYPES is for a cloud's instance: this machine has one type")
 
     def _read_claim(self) -> _Started | None:
-        """None without a claim, or if version 0.1 recorded a manual start: that has no tags."""
+        """The claim file; None without one, or without tags (version 0.1)."""
         try:
             started = msgspec.json.decode(self._path.read_bytes(), type=_Started)
         except FileNotFoundError:

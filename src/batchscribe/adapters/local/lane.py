@@ -1,8 +1,8 @@
-"""The CPU lane: workers on this machine's processor, in a unit of their own, after a self-test.
+"""The CPU lane: workers on this machine's processor, after a self-test.
 
-A tick leaves a request in the state directory, and systemd starts `batchscribe lane` for it, because the
-limits of the scheduler's units would hold for its processes. Without that unit (cron, a shell), they are
-started as detached processes.
+They run in a unit of their own. A tick leaves a request in the state directory, and systemd starts
+`batchscribe lane` for it, because the limits of the scheduler's units would hold for its processes. Without
+that unit (cron, a shell), they are started as detached processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 
 
 class LaneTest(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a self-test; `error` is empty if the engine transcribed the bundled speech."""
+    """Result of a self-test; `error` is empty if it passed."""
 
     spec: EngineSpec
     release: str
@@ -48,7 +48,7 @@ class LaneTest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def priors(self) -> Priors:
-        """Estimate of a run until runs are measured; a slow start takes twice as long."""
+        """Estimates until runs are measured; a slow start takes twice as long."""
         return Priors(
             speed=max(self.speed, 1e-3),
             setup_seconds=self.setup_seconds,
@@ -75,7 +75,7 @@ class LaneFiles:
         self.requests = find_requests(state_dir)
 
     def add_request(self, name: str, request: LaneRequest) -> None:
-        """Raises OSError. Made complete before it appears: systemd reacts to any file in the folder."""
+        """Writes a request atomically: systemd reacts to any file. Raises OSError."""
         make_folder(self.requests)
         draft = self._folder / name
         write_atomically(draft, msgspec.json.encode(request))
@@ -88,7 +88,7 @@ class LaneFiles:
         (self.requests / name).unlink(missing_ok=True)
 
     def take_requests(self) -> Iterator[tuple[str, LaneRequest]]:
-        """Yields each request, and removes it after the block: an unreadable one must not start it again."""
+        """Yields each request; removes it after the block, readable or not."""
         for path in sorted(self.requests.glob("*")) if self.requests.is_dir() else ():
             try:
                 yield path.name, msgspec.json.decode(path.read_bytes(), type=LaneRequest)
@@ -98,7 +98,7 @@ class LaneFiles:
                 path.unlink(missing_ok=True)
 
     def read_test(self) -> LaneTest | None:
-        """The last self-test; None if there is none, or none that this version can read."""
+        """The last self-test; None without one that this version can read."""
         with suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode((self._folder / "test.json").read_bytes(), type=LaneTest)
         return None
@@ -130,10 +130,10 @@ class LaneLauncher(LocalLauncher):
         if not self._has_unit:
             super().launch(instance, manifest, url)
         elif not self._record_path(name).exists():
-            self._request(name, LaneRequest(url=url, sha256=digest(manifest), control=self._control))
+            self._add_request(name, LaneRequest(url=url, sha256=digest(manifest), control=self._control))
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        """None while the request waits for systemd."""
+        """True if the worker runs; None while the request waits for systemd."""
         return None if self.files.has_request(worker_name(worker)) else super().alive(instance, worker)
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:
@@ -143,9 +143,9 @@ class LaneLauncher(LocalLauncher):
         super().cancel(instance, worker, force=force)
 
     def request_test(self) -> None:
-        """Starts a self-test in the lane's unit, else as a process. Raises LaunchError."""
+        """Starts a self-test, by systemd or as a process. Raises LaunchError."""
         if self._has_unit:
-            self._request(TEST, LaneRequest())
+            self._add_request(TEST, LaneRequest())
             return
         try:
             spawn(TEST_COMMAND, environment=self._environment, log=self._logs / "lane.log")
@@ -159,7 +159,7 @@ class LaneLauncher(LocalLauncher):
         while is_running(self._record_path(name)):
             clock.sleep(POLL_SECONDS)
 
-    def _request(self, name: str, request: LaneRequest) -> None:
+    def _add_request(self, name: str, request: LaneRequest) -> None:
         try:
             self.files.add_request(name, request)
         except OSError as error:

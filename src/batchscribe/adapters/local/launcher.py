@@ -21,7 +21,8 @@ class LocalLauncher:
     """A protocols.Launcher for this machine.
 
     A worker's output goes to `log_dir`, its process record to `state_dir/workers`, for 30 days. Its
-    environment is exactly `environment`.
+    environment is exactly `environment`. `control` is the URL of the control objects; empty if they are below
+    the output.
     """
 
     def __init__(
@@ -34,7 +35,6 @@ class LocalLauncher:
         clock: Clock | None = None,
         control: str = "",
     ) -> None:
-        """`control`: URL of the control objects; empty if they are below the output."""
         self._records = state_dir / "workers"
         self._logs = log_dir
         self._environment = environment
@@ -73,6 +73,6 @@ class LocalLauncher:
 
 
 def worker_name(which: WorkerRef) -> str:
-    """Name of a worker's files. Raises MisconfiguredError if it could name another folder."""
+    """Name of a worker's files. Raises MisconfiguredError for one with folders."""
     worker = WorkerName(run=which.run, worker=which.worker).checked()
     return f"{worker.run}-{worker.worker}"

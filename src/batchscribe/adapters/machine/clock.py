@@ -22,7 +22,7 @@ class Shielded:
         self._shields = 0
 
     def check(self) -> None:
-        """Raises InterruptedRunError for a signal that was deferred, or swallowed by other code."""
+        """Raises InterruptedRunError for a deferred or swallowed signal."""
         if self.signal and not self._shields:
             raise InterruptedRunError(f"interrupted ({self.signal})")
 
@@ -68,10 +68,10 @@ class Interrupts(Shielded):
 
 
 class TimeLimit:
-    """Kills this process if `restart` is not called for `seconds`, e.g. in a call that never returns.
+    """Kills this process if `restart` is not called for `seconds`.
 
-    The kernel does it (unhandled SIGALRM), wherever the process hangs, and frees its lock. The run is only
-    paused: the next pass continues it.
+    This ends a call that never returns. The kernel does it (unhandled SIGALRM), wherever the process hangs,
+    and frees its lock. The run is only paused: the next pass continues it.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -90,7 +90,7 @@ class TimeLimit:
 
 
 class SystemClock:
-    """Wall time for records, time since boot for waits, since the wall clock may jump."""
+    """Wall clock for records, boot clock for waits: the former may jump."""
 
     def __init__(self, interrupts: Interrupts | None = None, *, boot: str = "") -> None:
         self._interrupts = interrupts
@@ -105,7 +105,7 @@ class SystemClock:
         return self.now() - timedelta(seconds=self.monotonic())
 
     def monotonic(self) -> float:
-        """CLOCK_BOOTTIME: counts while suspended, and is shared by all processes of one boot."""
+        """Seconds of CLOCK_BOOTTIME: counts while suspended, common to all processes."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def boot(self) -> str:

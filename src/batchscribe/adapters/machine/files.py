@@ -21,7 +21,7 @@ KEY_FILE, STATE_FOLDER, SETTINGS_FILE, DISK = "key file", "state folder", ".env"
 
 
 def check_key_file(path: Path | None) -> Finding:
-    """Checks a private key as ssh does: readable, and not accessible to other users."""
+    """Checks a private key as ssh does: readable by its user only."""
     if path is None:
         return passed(KEY_FILE, "none set: ssh's agent and configuration choose the key")
     try:
@@ -77,7 +77,7 @@ def check_state_folder(folder: Path) -> Finding:
 
 
 def check_settings_file(path: Path) -> Finding:
-    """Checks that other users cannot read the settings; a file with secrets is refused elsewhere."""
+    """Checks that other users cannot read the settings."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Installs and removes the schedule: units in systemd's folder, or a block in a crontab.
+"""Installs and removes the schedule, as systemd units or crontab block.
 
 Several projects may be scheduled on one machine, identified by their folders; none changes another's.
 Only files written by batchscribe are replaced or removed; a foreign unit of the same name is kept as a copy.
@@ -81,9 +81,9 @@ def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> lis
 
 
 def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
-    """Stops and removes the units of the project in that folder, without systemd only their files.
+    """Stops and removes the units of the project in `folder`.
 
-    A running tick is not interrupted.
+    Without systemd, only their files are removed. A running tick is not interrupted.
     """
     names = find_names(folder, unit_dir)
     if folder not in _find_project_folders(names, unit_dir):
@@ -95,7 +95,7 @@ def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
 
 
 def _remove_units(paths: Iterable[Path]) -> list[str]:
-    """Stops and removes those of the units that are ours; returns a line about each."""
+    """Stops and removes our units among `paths`; returns lines about them."""
     ours = [path for path in paths if _is_ours(path)]
     starters = [path for path in ours if _is_starter(path.name)]
     if starters and _has_systemd():
@@ -108,12 +108,12 @@ def _remove_units(paths: Iterable[Path]) -> list[str]:
 
 
 def _is_starter(unit: str) -> bool:
-    """True if the unit is enabled, and starts the service of its name."""
+    """True if the unit starts the service of its name."""
     return Path(unit).suffix in _ENABLED
 
 
 def has_lane_unit(folder: Path, unit_dir: Path = UNIT_DIR) -> bool:
-    """True if systemd starts the CPU lane's work of the project in that folder."""
+    """True if systemd starts the CPU lane of the project in `folder`."""
     try:
         names = find_names(folder, unit_dir)
         return _has_systemd() and _is_ours(unit_dir / names.of(LANE_PATH))
@@ -138,7 +138,7 @@ def _has_systemd() -> bool:
 
 
 def install_cron(block: str, user: str | None, folder: Path) -> list[str]:
-    """Writes the block to the crontab of `user` (None: the current one). Raises MisconfiguredError."""
+    """Writes the block to a crontab (`user` None: ours). Raises MisconfiguredError."""
     if not _replace_block(user, block, folder):
         return ["the crontab is unchanged"]
     return [f"wrote a block to the crontab{f' of {user}' if user else ''}"]
@@ -161,7 +161,7 @@ def _replace_block(user: str | None, block: str, folder: Path) -> bool:
 
 
 def describe_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
-    """Describes what starts the next tick of the project in that folder. Never raises."""
+    """Describes what starts the project's next tick. Never raises."""
     others: set[Path] = set()
     try:
         names = find_names(folder, unit_dir)
@@ -182,7 +182,7 @@ def describe_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
 
 
 def _query_timer(name: str) -> tuple[str, str]:
-    """(state of a timer, its next start); empty if systemd does not report them."""
+    """State and next start of a timer; empty if not reported."""
     shown = _run_command("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
     facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
     return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")

@@ -76,7 +76,7 @@ class FileTickLock:
         return MisconfiguredError(f"the lock file {self._path} cannot be used ({error}): remove it")
 
     def holder(self) -> str | None:
-        """The text of the present holder; None if the lock is free, whatever its text."""
+        """Text of the present holder; None if the lock is free."""
         if not self._path.exists():
             return None
         lock = self._open_lock()
@@ -97,7 +97,7 @@ class FileTickLock:
         return ""
 
     def _write_holder(self, text: str) -> None:
-        """Writes information only: a full disk or a foreign file does not prevent locking."""
+        """Writes the holder, if possible: the lock does not depend on it."""
         with contextlib.suppress(OSError):
             _write_own_file(self._path, text)
         if self._copy is not None:
@@ -105,7 +105,7 @@ class FileTickLock:
                 _write_own_file(self._copy, text, mode=READABLE)
 
     def _clear_holder(self, text: str) -> None:
-        """Empties the lock file, and removes the copy if it has our text."""
+        """Empties the lock file; removes the copy if it is ours."""
         with contextlib.suppress(OSError):
             _write_own_file(self._path, "")
         if self._copy is not None:
@@ -125,7 +125,7 @@ def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:
 
 
 def _open_own_file(path: Path, mode: int) -> int:
-    """Opens a plain file of ours with one name, and removes rights beyond `mode`.
+    """Opens our own plain file, without rights beyond `mode`.
 
     Raises PermissionError for links, pipes and other users' files.
     """

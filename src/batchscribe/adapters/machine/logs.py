@@ -48,11 +48,11 @@ def configure(
     journal_stream: str = "",
     level: str = "info",
 ) -> None:
-    """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
+    """Sends all events to stderr (or `stream`), without `secrets`.
 
-    `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority and no time. Warnings
-    and errors of libraries that use the standard library's logging are included. Events below `level` go
-    only to the files of runs.
+    It may be called again. `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority
+    and no time. Warnings and errors of libraries that use the standard library's logging are included. Events
+    below `level` go only to the files of runs.
     """
     sink = _make_journal_sink(stream) if _is_journal(stream, journal_stream) else _make_terminal_sink(stream)
     _sinks[:] = [_filter_level(level, sink)]
@@ -74,7 +74,7 @@ def configure(
 
 @contextmanager
 def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
-    """Adds `run` to the events of the block and also writes them to the run's file.
+    """Adds `run` to events, and also writes them to its file.
 
     The file is `batchscribe-<run>.log`, so a later tick appends to it; the run's creation time is put before
     an id that does not begin with it. Logs of runs and workers older than 30 days are deleted first.
@@ -92,7 +92,7 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
 
 
 def delete_old_logs(folder: Path, now: datetime) -> None:
-    """Deletes logs of runs and workers that are older than KEPT; other files are not touched.
+    """Deletes logs of runs and workers that are older than KEPT.
 
     The age of a run's log is in its name; a worker's log counts from its last line.
     """
@@ -105,8 +105,7 @@ def delete_old_files(folder: Path, pattern: str, is_old: Callable[[Path], bool])
         for path in [path for path in folder.glob(pattern) if is_old(path)]:
             path.unlink(missing_ok=True)
     except OSError as error:
-        log = structlog.get_logger()
-        log.warning("old files cannot be deleted", folder=str(folder), error=error.strerror)
+        structlog.get_logger().warning("files.not_deleted", folder=str(folder), error=error.strerror)
 
 
 def _is_old(path: Path, now: datetime) -> bool:
@@ -137,7 +136,7 @@ def _add_time(clock: Clock) -> Callable[[Any, str, Event], Event]:
 
 
 def make_cleaner(redact: Redactor) -> Callable[[Any, str, Event], Event]:
-    """A processor that removes secrets and control characters from all values of an event."""
+    """Processor that removes secrets and control characters from an event."""
 
     def cleaned(_logger: Any, _method: str, event: Event) -> Event:
         return {
@@ -202,7 +201,7 @@ def _make_journal_sink(stream: TextIO | None) -> Sink:
 
 
 def _write_line(stream: TextIO | None, text: str) -> None:
-    """Writes a line to the current sys.stderr, which a progress bar may have replaced."""
+    """Writes to the present sys.stderr, which a progress bar may have replaced."""
     with suppress(OSError, ValueError):  # stderr is closed, so the error cannot be reported either
         target = stream or sys.stderr
         target.write(text + "\n")
@@ -252,7 +251,7 @@ def _make_file_sink(path: Path, file: TextIO) -> Sink:
 
 
 def _encode_event(event: Mapping[str, Any]) -> str:
-    """An event as a line of JSON; the cost block as text lines."""
+    """An event as a JSON line; the cost block as text."""
     if event.get("event") != BLOCK_TITLE:
         return json.dumps(event, ensure_ascii=False, default=str)
     return render_block([(name, str(value)) for name, value in event.items() if name not in _META])
@@ -260,7 +259,8 @@ def _encode_event(event: Mapping[str, Any]) -> str:
 
 def _warn_of_loss(path: Path, error: OSError) -> None:
     structlog.get_logger().warning(
-        "the log of this run cannot be written; the run continues without it",
+        "run_log.not_written",
+        note="the log of this run cannot be written; the run continues without it",
         path=str(path),
         error=error.strerror,
     )

@@ -14,7 +14,7 @@ _UUID_BYTES = 16
 
 
 def is_present() -> bool:
-    """True if there is an NVIDIA display or compute device, with or without a driver."""
+    """True if this machine has an NVIDIA device, even without a driver."""
     for device in PCI_DEVICES.glob("*"):
         with suppress(OSError):
             vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
@@ -24,7 +24,7 @@ def is_present() -> bool:
 
 
 def count_usable() -> int:
-    """Number of GPUs that the driver offers; 0 if the driver is missing or broken."""
+    """Number of usable GPUs; 0 if the driver is missing or broken."""
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL(DRIVER)
@@ -35,7 +35,7 @@ def count_usable() -> int:
 
 
 def list_usable() -> tuple[str, ...]:
-    """UUIDs of the GPUs that the driver offers, as in CUDA_VISIBLE_DEVICES; empty if it is broken."""
+    """UUIDs of usable GPUs, as in CUDA_VISIBLE_DEVICES; empty without a driver."""
     found = []
     for number in range(count_usable()):
         device, uuid = ctypes.c_int(0), (ctypes.c_ubyte * _UUID_BYTES)()

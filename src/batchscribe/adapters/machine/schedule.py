@@ -125,7 +125,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of a project's units: plain, or with a tag if another project has the plain ones."""
+    """Names of a project's units: tagged if another has the plain ones."""
 
     tag: str = ""
 
@@ -148,7 +148,7 @@ PLAIN = Names()
 
 
 def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
-    """Texts of the units by file name; those of the CPU lane only if there is one."""
+    """Texts of the units by file name, with the lane's if planned."""
     environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.overrides_env else ""
     values = {
         "calendar": plan.calendar or plan.interval.calendar,
@@ -167,7 +167,7 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
 
 
 def find_unit_folder(text: str) -> Path | None:
-    """The project's folder in a service written by batchscribe; None for any other text."""
+    """Project folder in a service of ours; None for other texts."""
     found = re.search(r"^WorkingDirectory=(.+)$", text, re.MULTILINE)
     return Path(found[1].replace("%%", "%")) if found and text.startswith(MARK) else None
 
@@ -185,7 +185,7 @@ def render_cron(plan: Plan) -> str:
 
 
 def replace_block(crontab: str, block: str, folder: Path) -> str:
-    """Returns the crontab with this project's block, at its old position or at the end.
+    """Replaces the project's block in a crontab, or appends it.
 
     An empty block removes it. Blocks of other folders stay.
     """
@@ -216,7 +216,7 @@ def find_block_folder(block: str) -> Path | None:
 
 
 def _check_path(path: Path, forbidden: str = "\\") -> str:
-    """An absolute path as text. A line break in it could add a line to the schedule."""
+    """An absolute path as text without line breaks, which would add lines."""
     text = str(path)
     if not path.is_absolute() or not text.isprintable() or any(character in text for character in forbidden):
         raise MisconfiguredError(
@@ -232,12 +232,12 @@ def _escape_unit_path(path: Path) -> str:
 
 
 def _quote_program(path: Path) -> str:
-    """A program for ExecStart=: systemd allows no quotes in its path, and expands specifiers."""
+    """Quotes a program for ExecStart=, which allows no quotes and expands specifiers."""
     return '"' + _check_path(path, "\\\"'").replace("%", "%%") + '"'
 
 
 def _quote_cron_word(path: Path) -> str:
-    """A word for cron's shell. To cron, an unescaped percent sign ends the line."""
+    """Quotes a word for cron's shell; cron ends lines at bare `%`."""
     return shlex.quote(_check_path(path)).replace("%", r"\%")
 
 

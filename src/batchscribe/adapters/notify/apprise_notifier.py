@@ -1,4 +1,4 @@
-"""Sends messages through apprise or the local mail system, each in a process with a deadline.
+"""Sends messages through apprise or the local mail system.
 
 Each receiver has its own process: one that hangs is killed and delays neither the others nor the run, and
 libraries' output about webhooks and passwords is discarded.
@@ -64,7 +64,7 @@ class AppriseNotifier:
             self._webhooks = []
 
     def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
-        """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""
+        """Posts an event; returns the webhook's label and failure, empty if accepted."""
         now = SystemClock().now()
         document = {"type": kind, "timestamp": now.isoformat(), "data": self._redact_sentences(data)}
         body = msgspec.json.encode(document).decode()
@@ -76,7 +76,7 @@ class AppriseNotifier:
         )
 
     def _redact_sentences(self, value: object) -> object:
-        """Redacts texts with a blank. Others are names, which a word of a receiver's URL may equal."""
+        """Redacts texts with blanks; others are names that a URL may contain."""
         match value:
             case str():
                 return self._redact(value) if " " in value else value
@@ -87,7 +87,7 @@ class AppriseNotifier:
         return value
 
     def deliver(self, message: Message) -> list[tuple[str, str]]:
-        """Sends; returns each receiver's label with the reason of a failure, empty if sent."""
+        """Sends to all receivers; returns their labels and failures, empty if sent."""
         # Titles are ours. Bodies quote errors and workers' reports.
         title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
         return self._send_all(
@@ -97,12 +97,12 @@ class AppriseNotifier:
 
     def _send_all(self, requests: Iterable[SendRequest]) -> list[tuple[str, str]]:
         """Sends in parallel; returns each label with the reason of a failure."""
-        orders = tuple(requests)
-        with ThreadPoolExecutor(max(1, len(orders))) as threads:
-            reasons = list(threads.map(self._run_child, orders))
-        return [(order.receiver.label, why) for order, why in zip(orders, reasons, strict=True)]
+        sent = tuple(requests)
+        with ThreadPoolExecutor(max(1, len(sent))) as threads:
+            reasons = list(threads.map(self._run_child, sent))
+        return [(request.receiver.label, why) for request, why in zip(sent, reasons, strict=True)]
 
-    def _run_child(self, order: SendRequest) -> str:
+    def _run_child(self, request: SendRequest) -> str:
         """Sends in a separate process; returns the reason of a failure."""
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
@@ -117,7 +117,7 @@ class AppriseNotifier:
             return f"no process could be started: {error.strerror}"
         with child:
             try:
-                output, _ = child.communicate(msgspec.json.encode(order), self._deadline)
+                output, _ = child.communicate(msgspec.json.encode(request), self._deadline)
                 return msgspec.json.decode(output, type=str)
             except msgspec.MsgspecError:
                 return "its process died"
@@ -132,6 +132,6 @@ def _log_results(results: Sequence[tuple[str, str]], title: str) -> None:
     log = structlog.get_logger()
     for receiver, why in results:
         if why:
-            log.warning("message not sent", receiver=receiver, why=why, title=title)
+            log.warning("message.not_sent", receiver=receiver, why=why, title=title)
         else:
-            log.info("message sent", receiver=receiver, title=title)
+            log.info("message.sent", receiver=receiver, title=title)

@@ -45,16 +45,16 @@ class _Status(logging.Handler):
             self.code = match[1]
 
 
-def deliver(order: SendRequest) -> str:
+def deliver(request: SendRequest) -> str:
     """Sends the message; returns the reason of a failure, else empty."""
-    if order.receiver.webhook:
-        return post_event(order.receiver.webhook, order.event, order.body, order.at)
-    if order.receiver.sendmail:
-        return _send_by_sendmail(order)
-    return _send_by_apprise(order)
+    if request.receiver.webhook:
+        return post_event(request.receiver.webhook, request.event, request.body, request.at)
+    if request.receiver.sendmail:
+        return _send_by_sendmail(request)
+    return _send_by_apprise(request)
 
 
-def _send_by_apprise(order: SendRequest) -> str:
+def _send_by_apprise(request: SendRequest) -> str:
     import apprise  # noqa: PLC0415  takes a quarter of a second
 
     status = _Status()
@@ -65,34 +65,34 @@ def _send_by_apprise(order: SendRequest) -> str:
     asset = apprise.AppriseAsset(
         app_id="batchscribe", image_url_mask="", image_url_logo="", storage_mode="memory"
     )
-    receiver = order.receiver
+    receiver = request.receiver
     place = apprise.Apprise.instantiate(receiver.mail or receiver.url, asset=asset, suppress_exceptions=True)
     if place is None:
         return "apprise does not support this URL"
     client = apprise.Apprise(place, asset=asset)
-    if client.notify(**_build_content(order), notify_type=order.level, body_format="text"):
+    if client.notify(**_build_content(request), notify_type=request.level, body_format="text"):
         return ""
     return f"it answered with status {status.code}" if status.code else "it refused, or could not be reached"
 
 
-def _build_content(order: SendRequest) -> dict[str, Any]:
-    title, body = order.title, order.body
-    if order.receiver.escaped:
+def _build_content(request: SendRequest) -> dict[str, Any]:
+    title, body = request.title, request.body
+    if request.receiver.escaped:
         title, body = (text.replace("<", "‹").replace(">", "›") for text in (title, body))
-    if order.receiver.url.startswith(("json://", "jsons://")) and order.receiver.escaped:
+    if request.receiver.url.startswith(("json://", "jsons://")) and request.receiver.escaped:
         return {"title": "", "body": f"{title}\n{body}"}
     return {"title": title, "body": body}
 
 
-def _send_by_sendmail(order: SendRequest) -> str:
-    program, *recipients = order.receiver.sendmail
+def _send_by_sendmail(request: SendRequest) -> str:
+    program, *recipients = request.receiver.sendmail
     if not program:
         return "no sendmail here: install a mail system, or set BATCH_SMTP_URL"
     mail = EmailMessage()
-    mail["Subject"] = " ".join(order.title.split())
+    mail["Subject"] = " ".join(request.title.split())
     mail["To"] = ", ".join(recipients)
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(order.body)
+    mail.set_content(request.body)
     ended = subprocess.run(
         [program, "-i", "-t"],
         input=mail.as_bytes(),
@@ -104,9 +104,9 @@ def _send_by_sendmail(order: SendRequest) -> str:
 
 
 def main() -> None:
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=SendRequest)
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=SendRequest)
     with redirect_stdout(StringIO()):
-        failure = deliver(order)
+        failure = deliver(request)
     sys.stdout.buffer.write(msgspec.json.encode(failure))
 
 

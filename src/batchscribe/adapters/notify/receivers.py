@@ -1,4 +1,4 @@
-"""Builds the receivers of messages, for apprise or the local mail system, from the settings.
+"""Builds the receivers of messages from the settings.
 
 Only a receiver's label may be shown: webhook addresses are secrets.
 """
@@ -18,7 +18,7 @@ _SENDMAIL_PLACES = "/usr/sbin:/usr/lib:/usr/local/sbin"
 
 
 class Receiver(msgspec.Struct, frozen=True, kw_only=True):
-    """One receiver of messages. Exactly one of `url`, `mail`, `webhook` and `sendmail` is set."""
+    """One receiver, by exactly one of `url`, `mail`, `webhook` and `sendmail`."""
 
     label: str
     url: str = ""
@@ -73,7 +73,7 @@ def _build_mail_receiver(email: Sequence[str], smtp_url: str) -> Iterator[Receiv
 
 
 def _build_smtp_parameters(email: Sequence[str], smtp_url: str) -> dict[str, Any]:
-    """Parameters of apprise's e-mail receiver. A password goes only over TLS or to this machine."""
+    """Parameters of apprise's e-mail receiver; passwords go over TLS or loopback."""
     parts = urlsplit(smtp_url)
     options = dict(parse_qsl(parts.query))
     user, host = unquote(parts.username or ""), parts.hostname or ""

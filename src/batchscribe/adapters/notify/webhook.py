@@ -1,4 +1,4 @@
-"""Posts events to a webhook, signed by the rules of Standard Webhooks (standardwebhooks.com)."""
+"""Posts events to a webhook, signed as Standard Webhooks (standardwebhooks.com) defines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RETRIED = {408, 429}
 
 
 def post_event(url: str, event: str, body: str, at: int) -> str:
-    """Posts the event until it is accepted (2xx), refused (other 4xx), or ATTEMPTS are used up.
+    """Posts the event until accepted (2xx) or refused, at most ATTEMPTS times.
 
     `event` is its id: receivers drop a second event with the same one. Returns why it was not accepted, empty
     if it was. The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they
@@ -48,7 +48,7 @@ def event_id(kind: str, data: Mapping[str, object]) -> str:
 
 
 def sign_event(secret: str, event: str, body: str, at: int) -> dict[str, str]:
-    """Returns the headers of an event; without a secret, it has no signature."""
+    """Headers of an event, signed if there is a secret."""
     headers = {"webhook-id": event, "webhook-timestamp": str(at)}
     if secret:
         digest = hmac.new(secret.encode(), f"{event}.{at}.{body}".encode(), hashlib.sha256).digest()

@@ -1,4 +1,4 @@
-"""Shows a run's progress or what it waits for: on a terminal, else in periodic log lines."""
+"""Shows a run's progress on a terminal, else in periodic log lines."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WAIT_EVERY_SECONDS = 60.0
 
 
 class ProgressView:
-    """Shows done, failed and total chunks, audio and the time left; a context manager.
+    """Context manager that shows chunks, audio and time left of a run.
 
-    While nothing is transcribed, shows what is waited for. The bar and the lines go
-    to stderr (or `stream`): stdout is for a command's result. `quiet`: nothing is drawn.
+    While nothing is transcribed, shows what is waited for. The bar and the lines go to stderr (or `stream`):
+    stdout is for a command's result. `quiet`: nothing is drawn.
     """
 
     def __init__(self, clock: Clock, *, stream: TextIO | None = None, quiet: bool = False) -> None:
@@ -66,7 +66,7 @@ class ProgressView:
             self._log_line(progress)
 
     def wait(self, wait: Wait, run: str = "") -> None:
-        """Shows what is waited for: a line on a terminal, and folded log lines."""
+        """Shows a wait: a line on a terminal, and folded log lines."""
         self._log_wait(wait, run)
         if self._console.is_terminal:
             with suppress(OSError):  # a terminal that is gone must not end a run
@@ -123,7 +123,7 @@ class ProgressView:
         )
 
     def _log_line(self, progress: WorkerProgress) -> None:
-        """Logs changed counts, at most every LINE_EVERY_SECONDS, and always for the last chunk."""
+        """Logs changed counts, at most every LINE_EVERY_SECONDS and at the end."""
         tally, now = progress.tally, self._clock.monotonic()
         counts = (tally.done, tally.failed, progress.total)
         ended = tally.seen >= progress.total
@@ -142,7 +142,7 @@ class ProgressView:
 
 
 def _fit_width(wait: Wait, width: int) -> str:
-    """The wait in one line of the terminal: a long cause is cut, the times are not."""
+    """Shortens a wait's cause until its line fits the terminal."""
     over = len(wait_text(wait)) - width
     return wait_text(replace(wait, text=f"{wait.text[: -over - 1]}…") if over > 0 else wait)
 

@@ -15,10 +15,10 @@ from batchscribe.private_files import make_folder
 
 
 def write_report(folder: Path, report: RunReport) -> Path:
-    """Writes the report, named after the time (UTC) at which its run was settled; returns its path.
+    """Writes the report; returns its path.
 
-    A second report of the same second gets `-2`, and so on. Raises MisconfiguredError if the folder cannot
-    be written.
+    The file is named after the time (UTC) at which the run was settled. A second report of the same second
+    gets `-2`, and so on. Raises MisconfiguredError if the folder cannot be written.
     """
     at = report.timestamps.settled or report.timestamps.created
     try:
@@ -32,7 +32,7 @@ def write_report(folder: Path, report: RunReport) -> Path:
 
 
 def _write_file(folder: Path, at: datetime, data: bytes) -> Path:
-    """Writes a private temporary file and links it to the first free name: links never replace files."""
+    """Writes the report under the first free name, through a temporary file."""
     stem = f"batch-{at.astimezone(UTC):%Y-%m-%d-%H%M%S}"
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".batch-", suffix=".tmp")
     try:

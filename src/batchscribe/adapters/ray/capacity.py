@@ -1,4 +1,4 @@
-"""Machines of a run as detached actors of a Ray cluster, each with the machine's name."""
+"""Machines as detached actors of a Ray cluster, named after the machines."""
 
 from __future__ import annotations
 
@@ -110,14 +110,14 @@ class RayCapacity:
         )
 
     def _holds_node(self, node: str | None, nodes: Mapping[str, Mapping[str, str]]) -> bool:
-        """True if the node is autoscaled, still up, and without any live actor."""
+        """True if the node is autoscaled, up, and has no live actor."""
         if AUTOSCALED not in nodes.get(node or "", {}):
             return False
         return not self.cluster.list_actors(("node_id", "=", str(node)), ("state", "=", "ALIVE"))
 
 
 def _read_description(text: str | None) -> Description | None:
-    """The machine's description in its actor's record; None until it ran, or if the actor is foreign."""
+    """Decodes a machine's description; None until it ran or if foreign."""
     try:
         return msgspec.json.decode(text or "", type=Description)
     except msgspec.MsgspecError:

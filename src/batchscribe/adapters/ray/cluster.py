@@ -1,4 +1,4 @@
-"""A Ray cluster: the connection of this process, its records of actors, and its errors as ours."""
+"""Connection to a Ray cluster, with converted errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALL_SECONDS = 10.0
 
 
 class RayCluster:
-    """A cluster, connected at its first use. `address` is as `ray.init` takes it."""
+    """A cluster, connected at first use; `address` as `ray.init` takes it."""
 
     api: ClassVar = ""
     """URL of the API that lists actors; one connection is that of the whole process."""
@@ -51,7 +51,7 @@ class RayCluster:
             raise LookupError(f"{name} has ended: it has no actor in the Ray cluster") from error
 
     def call(self, name: str, method: str, *arguments: object, **named: object) -> Any:
-        """Result of a method of the live actor of this name. Raises LookupError, and what Ray raises."""
+        """Calls a method of a live actor. Raises LookupError, Ray's errors."""
         machine = self.find_machine(name)
         return ray.get(getattr(machine, method).remote(*arguments, **named), timeout=CALL_SECONDS)
 

@@ -12,7 +12,7 @@ from batchscribe.errors import LaunchError
 
 
 class RayLauncher:
-    """A protocols.Launcher: the machine's actor starts a worker process, one manifest after the other.
+    """A protocols.Launcher: the machine's actor processes one manifest after the other.
 
     A call to an actor that Ray is restarting on another node raises LaunchError; the controller repeats it.
     """

@@ -1,7 +1,7 @@
-"""The actor that is a machine of a run: it supervises one worker process on its node.
+"""Actor that is a run's machine and supervises one worker process.
 
-A process, since a decoder or an engine that crashes must not end the actor: Ray would repeat the crash on
-another node, and no failure would be attributed to the chunk.
+The worker is a process, since a decoder or an engine that crashes must not end the actor: Ray would repeat
+the crash on another node, and no failure would be attributed to the chunk.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RayMachine:
-    """A detached actor. Its methods return at once: the worker runs beside it.
+    """A detached actor, whose methods return at once.
 
-    It ends itself after 10 minutes without work, and 3 minutes after its claim's deadline.
+    The worker runs beside it, by `command`: arguments of Python. The actor ends itself after 10 minutes
+    without work, and 3 minutes after its claim's deadline.
     """
 
     def __init__(self, claim: Claim, launched_at: datetime, command: tuple[str, ...]) -> None:
-        """`command`: arguments of Python for a worker that reads manifests from standard input."""
         self._claim, self._launched_at = claim, launched_at
         self._command = [sys.executable, *command]
         self._clock = SystemClock()
@@ -53,7 +53,7 @@ class RayMachine:
         self._workers: dict[Worker, Future[None]] = {}
         self._process: subprocess.Popen[str] | None = None
         """Lives on, with its engine, from one finished manifest to the next."""
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._enforce_limits, daemon=True).start()
 
     def __repr__(self) -> str:
         """The description of this machine in Ray's records of actors."""
@@ -65,12 +65,12 @@ class RayMachine:
         return __version__
 
     def start(self, worker: Worker, line: str) -> None:
-        """Ensures that a worker was started on the manifest that `line` names: `SHA256 URL`."""
+        """Ensures that a worker was started on `line`: `SHA256 URL`."""
         if worker not in self._workers:
             self._workers[worker] = self._queue.submit(self._run_worker, line)
 
     def is_alive(self, worker: Worker) -> bool | None:
-        """True if the worker runs; None if it may have been lost with this actor's last node."""
+        """True if it runs; None if a restart may have lost it."""
         if worker in self._workers:
             return not self._workers[worker].done()
         return None if self._restarted else False
@@ -89,7 +89,7 @@ class RayMachine:
             self._process = None
 
     def _await_line(self, line: str) -> str:
-        """The line that the process prints for a finished manifest; empty if it ended instead."""
+        """Line that the process prints for a finished manifest; else empty."""
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -100,7 +100,7 @@ class RayMachine:
         self._process.stdin.flush()
         return self._process.stdout.readline()
 
-    def _watch(self) -> None:
+    def _enforce_limits(self) -> None:
         waits, idle_since = HostWaits(), self._clock.monotonic()
         left = (self._claim.deadline - self._clock.now()).total_seconds()
         limit = idle_since + left + waits.overtime

@@ -1,4 +1,4 @@
-"""S3 through boto3, for keys that obstore cannot address. Slower, but supports any key."""
+"""S3 through boto3: slower than obstore, but addresses any key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CONFLICT = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 
 
 class Boto3Store:
-    """A Store over one bucket. `base`, empty or ending in `/`, is the prefix of every key."""
+    """A protocols.Store over a bucket; `base`, empty or `…/`, begins every key."""
 
     def __init__(self, url: str, client: S3Client, bucket: str, base: str = "") -> None:
         self.url = url
@@ -109,7 +109,7 @@ class Boto3Store:
 def open_fallback(
     url: str, bucket: str, base: str, *, region: str | None = None, endpoint: str | None = None
 ) -> Boto3Store:
-    """Opens the same place through boto3; entry point `boto3` of the group `batchscribe.stores`."""
+    """Opens the same place through boto3 (entry point `boto3` of `batchscribe.stores`)."""
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,

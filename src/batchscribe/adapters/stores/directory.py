@@ -50,7 +50,7 @@ Stack = list[Iterator[_Entry]]
 
 
 class DirectoryStore:
-    """A Store over one folder. Keys are relative paths; links below the folder are ignored."""
+    """A protocols.Store over one folder; links below it are ignored."""
 
     def __init__(self, root: Path, *, expected: bool = True) -> None:
         if not root.is_absolute():
@@ -131,7 +131,7 @@ class DirectoryStore:
             os.fsync(folder)
 
     def _list_folder(self, folder: str) -> Sequence[_Entry]:
-        """Entries of one folder in key order; a subfolder sorts like its keys."""
+        """Lists one folder in key order; a subfolder sorts like its keys."""
         segments = folder.rstrip("/").split("/") if folder else []
         try:
             with self._open_folder(segments) as descriptor, os.scandir(descriptor) as entries:
@@ -169,7 +169,7 @@ class DirectoryStore:
 
     @contextmanager
     def _open_parent(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """(open folder of a key, name in it)."""
+        """Opens a key's folder; yields it and the name in it."""
         *segments, name = key.split("/")
         if any(segment in {"", ".", ".."} or "\0" in segment for segment in (*segments, name)):
             kind = PermanentError if make else ObjectNotFoundError
@@ -181,7 +181,7 @@ class DirectoryStore:
 
     @contextmanager
     def _open_folder(self, segments: Sequence[str], *, make: bool = False) -> Iterator[int]:
-        """Opens a folder segment by segment from the root, so that no link is followed."""
+        """Opens a folder segment by segment, without following links."""
         # The root itself may be a link: the user chose it.
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -220,7 +220,7 @@ class DirectoryStore:
 
 
 def _may_hold(folder: str, prefix: str, after: str) -> bool:
-    """True if a key below `folder` may start with `prefix` and sort after `after`."""
+    """True if keys below `folder` may follow `after` and match `prefix`."""
     wanted = folder.startswith(prefix) or prefix.startswith(folder)
     return wanted and (folder > after or after.startswith(folder))
 
@@ -288,7 +288,7 @@ def _open_subfolder(folder: int, segment: str, *, make: bool) -> int:
 
 @contextmanager
 def _write_temporary(folder: int, data: bytes) -> Iterator[str]:
-    """Name of a complete, synced temporary file in `folder`; removed at the end."""
+    """Yields the name of a synced temporary file; removes it afterwards."""
     name = f".batchscribe-{secrets.token_hex(16)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
     try:

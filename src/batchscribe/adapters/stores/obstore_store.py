@@ -173,7 +173,7 @@ class ObstoreStore:
         return Blob(bytes(part.bytes()), _clean_etag(part.meta), part.meta["size"])
 
     def _list_with_fallback(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:
-        """The fallback's listing: at least `quota` objects, then up to a key that obstore supports."""
+        """Lists at least `quota` objects, up to a key that obstore supports."""
         for seen, info in enumerate(self._require_fallback().list(prefix, after=after), start=1):
             self._record_odd_key(info.key)
             yield info
@@ -181,7 +181,7 @@ class ObstoreStore:
                 return
 
     def _list_with_obstore(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        """Lists through obstore. It accepts whole folders only: the rest of a prefix is filtered here."""
+        """Lists through obstore by folder; filters by the rest of the prefix."""
         wanted, start = self._base + prefix, self._base + after if after else ""
         folder, _, rest = wanted.rpartition("/")
         if any(is_odd(name) for name in (folder, start, wanted if rest else "") if name):
@@ -192,7 +192,7 @@ class ObstoreStore:
         yield from self._list_folder(wanted, folder, start)
 
     def _find_exact_key(self, key: str) -> Iterator[ObjectInfo]:
-        """The object of exactly that key: obstore starts a listing after a key, not at it."""
+        """Yields the object of that key: obstore lists only what follows it."""
         with suppress(ObjectNotFoundError):
             meta = self._call_in_pool(Action.GET, key, lambda path: obstore.head(self._vendor, path))
             yield self._to_info(meta, meta["path"])
@@ -218,14 +218,14 @@ class ObstoreStore:
                 last = path
 
     def _check_first_key(self, path: str) -> None:
-        """Raises _OddKeyError if the first key is missing: obstore's listing dropped its leading `/`."""
+        """Raises _OddKeyError if obstore dropped the leading `/` of the first key."""
         try:
             self._call_in_pool(Action.GET, path, lambda name: obstore.head(self._vendor, name))
         except (ObjectNotFoundError, MisconfiguredError) as error:
             raise _OddKeyError from error
 
     def _fetch_pages(self, folder: str, start: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Pages of the listing; the main thread prefetches one, other threads are ahead of it themselves."""
+        """Yields the listing's pages; in the main thread, one is prefetched."""
         stream = obstore.list(self._vendor, folder or None, offset=start or None, chunk_size=PAGE)
         if threading.current_thread() is not threading.main_thread():
             with self._convert_errors(Action.LIST, ""):
@@ -241,7 +241,7 @@ class ObstoreStore:
             yield page
 
     def _restore_slash(self, path: str, last: str) -> str:
-        """The stored path: obstore drops a trailing `/`, which is detectable by the order."""
+        """Restores a trailing `/` that obstore dropped, detected by the order."""
         if path > last:
             return path
         if path + "/" > last:
@@ -323,7 +323,7 @@ def _clean_etag(meta: ObjectMeta) -> str:
 
 
 def _find_status(error: Exception, text: str) -> int | None:
-    """The HTTP status; for a store without HTTP, the one that matches the error's type."""
+    """The HTTP status; for stores without HTTP, by the error's type."""
     if match := _STATUS.search(text):
         return int(match[1])
     kinds = ((FileNotFoundError, 404), (PermissionDeniedError, 403), (UnauthenticatedError, 401))

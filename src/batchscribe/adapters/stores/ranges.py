@@ -1,4 +1,4 @@
-"""Lists a large bucket as many ranges of keys at once, in key order.
+"""Lists a large bucket in parallel ranges of keys, in key order.
 
 S3 sends at most 1,000 keys for a request, and the next page only after it: a million keys at 40 ms take 40 s.
 Ranges are independent of each other. Their limits are keys of the last complete listing, about SPACING apart,
@@ -67,7 +67,7 @@ class RangeLister:
         self._keep_alive = keep_alive
 
     def __call__(self, store: Store, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Lists as `Store.list` does. Raises its errors, of any range: no listing is partial."""
+        """Lists as `Store.list` does, with its errors: no listing is partial."""
         # A prefix is one session. Only S3 starts at any key; other services read everything before it.
         if prefix or not store.url.startswith("s3://"):
             return store.list(prefix)
@@ -88,7 +88,7 @@ def list_pages(
 
 
 class _Listing:
-    """One listing; its methods run in the caller's thread, and only `fetch` in the pool's."""
+    """One listing; only `_fetch` and `_survey` run in the pool's threads."""
 
     def __init__(self, store: Store, pool: ThreadPoolExecutor, keep_alive: Callable[[], None]) -> None:
         self._store = store
@@ -109,7 +109,7 @@ class _Listing:
         return self._pool.submit(_fetch, self._store, *keys)
 
     def _follow(self, end: str | None, first: Future[_Page]) -> Iterator[list[ObjectInfo]]:
-        """Yields a range from its first page on; a long one is divided."""
+        """Yields a range from its first page on; divides a long one."""
         page, pages = await_result(first), 1
         while True:
             self._keep_alive()
@@ -220,7 +220,7 @@ def _join_up(start: str, limits: Iterable[str], end: str | None) -> Iterator[Ran
 
 @contextmanager
 def _open_pool() -> Iterator[ThreadPoolExecutor]:
-    """A pool that is not awaited at the end: a caller may leave a listing early."""
+    """Opens a pool that is not awaited: a listing may be abandoned."""
     pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="listing")
     try:
         yield pool
@@ -235,7 +235,7 @@ def _read_limits(path: Path) -> Iterator[str]:
 
 
 def _remember_limits(pages: Iterator[list[ObjectInfo]], path: Path) -> Iterator[list[ObjectInfo]]:
-    """Passes the pages on, and writes every SPACING-th key once all have been read."""
+    """Passes the pages on; finally writes every SPACING-th key."""
     limits: list[str] = []
     following = SPACING - 1
     for page in pages:

@@ -1,4 +1,4 @@
-"""Shared rules of the network stores: error conversion, and a create that is read back."""
+"""Shared rules of network stores: converted errors, verified creates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingExcept
 
 
 class Action(StrEnum):
-    """An action on a store; its value is the S3 permission that it needs."""
+    """Action on a store; its value is the required S3 permission."""
 
     LIST = "s3:ListBucket"
     GET = "s3:GetObject"
@@ -42,7 +42,7 @@ class Action(StrEnum):
 
 
 class ConflictError(Exception):
-    """A conditional write met an existing object or a concurrent write. Never leaves an adapter."""
+    """A conditional write met another object or write; handled by the adapter."""
 
 
 def is_odd(key: str) -> bool:
@@ -57,9 +57,9 @@ def is_odd(key: str) -> bool:
 def convert_error(
     action: Action, url: str, key: str, *, status: int | None, code: str, doubt: str = ""
 ) -> BatchscribeError:
-    """Our error for a vendor's. `status` is HTTP's, None without a response; `code` is S3's, or empty.
+    """Converts a vendor's error; `status` is None without a response.
 
-    `doubt` is a likely reason for no response.
+    `code` is S3's, or empty. `doubt` is a likely reason for no response.
     """
     what = f"{action.name.lower()} of {key!r} in {url}" if key else f"{action.name.lower()} of {url}"
     if status is None or status >= 500 or status in {409, 429} or code in _BUSY:
@@ -100,7 +100,7 @@ def check_size(key: str, size: int, limit: int | None) -> None:
 
 
 def create_verified(write: Callable[[], None], read: Callable[[], Blob], data: bytes) -> bool:
-    """Writes create-only; an unclear outcome is read back. True if the object has our data.
+    """Writes create-only, verified by reading; True if the object has our data.
 
     `read` may raise ObjectTooLargeError for an object that is larger than `data`, so not ours. `write` raises
     ConflictError if an object exists or another write is in progress (S3's 409 leaves this open),

@@ -1,4 +1,4 @@
-"""Stands in for a store that cannot be opened: each use raises the reason."""
+"""Stand-in for a store that cannot be opened; each use raises."""
 
 from __future__ import annotations
 

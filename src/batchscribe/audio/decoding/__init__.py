@@ -1,4 +1,4 @@
-"""From an object's bytes to samples: repair of pieces of a recording, and the decoder process.
+"""Turns an object's bytes into samples: repair of pieces, decoder process.
 
 The interface is `audio/audio_decoder.py`.
 """

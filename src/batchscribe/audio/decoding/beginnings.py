@@ -1,4 +1,4 @@
-"""Finds beginnings of recordings in a file, by their signatures; runs in the decoder process.
+"""Finds recordings' beginnings by signatures; runs in the decoder process.
 
 A beginning in the middle of a file belongs to another recording of the same kind: concatenated files.
 """
@@ -96,7 +96,7 @@ KINDS = (WAVE, AVI, AIFF, CAF, W64, AU, ASF, WAVPACK, FLAC, MATROSKA, MP4, MP3, 
 
 
 def kind_of(file: IO[bytes]) -> Kind | None:
-    """Kind of a file by its first bytes; None if it is not searched for further recordings."""
+    """Kind of a file; None if further recordings are not searched for."""
     for kind in KINDS:
         if kind.begins(file, 0):
             return kind
@@ -105,7 +105,7 @@ def kind_of(file: IO[bytes]) -> Kind | None:
 
 
 def next_beginning(file: IO[bytes], kind: Kind, at: int, length: int) -> int | None:
-    """Offset of the next recording from `at` on; None if there is none."""
+    """Offset of the next recording from `at` on, or None."""
     for window in range(at, length, WINDOW):
         data = read_at(file, window, min(length - window, WINDOW + HEAD))
         for begin in sorted(islice(_find_candidates(kind, data), MAX_CANDIDATES)):

@@ -1,7 +1,7 @@
-"""The decoder process: bytes in, 16 kHz samples out, no access to anything else.
+"""The decoder process: bytes in, 16 kHz samples out, no other access.
 
 Started as `python -I -m batchscribe.audio.decoding.child FD` in an empty folder and an empty environment. FD
-is an anonymous file that the parent fills; each line on standard input is an order to decode its content.
+is an anonymous file that the parent fills; each line on standard input is a request to decode its content.
 Replies are frames on standard output: see `frames`.
 """
 
@@ -66,7 +66,7 @@ SLACK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """Order for one input: the most samples per channel, and if channels are split."""
+    """Request for one input: most samples of a channel, and channel splitting."""
 
     max_samples: int
     split: bool
@@ -74,7 +74,7 @@ class DecodeRequest:
 
 @dataclass
 class Track:
-    """One track during decoding: frames, and in between the seconds of holes to fill."""
+    """One track during decoding: frames, and seconds of holes between them."""
 
     container: InputContainer
     stream: AudioStream
@@ -129,15 +129,15 @@ def open_file(file: IO[bytes]) -> InputContainer:
     return av.open(file, "r", container_options=options, metadata_errors="replace")
 
 
-def decode_file(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, bytes], None]) -> None:
-    """Sends beginning, pieces of all recordings, and conclusion. Raises RefusedError, FFmpegError."""
-    progress = DecodingProgress(order.max_samples, lambda data: out(AUDIO, data))
+def decode_file(file: IO[bytes], request: DecodeRequest, out: Callable[[bytes, bytes], None]) -> None:
+    """Sends beginning, pieces and conclusion. Raises RefusedTrackError, FFmpegError."""
+    progress = DecodingProgress(request.max_samples, lambda data: out(AUDIO, data))
     parts, refused = find_parts(file), list[RefusedTrackError | FFmpegError]()
     ended: dict[str, object] = {"span": None, "tracks_missing": False}
     for part in parts:
         progress.begin_part()
         try:
-            found = decode_part(file.fileno(), part, order, progress, out)
+            found = decode_part(file.fileno(), part, request, progress, out)
             ended["tracks_missing"] = ended["tracks_missing"] or found["tracks_missing"]
             # Only with a single recording: the audio of several is joined without their clocks.
             ended["span"] = found["span"] if len(parts) == 1 else None
@@ -155,11 +155,11 @@ def decode_file(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, byt
 def decode_part(
     descriptor: int,
     part: Part,
-    order: DecodeRequest,
+    request: DecodeRequest,
     progress: DecodingProgress,
     out: Callable[[bytes, bytes], None],
 ) -> dict[str, object]:
-    """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
+    """Sends the pieces of one recording. Raises RefusedTrackError, FFmpegError."""
     with ExitStack() as opened:
 
         def reopen() -> InputContainer:
@@ -174,11 +174,11 @@ def decode_part(
         begins = min((track.starts for track in tracks), default=0.0)
         if tracks and not progress.begun:
             progress.begun = True
-            opening = describe_beginning(tracks, begins - min(begins, clock.begins), order, progress)
+            opening = describe_beginning(tracks, begins - min(begins, clock.begins), request, progress)
             opening["unit"] = max(guess_unit(track.stream, reopen) for track in tracks)
             out(START, json.dumps(opening).encode())
         if tracks:
-            send_tracks(tracks, begins, order, progress)
+            send_tracks(tracks, begins, request, progress)
         check_part(progress)
         return {"span": clock.measure_span(begins, progress.part_seconds), "tracks_missing": left_out}
 
@@ -211,14 +211,14 @@ def begin_tracks(
 
 
 def describe_beginning(
-    tracks: Sequence[Track], lead: float, order: DecodeRequest, progress: DecodingProgress
+    tracks: Sequence[Track], lead: float, request: DecodeRequest, progress: DecodingProgress
 ) -> dict[str, object]:
-    """Payload of START, see `audio_decoder.Beginning`; `lead`: seconds of video before the first audio."""
+    """Payload of START; `lead`: seconds of video before the first audio."""
     first = tracks[0]
     languages = [track.language for track in tracks]
     if len(tracks) > 1:
-        progress.channels = len(group_tracks(languages, split=order.split))
-    elif order.split:
+        progress.channels = len(group_tracks(languages, split=request.split))
+    elif request.split:
         progress.channels = min(SPLIT_CHANNELS, first.first.layout.nb_channels)
     if not NEAR < lead <= progress.max_samples / SAMPLE_RATE:
         progress.damaged |= lead > NEAR
@@ -229,13 +229,13 @@ def describe_beginning(
         "rate": first.first.sample_rate,
         "channels": sum(track.first.layout.nb_channels for track in tracks),
         "sent": progress.channels,
-        "apart": not order.split and has_several_languages(languages),
+        "apart": not request.split and has_several_languages(languages),
         "codec": first.stream.codec_context.codec.canonical_name,
     }
 
 
 def send_tracks(
-    tracks: Sequence[Track], begins: float, order: DecodeRequest, progress: DecodingProgress
+    tracks: Sequence[Track], begins: float, request: DecodeRequest, progress: DecodingProgress
 ) -> None:
     """Sends the audio of one track, or the mix of several."""
     if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
@@ -243,7 +243,7 @@ def send_tracks(
         return
     from batchscribe.audio.decoding.mixing import mix_tracks, read_samples  # noqa: PLC0415 - see resampling
 
-    groups = group_tracks([track.language for track in tracks], split=order.split)
+    groups = group_tracks([track.language for track in tracks], split=request.split)
     if len(groups) != progress.channels:
         # The previous recording of the file had other tracks.
         groups = [[*range(len(tracks))]] * progress.channels
@@ -260,7 +260,7 @@ def fill_holes(
     progress: DecodingProgress,
     stated: Stated | None,
 ) -> Iterator[AudioFrame | float]:
-    """Yields frames, and in between the seconds of holes to fill; marks missing audio as damage."""
+    """Yields frames and seconds of holes; marks missing audio as damage."""
     holes: Holes | None = None
     if NUMBERED & format_names(container):
         limit = progress.max_samples / SAMPLE_RATE
@@ -301,7 +301,7 @@ def send_track(sound: Iterable[AudioFrame | float], progress: DecodingProgress) 
 
 
 def limit_cpu(cpu_seconds: float) -> None:
-    """Limits the CPU time for the next file; beyond it, the kernel ends this process."""
+    """Limits CPU time for the next file; the kernel enforces it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
     resource.setrlimit(resource.RLIMIT_CPU, (int(spent + cpu_seconds) + 1, resource.RLIM_INFINITY))
@@ -315,14 +315,14 @@ def confine_process() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def execute_order(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
-    """Executes one order. Errors become replies; only a crash or a limit ends the process."""
+def handle_request(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
+    """Handles one request. Errors become replies; crashes and limits do not."""
     wanted = json.loads(line)
     limit_cpu(wanted["cpu_seconds"])
-    order = DecodeRequest(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
+    request = DecodeRequest(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
     try:
         with os.fdopen(os.dup(fd), "rb") as file:
-            decode_file(file, order, out)
+            decode_file(file, request, out)
     except RefusedTrackError as error:
         out(FINAL if error.final else ERROR, str(error).encode())
     except MemoryError:
@@ -352,7 +352,7 @@ def main() -> None:
     out(HELLO, f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}".encode())
     try:
         for line in sys.stdin:
-            execute_order(line, fd, out)
+            handle_request(line, fd, out)
     except (BrokenPipeError, KeyboardInterrupt):
         # The parent is gone or requested the end: no reply is possible.
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Formats of sized chunks: WAV, its wide forms, AVI, AIFF, CAF, Wave64, and AU.
+"""Formats of sized chunks: RIFF family, AIFF, CAF, Wave64, and AU.
 
 Runs in the decoder process. RIFF, RIFX, RF64 and BW64: ITU-R BS.2088. AIFF: EA IFF 85. CAF: Apple Core Audio
 Format 1.0.
@@ -86,14 +86,14 @@ def is_au(head: bytes) -> bool:
 
 
 def dialect_of(head: bytes) -> Dialect | None:
-    """Dialect of a file by its first bytes; None if it is not chunked."""
+    """Dialect of a file by its first bytes, if it is chunked."""
     if is_wave(head) or is_avi(head):
         return RIFX if head[:4] == b"RIFX" else RIFF
     return AIFF if is_aiff(head) else CAF if is_caf(head) else W64 if is_w64(head) else None
 
 
 def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[FileChunk]:
-    """Yields the form at `begin`, and its chunks in order; the last may exceed the file."""
+    """Yields form and chunks at `begin`; the last may be truncated."""
     head = read_at(file, begin, HEAD)
     dialect = dialect_of(head)
     if dialect is None:
@@ -122,7 +122,6 @@ def _parse_form(dialect: Dialect, head: bytes, begin: int, ds64: dict[bytes, int
 
 
 def _parse_chunk(dialect: Dialect, head: bytes, at: int, ds64: dict[bytes, int]) -> FileChunk | None:
-    """Parses a chunk's header; None if it is invalid."""
     name, own = head[:4], dialect.name + dialect.size
     is_named = all(0x20 <= byte < 0x7F for byte in name) and not is_form(head)
     if len(head) < own or not is_named or (dialect is W64 and head[4:16] != GUID_TAIL):

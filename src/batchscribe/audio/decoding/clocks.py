@@ -77,7 +77,7 @@ class FileClock:
 
     def __init__(self, container: InputContainer) -> None:
         self.pictures = find_pictures(container)
-        """Their packets are for `note`."""
+        """Their packets are for `note_picture`."""
         starts = [start for picture in self.pictures if (start := _start_seconds(picture)) is not None]
         self.begins = min(starts, default=math.inf)
         self._ends = -math.inf
@@ -92,7 +92,7 @@ class FileClock:
             self._ends = max(self._ends, float(at * packet.time_base) + max(0.0, shown))
 
     def measure_span(self, begins: float, seconds: float) -> float | None:
-        """Length of the file if it exceeds `seconds` of audio from `begins`; else None.
+        """Length of a file longer than `seconds` from `begins`, or None.
 
         The file ends with its last picture, but not later than the container states.
         """

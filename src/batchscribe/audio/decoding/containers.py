@@ -1,4 +1,4 @@
-"""Repairs browser chunks: pieces of a recording, only the first with a header.
+"""Repairs browser chunks: only a recording's first one has a header.
 
 MediaRecorder with a timeslice returns one stream of WebM or fragmented MP4 in pieces. The repair prepends the
 missing parts: the header of the recording, the pre-roll for its decoder (see preroll), and the beginning of a
@@ -57,7 +57,7 @@ class Shape(StrEnum):
     FRAGMENT = "fragment"
     """Fragmented MP4 without its beginning."""
     STUB = "stub"
-    """An index that a recorder wrote at its stop, without audio."""
+    """An index that a recorder wrote at its stop; a torn piece if audio follows."""
     TORN = "torn"
     """It begins in the middle of an element."""
 
@@ -91,7 +91,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """A chunk that can be decoded by itself. `seen`: state for the next one, None if unknown."""
+    """A decodable chunk; `seen`: state for the next one, None if unknown."""
 
     data: bytes
     repaired: bool
@@ -133,7 +133,7 @@ def _is_continued(data: bytes) -> bool:
 
 
 def parse_recording(data: bytes) -> Recording | None:
-    """State that later chunks of a recording need; None if `data` does not begin one."""
+    """State for later chunks; None if `data` does not begin a recording."""
     if data[4:8] != b"ftyp":
         return _webm_recording(data)
     begun = mp4.parse_beginning(data)
@@ -141,7 +141,7 @@ def parse_recording(data: bytes) -> Recording | None:
 
 
 def _webm_recording(data: bytes) -> Recording | None:
-    """State of WebM: EBML header, segment of unknown size, time stamp unit, and track descriptions.
+    """State of WebM: EBML header, unsized segment, time unit, and tracks.
 
     Leaves out lengths and indexes of the whole file, which are wrong for one chunk.
     """
@@ -159,7 +159,7 @@ def _webm_recording(data: bytes) -> Recording | None:
 
 
 def _info_with_unit(info: bytes) -> bytes:
-    """An Info element with only the time stamp unit; empty if that is the default."""
+    """An Info element with only the time unit; empty for the default."""
     for found in iterate_children(info, parse_element(info, 0)):
         if found.id == TIMESTAMP_SCALE:
             unit = info[found.begin : found.end]
@@ -207,7 +207,7 @@ def advance_recording(data: bytes, at: int, before: Recording) -> Recording:
 
 
 def _is_only_opus(header: bytes) -> bool:
-    """True if every block is an Opus packet: there is no other track, such as video."""
+    """True if every block is Opus: no other track, such as video."""
     return header.count(b"OpusHead") == 1 and header.count(b"V_") == 0
 
 
@@ -219,11 +219,11 @@ def repair_chunk(data: bytes, before: Recording | None = None) -> Repaired:
     if before and before.continues_in(data):
         return _prepend_header(before.rest + data, before)
     match detect_shape(data):
-        case Shape.STUB:
-            return _repair_stub(data, before)
+        case Shape.STUB if CLUSTER.to_bytes(4) not in data:
+            return Repaired(data, repaired=False, torn=False, seen=before, empty=True)
         case Shape.FRAGMENT:
             return _repair_fragment(data, _require_header(before))
-        case Shape.TORN:
+        case Shape.TORN | Shape.STUB:
             return _repair_torn(data, before)
         case Shape.WHOLE:
             return _repair_whole(data)
@@ -241,15 +241,8 @@ def _repair_whole(data: bytes) -> Repaired:
     return Repaired(data, repaired=False, torn=False, seen=seen, empty=_is_only_header(data))
 
 
-def _repair_stub(data: bytes, before: Recording | None) -> Repaired:
-    """An index without audio; if audio follows, it is a torn piece."""
-    if CLUSTER.to_bytes(4) in data:
-        return _repair_torn(data, before)
-    return Repaired(data, repaired=False, torn=False, seen=before, empty=True)
-
-
 def _is_only_header(data: bytes) -> bool:
-    """True if `data` is only a recording's description: its audio begins in the next chunk."""
+    """True if the recording's audio begins in the next chunk."""
     if data[4:8] == b"ftyp":
         return not mp4.has_sound(data)
     return not any(found.id in BLOCKS | {CLUSTER} for found in walk_elements(data))
@@ -298,7 +291,7 @@ def _repair_fragment(data: bytes, before: Recording) -> Repaired:
 
 
 def _first_time(clusters: bytes) -> float:
-    """Time stamp of the first block, in seconds; nan if there is none."""
+    """Time stamp of the first block, in seconds; nan without one."""
     timestamp: int | None = None
     for found in walk_elements(clusters):
         if found.id == TIMESTAMP and found.end is not None:

@@ -1,4 +1,4 @@
-"""EBML, the binary XML of WebM: parses and iterates its elements. RFC 8794, RFC 9559."""
+"""Parses EBML, the binary XML of WebM. RFC 8794, RFC 9559."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNKNOWN_SIZE = b"\x01" + 7 * b"\xff"
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An EBML element: begin, begin of its data, and end; None if unknown."""
+    """An EBML element; `end` is None if unknown."""
 
     id: int
     begin: int
@@ -38,7 +38,7 @@ class Element:
 
 
 def _parse_number(data: bytes, at: int, longest: int, *, marker: bool) -> tuple[int, int] | None:
-    """A variable-length number and its end; None if it is invalid or truncated."""
+    """A variable-length number and its end; None if invalid or truncated."""
     if at >= len(data) or data[at] == 0:
         return None
     length = 9 - data[at].bit_length()
@@ -59,7 +59,7 @@ def parse_element(data: bytes, at: int) -> Element | None:
 
 
 def walk_elements(data: bytes, at: int = 0) -> Iterator[Element]:
-    """Yields elements in order, descending into segments and clusters; the last may be truncated."""
+    """Yields elements, descending into segments and clusters; the last may be truncated."""
     while (found := parse_element(data, at)) is not None and found.id in TOP_LEVEL | CHILDREN:
         yield found
         if (following := find_next(found)) is None or following > len(data):

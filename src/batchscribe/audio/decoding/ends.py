@@ -35,7 +35,7 @@ XING_BYTES = 0x02
 
 
 def is_cut_off(file: IO[bytes]) -> bool:
-    """True if a file is shorter than it states; for WebM, see `containers`."""
+    """True if a file other than WebM is shorter than it states."""
     length = file.seek(0, os.SEEK_END)
     head = read_at(file, 0, chunked.HEAD)
     if chunked.dialect_of(head) or chunked.is_au(head):
@@ -48,7 +48,7 @@ def is_cut_off(file: IO[bytes]) -> bool:
 
 
 def _is_mp4_cut(file: IO[bytes], length: int) -> bool:
-    """MP4: true if its last box, or the head of that box, is cut."""
+    """True if an MP4's last box, or its head, is cut."""
     last = deque(iterate_file_boxes(file, 0, length), maxlen=1)
     kind, end = (last[0][0], last[0][3]) if last else (b"", 0)
     if end > length:
@@ -58,7 +58,7 @@ def _is_mp4_cut(file: IO[bytes], length: int) -> bool:
 
 
 def _is_ogg_cut(tail: bytes) -> bool:
-    """Ogg: true if the last page is not marked as the last, or is cut."""
+    """True if the last Ogg page is cut or not marked last."""
     at = tail.rfind(b"OggS")
     page = tail[at : at + OGG_PAGE]
     if at < 0 or len(page) < OGG_PAGE:
@@ -69,7 +69,7 @@ def _is_ogg_cut(tail: bytes) -> bool:
 
 
 def _is_mp3_cut(file: IO[bytes], length: int) -> bool:
-    """MP3: true if the Xing header in the first frame states more bytes than there are."""
+    """True if an MP3's Xing header states more bytes than exist."""
     begins = find_id3_end(read_at(file, 0, 10))
     first = read_at(file, begins, 256)
     found = next((at for name in XING if (at := first.find(name)) >= 0), None)
@@ -83,7 +83,7 @@ def _is_mp3_cut(file: IO[bytes], length: int) -> bool:
 
 
 def find_id3_end(head: bytes) -> int:
-    """End of the tag before an MP3; its size is stored in groups of seven bits."""
+    """End of an ID3 tag, whose size has groups of seven bits."""
     if head[:3] != b"ID3":
         return 0
     size = 0
@@ -93,13 +93,13 @@ def find_id3_end(head: bytes) -> int:
 
 
 def is_cut_through(packet: bytes, codec: str) -> bool:
-    """True if a frame is shorter than its header states: the file is cut there."""
+    """True if a frame is shorter than its header states."""
     stated = {"mp3": mp3_frame_bytes, "ac3": _ac3_frame_bytes, "eac3": _ac3_frame_bytes}.get(codec)
     return stated is not None and len(packet) < stated(packet)
 
 
 def _ac3_frame_bytes(head: bytes) -> int:
-    """Length of the frame with this header; 0 if invalid. ETSI TS 102 366, 4.4.1 and E.1.3."""
+    """AC-3 frame length, 0 if invalid. ETSI TS 102 366, 4.4.1, E.1.3."""
     if len(head) < 6 or head[:2] != b"\x0b\x77":
         return 0
     if head[5] >> 3 > AC3_LAST:

@@ -1,4 +1,4 @@
-"""Pre-roll of fragmented MP4: the last samples of a chunk as a fragment before the next chunk.
+"""Pre-roll of fragmented MP4: a chunk's last samples as a fragment.
 
 Movie fragments: ISO/IEC 14496-12, 8.8. Browsers write one track, one run of samples per fragment, and offsets
 from the fragment's first byte; other forms get no pre-roll.
@@ -48,7 +48,7 @@ class Tail:
         return sum(sample.seconds for sample in self.samples)
 
     def make_preroll(self, data: bytes) -> bytes:
-        """Pre-roll fragment that ends at the begin of `data`; empty if `data` does not follow directly."""
+        """Fragment that ends at the begin of `data`; empty unless adjacent."""
         begins = next((_decode_time(tfdt) for tfdt in find_boxes(data, b"moof", b"traf", b"tfdt")), None)
         if begins is None or abs(begins - self.ends) > NEAR * self.scale:
             return b""
@@ -63,9 +63,10 @@ class Tail:
         fields = _make_box(b"tfhd", head) + _make_box(b"tfdt", struct.pack(">IQ", 1 << 24, time))
         flags = HAS_OFFSET | EACH[0] | EACH[1]
         # The offset to the content of `mdat` includes the box that contains it.
-        length = len(_make_box(b"mfhd", bytes(8))) + len(fields) + 8 + 20 + len(table) + 8
+        header = _make_box(b"mfhd", bytes(8))
+        length = len(header) + len(fields) + 8 + 20 + len(table) + 8
         run = _make_box(b"trun", struct.pack(">III", flags, len(sizes), length + 8) + table)
-        moof = _make_box(b"moof", _make_box(b"mfhd", bytes(8)) + _make_box(b"traf", fields + run))
+        moof = _make_box(b"moof", header + _make_box(b"traf", fields + run))
         return moof + _make_box(b"mdat", b"".join(sample.data for sample in self.samples))
 
 
@@ -98,7 +99,7 @@ def _last_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 
 
 def _last_fragment(data: bytes) -> tuple[bytes, bytes] | None:
-    """Content of the last complete fragment's `moof`, and all bytes of that fragment."""
+    """Content of the last complete `moof`, and all bytes of its fragment."""
     found, moof, at = None, None, 0
     for kind, body, end in iterate_boxes(data):
         if kind == b"moof":
@@ -112,7 +113,7 @@ def _last_fragment(data: bytes) -> tuple[bytes, bytes] | None:
 def _parse_samples(
     tfhd: bytes, trun: bytes, content: bytes, scale: int, *, is_opus: bool
 ) -> Iterator[Sample]:
-    """Yields the samples of a run; ends early if the table is truncated."""
+    """Yields a run's samples; ends early if the table is truncated."""
     flags, count = _box_flags(trun), int.from_bytes(trun[4:8])
     at = 8 + 4 * bool(flags & HAS_OFFSET) + 4 * bool(flags & HAS_FIRST_FLAGS)
     place = int.from_bytes(trun[8:12], signed=True) if flags & HAS_OFFSET else 0

@@ -1,6 +1,6 @@
-"""Frames from the decoder process to its parent: one byte of kind, four of length, the payload.
+"""Frames from the decoder process: kind (1 byte), length (4 bytes), payload.
 
-The reply to an order is START (JSON, see `audio_decoder.Beginning`), any number of AUDIO (little-endian
+The reply to a request is START (JSON, see `audio_decoder.Beginning`), any number of AUDIO (little-endian
 float32, channels interleaved), and END (JSON: the conclusion). At any point ERROR (one line for the user) may
 replace the rest, or FINAL: the same for files that this decoder never supports.
 """
@@ -28,7 +28,7 @@ MAX_PAYLOAD = PIECE_SAMPLES * BYTES_PER_SAMPLE * MAX_SENT
 
 @cache
 def decoder_version() -> str:
-    """Version such as `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; empty if no decoder is installed."""
+    """Versions, e.g. `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; else empty."""
     try:
         av = importlib.import_module("av")
     except ImportError:

@@ -32,7 +32,7 @@ VOID_HEAD = 9
 
 
 def bridge_gaps(data: bytes, stop: int) -> bytes | None:
-    """Returns `data` with its gaps bridged; its elements end at `stop`. None if nothing is lost there."""
+    """Bridges gaps of `data`, whose elements end at `stop`; None without loss."""
     if stop >= len(data) or ((place := _next_place(data, stop)) is None and not _is_loss(data, stop)):
         return None
     out = bytearray(data)
@@ -63,7 +63,7 @@ def _walk_end(data: bytes, at: int) -> int:
 
 
 def _next_place(data: bytes, stop: int, begin: int = 0) -> int | None:
-    """Offset of the next recording, cluster or block after `stop`; None if there is none.
+    """Offset of the next recording, cluster or block after `stop`, or None.
 
     From `begin` to `stop` there are complete elements, but the last may have been cut, so that another
     recording begins within it.

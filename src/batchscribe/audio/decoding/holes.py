@@ -1,8 +1,8 @@
-"""Fills holes in audio with silence, by its time stamps; runs in the decoder process.
+"""Fills holes in audio with silence, by its time stamps.
 
-If a part of a file is lost, later time stamps show it. Silence replaces it, so that every word keeps its
-time. Time stamps of damaged files also go backwards, and single ones are far off: a jump counts only if later
-frames continue from there, and the sample clock is never set back.
+It runs in the decoder process. If a part of a file is lost, later time stamps show it. Silence replaces it,
+so that every word keeps its time. Time stamps of damaged files also go backwards, and single ones are far
+off: a jump counts only if later frames continue from there, and the sample clock is never set back.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Holes:
             yield from self._release_held(believed=True)
 
     def flush(self) -> Iterator[AudioFrame | float]:
-        """Passes on held frames; at the end, more than one frame confirms a jump."""
+        """Releases held frames; at the end, two or more confirm a jump."""
         yield from self._release_held(believed=len(self._held) > 1)
 
     def _release_held(self, *, believed: bool) -> Iterator[AudioFrame | float]:

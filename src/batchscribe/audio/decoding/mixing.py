@@ -94,7 +94,7 @@ class Fold:
 
 
 def group_by_side(names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Channels of the left and of the right side; a channel of neither side is on both.
+    """Channels of the left and right side; others are in both.
 
     If no channel has a side, the first is left and the second is right.
     """
@@ -145,7 +145,7 @@ BLOCK_SAMPLES = 8000
 
 
 def mix_tracks(tracks: Sequence[Iterator[Samples]], groups: Sequence[Sequence[int]]) -> Iterator[Samples]:
-    """Yields blocks of shape (samples, groups) until the longest track ends. A group lists its tracks."""
+    """Yields blocks (samples, groups) until the longest track ends; groups list tracks."""
     feeds = [Feed(track) for track in tracks]
     mixes = [Mix(len(group)) for group in groups]
     while True:

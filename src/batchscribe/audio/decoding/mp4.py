@@ -18,7 +18,7 @@ FRAGMENTS = frozenset({b"moof", b"styp", b"sidx", b"emsg", b"prft"})
 
 
 def iterate_boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, begin of content, and end of each box; the last may be truncated."""
+    """Yields kind, body and end of boxes; the last may be truncated."""
     at = 0
     while at + 8 <= len(data):
         size, kind, body = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], at + 8
@@ -66,7 +66,7 @@ def _remove_preskip(moov: bytes) -> bytes:
 
 
 def _edit_delay(data: bytes) -> float:
-    """Seconds of the first audio that an edit list leaves out: the encoder's priming."""
+    """Seconds of priming that an edit list leaves out."""
     for track in find_boxes(data, b"moov", b"trak"):
         handlers = [box[8:12] for box in find_boxes(track, b"mdia", b"hdlr")]
         lists, clocks = [*find_boxes(track, b"edts", b"elst")], [*find_boxes(track, b"mdia", b"mdhd")]
@@ -76,7 +76,7 @@ def _edit_delay(data: bytes) -> float:
 
 
 def _media_time(elst: bytes) -> int:
-    """Media time of the last entry, in the track's units; earlier entries are empty."""
+    """Media time of the last entry, in track units; others are empty."""
     wide, count = elst[:1] == b"\x01", int.from_bytes(elst[4:8])
     length, skip, size = (20, 8, 8) if wide else (12, 4, 4)
     at = 8 + (count - 1) * length + skip
@@ -94,7 +94,7 @@ def has_sound(data: bytes) -> bool:
 
 
 def iterate_file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """Yields kind, begin, begin of content, and end of each box; the last may exceed `length`."""
+    """Yields kind, begin, body and end of boxes, perhaps beyond `length`."""
     for _ in range(MAX_BOXES):
         file.seek(at)
         head = file.read(16)

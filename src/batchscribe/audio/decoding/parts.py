@@ -60,7 +60,7 @@ class Part:
     """Offset from `begin` and new bytes of a correction of its header."""
 
     def leaves_out_sound(self, seconds: float) -> bool:
-        """True if the excess may be audio; `seconds` is the length of the rest."""
+        """True if the excess may be audio; the rest has `seconds`."""
         rest = max(1, self.end - self.begin - self.excess)
         return self.excess > EXCESS_BYTES or self.excess * seconds / rest > EXCESS_SECONDS
 
@@ -121,7 +121,7 @@ def open_part(descriptor: int, part: Part) -> io.BufferedReader:
 
 
 def find_parts(file: IO[bytes]) -> list[Part]:
-    """Finds the recordings of a file, in order: at least one, at most MAX_PARTS."""
+    """Finds a file's recordings, in order: 1 to MAX_PARTS."""
     length, kind = file.seek(0, os.SEEK_END), kind_of(file)
     if kind is None:
         return [Part(0, length)]
@@ -173,7 +173,7 @@ def _matroska_extent(file: IO[bytes], begin: int, length: int) -> Extent:
 
 
 def _mp4_extent(file: IO[bytes], begin: int, length: int) -> Extent:
-    """Extent of an MP4: up to the first box of an unknown kind, or of another recording."""
+    """Extent of an MP4, up to an unknown box or another recording."""
     moov, ends, sound, is_fragmented = b"", begin, 0, False
     for kind, at, body, end in mp4.iterate_file_boxes(file, begin, length):
         if kind not in mp4.KINDS or (kind == b"ftyp" and at > begin) or (kind == b"moov" and moov):
@@ -219,7 +219,7 @@ def _unstated_extent(_file: IO[bytes], begin: int, _length: int) -> Extent:
 
 
 def _ogg_extent(file: IO[bytes], begin: int, length: int) -> Extent:
-    """Extent of Ogg: each stream of a recording begins with one page, before any other page."""
+    """Extent of Ogg, whose streams begin with one page each."""
     at = begin
     while at < length and OGG.begins(file, at):
         head = read_at(file, at, OGG_PAGE + 255)

@@ -31,7 +31,7 @@ class Block:
 
     @property
     def timestamp(self) -> float:
-        """Time of its first sample, if time stamps are in milliseconds, as usual."""
+        """Time of its first sample, if time stamps are in milliseconds."""
         return (self.cluster + self.relative) / 1000
 
 

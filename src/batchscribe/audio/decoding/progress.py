@@ -1,4 +1,4 @@
-"""Decoding progress of a file with its recordings; runs in the decoder process."""
+"""Decoding progress of a file and its recordings, in the decoder process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
 
 
 class TooLongError(RefusedTrackError):
-    """All parts together have more audio than the order allows."""
+    """All parts together have more audio than the request allows."""
 
     def __init__(self, max_samples: int) -> None:
         super().__init__(f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio")
@@ -54,7 +54,7 @@ class DecodingProgress:
 
     @property
     def seconds_left(self) -> float:
-        """Remaining seconds of the order's limit."""
+        """Remaining seconds of the request's limit."""
         return (self.max_samples - self.samples) / SAMPLE_RATE
 
     def begin_part(self) -> None:
@@ -93,7 +93,7 @@ class DecodingProgress:
         del self.pending[:size]
 
     def silence_implausible(self, piece: bytes) -> bytes:
-        """Replaces implausible samples by silence: a single one would spoil the 30 s around it."""
+        """Silences implausible samples: one would spoil the 30 s around it."""
         # The highest byte suffices: a sum over all samples would take as long as the resampling.
         if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
             return piece
@@ -107,7 +107,7 @@ class DecodingProgress:
 
 
 def check_part(progress: DecodingProgress) -> None:
-    """Records damage of a part. Raises RefusedError if it has no usable audio."""
+    """Records damage of a part. Raises RefusedTrackError if it is unusable."""
     if progress.samples == progress.part:
         raise RefusedTrackError("no audio could be decoded from it")
     unbroken = 0 if progress.unbroken is None else progress.unbroken - progress.part
@@ -117,7 +117,7 @@ def check_part(progress: DecodingProgress) -> None:
 
 
 def conclude_input(progress: DecodingProgress) -> dict[str, object]:
-    """Payload of END. Raises RefusedError if most samples are not numbers."""
+    """Payload of END. Raises RefusedTrackError if most samples are not numbers."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:
         raise RefusedTrackError("too damaged: most of its samples are not numbers")

@@ -48,9 +48,9 @@ class Recordings:
         self._sessions: dict[str, _RecordingSession] = {}
 
     def repair(self, key: str, data: bytes) -> Repaired:
-        """Returns the chunk, completed so that it can be decoded. Raises AudioError if that is impossible.
+        """Completes a chunk to be decodable. Raises AudioError if that is impossible.
 
-        Also raises what the store raises, except for missing chunks.
+        Raises what the store raises, too, except for missing chunks.
         """
         name, begins = audio_name(key), detect_shape(data)
         if name is None or (number := name.number) is None:
@@ -83,7 +83,7 @@ class Recordings:
         return _fold_state(self._find_header(key, FIRST), earlier)
 
     def _find_header(self, key: str, numbers: range | tuple[int, ...]) -> Recording | None:
-        """State with only the header, from the nearest chunk with one; later state is lost."""
+        """State with the nearest chunk's header only; later state is lost."""
         for number in (*numbers, *FIRST):
             data = self._fetch_chunk(key, number)
             if data is not None and (begun := parse_recording(data)) is not None:
@@ -106,7 +106,7 @@ def may_lack_header(key: str) -> bool:
 
 
 def _check_end(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
-    """Marks a chunk as torn if the next chunk does not continue a cut block."""
+    """Marks a chunk as torn unless the next continues its cut block."""
     if found.seen is None or not found.seen.cut_through:
         return found
     try:
@@ -118,7 +118,7 @@ def _check_end(found: Repaired, following: Callable[[], bytes | None]) -> Repair
 
 
 def _may_be_piece(begins: Shape, extension: str) -> bool:
-    """True if it may lack a header. Most files with an unknown beginning are another format."""
+    """True if it may lack a header, unlike most unknown formats."""
     return begins in PIECES or (begins is Shape.TORN and extension == "webm")
 
 

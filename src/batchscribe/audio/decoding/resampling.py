@@ -1,4 +1,4 @@
-"""Resamples frames of any shape to 16 kHz float32; runs in the decoder process."""
+"""Resamples frames to 16 kHz float32; runs in the decoder process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GATHERED_SAMPLES = 9600
 
 
 class Resampler:
-    """Resamples to 16 kHz float32 of one channel or two; a stream may change its shape.
+    """Resampler to one or two channels, of streams that change shape.
 
     Surplus channels are mixed, not dropped: the voice may be in the center channel.
     """
@@ -34,7 +34,7 @@ class Resampler:
         self._gathered = AudioFifo()
 
     def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
-        """Yields resampled frames. Raises RefusedError for an unsupported shape."""
+        """Yields resampled frames. Raises RefusedTrackError for an unsupported shape."""
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
             check_shape(frame.sample_rate, frame.layout.nb_channels)
@@ -63,7 +63,7 @@ class Resampler:
 
 
 def new_fold(frame: AudioFrame, channels: int) -> Fold | None:
-    """Mixer for frames of this shape; None if they have no surplus channels."""
+    """Mixer of surplus channels; None if the frame has none."""
     if frame.layout.nb_channels <= channels:
         return None
     # Imports numpy only for the first file that needs it: most have one track of one channel.

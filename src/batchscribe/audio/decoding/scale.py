@@ -30,7 +30,7 @@ DAMAGED = 1e-4
 
 
 def guess_unit(stream: AudioStream, reopen: Callable[[], InputContainer]) -> float:
-    """Guesses full scale of a track: 1, or that of integers. Reads the whole track."""
+    """Guesses full scale of a track: 1, or integers'. Reads it all."""
     if not stream.codec_context.codec.canonical_name.startswith(FLOATS):
         return 1.0
     container = reopen()

@@ -28,7 +28,7 @@ UNTAGGED = frozenset({"", "und", "mis", "mul", "zxx"})
 
 
 class RefusedTrackError(Exception):
-    """This input cannot be decoded; the text is one line for the user.
+    """This input cannot be decoded; the text is for the user.
 
     `final`: the same decoder will always refuse it.
     """
@@ -39,7 +39,7 @@ class RefusedTrackError(Exception):
 
 
 def check_shape(rate: int, channels: int) -> None:
-    """Raises RefusedError for an implausible sampling rate or number of channels."""
+    """Raises RefusedTrackError for an implausible sampling rate or number of channels."""
     if rate not in SAMPLE_RATES:
         raise RefusedTrackError(
             f"unsupported sampling rate of {rate} Hz: 4 to 768 kHz can be decoded", final=True
@@ -49,7 +49,7 @@ def check_shape(rate: int, channels: int) -> None:
 
 
 def prepare_stream(stream: AudioStream) -> None:
-    """Prepares a stream for decoding. Raises RefusedError if it is not supported."""
+    """Prepares a stream for decoding. Raises RefusedTrackError if it is unsupported."""
     codec: AudioCodecContext | None = stream.codec_context
     if codec is None:
         raise RefusedTrackError("unknown audio codec", final=True)
@@ -66,7 +66,7 @@ _LAYOUTS: list[AudioLayout] = []
 
 
 def _count_channels(codec: AudioCodecContext) -> int:
-    """Number of channels; the layout of more than two is left to the decoder.
+    """Number of channels; leaves the layout of many to the decoder.
 
     PyAV frees a layout that the container states channel by channel once for every read of it. So the layout
     that is read here is kept alive, and replaced before any other read.
@@ -81,9 +81,9 @@ def _count_channels(codec: AudioCodecContext) -> int:
 
 
 def find_decodable(container: InputContainer) -> tuple[list[int], bool]:
-    """Returns the indexes of decodable tracks, and True if there are others.
+    """Indexes of decodable tracks, and True if there are others.
 
-    Raises RefusedError if there is none, or too many.
+    Raises RefusedTrackError if there is none, or too many.
     """
     streams = container.streams.audio
     if not streams:

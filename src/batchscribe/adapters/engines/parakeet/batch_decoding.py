@@ -31,7 +31,7 @@ def use_batches(asr: Any) -> None:
         return
     if any(isinstance(value.shape[0], int) for value in asr._decoder_joint.get_inputs()[:3]):
         return
-    asr._decoding = partial(_decode, asr)
+    asr._decoding = partial(_decode_batch, asr)
 
 
 def refuse_overflow(asr: Any) -> None:
@@ -50,8 +50,8 @@ def refuse_overflow(asr: Any) -> None:
     asr._encode = checked
 
 
-def _decode(asr: Any, encodings: Floats, lengths: Any, **options: object) -> Iterator[Decoded]:
-    """Yields what each utterance says. `encodings`: shape (utterances, frames, features)."""
+def _decode_batch(asr: Any, encodings: Floats, lengths: Any, **options: object) -> Iterator[Decoded]:
+    """Yields decoded utterances; `encodings` has shape (utterances, frames, features)."""
     hypotheses = _Hypotheses(asr, len(encodings))
     lengths = np.minimum(lengths, encodings.shape[1])
     rows = np.flatnonzero(lengths > 0)
@@ -97,11 +97,11 @@ class _Hypotheses:
         return logits.reshape(len(rows), -1), state1, state2
 
     def advance(self, rows: Any, logits: Floats, state1: Floats, state2: Floats) -> None:
-        """Appends tokens, and moves each utterance by its predicted duration, at least past a blank."""
+        """Appends tokens and moves each utterance, at least past a blank."""
         scores, durations = logits[:, : self._tokens], logits[:, self._tokens :]
         tokens = scores.argmax(axis=1)
         spoken = tokens != self._blank
-        self._append(rows[spoken], tokens[spoken], scores[spoken])
+        self._append_tokens(rows[spoken], tokens[spoken], scores[spoken])
         self._state1[:, rows[spoken]] = state1[:, spoken]
         self._state2[:, rows[spoken]] = state2[:, spoken]
         stuck = ~spoken | (self._emitted[rows] >= self._most)
@@ -111,7 +111,7 @@ class _Hypotheses:
         self.frame[rows] += steps
         self._emitted[rows[steps > 0]] = 0
 
-    def _append(self, rows: Any, tokens: Any, scores: Floats) -> None:
+    def _append_tokens(self, rows: Any, tokens: Any, scores: Floats) -> None:
         chosen = scores[np.arange(len(rows)), tokens]
         highest = scores.max(axis=1, initial=-np.inf)
         logprobs = chosen - highest - np.log(np.exp(scores - highest[:, None]).sum(axis=1))

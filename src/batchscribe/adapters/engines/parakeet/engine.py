@@ -1,4 +1,4 @@
-"""NVIDIA's Parakeet through onnx-asr (ONNX Runtime), on a CUDA GPU or on the CPU.
+"""NVIDIA's Parakeet through onnx-asr (ONNX Runtime), on CUDA or CPU.
 
 It needs a separate environment: faster-whisper brings onnxruntime, which overwrites files of onnxruntime-gpu
 and hides its CUDA (microsoft/onnxruntime#26996). Loading never uses the network. The vendor's packages are
@@ -103,7 +103,7 @@ def _pad_window(window: Window) -> Any:
 
 
 def _engine_errors(doing: str) -> AbstractContextManager[None]:
-    """See `engine_errors`; only ONNX Runtime's texts are kept."""
+    """Converts vendor errors; keeps the texts of ONNX Runtime only."""
     return engine_errors(
         f"{NAME} failed while {doing}", lambda error: type(error).__module__.startswith("onnxruntime.")
     )
@@ -117,6 +117,7 @@ class ParakeetFactory(EngineFactory):
     model_name = staticmethod(model_name)
     unable = staticmethod(unable)
     models = staticmethod(list_models)
+    model_files = staticmethod(list_files)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """Counts the driver's GPUs and checks the model's files."""
@@ -128,9 +129,6 @@ class ParakeetFactory(EngineFactory):
     def fetch(self, spec: EngineSpec) -> Path:
         warn_if_missing(NAME, PACKAGES, APART)
         return fetch(spec)
-
-    def model_files(self, spec: EngineSpec) -> tuple[Path, ...]:
-        return list_files(spec)
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
         try:
@@ -179,7 +177,7 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
 
 
 def _check_cuda(recogniser: Any) -> None:
-    """Raises GpuError if the model is on the CPU: ONNX Runtime falls back silently."""
+    """Raises GpuError if ONNX Runtime fell back to the CPU silently."""
     runtime: Any = importlib.import_module("onnxruntime")
     sessions = [
         value for value in vars(recogniser.asr).values() if isinstance(value, runtime.InferenceSession)
@@ -209,7 +207,7 @@ def _check_device(spec: EngineSpec) -> None:
 
 
 def _choose_format(spec: EngineSpec) -> EngineSpec:
-    """Returns `spec`, in float32 if no float16 graph was made: still on the GPU."""
+    """Returns `spec`, changed to float32 if no float16 graph exists."""
     plain = replace(spec, compute_type=FLOAT)
     if spec.compute_type != HALF or model_folder(spec) != model_folder(plain):
         return spec

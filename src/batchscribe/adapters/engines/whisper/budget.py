@@ -23,7 +23,7 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds; one pass may overdraw it, and the next waits until it is positive again."""
+        """Remaining seconds; one pass may overdraw them."""
         return 0.0 if self._closed else self._left
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Decodes batches of windows with a Whisper model: features, language, words, and a second pass.
+"""Decodes batches of windows with a Whisper model.
 
 This calls CTranslate2's documented methods (encode, detect_language, generate, align), and faster-whisper
 only for features, tokens and word times. faster-whisper's batched pipeline is not used: `transcribe` takes a
@@ -148,7 +148,9 @@ class WhisperDecoder:
                 avg_logprob=float(result.scores[0] * len(tokens) / (len(tokens) + 1)),
                 no_speech_prob=float(result.no_speech_prob),
                 read_until=_find_early_end(tokens, tokenizer.timestamp_begin, room),
-                recited=self._is_recited(tokenizer.decode(text), result.no_speech_prob),
+                recited=is_recited(
+                    tokenizer.decode(text), self.vocabulary, silent=result.no_speech_prob > MIN_SILENCE
+                ),
             )
             for result, tokens, line, text, words, end in zip(
                 results, outputs, lines, texts, aligned, seconds, strict=True
@@ -156,14 +158,11 @@ class WhisperDecoder:
         ]
 
     def _make_prompt(self, tokenizer: Any) -> list[int]:
-        """The tokens before a window's text: the vocabulary as text that came before, then the task."""
+        """The prompt tokens: vocabulary as preceding text, then the task."""
         prompt: list[int] = list(tokenizer.sot_sequence)
         if self.vocabulary:
             prompt = [tokenizer.sot_prev, *tokenizer.encode(_join_terms(self.vocabulary)), *prompt]
         return prompt
-
-    def _is_recited(self, text: str, no_speech: float) -> bool:
-        return is_recited(text, self.vocabulary, silent=no_speech > MIN_SILENCE)
 
     def _generate_tokens(
         self, encoded: Any, prompts: list[list[int]], tokenizer: Any, limit: int, unwanted: list[int]
@@ -250,7 +249,7 @@ def _fit_prompt(tokenizer: Any, terms: Sequence[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The text between two time stamps; seconds from the start of the window."""
+    """Text between two time stamps, in seconds from the window's start."""
 
     start: float
     end: float

@@ -52,7 +52,7 @@ MIB = 1024**2
 
 
 def device_of(spec: EngineSpec) -> str:
-    """See `choose_device`. A GPU without its libraries is a GpuError, too."""
+    """Chooses the device. Raises GpuError for a GPU without its libraries, too."""
     return choose_device(spec, _why_no_gpu)
 
 
@@ -177,7 +177,7 @@ def measured_batch(transcribe: Callable[[int], None], free: Callable[[], int | N
 
 
 def least_free(work: Callable[[], None], free: Callable[[], int | None]) -> int | None:
-    """Least free memory observed while `work` runs: CTranslate2 frees most of it before `work` ends."""
+    """Least free memory (bytes) during `work`; CTranslate2 frees most at its end."""
     observed: list[int | None] = []
     with ThreadPoolExecutor(1) as beside:
         done = beside.submit(work)
@@ -188,7 +188,7 @@ def least_free(work: Callable[[], None], free: Callable[[], int | None]) -> int 
 
 
 def free_memory() -> int | None:
-    """Free bytes of the GPU with the least free memory; None if nvidia-smi fails."""
+    """Free bytes of the fullest GPU; None if nvidia-smi fails."""
     query = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)

@@ -78,7 +78,7 @@ class WhisperFactory(EngineFactory):
         )
 
     def load_decoder(self, spec: EngineSpec) -> tuple[WhisperDecoder, str, str]:
-        """(model, device, number format), untested. Raises as `load` does."""
+        """Loads model, device and number format, untested. Raises as `load` does."""
         self.check(spec)
         check_vendor()
         device = device_of(spec)

@@ -1,4 +1,4 @@
-"""Identifies the language that is spoken in a file, with Whisper tiny on the CPU."""
+"""Identifies a file's spoken language, with Whisper tiny on the CPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_identifier(spec: EngineSpec) -> Callable[[bytes], str]:
 
 
 def identify_language(decoder: WhisperDecoder, find_speech: SpeechFinder, data: bytes) -> str:
-    """The language of the first speech in an audio file; empty if unsure, or without speech.
+    """Language of a file's first speech; empty if unsure or silent.
 
     Raises AudioError, EngineError.
     """
@@ -51,7 +51,7 @@ def identify_language(decoder: WhisperDecoder, find_speech: SpeechFinder, data: 
 
 
 def _identification_errors() -> AbstractContextManager[None]:
-    """Converts errors of the model and of the voice detector: they must not stop a tick."""
+    """Converts model and detector errors, which must not stop a tick."""
     return engine_errors(f"{NAME} failed while identifying a language")
 
 

@@ -63,7 +63,7 @@ def model_name(spec: EngineSpec) -> str:
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
-    """Why no machine can run `spec`, judged by the model's name; needs no packages."""
+    """Reasons why no machine can run `spec`; needs no packages."""
     model = model_name(spec)
     # The last part of a folder's or a repository's name shows the model's abilities.
     name = model.rstrip("/").rpartition("/")[2].lower()
@@ -86,7 +86,7 @@ def check_languages(spec: EngineSpec, *, multilingual: bool) -> None:
 
 
 def _beyond_english(spec: EngineSpec) -> str:
-    """Why an English-only model cannot do `spec`, with a remedy; empty if it can."""
+    """Reason why an English-only model cannot do `spec`; else empty."""
     known = f"the model {model_name(spec)} supports English only"
     if spec.language not in {None, "en"}:
         remedy = "use a model without .en, such as WHISPER_MODEL=small"
@@ -109,7 +109,7 @@ def fetch_model(model: str) -> Path:
 
 
 def model_folder(spec: EngineSpec) -> Path:
-    """The model's folder on this machine, with the sizes of its files verified.
+    """The model's local folder, with verified file sizes.
 
     Raises MisconfiguredError if it is missing or incomplete.
     """
@@ -163,7 +163,7 @@ def _find_other(name: str) -> str:
 
 
 def _find_packaged(name: str) -> Path | None:
-    """Folder of a model in an installed package; None if there is none."""
+    """Folder of a model in a package; None if not installed."""
     package = PACKAGED.get(name)
     found = importlib.util.find_spec(package) if package else None
     return Path(found.origin).parent / "model" if found and found.origin else None
