@@ -225,7 +225,7 @@ def _make_scheduler(
 def _collect_missing(settings: Settings) -> Settings:
     """Adds missing required settings to `problems`."""
     problems = list(settings.problems)
-    for name in ("BATCH_SOURCE", *list_required(settings)):
+    for name in list_required(settings):
         try:
             settings.require(name)
         except MisconfiguredError as error:

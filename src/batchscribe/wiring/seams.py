@@ -156,8 +156,8 @@ def list_instances(settings: Settings) -> tuple[str, ...]:
 
 
 def list_required(settings: Settings) -> tuple[str, ...]:
-    """Names of the settings that runs of the provider need beside BATCH_SOURCE."""
-    return _REQUIRED.get(settings.provider, ())
+    """Names of the settings that runs of the provider need."""
+    return ("BATCH_SOURCE", *_REQUIRED.get(settings.provider, ()))
 
 
 def settings_of_run(settings: Settings, run: Run) -> Settings:
