@@ -33,7 +33,7 @@ from batchscribe.wiring import prices
 from batchscribe.wiring.doctor import open_preconditions
 from batchscribe.wiring.gpu import open_gpu_tools
 from batchscribe.wiring.preflight import preflight
-from batchscribe.wiring.rights import documents_of, place_of
+from batchscribe.wiring.rights import make_documents, make_place
 from batchscribe.wiring.seams import open_capacity, open_guard, settings_of_run
 from support.s3 import CREDENTIALS
 from support.set_up_hosts import store_with
@@ -308,9 +308,9 @@ def test_spot_prices_are_read_for_each_region(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_scheduler_has_the_rights_in_each_region(tmp_path: Path) -> None:
-    home, west = map(place_of, settings_of(tmp_path).by_region())
-    documents = documents_of(home, [west])
-    assert documents["scheduler"]["policy"] == documents_of(home)["scheduler"]["policy"]
+    home, west = map(make_place, settings_of(tmp_path).by_region())
+    documents = make_documents(home, [west])
+    assert documents["scheduler"]["policy"] == make_documents(home)["scheduler"]["policy"]
     policies: list[Any] = [documents["scheduler"][name] for name in ("policy", "policy us-west-2")]
     texts = [json.dumps(policy, separators=(",", ":")) for policy in policies]
     assert max(map(len, texts)) < 6_144, "IAM's limit of a policy"

@@ -20,7 +20,7 @@ from batchscribe.cli.app import (
     source_option,
     write_result,
 )
-from batchscribe.cli.tick import opened
+from batchscribe.cli.tick import open_app_scheduler
 from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import ChunkHistory, describe_unreadable, list_events
@@ -307,7 +307,7 @@ def _confirm(act: str, planned: str) -> None:
 def _next_tick(app: App) -> str:
     """Decision of a tick now, or the reason why there is none."""
     try:
-        with opened(app, remember=False) as made:
+        with open_app_scheduler(app, remember=False) as made:
             decision = decide(observe(made.world, made.config), made.config.policy)
     except BatchscribeError as error:
         return f"unknown: {error}"

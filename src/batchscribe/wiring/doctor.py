@@ -22,13 +22,13 @@ from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
 from batchscribe.controller.recovery import find_other_scheduler
+from batchscribe.core.decide.offers import FLEET, LOCAL, RAY
 from batchscribe.core.figures import format_count
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
-from batchscribe.machine_settings import FLEET, LOCAL, RAY
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.created.machine_checks import MachineChecks

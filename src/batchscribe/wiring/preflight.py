@@ -12,6 +12,7 @@ from batchscribe import __version__
 from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL
 from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.figures import format_count
 from batchscribe.core.near_names import suggest
@@ -27,7 +28,6 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
-from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings

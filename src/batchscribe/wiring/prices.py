@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from batchscribe.adapters.aws.prices import decode_sheets, load_packaged_prices
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.offers import FLEET, LOCAL, Market
 from batchscribe.core.decide.prices import (
     DEFAULT_REGION,
     PriceKind,
@@ -24,7 +24,6 @@ from batchscribe.core.messages import describe_install
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, MisconfiguredError
-from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Clock, PriceSource
 from batchscribe.settings import Settings
 

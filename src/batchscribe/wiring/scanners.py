@@ -11,11 +11,11 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.ranges import RangeLister
 from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.controller.scan import Scanner, no_lock, read_live_lock
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.errors import BatchscribeError
-from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.seams import open_settings_store, open_stores

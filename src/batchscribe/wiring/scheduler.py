@@ -23,6 +23,7 @@ from batchscribe.controller.context import RunConfig, Shield, View, Waits, World
 from batchscribe.controller.observe import find_lane_problem
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
+from batchscribe.core.decide.offers import FLEET, LOCAL
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.figures import BLOCK_TITLE
 from batchscribe.core.keys import CONTROL
@@ -37,7 +38,6 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis

@@ -19,7 +19,7 @@ from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE, Rate
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL, RAY, Market
 from batchscribe.core.decide.prices import SPOT_DAYS
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.runs import Run
@@ -28,7 +28,6 @@ from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.kept_state import KeptState, stored_after
 from batchscribe.ledger.ledger import FILE_NAME, READING
-from batchscribe.machine_settings import EC2, FLEET, LOCAL, RAY
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.fallback import find_temporary_folder
