@@ -45,7 +45,7 @@ BUGS = {
         planted.no_release_on_an_exception,
         {"I1", "I7"},
         38,
-        QUIET | {"droughts": 5, "endless": 0.3, "people": 0, "strangers": 0},
+        QUIET | {"droughts": 5, "endless": 0.3, "people": 0, "foreign_runs": 0},
     ),
     "the worker's report for the count": Bug(planted.the_workers_word_for_the_count, {"I4"}, 44),
     "the worker's report for the transcripts": Bug(planted.the_workers_word_for_the_transcripts, {"I5"}, 3),
