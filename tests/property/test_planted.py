@@ -74,9 +74,7 @@ BUGS = {
         89,
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
-    "foreign claims are ignored": Bug(
-        planted.others_claims_are_ignored, {"I3"}, 5, FOCI["foreign claims"]
-    ),
+    "foreign claims are ignored": Bug(planted.others_claims_are_ignored, {"I3"}, 5, FOCI["foreign claims"]),
     "stalled work is waited for": Bug(planted.hung_work_is_waited_for, {"P3"}, 0, QUIET | {"hangs": 0.3}),
     "the end of the work is not noticed": Bug(
         planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["work alone"]

@@ -187,9 +187,9 @@ def print_published(
         Column("model", [model.name for model in models]),
         Column("engine", [model.engine for model in models]),
         Column("for", [_describe_languages(model) for model in models]),
-        Column("WER", [_format(model.wer) for model in models], right=True),
-        Column("long", [_format(model.long_wer) for model in models], right=True),
-        Column("speed", [_format(model.speed) for model in models], right=True),
+        Column("WER", [_format_figure(model.wer) for model in models], right=True),
+        Column("long", [_format_figure(model.long_wer) for model in models], right=True),
+        Column("speed", [_format_figure(model.speed) for model in models], right=True),
         Column("yours", [f"{speed:.0f}" if speed else "-" for speed in measured], right=True, optional=2),
         Column("size", [f"{model.megabytes / 1000:.1f}" for model in models], right=True),
         Column("licence", [model.licence for model in models], optional=1),
@@ -243,7 +243,7 @@ def _describe_languages(model: PublishedModel) -> str:
     return "en" if len(model.languages) == 1 else str(len(model.languages))
 
 
-def _format(figure: float | None) -> str:
+def _format_figure(figure: float | None) -> str:
     return "-" if figure is None else str(figure)
 
 

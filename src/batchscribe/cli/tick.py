@@ -91,13 +91,13 @@ def run(
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)
     app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}
-    only = _session_ids(app, sessions)
+    only = _find_session_ids(app, sessions)
     if dry_run:
         return _dry_run(app, manual=True, only=only, as_json=as_json)
     return _run_tick(app, manual=True, only=only, wait=wait, as_json=as_json)
 
 
-def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
+def _find_session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     """Ids of these sessions. Raises ObjectNotFoundError if one has no audio."""
     scanner = open_scanner(app.settings)
     wanted = [session_id(app.relative(name)) for name in names]

@@ -24,11 +24,11 @@ from batchscribe.controller.commands.rehearsal import PROVED
 from batchscribe.controller.recovery import find_other_scheduler
 from batchscribe.core.decide.offers import FLEET, LOCAL, RAY
 from batchscribe.core.figures import format_count
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import describe_install, require_extra
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.created.machine_checks import MachineChecks
@@ -58,7 +58,7 @@ from batchscribe.wiring.seams import (
     with_control,
 )
 
-TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
+BOUNDS: dict[str, Any] = {"attempts": 1, "connect_timeout": 2.0, "read_timeout": 5.0}
 """Of calls to EC2: each check ends within some seconds."""
 RECENT = timedelta(days=30)
 SPEECH = ("demo", "audio", "morning-walk", "chunk-002.ogg")
@@ -349,23 +349,16 @@ def check_decoder() -> Finding:
 
 
 def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
-    try:
+    with require_extra("EC2 needs its extra", "aws"):
         from batchscribe.adapters.aws.account import AwsAccount
         from batchscribe.adapters.aws.ec2 import Ec2Compute
-    except ImportError as error:
-        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     region, endpoint = settings.region or None, settings.endpoint_url or None
-    bounds: dict[str, Any] = {
-        "attempts": TRIES,
-        "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": READ_SECONDS,
-    }
-    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint, **bounds))
+    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint, **BOUNDS))
     if settings.provider == FLEET:
-        machines = MachineChecks(settings, open_templates(settings, **bounds))
+        machines = MachineChecks(settings, open_templates(settings, **BOUNDS))
         further = tuple(_add_cloud(replace(made, settings=each), each) for each in settings.by_region()[1:])
         return replace(made, machines=machines, further=further)
-    compute = Ec2Compute(region=region, endpoint=endpoint, **bounds)
+    compute = Ec2Compute(region=region, endpoint=endpoint, **BOUNDS)
     return replace(
         made,
         describe=partial(compute.describe, settings.instance_id),

@@ -20,7 +20,7 @@ from batchscribe.core.decide.prices import (
     combine_sheets,
     replace_sheets,
 )
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, MisconfiguredError
@@ -102,10 +102,8 @@ def _write_refreshed(settings: Settings, fresh: Iterable[PriceSheet]) -> Path:
 
 
 def open_price_source(settings: Settings, clock: Clock) -> PriceSource:
-    try:
+    with require_extra("prices of AWS need their extra", "aws"):
         from batchscribe.adapters.aws.price_list import AwsPriceList
-    except ImportError as error:
-        raise MisconfiguredError(f"prices of AWS need their extra: {describe_install('aws')}") from error
     return AwsPriceList(clock, endpoint=settings.endpoint_url or None)
 
 

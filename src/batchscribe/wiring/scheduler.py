@@ -202,6 +202,7 @@ def _make_scheduler(
         clock,
         ledger,
         lock,
+        trouble,
         view=view,
         shield=shield,
         keep_alive=keep_alive,
@@ -213,7 +214,6 @@ def _make_scheduler(
     world = replace(
         world,
         prepare_lane=lane.prepare,
-        preflight=partial(_check_start, trouble, settings, world.output),
         open_identifier=choice.open_identifier,
     )
     if remember and (found := (*trouble.notices, *map(str, trouble.errors))):
@@ -261,6 +261,7 @@ def _build_world(
     clock: SystemClock,
     ledger: Ledger,
     lock: Lock,
+    trouble: Fallbacks,
     *,
     view: View,
     shield: Shield,
@@ -286,7 +287,7 @@ def _build_world(
         scanner=lambda manual: new_scanner(
             settings, source, output, clock, manual=manual, keep_alive=keep_alive, only=only
         ),
-        preflight=partial(preflight, settings, output),
+        preflight=partial(_check_start, trouble, settings, output),
         secret=secret,
         new_run_id=new_run_id,
         open_rendering=settings.open_rendering,
