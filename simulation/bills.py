@@ -14,7 +14,7 @@ from simulation.timeline import Timeline
 
 CALL_SECONDS = 60.0
 """Time that the calls between a poll and its record may add to a bill, at both ends together."""
-Look = tuple[float, float, bool]
+Poll = tuple[float, float, bool]
 """A poll: its request time, its answer time, and True if it showed `pending`."""
 
 
@@ -22,7 +22,7 @@ Look = tuple[float, float, bool]
 class Kept:
     """Recorded polls of each run in a copy of the ledger."""
 
-    looks: Mapping[str, Sequence[Look]]
+    polls: Mapping[str, Sequence[Poll]]
 
 
 class Bills:
@@ -47,29 +47,29 @@ class Bills:
         self._cloud = cloud
         self._ours = ours
         self._jumps = jumps
-        self._kept: dict[str, list[Look]] = {}
+        self._kept: dict[str, list[Poll]] = {}
         self._recovered: set[str] = set()
         self._begun: dict[str, float] = {}
 
     def begin(self, run: Run) -> None:
         self._begun.setdefault(run.id, self._line.seconds)
 
-    def keep(self, run: str, look: Look) -> None:
+    def keep(self, run: str, poll: Poll) -> None:
         """Records that the run was saved after this poll."""
-        self._kept.setdefault(run, []).append(look)
+        self._kept.setdefault(run, []).append(poll)
 
     def copy(self) -> Kept:
-        return Kept({run: tuple(looks) for run, looks in self._kept.items()})
+        return Kept({run: tuple(polls) for run, polls in self._kept.items()})
 
     def ledger_lost(self, lost: Collection[str], older: Kept | None = None) -> None:
         """Drops these runs' polls, except those in an older ledger.
 
         Their start may be among the lost ones, so they are billed from their intent on.
         """
-        looks = older.looks if older else {}
+        polls = older.polls if older else {}
         self._recovered |= set(lost)
         self._kept = {run: each for run, each in self._kept.items() if run not in lost}
-        self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
+        self._kept |= {run: list(each) for run, each in polls.items() if run in lost}
 
     def doubt_recovered(self) -> None:
         """Records that the instance is up for another user.
@@ -125,24 +125,24 @@ class Bills:
         its request and its answer. With a lost ledger the bill begins at the intent. A run that never ran is
         billed for at most its life; stale polls and the time of calls are added once on each side.
         """
-        looks = self._kept.get(name, [])
+        polls = self._kept.get(name, [])
         created = self._begun[run]
         now = self._line.seconds
         if not spans:
             return now - created + CALL_SECONDS
         # Two machines of one name overlap, and the first may be the last to end.
         first, last = spans[0].begin, max(span.end or now for span in spans)
-        after = [at for _asked, at, _pending in looks if at >= last + self.lag]
-        begin = created if run in self._recovered else self._idle(looks, created, first)
+        after = [at for _asked, at, _pending in polls if at >= last + self.lag]
+        begin = created if run in self._recovered else self._idle(polls, created, first)
         end = min(after, default=now)
         return end - begin + 2 * self.lag + CALL_SECONDS
 
-    def _idle(self, looks: list[Look], begin: float, first: float) -> float:
+    def _idle(self, polls: list[Poll], begin: float, first: float) -> float:
         """Last time at which polls prove that it had not run yet.
 
         A poll that shows `pending` after a long time without polls does not prove a first start.
         """
-        for asked, at, pending in looks:
+        for asked, at, pending in polls:
             passed = asked - begin + sum(seconds for when, seconds in self._jumps if begin <= when <= asked)
             if at <= first and not (pending and passed > LONGEST_PENDING.total_seconds()):
                 begin = max(begin, asked)

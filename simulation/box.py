@@ -253,8 +253,8 @@ class Box:
             self._start_agent(boot)
             self._deadman(self._marks, number)
 
-    def _start_agent(self, boot: Boot, run: str = "") -> None:
-        seams = AgentSeams(
+    def _make_seams(self) -> AgentSeams:
+        return AgentSeams(
             clock=self._line,
             workers=self,
             marks=self.marks,
@@ -263,8 +263,10 @@ class Box:
             home=lambda: self._store,
             runs=lambda _claim: self._store,
         )
+
+    def _start_agent(self, boot: Boot, run: str = "") -> None:
         this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
-        self._agent = HostAgent(self._place, this, seams, run=run)
+        self._agent = HostAgent(self._place, this, self._make_seams(), run=run)
         self._step_agent(self._agent, boot)
 
     def _step_agent(self, agent: HostAgent, boot: Boot) -> None:

@@ -57,7 +57,7 @@ class ChunkRules:
             self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
 
     def _startable(self, key: str, then: datetime) -> bool:
-        """True if the chunk was pending and untried after `then`."""
+        """True if the chunk was pending and had not failed by `then`."""
         done = self._bucket.modified(transcript_of(key))
         failed = self._failed(key)
         held = self._bucket.modified(keys.quarantine(key))

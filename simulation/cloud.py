@@ -34,28 +34,36 @@ class Act:
     force: bool = False
 
 
-class CloudApi:
-    """A protocols.Compute on the cloud, as one controller reaches it.
+class Access:
+    """Access of one controller to the cloud.
 
     `lag` is the age of the next poll in seconds, `late_tags` the further age of its tags. `refused` may
-    return an error of a start; `looked` gets every polled state, `acted` every request before its effect.
+    return an error of a start; `polled` gets every polled state, `acted` every request before its effect.
     """
 
     def __init__(self, cloud: Cloud, line: Timeline, gate: Gate) -> None:
         self.lag: Callable[[], float] = lambda: 0.0
         self.late_tags: Callable[[], float] = lambda: 0.0
         self.refused: Callable[[], BatchscribeError | None] = lambda: None
-        self.looked: Callable[[float, float, Instance], None] = lambda _asked, _at, _seen: None
+        self.polled: Callable[[float, float, Instance], None] = lambda _asked, _at, _seen: None
         self.acted: Callable[[Act], None] = lambda _act: None
         self._asked = 0.0
         self._cloud = cloud
         self._line = line
         self._gate = gate
 
+    def _call(self, name: str, subject: str, act: Callable[[], T]) -> T:
+        self._asked = self._line.seconds
+        return self._gate.call(f"compute.{name}", subject, act)
+
+
+class CloudApi(Access):
+    """A protocols.Compute on the cloud."""
+
     def describe(self, instance: str) -> Instance:
-        at, seen = self._call("describe", instance, lambda: self._look(instance))
+        at, seen = self._call("describe", instance, lambda: self._poll(instance))
         # Not within the call: a poll whose reply was lost showed nothing.
-        self.looked(self._asked, at, seen)
+        self.polled(self._asked, at, seen)
         return seen
 
     def claim(self, claim: Claim) -> None:
@@ -78,14 +86,10 @@ class CloudApi:
     def change_type(self, instance: str, instance_type: str) -> None:
         self._call("change_type", instance, lambda: self._retype(instance, instance_type))
 
-    def _call(self, name: str, subject: str, act: Callable[[], T]) -> T:
-        self._asked = self._line.seconds
-        return self._gate.call(f"compute.{name}", subject, act)
-
     def _act(self, call: str, instance: str, claim: Claim | None = None, *, force: bool = False) -> None:
         self.acted(Act(call, instance, self._asked, claim, force))
 
-    def _look(self, instance: str) -> tuple[float, Instance]:
+    def _poll(self, instance: str) -> tuple[float, Instance]:
         """Returns the shown state, and the moment that it showed."""
         machine = self._cloud.machines.get(instance)
         if machine is None:

@@ -67,7 +67,7 @@ class Result(Counts):
 def play(seed: int, listener: Listener, focus: Focus | None = None) -> Result:
     """Plays the episode to its end, or to the first violation."""
     episode = Episode(seed, focus)
-    listener.heard = episode.logged
+    listener.collect = episode.logged
     try:
         episode.run()
     except Violation as violation:
@@ -142,7 +142,7 @@ class Episode:
 
     def logged(self, event: Event) -> None:
         """I9 for the log, and E: an internal error is logged there."""
-        self.stage.checker.heard("line of the log", " ".join(map(str, event.values())))
+        self.stage.checker.check_text("line of the log", " ".join(map(str, event.values())))
         if "exception" in event or event.get("level") in {"error", "critical"}:
             self.stage.gate.violated("E", f"an internal error was logged: {event}")
 

@@ -38,7 +38,7 @@ from batchscribe.core.run.manifest import Manifest
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.testing.compute import Cloud, CloudMachine, Span
 from batchscribe.testing.guard import FakeGuard
-from simulation.bills import Bills, Kept, Look
+from simulation.bills import Bills, Kept, Poll
 from simulation.chunk_rules import ChunkRules
 from simulation.cloud import UP, Act
 from simulation.gate import Gate
@@ -48,7 +48,7 @@ from simulation.timeline import Timeline
 LIMIT = timedelta(minutes=20)
 FORGED = "forged-"
 """Prefix of runs that exist in forged objects only."""
-OLD_LOOK_SECONDS = 120.0
+OLD_POLL_SECONDS = 120.0
 """Maximum age of a poll that excuses an act."""
 SKEW = timedelta(minutes=5)
 """Maximum clock error of a request to EC2; the simulated cloud accepts more."""
@@ -58,9 +58,9 @@ SKEW = timedelta(minutes=5)
 class _Seen:
     """Polls of the instance by one process."""
 
-    look: tuple[float, Instance] | None = None
+    poll: tuple[float, Instance] | None = None
     """The last poll, with the moment that it showed."""
-    unwritten: Look | None = None
+    unwritten: Poll | None = None
     """The last poll, until a run is saved after it."""
     at_work: set[str] = field(default_factory=set)
     """Runs that the process has saved: its later polls count for them."""
@@ -154,8 +154,8 @@ class Checker:
         self._me = self._seen.setdefault(pid, _Seen())
         self._host, self._host_now = host, now
 
-    def looked(self, asked: float, at: float, seen: Instance) -> None:
-        self._me.look = (at, seen)
+    def polled(self, asked: float, at: float, seen: Instance) -> None:
+        self._me.poll = (at, seen)
         self._me.unwritten = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
         if seen.state in UP and self._ours.holder not in {"", *self._deadlines}:
             self.bills.doubt_recovered()
@@ -180,9 +180,9 @@ class Checker:
             if claim is not None and machine.holder in self._deadlines:
                 self._join(machine, claim.run)
             return
-        look = self._me.look
-        age = float("inf") if look is None else act.asked - look[0]
-        if look is None or look[0] >= machine.since or age > OLD_LOOK_SECONDS:
+        poll = self._me.poll
+        age = float("inf") if poll is None else act.asked - poll[0]
+        if poll is None or poll[0] >= machine.since or age > OLD_POLL_SECONDS:
             self._gate.violated("I3", f"{call} of {instance}, which {machine.holder} holds")
         if claim is not None and (call == "start" or machine.holder in self._deadlines):
             self._join(machine, claim.run)
@@ -212,9 +212,9 @@ class Checker:
 
     def _as_seen(self, act: Act, machine: CloudMachine) -> None:
         """I3, for what the last poll showed clearly."""
-        if self._me.look is None:
+        if self._me.poll is None:
             return
-        seen = self._me.look[1]
+        seen = self._me.poll[1]
         if act.force and seen.state is InstanceState.RUNNING:
             self._gate.violated("I3", f"forced {act.call} of {machine.id}, which runs and got no plain stop")
         unknown = seen.run not in self.runs and seen.run not in self._deadlines
@@ -294,23 +294,23 @@ class Checker:
 
     def _opened(self, run: Run) -> None:
         """Records a run that took a live claim's type for its own."""
-        claimed = self._me.look[1].run if self._me.look else None
+        claimed = self._me.poll[1].run if self._me.poll else None
         live = claimed is not None and self._line.now() < self._deadlines.get(claimed, self._line.now())
         if live and self._owners[claimed or ""] != self._host and run.own_type != self.own_type:
             self._type_lost = True
 
     def _up_as(self, run: Run) -> None:
         """Records the launch time of a run observed up under its tag."""
-        if self._me.look is None:
+        if self._me.poll is None:
             return
-        at, seen = self._me.look
+        at, seen = self._me.poll
         up = seen.state is InstanceState.RUNNING and seen.run == run.id
         if up and seen.launched_at and self._ours.holder == run.id and at >= self._ours.since:
             self._launched.setdefault(run.id, seen.launched_at)
 
     # ends
 
-    def heard(self, kind: str, text: str) -> None:
+    def check_text(self, kind: str, text: str) -> None:
         """I9."""
         for secret in self.secrets:
             if secret in text:

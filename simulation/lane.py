@@ -9,7 +9,7 @@ from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.decide.offers import CPU, Market
+from batchscribe.core.decide.offers import CPU, LOCAL, Market
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef
@@ -19,7 +19,6 @@ from batchscribe.testing.worker import PlayedWorker, WorkerScript
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
 
-LOCAL = "local"
 PRIORS = Priors(speed=4.0, setup_seconds=10.0, setup_p95_seconds=20.0, release_seconds=15.0)
 AT_ONCE = timedelta(0)
 

@@ -16,10 +16,10 @@ class Listener:
     """Receives every log event, for the current episode."""
 
     def __init__(self) -> None:
-        self.heard: Callable[[Event], None] = lambda _event: None
+        self.collect: Callable[[Event], None] = lambda _event: None
 
     def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
-        self.heard(event)
+        self.collect(event)
         raise structlog.DropEvent
 
 

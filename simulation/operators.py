@@ -13,14 +13,12 @@ from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.offers import LOCAL, Market
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Store
 from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE, between, pick
-
-LOCAL = "local"
 
 
 class Edit(StrEnum):

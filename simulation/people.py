@@ -15,7 +15,7 @@ from simulation.seams import Bucket
 from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE, Weather, between
 
-PERSON = "a user"
+USER = "a user"
 CHUNK_BYTES = 2_400_000
 """Ten minutes of webm, at the packer's default bitrate."""
 
@@ -63,7 +63,7 @@ class Uploads:
         return ChunkFate.GOOD
 
 
-class Hands:
+class ManualUsers:
     """Users at the console, and another scheduler, both independent of ours."""
 
     def __init__(self, rng: random.Random, line: Timeline, cloud: Cloud, instance: str) -> None:
@@ -77,14 +77,14 @@ class Hands:
         for _ in range(weather.people):
             act = self._visit if self._rng.random() < 0.6 else self._meddle
             self._line.at(between(self._rng, 0.0, hours * HOUR), act)
-        for number in range(weather.strangers):
+        for number in range(weather.foreign_runs):
             self._line.at(between(self._rng, 0.0, hours * HOUR), self._foreign_run(f"other-{number}"))
 
     def leave(self) -> None:
         """Ends all foreign use: stops their instance and removes their claims."""
         self.over = True
         machine = self._cloud.machine(self._id)
-        if machine.holder.startswith(("other-", PERSON)):
+        if machine.holder.startswith(("other-", USER)):
             self._stop(machine.holder)
             self._line.at(10 * MINUTE, self._force)
         if machine.tags.get(RUN_TAG, "").startswith("other-"):
@@ -93,7 +93,7 @@ class Hands:
     def _force(self) -> None:
         """Forces a hung stop of their instance."""
         machine = self._cloud.machine(self._id)
-        if machine.stuck and machine.holder.startswith(("other-", PERSON)):
+        if machine.stuck and machine.holder.startswith(("other-", USER)):
             self._cloud.begin_stop(self._id, force=True)
 
     def _visit(self) -> None:
@@ -104,7 +104,7 @@ class Hands:
         self._line.at(between(self._rng, 10 * MINUTE, 90 * MINUTE), self._end_visit)
 
     def _end_visit(self) -> None:
-        self._stop(PERSON)
+        self._stop(USER)
 
     def _meddle(self) -> None:
         """Stops the GPU regardless of its user, and perhaps starts it again."""

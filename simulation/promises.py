@@ -31,9 +31,9 @@ BY_BOX = BY_HOST.total_seconds()
 DEAD_WORKER = 1 * MINUTE
 """Added to both for a worker without an exit record: a poll of its instance detects its death."""
 HUNG = STALLED.total_seconds() + 4 * MINUTE
-LOOK = 1 * MINUTE
+CALLS = 1 * MINUTE
 """Added to the time between two polls: for the calls between them."""
-TOLD_AGAIN = 6 * HOUR
+REPEATED_AFTER = 6 * HOUR
 NOT_STOPPED = "batchscribe: a GPU may still be running"
 WORK = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANSCRIBING})
 _NAME = re.compile(r"run \S+ ")
@@ -74,12 +74,12 @@ class Promises:
         self._idle_since: float | None = None
         self._hung_since: float | None = None
         self._states: dict[str, RunState] = {}
-        self._looked = 0.0
+        self._polled = 0.0
         self._last_sent: dict[str, float] = {}
         self._unrecorded = ("", 0.0)
         """The last message and its arrival: a process that dies then has not recorded it."""
         self._jumped = float("-inf")
-        self._telling = 0.0
+        self._due_at = 0.0
 
     def wrong(self, seconds: float = 0.0) -> None:
         """Records a fault that lasts `seconds`."""
@@ -101,8 +101,8 @@ class Promises:
         """Records that the controller's host has power again."""
         self._down_until = self._line.seconds
 
-    def looked(self) -> None:
-        self._looked = self._line.seconds
+    def polled(self) -> None:
+        self._polled = self._line.seconds
 
     def saved(self, run: Run) -> None:
         self._states[run.id] = run.state
@@ -124,21 +124,21 @@ class Promises:
         self._last_sent.clear()
         self.wrong(HOUR)
 
-    def telling(self) -> None:
+    def message_due(self) -> None:
         """Records the time at which a message becomes due."""
-        self._telling = self._line.seconds
+        self._due_at = self._line.seconds
 
-    def told(self, title: str, host: str) -> None:
+    def message_sent(self, title: str, host: str) -> None:
         """P4, for repeated messages: alerts, and starts that fail alike."""
         subject = title
         if named := _NAME.search(title):
             outcome = title[named.end() :]
             subject = outcome if outcome in _NO_START else ""
         subject = subject and f"{host}: {subject}"
-        now = self._telling
+        now = self._due_at
         before = self._last_sent.get(subject)
         self._last_sent[subject], self._unrecorded = now, (subject, self._line.seconds)
-        if subject and before is not None and now - before < TOLD_AGAIN - MINUTE:
+        if subject and before is not None and now - before < REPEATED_AFTER - MINUTE:
             if self._jumped >= before or self.unwritten() >= before - MINUTE:
                 return
             self._gate.violated("P4", f"message repeated after {(now - before) / HOUR:.1f} h: {title}")
@@ -161,7 +161,7 @@ class Promises:
         self._ended(run, workers, driven, now)
         self._hangs(run, workers, driven, now)
         if driven is not None:
-            self._unseen(run, driven, now)
+            self._unpolled(run, driven, now)
 
     def _ended(self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float) -> None:
         """P1 and P2."""
@@ -195,10 +195,10 @@ class Promises:
         if watched and now - max(begun, min(watched), self._wrong_until) > HUNG:
             self._gate.violated("P3", f"{run} hangs for {(now - begun) / MINUTE:.0f} min")
 
-    def _unseen(self, run: str, driven: float, now: float) -> None:
+    def _unpolled(self, run: str, driven: float, now: float) -> None:
         """P4, for polls."""
         if self._states.get(run) not in WORK:
             return
-        since = max(driven, self._looked, self.machine.spans[-1].begin, self._wrong_until)
-        if now - since > self._waits.describe + MINUTE + LOOK:
+        since = max(driven, self._polled, self.machine.spans[-1].begin, self._wrong_until)
+        if now - since > self._waits.describe + MINUTE + CALLS:
             self._gate.violated("P4", f"{self.machine.id} was not polled for {now - since:.0f} s")

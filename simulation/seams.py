@@ -208,22 +208,22 @@ class GuardSeam:
 
 
 SENDING = "message that is about to be sent"
-"""Kind that `Ears` reports before a message is sent, without its text."""
+"""Kind that `TextCollector` reports before a message is sent, without its text."""
 
 
-class Ears:
+class TextCollector:
     """Notifier, view and reader of reports, which collects all texts."""
 
-    def __init__(self, gate: Gate, heard: Callable[[str, str], None]) -> None:
+    def __init__(self, gate: Gate, collect: Callable[[str, str], None]) -> None:
         self._gate = gate
-        self._heard = heard
+        self._collect = collect
 
     def send(self, message: Message) -> None:
-        self._heard(SENDING, "")
+        self._collect(SENDING, "")
         self._gate.call("notify", message.level.value, lambda: self._deliver(message))
 
     def emit(self, kind: str, data: Mapping[str, object]) -> None:
-        self._gate.call("notify", kind, lambda: self._heard("event", str(data)))
+        self._gate.call("notify", kind, lambda: self._collect("event", str(data)))
 
     def show(self, run: Run, progress: Progress) -> None:
         self._gate.point("show", f"{run.id} {progress.sequence}")
@@ -235,7 +235,7 @@ class Ears:
         """Shows nothing that has to be removed."""
 
     def _deliver(self, message: Message) -> None:
-        self._heard("message", f"{message.title}\n{message.body}")
+        self._collect("message", f"{message.title}\n{message.body}")
 
 
 class KernelLock:

@@ -38,19 +38,18 @@ from simulation.invariants import Checker, Memory
 from simulation.lane import Lane
 from simulation.launcher import OverSsh
 from simulation.operators import Settings
-from simulation.people import Hands as People
-from simulation.people import Uploads
+from simulation.people import ManualUsers, Uploads
 from simulation.process import Slot
 from simulation.promises import Promises
 from simulation.seams import (
     SENDING,
     Bucket,
-    Ears,
     GuardSeam,
     KernelLock,
     LedgerCopy,
     LedgerSeam,
     StoreSeam,
+    TextCollector,
 )
 from simulation.timeline import HostClock, HostTime, Timeline
 from simulation.trace import Trace
@@ -89,7 +88,7 @@ class Stage:
         self.guard = FakeGuard(self.line, self.cloud.begin_stop, plan=self.line.at)
         self.trouble = Trouble(rng, self.line, weather)
         self.uploads = Uploads(rng, self.line, self.bucket, weather)
-        self.people = People(rng, self.line, self.cloud, INSTANCE)
+        self.people = ManualUsers(rng, self.line, self.cloud, INSTANCE)
         self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
         self.policy = _policy(rng, weather)
@@ -249,18 +248,18 @@ class Stage:
         self.promises.saved(run)
         self.on_save(run)
 
-    def _heard(self, kind: str, text: str) -> None:
-        self.checker.heard(kind, text)
+    def _collect(self, kind: str, text: str) -> None:
+        self.checker.check_text(kind, text)
         if kind == SENDING:
-            self.promises.telling()
+            self.promises.message_due()
         elif kind == "message":
             title = text.partition("\n")[0]
-            self.promises.told(title, self.at_work.host)
+            self.promises.message_sent(title, self.at_work.host)
             self.checker.chunks.alerted(title)
 
-    def _looked(self, asked: float, at: float, seen: Instance) -> None:
-        self.checker.looked(asked, at, seen)
-        self.promises.looked()
+    def _polled(self, asked: float, at: float, seen: Instance) -> None:
+        self.checker.polled(asked, at, seen)
+        self.promises.polled()
 
     def _if_ours(self, machine: CloudMachine, act: object) -> None:
         if machine is self.machine and callable(act):
@@ -367,11 +366,11 @@ class Stage:
         """World of one process; `owner` created its scheduler's secret."""
         gate, clock = slot.gate, slot.clock
         store = StoreSeam(self.bucket, gate)
-        ears = Ears(gate, self._heard)
+        collector = TextCollector(gate, self._collect)
         compute = CloudApi(self.cloud, self.line, gate)
         compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
         compute.late_tags = self.trouble.late_tags
-        compute.looked, compute.acted = self._looked, self.checker.acted
+        compute.polled, compute.acted = self._polled, self.checker.acted
         rates, types = RATES.__getitem__, self.types
         capacity = ExistingInstances(compute=compute, provider="ec2", rate_of=rates, types=types)
         return World(
@@ -382,12 +381,12 @@ class Stage:
             capacity=capacity,
             launcher=AgentLauncher(store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
-            notifier=ears,
+            notifier=collector,
             ledger=ledger,
             shield=clock,
             keep_alive=gate.keep_alive,
             elsewhere=lambda world, run: self.lane.world(world) if run.lane and self.lane else world,
-            view=ears,
+            view=collector,
             scanner=lambda manual: _scanner(store, clock, manual=manual),
             preflight=lambda: gate.point("preflight"),
             secret=owner,
@@ -404,7 +403,7 @@ class Stage:
     def _report(self, gate: Gate, ledger: LedgerSeam, run: Run) -> None:
         gate.point("report", run.id)
         built = report.build(run, events=ledger.events(run.id), samples=[], backlog=None, lock="")
-        self._heard("report", report.encode(built).decode())
+        self._collect("report", report.encode(built).decode())
 
 
 def _scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:

@@ -77,7 +77,7 @@ class Weather:
     policies: float = 0.5
     """That another policy than `threshold` decides."""
     people: int = 0
-    strangers: int = 0
+    foreign_runs: int = 0
     """Runs of other schedulers with their own claims."""
     bystanders: int = 0
     """Processes started manually while a tick runs."""
@@ -135,7 +135,7 @@ _SPICES: dict[str, Sequence[float | int]] = {
     "droughts": (1, 2),
     "refused_types": (0.5,),
     "people": (1, 2, 3),
-    "strangers": (1, 2),
+    "foreign_runs": (1, 2),
     "bystanders": (2, 5),
 }
 _CRASHES = (0.0, 0.0005, 0.002, 0.005, 0.02)
@@ -146,9 +146,9 @@ _ACTED = 0.25
 Focus = Mapping[str, float]
 """Fields of the weather with fixed values; the others are drawn."""
 FOCI: Mapping[str, Focus] = {
-    "whose start was it": {"people": 3, "crash": 0.005, "fault": 0.1, "lost_reply": 0.8, "broken_boot": 0.3},
-    "another claims it": {"strangers": 3, "people": 2, "fault": 0.05, "lost_reply": 0.8, "stale": 0.1},
-    "old looks": {"stale": 0.3, "late_tags": 0.5, "people": 3, "fault": 0.03, "lost_reply": 0.8},
+    "a doubtful start": {"people": 3, "crash": 0.005, "fault": 0.1, "lost_reply": 0.8, "broken_boot": 0.3},
+    "foreign claims": {"foreign_runs": 3, "people": 2, "fault": 0.05, "lost_reply": 0.8, "stale": 0.1},
+    "stale polls": {"stale": 0.3, "late_tags": 0.5, "people": 3, "fault": 0.03, "lost_reply": 0.8},
     "a borrowed machine": {"use": 1.0, "people": 3, "crash": 0.005, "slow": 0.01},
     "long calls": {"slow": 0.02, "people": 3, "hang": 0.002},
     "a tick that hangs": {"hang": 0.004, "crash": 0.002},
@@ -156,9 +156,9 @@ FOCI: Mapping[str, Focus] = {
     "a lost ledger": {"outages": 3, "lost_disk": 0.6, "stuck": 0.2, "fault": 0.03, "droughts": 2},
     "a wrong clock": {"jumps": 2, "crash": 0.005, "slow": 0.01},
     "a full disk": {"full_disks": 2, "crash": 0.005, "people": 1},
-    "unread words": {"torn": 0.2, "crash": 0.005, "dies": 0.05},
+    "unreadable records": {"torn": 0.2, "crash": 0.005, "dies": 0.05},
     "stops that hang": {"stuck": 0.5, "fault": 0.1, "crash": 0.01},
-    "nothing but the work": {"crash": 0.0, "fault": 0.0, "hangs": 0.05, "dies": 0.05},
+    "work alone": {"crash": 0.0, "fault": 0.0, "hangs": 0.05, "dies": 0.05},
 }
 """Weathers in which rare pairs of faults meet."""
 
@@ -183,7 +183,7 @@ _FLEET_SPICES: dict[str, Sequence[float | int]] = {
 }
 _NOT_WITH_FLEETS = (
     "people",
-    "strangers",
+    "foreign_runs",
     "second_host",
     "edits",
     "forgeries",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from batchscribe.agent import boot as production
-from batchscribe.agent.boot import AgentSeams, HostAgent
+from batchscribe.agent.boot import AgentSeams
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
+from batchscribe.core.run.instances import MACHINE_TAG
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.testing.compute import Cloud, CloudMachine
 from batchscribe.testing.worker import WorkerScript
 from simulation.box import Boot, Box, Marks
 from simulation.seams import Bucket
-from simulation.timeline import START, Timeline
+from simulation.timeline import Timeline
 
 
 class CreatedMarks(Marks):
@@ -62,20 +63,11 @@ class CreatedBox(Box):
         self._start_agent(boot)
         self._deadman(self._marks, number)
 
-    def _start_agent(self, boot: Boot, run: str = "") -> None:
+    def _make_seams(self) -> AgentSeams:
         assert self._marks is not None
-        seams = AgentSeams(
-            clock=self._line,
-            workers=self,
-            marks=self.marks,
-            permit=self.permit,
-            announced=lambda: self._machine.tags.get(MANIFEST_TAG),
-            home=lambda: self._store,
-            runs=lambda _claim: self._store,
+        return replace(
+            super()._make_seams(),
             machine=lambda: self.name,
             unclaimed=self._marks,
             interruption=lambda: self.notice,
         )
-        this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
-        self._agent = HostAgent(self._place, this, seams, run=run)
-        self._step_agent(self._agent, boot)

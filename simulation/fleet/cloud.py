@@ -6,20 +6,18 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from typing import TypeVar
 
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MANIFEST_TAG, Claim, Instance
-from batchscribe.errors import BatchscribeError, NoCapacityError
+from batchscribe.errors import NoCapacityError
 from batchscribe.testing.compute import Cloud, CloudMachine
 from batchscribe.testing.fleet import show_created, show_named
 from batchscribe.testing.guard import FakeGuard
-from simulation.cloud import Act
+from simulation.cloud import Access, Act
 from simulation.gate import Gate
 from simulation.timeline import Timeline
 
-T = TypeVar("T")
 ZONES = ("a", "b", "c")
 _PRICES = {
     ("g4dn.xlarge", Market.SPOT): "0.2",
@@ -71,19 +69,12 @@ class Tokens:
         )
 
 
-class FleetApi:
-    """A protocols.Capacity on the cloud, as one controller reaches it; see `CloudApi`."""
+class FleetApi(Access):
+    """A protocols.Capacity on the cloud."""
 
     def __init__(self, cloud: Cloud, tokens: Tokens, line: Timeline, gate: Gate) -> None:
-        self.lag: Callable[[], float] = lambda: 0.0
-        self.refused: Callable[[], BatchscribeError | None] = lambda: None
-        self.looked: Callable[[float, float, Instance], None] = lambda _asked, _at, _seen: None
-        self.acted: Callable[[Act], None] = lambda _act: None
+        super().__init__(cloud, line, gate)
         self._tokens = tokens
-        self._cloud = cloud
-        self._line = line
-        self._gate = gate
-        self._asked = 0.0
 
     def offers(self, seen: Instance) -> tuple[Offer, ...]:
         if not seen.type:
@@ -105,7 +96,7 @@ class FleetApi:
         then, shown = self._call("poll", f"{len(instances)}", lambda: self._poll(instances))
         # Not within the call: a poll whose reply was lost showed nothing.
         for seen in shown:
-            self.looked(self._asked, then, seen)
+            self.polled(self._asked, then, seen)
         return shown
 
     def list_created(self) -> tuple[Instance, ...]:
@@ -119,10 +110,6 @@ class FleetApi:
 
     def release(self, instance: str) -> None:
         """The tags of its machines end with them."""
-
-    def _call(self, name: str, subject: str, act: Callable[[], T]) -> T:
-        self._asked = self._line.seconds
-        return self._gate.call(f"compute.{name}", subject, act)
 
     def _create(self, claim: Claim, offer: Offer) -> None:
         self.acted(Act("start", claim.instance, self._asked, claim))

@@ -13,7 +13,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.instances import MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.testing.compute import CloudMachine, Span
-from simulation.bills import CALL_SECONDS, Bills, Kept, Look
+from simulation.bills import CALL_SECONDS, Bills, Kept, Poll
 from simulation.box import Box
 from simulation.cloud import UP, Act
 from simulation.fleet.cloud import OFFERS, ZONES, price
@@ -35,7 +35,7 @@ class FleetBills(Bills):
     machines: Callable[[], Iterable[CloudMachine]]
 
     def ledger_lost(self, lost: Collection[str], older: Kept | None = None) -> None:
-        known = chain(self._kept, older.looks if older else ())
+        known = chain(self._kept, older.polls if older else ())
         names = [name for name in known if name.rpartition("-")[0] in lost]
         super().ledger_lost({*lost, *names}, older)
 
@@ -95,8 +95,8 @@ class FleetChecker(Checker):
         self.bills.machines = lambda: created
         self._alive: list[CloudMachine] = []
         self._known = 0
-        self._polls: dict[str, Look] = {}
-        self._polls_of: dict[int, dict[str, Look]] = {}
+        self._polls: dict[str, Poll] = {}
+        self._polls_of: dict[int, dict[str, Poll]] = {}
 
     def enter(self, pid: int, host: str, now: Callable[[], datetime]) -> None:
         super().enter(pid, host, now)
@@ -111,7 +111,7 @@ class FleetChecker(Checker):
             if machine.state in UP:
                 self._guarded(machine, machine.tags[MACHINE_TAG], machine.holder)
 
-    def looked(self, asked: float, at: float, seen: Instance) -> None:  # noqa: ARG002  the signature of the base
+    def polled(self, asked: float, at: float, seen: Instance) -> None:  # noqa: ARG002  the signature of the base
         self._polls[seen.id] = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
 
     def acted(self, act: Act) -> None:
@@ -170,9 +170,9 @@ class FleetPromises(Promises):
         for promises in self.each:
             promises.booted()
 
-    def looked(self) -> None:
+    def polled(self) -> None:
         for promises in self.each:
-            promises.looked()
+            promises.polled()
 
     def saved(self, run: Run) -> None:
         super().saved(run)

@@ -107,7 +107,7 @@ class FleetStage(Stage):
             return world
         capacity = FleetApi(self.cloud, self.tokens, self.line, slot.gate)
         capacity.lag, capacity.refused = self.trouble.lag, self.trouble.refused
-        capacity.looked, capacity.acted = self._looked, self.checker.acted
+        capacity.polled, capacity.acted = self._polled, self.checker.acted
         launcher = AgentLauncher(StoreSeam(self.bucket, slot.gate), NoSsh())
         return replace(world, capacity=capacity, launcher=launcher)
 

@@ -9,16 +9,13 @@ from typing import Annotated
 from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL, RAY, Market
 from batchscribe.core.run.account import FurtherRegion
 from batchscribe.core.setting_parsers import Name
 from batchscribe.text_settings import TextSettings, as_path
 
-LOCAL, EC2, FLEET, RAY = "local", "ec2", "fleet", "ray"
 PROVIDERS = (LOCAL, EC2, FLEET, RAY)
-"""Values of GPU_PROVIDER: a GPU in this machine, an existing instance, instances of an EC2 Fleet, actors of a
-Ray cluster."""
-
+"""Values of GPU_PROVIDER."""
 _MARKETS = {
     "spot": (Market.SPOT, Market.ON_DEMAND),
     "spot-only": (Market.SPOT,),
@@ -31,7 +28,7 @@ _MARKETS = {
 class MachineSettings(TextSettings):
     """Each field declares its setting's name and parser."""
 
-    provider: Annotated[str, Name("GPU_PROVIDER", parse.one_of(*PROVIDERS), ", ".join(PROVIDERS))] = "local"
+    provider: Annotated[str, Name("GPU_PROVIDER", parse.one_of(*PROVIDERS), ", ".join(PROVIDERS))] = LOCAL
     instance_id: Annotated[
         str, Name("GPU_INSTANCE_ID", parse.matching(r"i-[0-9a-f]{8,17}"), "an ID, e.g. i-0123456789abcdef0")
     ] = ""

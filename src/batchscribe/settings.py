@@ -21,12 +21,13 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.hours import Hours, UnknownPartError, parse_hours
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import PolicyName
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL
 from batchscribe.core.setting_conflicts import CONFLICTS
 from batchscribe.core.setting_names import GivenNames, SettingChecks
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import EC2, FLEET, LOCAL, MachineSettings
+from batchscribe.machine_settings import MachineSettings
 from batchscribe.text_settings import as_path
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
@@ -319,7 +320,7 @@ def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
     values.setdefault("state", str(home / _BARE.state_dir))
     values["state_dir"] = home / _BARE.state_dir if "://" in values["state"] else Path(values["state"])
     values.setdefault("output", values.get("source", ""))
-    values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
+    values.setdefault("provider", EC2 if values.get("instance_id") else LOCAL)
     values.setdefault("cloud_guard", "eventbridge" if values["provider"] in {EC2, FLEET} else "off")
     return values
 

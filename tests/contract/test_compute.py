@@ -10,8 +10,9 @@ import pytest
 
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.existing_instances import ExistingInstances
-from batchscribe.adapters.local.compute import LOCAL_ID, LocalCompute
+from batchscribe.adapters.local.compute import LocalCompute
 from batchscribe.controller.commands.manual_control import ManualCompute
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
@@ -68,7 +69,7 @@ class TestThisMachine(CapacitySuite):
         local = LocalCompute(tmp_path / "state", clock, instance_type="g5.xlarge")
         capacity = ExistingInstances(compute=local, provider="local", rate_of=lambda _type: RATE)
         return CapacityCase(
-            capacity=capacity, instance=LOCAL_ID, missing=MISSING, sleep=clock.sleep, has_tags=False
+            capacity=capacity, instance=LOCAL, missing=MISSING, sleep=clock.sleep, has_tags=False
         )
 
 
@@ -103,15 +104,15 @@ def test_a_manual_start_claims_nothing(manual: tuple[ManualCompute, CapacityCase
 def test_this_machine_is_not_started_manually(tmp_path: Path) -> None:
     local = LocalCompute(tmp_path, FakeClock())
     with pytest.raises(MisconfiguredError, match="nothing to start"):
-        local.start_unclaimed(LOCAL_ID)
+        local.start_unclaimed(LOCAL)
     # Version 0.1 recorded manual starts, and then held.
     (tmp_path / "local-instance.json").write_text('{"at": "2026-01-01T00:00:00Z", "tags": {}}')
-    assert local.describe(LOCAL_ID).state is InstanceState.STOPPED
+    assert local.describe(LOCAL).state is InstanceState.STOPPED
 
 
 def test_this_machine_has_one_type(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_TYPES"):
-        LocalCompute(tmp_path / "state", FakeClock()).change_type(LOCAL_ID, "g6.xlarge")
+        LocalCompute(tmp_path / "state", FakeClock()).change_type(LOCAL, "g6.xlarge")
 
 
 def test_an_instance_that_does_not_exist_gets_no_type(endpoint: str) -> None:

@@ -259,7 +259,9 @@ def cloud(host: Host) -> Iterator[Cloud]:
         make_schedule_group(endpoint)
         made = Cloud(endpoint, f"audio-{os.urandom(4).hex()}", make_stopped_instance(endpoint))
         create_bucket(endpoint, made.bucket)
-        record = InstanceRecord(instance=made.instance, release=__version__, at=datetime.now(UTC))
+        record = InstanceRecord(
+            instance=made.instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
+        )
         for key, data in ((keys.instance(made.instance), encode(record)), ("s/chunk-001.wav", spoken())):
             s3_client(endpoint).put_object(Bucket=made.bucket, Key=f"audio/{key}", Body=data)
         host.desk.configure(
@@ -273,8 +275,6 @@ def cloud(host: Host) -> Iterator[Cloud]:
             BATCH_GUARD_ROLE_ARN=ROLE,
             GPU_INSTANCE_ID=made.instance,
             GPU_HOURLY_COST="1",
-            GPU_SSH_HOST="127.0.0.1",
-            GPU_SSH_PORT="9",
         )
         yield made
 

@@ -45,14 +45,14 @@ BUGS = {
         planted.no_release_on_an_exception,
         {"I1", "I7"},
         38,
-        QUIET | {"droughts": 5, "endless": 0.3, "people": 0, "strangers": 0},
+        QUIET | {"droughts": 5, "endless": 0.3, "people": 0, "foreign_runs": 0},
     ),
     "the worker's report for the count": Bug(planted.the_workers_word_for_the_count, {"I4"}, 44),
     "the worker's report for the transcripts": Bug(planted.the_workers_word_for_the_transcripts, {"I5"}, 3),
     "a held lock is unlinked": Bug(planted.a_held_lock_is_unlinked, {"I6"}, 8),
     "the tag is forgotten": Bug(planted.the_tag_is_forgotten, {"I1", "I7", "I8", "I11"}, 1),
     "the tag is left": Bug(planted.the_tag_is_left, {"I8"}, 1),
-    "a foreign instance is adopted": Bug(planted.a_stranger_is_adopted, {"I3"}, 4, FOCI["another claims it"]),
+    "a foreign instance is adopted": Bug(planted.a_stranger_is_adopted, {"I3"}, 4, FOCI["foreign claims"]),
     "settled before the stop was observed": Bug(
         planted.settled_before_the_stop_was_seen, {"I1", "I7", "I8"}, 2
     ),
@@ -74,12 +74,10 @@ BUGS = {
         89,
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
-    "foreign claims are ignored": Bug(
-        planted.others_claims_are_ignored, {"I3"}, 5, FOCI["another claims it"]
-    ),
+    "foreign claims are ignored": Bug(planted.others_claims_are_ignored, {"I3"}, 5, FOCI["foreign claims"]),
     "stalled work is waited for": Bug(planted.hung_work_is_waited_for, {"P3"}, 0, QUIET | {"hangs": 0.3}),
     "the end of the work is not noticed": Bug(
-        planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["nothing but the work"]
+        planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["work alone"]
     ),
     "no start ever pays": Bug(planted.no_start_ever_pays, {"I14"}, 1),
     "what is done is assigned again": Bug(planted.what_is_done_is_given_out_again, {"I5"}),
@@ -88,7 +86,7 @@ BUGS = {
     "a secret is logged": Bug(planted.a_secret_is_logged, {"I9"}, 1, EXPIRED),
     "a secret is stored": Bug(planted.a_secret_is_stored, {"I9"}, 1, EXPIRED),
     "a working instance is not polled": Bug(
-        planted.nobody_looks_at_a_working_instance, {"P4"}, 3, FOCI["nothing but the work"]
+        planted.nobody_looks_at_a_working_instance, {"P4"}, 3, FOCI["work alone"]
     ),
     "every stop is forced": Bug(planted.every_stop_is_forced, {"I3"}, 3),
     "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}, 15, MANY_PEOPLE),

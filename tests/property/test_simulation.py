@@ -67,7 +67,7 @@ def test_a_poll_of_created_machines_without_a_reply_showed_nothing() -> None:
     line, rng = Timeline(), random.Random(0)
     gate, cloud = Gate(rng, line, Trace(line)), Cloud(line)
     api, shown = FleetApi(cloud, Tokens(rng, line, cloud), line, gate), list[str]()
-    api.looked = lambda _asked, _at, seen: shown.append(seen.id)
+    api.polled = lambda _asked, _at, seen: shown.append(seen.id)
     gate.trouble = lambda _name: (ComputeUnavailableError("no reply"), True)
     with pytest.raises(ComputeUnavailableError):
         api.poll(("run-1-0",))
@@ -98,7 +98,7 @@ def test_an_episode_is_the_same_bit_for_bit() -> None:
 
 
 def test_an_episode_does_not_depend_on_the_order_of_sets() -> None:
-    told = {
+    printed = {
         subprocess.run(
             [sys.executable, "-m", "simulation", "--replay", "17"],
             env=dict(os.environ) | {"PYTHONHASHSEED": hashing},
@@ -108,7 +108,7 @@ def test_an_episode_does_not_depend_on_the_order_of_sets() -> None:
         ).stdout
         for hashing in ("1", "2", "3")
     }
-    assert len(told) == 1
+    assert len(printed) == 1
 
 
 def test_a_summary_says_what_was_played(capsys: pytest.CaptureFixture[str]) -> None:

@@ -403,7 +403,7 @@ def any_manifest_is_worked_on(patch: Patch) -> None:
 
 
 def a_run_of_other_settings_is_refused(patch: Patch) -> None:
-    patch.setattr(advance, "world_of", _at_home)
+    patch.setattr(advance, "find_run_world", _at_home)
 
 
 def _at_home(world: World, config: RunConfig, run: Run) -> World:

@@ -34,7 +34,7 @@ from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engine_choice, engines
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
 from batchscribe.wiring.engines import known_factory, list_limits
-from batchscribe.wiring.preflight import check_record
+from batchscribe.wiring.preflight import check_model, check_record
 from batchscribe.wiring.scheduler import open_scheduler
 from support.stores import NOW
 from support.world import stage
@@ -150,7 +150,8 @@ def test_a_host_that_was_set_up_keeps_its_engine_if_that_can_do_the_work(
     store.create(keys.instance(INSTANCE), msgspec.json.encode(host))
     assert names_of(choose(wanted, store)) == chosen
     kept = prepared in {chosen, ("", "")}
-    refused = {found.what for found in check_record(wanted, host) if not found.ok}
+    checks = (*check_record(wanted, host), check_model(host, engine_spec(wanted, host)))
+    refused = {found.what for found in checks if not found.ok}
     assert refused == (set() if kept else {"model"})
 
 

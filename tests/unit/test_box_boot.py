@@ -157,7 +157,7 @@ def test_a_copy_of_a_disk_is_another_machine(tmp_path: Path, tag: str | None, an
     path = tmp_path / "board_asset_tag"
     if tag is not None:
         path.write_text(f"{tag}\n")
-    assert host_boot.copied_from(PLACE, path) == another
+    assert host_boot.find_copied_id(PLACE, path) == another
 
 
 def test_a_store_is_opened_once_and_where_it_was_set_up(
@@ -275,7 +275,7 @@ def test_only_a_host_with_units_that_is_not_borrowed_is_powered_off(
     tmp_path: Path, launch: ClaimLaunch, borrowed: bool, units: bool, powers_off: bool
 ) -> None:
     claim = HostClaim(run="r", created=NOW, deadline=NOW, output="s3://h", launch=launch, borrowed=borrowed)
-    marks = host_boot.marks_of(claim, tmp_path if units else tmp_path / "missing")
+    marks = host_boot.open_state_files(claim, tmp_path if units else tmp_path / "missing")
     assert marks.powers_off is powers_off
 
 

@@ -15,7 +15,7 @@ from batchscribe.controller.commands.redo import list_quarantined, release_quara
 from batchscribe.controller.context import World
 from batchscribe.controller.records import write_record
 from batchscribe.controller.recovery import adopt_run, recover
-from batchscribe.controller.rehearsal_place import is_rehearsal, place_of, world_of
+from batchscribe.controller.rehearsal_place import find_run_world, is_rehearsal, make_rehearsal_world
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
@@ -236,7 +236,7 @@ def test_a_run_of_an_earlier_version_has_its_control_objects_below_its_output(at
 
 def test_a_rehearsal_is_in_the_control_store(at: Stage, control: MemoryStore) -> None:
     world = with_control(at, control)
-    there = place_of(world, "x")
+    there = make_rehearsal_world(world, "x")
     there.output.create("a.ogg", b"1")
     there.output.create(keys.intent("r"), b"2")
     assert there.output.url == f"{CONTROL}/rehearsal/x"
@@ -245,7 +245,7 @@ def test_a_rehearsal_is_in_the_control_store(at: Stage, control: MemoryStore) ->
     (run,) = at.ledger.open_runs()
     run = replace(run, source=there.output.url, output=there.output.url, control=CONTROL)
     assert is_rehearsal(run)
-    assert world_of(world, at.config, run).output.url == there.output.url
+    assert find_run_world(world, at.config, run).output.url == there.output.url
     assert not is_rehearsal(replace(run, output="memory://rehearsal/x"))
 
 

@@ -22,7 +22,7 @@ from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.external_state import NOTED
 from batchscribe.controller.observe import observe
 from batchscribe.controller.records import read_settlement
-from batchscribe.controller.rehearsal_place import world_of
+from batchscribe.controller.rehearsal_place import find_run_world
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.bounds import LATEST
@@ -333,7 +333,7 @@ def test_the_timer_lists_nothing_while_no_run_is_open(at: Fleet) -> None:
 
 def test_a_run_that_creates_machines_is_finished_in_the_present_world(at: Fleet) -> None:
     run = started(at, at_work=2)
-    assert world_of(at.world, at.config, run) is at.world
+    assert find_run_world(at.world, at.config, run) is at.world
 
 
 def test_machines_that_are_up_are_not_reported_as_starting(at: Fleet) -> None:
@@ -726,7 +726,7 @@ def test_a_run_is_ended_in_the_regions_that_it_was_opened_with(
 ) -> None:
     regions.cloud.fail("acquire", *[NOT_HOME] * 2)
     run = started(regions, at_work=2)
-    assert world_of(regions.world, regions.config, run) is regions.world
+    assert find_run_world(regions.world, regions.config, run) is regions.world
     opened: list[tuple[FurtherRegion, ...]] = []
 
     def elsewhere(world: World, of: Run) -> World:

@@ -462,6 +462,37 @@ def test_a_host_that_could_not_work_fails(desk: Desk, made: InstanceRecord, fail
     assert desk.levels()[failing] == "fail"
 
 
+def test_all_that_a_start_needs_is_shown(desk: Desk) -> None:
+    desk.names |= {"BATCH_LAUNCH": "ssh", "BATCH_ENGINE": "poketsphinx", "BATCH_GUARD_ROLE_ARN": ""}
+    needs = [
+        found for _, checks in desk.preconditions(desk.settings).needs.list_groups() for found in checks()
+    ]
+    assert {found.what for found in needs if not found.ok} == {"engine", "guard", "host key"}
+    levels = desk.levels()
+    assert {found.what: levels[found.what] for found in needs} == {found.what: found.level for found in needs}
+
+
+def test_no_set_up_is_proposed_for_an_engine_that_cannot_run(desk: Desk) -> None:
+    desk.names |= {"BATCH_ENGINE": "poketsphinx"}
+    levels = desk.levels()
+    assert levels["engine"] == "fail"
+    assert "model" not in levels
+
+
+def test_an_unreadable_vocabulary_is_one_failure_of_several(desk: Desk) -> None:
+    desk.names |= {"BATCH_VOCABULARY": "/none.txt"}
+    levels = desk.levels()
+    assert (levels["engine"], levels["set-up"], levels["timer"]) == ("fail", "pass", "warn")
+
+
+def test_without_ssh_keygen_the_host_key_is_a_failure(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.names |= {"BATCH_LAUNCH": "ssh"}
+    private(desk.folder / "known_hosts")
+    desk.names |= {"BATCH_STATE_DIR": str(desk.folder)}
+    monkeypatch.setenv("PATH", "/none")
+    assert desk.levels()["host key"] == "fail"
+
+
 def test_a_key_that_no_start_needs_is_a_warning(desk: Desk) -> None:
     desk.names |= {"GPU_SSH_KEY_PATH": "/nope.pem"}
     assert desk.levels()["key file"] == "warn"

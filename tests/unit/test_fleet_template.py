@@ -14,7 +14,7 @@ from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy,
 from batchscribe.adapters.aws.launch_templates import to_template
 from batchscribe.cli.main import cli
 from batchscribe.settings import load
-from batchscribe.wiring.rights import place_of
+from batchscribe.wiring.rights import make_place
 from support.templates import FOLDER, complaints, ordered, read_resources, write_policies
 
 ACCOUNT, REGION = "123456789012", "us-east-2"
@@ -118,10 +118,10 @@ def test_existing_instances_can_neither_be_started_nor_stopped() -> None:
 
 
 def test_the_settings_fill_the_policies_in(tmp_path: Path) -> None:
-    place = place_of(load(SETTINGS, folder=tmp_path))
+    place = make_place(load(SETTINGS, folder=tmp_path))
     assert (place.template, place.types) == ("lt-0123456789abcdef0", ("g5.xlarge", "g6.xlarge"))
     assert place.missing == ("ACCOUNT_ID", "GUARD_ROLE", "HOST_ROLE")
-    named = place_of(load(SETTINGS | {"GPU_LAUNCH_TEMPLATE": "gpu"}, folder=tmp_path))
+    named = make_place(load(SETTINGS | {"GPU_LAUNCH_TEMPLATE": "gpu"}, folder=tmp_path))
     assert named.template == "*", "an ARN has the ID of a template, not its name"
 
 

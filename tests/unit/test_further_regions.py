@@ -33,7 +33,7 @@ from batchscribe.wiring import prices
 from batchscribe.wiring.doctor import open_preconditions
 from batchscribe.wiring.gpu import open_gpu_tools
 from batchscribe.wiring.preflight import preflight
-from batchscribe.wiring.rights import documents_of, place_of
+from batchscribe.wiring.rights import make_documents, make_place
 from batchscribe.wiring.seams import open_capacity, open_guard, settings_of_run
 from support.s3 import CREDENTIALS
 from support.set_up_hosts import store_with
@@ -259,6 +259,19 @@ def test_a_start_needs_what_machines_need_in_each_region(
     preflight(settings_of(tmp_path, GPU_FURTHER_REGIONS=without, BATCH_CLOUD_GUARD="off"), store)
 
 
+def test_the_image_of_each_region_is_prepared_for_the_one_engine_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "open_templates", FakeTemplates)
+    settings, store = settings_of(tmp_path, BATCH_ENGINE="auto"), store_with("ami-us-east-2", "ami-us-west-2")
+    for image, model in {"ami-us-east-2": "tiny", "ami-us-west-2": "small"}.items():
+        record = msgspec.json.decode(store.get(keys.instance(image)).data, type=InstanceRecord)
+        prepared = msgspec.structs.replace(record, engine="faster-whisper", model=model)
+        store.replace(keys.instance(image), msgspec.json.encode(prepared))
+    with pytest.raises(MisconfiguredError, match="for faster-whisper small, not for faster-whisper tiny"):
+        preflight(settings, store)
+
+
 def test_doctor_has_a_group_for_each_further_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
@@ -267,9 +280,9 @@ def test_doctor_has_a_group_for_each_further_region(tmp_path: Path, monkeypatch:
     assert made.machines is not None
     (west,) = made.further
     assert (west.settings.region, west.settings.launch_template) == ("us-west-2", "lt-west")
-    groups = [name for name, _findings in made._list_groups()]
-    assert groups[groups.index("machines") :][:3] == ["machines", "guard", "machines, us-west-2"]
-    found = {finding.what: finding for finding in west.check_region()}
+    groups = dict(made.list_groups())
+    assert list(groups)[-6:][:3] == ["machines", "machines, us-west-2", "engine"]
+    found = {finding.what: finding for finding in groups["machines, us-west-2"]()}
     assert not found["template"].ok
     assert "us-west-2" in found["price"].detail
     assert "stop orders" in found
@@ -295,9 +308,9 @@ def test_spot_prices_are_read_for_each_region(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_scheduler_has_the_rights_in_each_region(tmp_path: Path) -> None:
-    home, west = map(place_of, settings_of(tmp_path).by_region())
-    documents = documents_of(home, [west])
-    assert documents["scheduler"]["policy"] == documents_of(home)["scheduler"]["policy"]
+    home, west = map(make_place, settings_of(tmp_path).by_region())
+    documents = make_documents(home, [west])
+    assert documents["scheduler"]["policy"] == make_documents(home)["scheduler"]["policy"]
     policies: list[Any] = [documents["scheduler"][name] for name in ("policy", "policy us-west-2")]
     texts = [json.dumps(policy, separators=(",", ":")) for policy in policies]
     assert max(map(len, texts)) < 6_144, "IAM's limit of a policy"

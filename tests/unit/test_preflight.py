@@ -1,4 +1,4 @@
-"""What must hold of a box before its start is paid for."""
+"""Checks before a start is paid for."""
 
 from __future__ import annotations
 
@@ -24,11 +24,21 @@ from batchscribe.wiring.preflight import find_engine_problem, preflight, refuse_
 from support.stores import NOW
 
 INSTANCE = "i-0123456789abcdef0"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJUIHi4Cio3YaQXq3FP52fEtYTQPq8TzYdmxk+x2NfOc"
 
 
 def settings(folder: Path, launch: str = "auto", **names: str) -> Settings:
-    environ = {"GPU_INSTANCE_ID": INSTANCE, "BATCH_LAUNCH": launch, "BATCH_CLOUD_GUARD": "off"}
-    return load(environ | names, folder=folder)
+    environ = {"BATCH_SOURCE": "s3://bucket", "GPU_INSTANCE_ID": INSTANCE, "BATCH_CLOUD_GUARD": "off"}
+    return load(environ | {"BATCH_LAUNCH": launch} | names, folder=folder)
+
+
+@pytest.fixture(autouse=True)
+def pinned(tmp_path: Path) -> Path:
+    """The pinned host key, as `gpu setup` leaves it."""
+    file = tmp_path / ".batchscribe" / "known_hosts"
+    file.parent.mkdir()
+    file.write_text(f"{INSTANCE} {HOST_KEY}\n")
+    return file
 
 
 def recorded(**fields: object) -> MemoryStore:
@@ -114,6 +124,13 @@ def test_a_key_file_counts_only_where_ssh_is_used(tmp_path: Path) -> None:
         preflight(settings(tmp_path, "ssh", GPU_SSH_KEY_PATH="/nope.pem"), at_boot)
 
 
+def test_a_start_over_ssh_needs_the_pinned_host_key(tmp_path: Path, pinned: Path) -> None:
+    pinned.unlink()
+    preflight(settings(tmp_path), recorded(boots=True, shows_tags=True))
+    with pytest.raises(MisconfiguredError, match=f"no host key is pinned for {INSTANCE}: run `batchscribe"):
+        preflight(settings(tmp_path), recorded())
+
+
 @pytest.mark.parametrize("names", [{"BATCH_ENGINE": "wisper"}, {"GPU_SSH_KEY_PATH": "/nope.pem"}])
 def test_a_manual_start_needs_a_host_that_can_be_reached_and_set_up(
     tmp_path: Path, names: dict[str, str]
@@ -127,7 +144,8 @@ def test_a_manual_start_needs_a_host_that_can_be_reached_and_set_up(
 
 def test_a_local_gpu_needs_its_engine(tmp_path: Path) -> None:
     def local(engine: str) -> Settings:
-        return load({"GPU_PROVIDER": "local", "BATCH_ENGINE": engine}, folder=tmp_path)
+        names = {"BATCH_SOURCE": str(tmp_path), "GPU_PROVIDER": "local", "BATCH_ENGINE": engine}
+        return load(names, folder=tmp_path)
 
     preflight(local("pocketsphinx"), recorded())
     with pytest.raises(MisconfiguredError, match="did you mean pocketsphinx"):

@@ -21,7 +21,7 @@ from batchscribe.controller.commands.rehearsal import (
     put_speech,
     rehearse,
 )
-from batchscribe.controller.rehearsal_place import FOLDER, place_of
+from batchscribe.controller.rehearsal_place import FOLDER, make_rehearsal_world
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.observation import Policy
@@ -51,7 +51,7 @@ class Controller:
     def __init__(self, at: Stage, act: Act, *, steps: int = 9) -> None:
         self.kills = 0
         self.said: str | None = None
-        world, config = place_of(at.world, NAME), make_config(at.config, act)
+        world, config = make_rehearsal_world(at.world, NAME), make_config(at.config, act)
         for _step in range(steps):
             run = next(iter(at.ledger.open_runs()), None)
             if run is not None and run.dispatched is not None:
@@ -68,7 +68,7 @@ class Controller:
 
 def play(at: Stage, act: Act, **changes: int) -> Proof:
     put_speech(at.world, NAME, SPEECH)
-    at.worker.store = place_of(at.world, NAME).output
+    at.worker.store = make_rehearsal_world(at.world, NAME).output
     return rehearse(at.world, at.config, act, NAME, lambda: Controller(at, act, **changes))
 
 
@@ -83,7 +83,7 @@ def box_powers_off(at: Stage, seconds: float) -> None:
     def off() -> None:
         run = the_run(at)
         end = HostEnd(run=run.id, why="work ended", at=at.clock.now())
-        place_of(at.world, NAME).output.create(keys.box_end(run.id), msgspec.json.encode(end))
+        make_rehearsal_world(at.world, NAME).output.create(keys.box_end(run.id), msgspec.json.encode(end))
         at.compute.stop(INSTANCE)
 
     at.clock.at(seconds, off)

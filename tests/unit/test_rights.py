@@ -19,7 +19,7 @@ from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy,
 from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.settings import load
-from batchscribe.wiring.rights import place_of
+from batchscribe.wiring.rights import make_place
 from support.templates import complaints, write_policies
 
 ROOT = Path(__file__).parents[2]
@@ -323,7 +323,7 @@ NAMED = {
 
 
 def test_the_settings_fill_it_in(tmp_path: Path) -> None:
-    place = place_of(load(NAMED, folder=tmp_path))
+    place = make_place(load(NAMED, folder=tmp_path))
     assert (place.partition, place.account, place.region) == ("aws-us-gov", ACCOUNT, "us-gov-west-1")
     assert place.source == place.output == Folder(bucket="audio", prefix="sessions/")
     assert place.live_lock == ("audio", "batch-lock.json")
@@ -333,19 +333,19 @@ def test_the_settings_fill_it_in(tmp_path: Path) -> None:
 
 def test_the_state_in_a_store_is_for_the_scheduler_alone(tmp_path: Path) -> None:
     kept = Folder(bucket="kept", prefix="s/")
-    assert place_of(load(NAMED | {"BATCH_STATE_DIR": "s3://kept/s"}, folder=tmp_path)).state == kept
+    assert make_place(load(NAMED | {"BATCH_STATE_DIR": "s3://kept/s"}, folder=tmp_path)).state == kept
     place = replace(PLACE, state=kept)
     for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
         assert allowed(Who.SCHEDULER, action, "arn:aws:s3:::kept/s/generations/0000000001", place)
         assert not allowed(Who.BOX, action, "arn:aws:s3:::kept/s/generations/0000000001", place)
     assert not allowed(Who.BOX, "s3:ListBucket", "arn:aws:s3:::kept", place)
-    assert place_of(load(NAMED, folder=tmp_path)).state is None
+    assert make_place(load(NAMED, folder=tmp_path)).state is None
 
 
 def test_control_objects_of_their_own_place_get_rights_there(tmp_path: Path) -> None:
-    place = place_of(load(NAMED | {"BATCH_CONTROL": "s3://control/c"}, folder=tmp_path))
+    place = make_place(load(NAMED | {"BATCH_CONTROL": "s3://control/c"}, folder=tmp_path))
     assert place.control == Folder(bucket="control", prefix="c/")
-    assert place_of(load(NAMED, folder=tmp_path)).control is None
+    assert make_place(load(NAMED, folder=tmp_path)).control is None
 
 
 def test_the_rights_for_a_refresh_of_prices_are_optional() -> None:
@@ -376,12 +376,12 @@ def test_a_policy_names_no_alias_of_a_key(name: str) -> None:
 
 
 def test_without_a_guard_no_right_to_one(tmp_path: Path) -> None:
-    place = place_of(load(NAMED | {"BATCH_CLOUD_GUARD": "off"}, folder=tmp_path))
+    place = make_place(load(NAMED | {"BATCH_CLOUD_GUARD": "off"}, folder=tmp_path))
     assert not [action for action in actions(Who.SCHEDULER, place) if action.startswith("scheduler:")]
 
 
 def test_what_is_not_on_s3_needs_no_right_there(tmp_path: Path) -> None:
-    place = place_of(load(NAMED | {"BATCH_SOURCE": str(tmp_path)}, folder=tmp_path))
+    place = make_place(load(NAMED | {"BATCH_SOURCE": str(tmp_path)}, folder=tmp_path))
     assert not [action for action in actions(Who.SCHEDULER, place) if action.startswith("s3:")]
 
 
@@ -397,8 +397,8 @@ def test_the_command_prints_one_document_and_says_what_is_missing(
         assert f"{name} is unknown and stays" in whole.stderr
     one = CliRunner().invoke(cli, ["iam-policy", "--role", "stop", "--json"], env=NAMED)
     assert json.loads(one.stdout) == {
-        "policy": make_policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
-        "trust": make_trust(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+        "policy": make_policy(Who.STOP, make_place(load(NAMED, folder=tmp_path))),
+        "trust": make_trust(Who.STOP, make_place(load(NAMED, folder=tmp_path))),
     }
     assert one.stderr == ""
     unnamed = CliRunner().invoke(cli, ["iam-policy"], env=NAMED | {"GPU_INSTANCE_TYPE": ""})

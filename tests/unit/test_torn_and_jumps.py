@@ -215,10 +215,9 @@ def test_a_box_that_cannot_read_its_record_takes_up_nothing(data: bytes) -> None
 def test_a_record_that_cannot_be_read_is_refused_before_anything_is_paid(
     at: Stage, tmp_path: Path, data: bytes
 ) -> None:
-    """With the line that mends it."""
     at.store.replace(keys.instance(INSTANCE), data)
     names = {"GPU_INSTANCE_ID": INSTANCE, "BATCH_CLOUD_GUARD": "off", "BATCH_SOURCE": "s3://bucket"}
-    with pytest.raises(MisconfiguredError, match="gpu setup"):
+    with pytest.raises(MisconfiguredError, match="gpu setup`, which rewrites it"):
         preflight(load(names, folder=tmp_path), at.store)
 
 

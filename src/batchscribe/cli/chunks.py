@@ -20,7 +20,7 @@ from batchscribe.cli.app import (
     source_option,
     write_result,
 )
-from batchscribe.cli.tick import opened
+from batchscribe.cli.tick import open_app_scheduler
 from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import ChunkHistory, describe_unreadable, list_events
@@ -58,7 +58,7 @@ def why(app: App, key: str, *, as_json: bool) -> None:
     """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
     life = life_of(open_scanner(app.settings), app.relative(key), max_wait=app.settings.max_wait)
     if life.state is ChunkState.PENDING:
-        life = replace(life, next_tick=_next_tick(app))
+        life = replace(life, next_tick=_decide_next_tick(app))
     if as_json:
         print_json(life)
         return
@@ -92,13 +92,13 @@ def redo(
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
     scanner = open_scanner(app.settings)
-    found = _chosen(app, scanner, what, stale=stale, model_not=model_not)
+    found = _choose_audio(app, scanner, what, stale=stale, model_not=model_not)
     chosen = redoing.select_attempted(scanner, found)
     if dry_run or not chosen:
         if as_json:
             print_json({"would_redo": [audio.info.key for audio in chosen]})
         else:
-            line = f"Would redo {_describe_redo(app, chosen)}" if chosen else _nothing_to_redo(len(found))
+            line = f"Would redo {_describe_redo(app, chosen)}" if chosen else _explain_nothing(len(found))
             app.console.print(f"{line}. Nothing was changed.", markup=False)
         return
     if not yes:
@@ -268,7 +268,7 @@ def _list_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:NAMED])) + more
 
 
-def _chosen(
+def _choose_audio(
     app: App, scanner: Scanner, what: str | None, *, stale: bool, model_not: str | None
 ) -> Sequence[AudioObject]:
     if stale:
@@ -292,7 +292,7 @@ def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
     return f"{format_count(len(chosen), 'chunk')}, about {audio} of audio, about {estimated.cost}"
 
 
-def _nothing_to_redo(found: int) -> str:
+def _explain_nothing(found: int) -> str:
     fresh = f": {format_count(found, 'chunk')} not transcribed yet, which the next run takes" if found else ""
     return f"There is nothing to redo{fresh}"
 
@@ -304,10 +304,10 @@ def _confirm(act: str, planned: str) -> None:
     click.confirm(f"{act.capitalize()} {planned}?", abort=True)
 
 
-def _next_tick(app: App) -> str:
+def _decide_next_tick(app: App) -> str:
     """Decision of a tick now, or the reason why there is none."""
     try:
-        with opened(app, remember=False) as made:
+        with open_app_scheduler(app, remember=False) as made:
             decision = decide(observe(made.world, made.config), made.config.policy)
     except BatchscribeError as error:
         return f"unknown: {error}"

@@ -20,7 +20,7 @@ from batchscribe.cli.terminal.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.runs import Run
@@ -83,22 +83,22 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
     sample = _collect_sample(app, what)
     with open_ledger(settings, remember=False) as ledger:
         speeds = ledger.speeds()
-    said: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     runs: dict[str, Run] = {}
     for spec in candidates:
         name = f"{spec.engine} {spec.model}".strip()
         click.echo(f"{name}: transcribing {format_count(len(sample), 'file')}", err=True)
-        said[name], runs[name] = _transcribe(settings, spec, sample)
+        texts[name], runs[name] = _transcribe(settings, spec, sample)
     found = [
         _describe(
             spec,
             run=runs[name],
-            said=said[name],
-            wer=None if spoken is None else word_error_rate(spoken, said[name]),
-            against={other: word_error_rate(said[other], said[name]) for other in said if other != name},
+            words=texts[name],
+            wer=None if spoken is None else word_error_rate(spoken, texts[name]),
+            against={other: word_error_rate(texts[other], texts[name]) for other in texts if other != name},
             price=_find_price(settings, spec, speeds),
         )
-        for spec, name in zip(candidates, said, strict=True)
+        for spec, name in zip(candidates, texts, strict=True)
     ]
     return sorted(found, key=lambda one: one.error)
 
@@ -240,7 +240,7 @@ def _describe(
     spec: EngineSpec,
     *,
     run: Run,
-    said: list[str],
+    words: list[str],
     wer: float | None,
     against: dict[str, float],
     price: tuple[float, str] | None,
@@ -249,7 +249,7 @@ def _describe(
     return Compared(
         engine=spec.engine,
         model=spec.model,
-        words=len(said),
+        words=len(words),
         wer=wer,
         against=against,
         flags=dict(run.worked.flags),
@@ -271,12 +271,8 @@ def _find_price(settings: Settings, spec: EngineSpec, speeds: Sequence[Speed]) -
 
 def load_word_error_rate() -> WordErrorRate:
     """Returns jiwer's word error rate. Raises MisconfiguredError if it is not installed."""
-    try:
+    with require_extra("the word error rate needs its extra", "demo"):
         import jiwer
-    except ImportError as error:
-        raise MisconfiguredError(
-            f"the word error rate needs its extra: {describe_install('demo')}"
-        ) from error
 
     def rate(reference: list[str], hypothesis: list[str]) -> float:
         return (

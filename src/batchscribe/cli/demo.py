@@ -24,7 +24,7 @@ from batchscribe import settings as configuration
 from batchscribe.cli.app import App, pass_app
 from batchscribe.cli.compare import WordErrorRate, load_word_error_rate, split_words
 from batchscribe.cli.terminal.render import render_decision, render_run
-from batchscribe.cli.tick import opened
+from batchscribe.cli.tick import open_app_scheduler
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.prices import describe_rate
@@ -64,7 +64,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     verbose = click.get_current_context().find_root().params.get("verbose")
     apply_settings(app.settings, log_level="info" if verbose else "warning")
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
-    with opened(app) as made, made.lock.held():
+    with open_app_scheduler(app) as made, made.lock.held():
         ticked = one_tick(made.world, made.config)
         say("\n".join(render_decision(ticked)), markup=False)
     run = ticked.runs[-1] if ticked.runs else None

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.terminal.layout import Column, print_table
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.decide.published_models import (
     AS_OF,
     AUTO,
@@ -186,9 +187,9 @@ def print_published(
         Column("model", [model.name for model in models]),
         Column("engine", [model.engine for model in models]),
         Column("for", [_describe_languages(model) for model in models]),
-        Column("WER", [_format(model.wer) for model in models], right=True),
-        Column("long", [_format(model.long_wer) for model in models], right=True),
-        Column("speed", [_format(model.speed) for model in models], right=True),
+        Column("WER", [_format_figure(model.wer) for model in models], right=True),
+        Column("long", [_format_figure(model.long_wer) for model in models], right=True),
+        Column("speed", [_format_figure(model.speed) for model in models], right=True),
         Column("yours", [f"{speed:.0f}" if speed else "-" for speed in measured], right=True, optional=2),
         Column("size", [f"{model.megabytes / 1000:.1f}" for model in models], right=True),
         Column("licence", [model.licence for model in models], optional=1),
@@ -206,7 +207,7 @@ def _list_notes(
         yield f"* {chosen.engine} {chosen.model}: {_describe_origin(settings, chosen, here)}"
     best = next(iter(list_candidates(settings.engine, settings.language, settings.task)), None)
     offered = best in models and best is not None and best.name not in here and not _is_chosen(best, chosen)
-    if best and offered and settings.model == AUTO and settings.provider == "local":
+    if best and offered and settings.model == AUTO and settings.provider == LOCAL:
         yield f"  better, but not on this machine: `batchscribe engines --fetch {best.name}`"
     yield (
         "WER: English, in %, of utterances and of long recordings; speed: audio seconds per second in large "
@@ -221,7 +222,7 @@ def _describe_origin(settings: Settings, chosen: EngineSpec, here: Collection[st
     if settings.model == chosen.model:
         return "named by WHISPER_MODEL"
     language = f"with BATCH_LANGUAGE={chosen.language or AUTO}"
-    if settings.provider != "local":
+    if settings.provider != LOCAL:
         return f"{language}, by the next `batchscribe gpu setup`; a host keeps what it was prepared for"
     if chosen.model in here:
         return f"{language}, of the models on this machine"
@@ -242,7 +243,7 @@ def _describe_languages(model: PublishedModel) -> str:
     return "en" if len(model.languages) == 1 else str(len(model.languages))
 
 
-def _format(figure: float | None) -> str:
+def _format_figure(figure: float | None) -> str:
     return "-" if figure is None else str(figure)
 
 

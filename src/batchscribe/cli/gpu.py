@@ -17,9 +17,11 @@ from batchscribe.cli.app import App, Duration, json_option, print_json
 from batchscribe.cli.gpu_session import (
     clear_orders,
     is_claimed,
+    poll_existing,
     prepare_session,
     refuse_foreign_claim,
     refuse_open_run,
+    running_alone,
     running_instance,
     start_instance,
     stop_after,
@@ -92,7 +94,7 @@ def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
     _check_guarded(at, length, wait=wait)
     control = at.control
     at.preflight()
-    _poll_existing(at)
+    poll_existing(at)
     with at.lock.held():
         refuse_open_run(at)
         end = at.clock.now() + length if length else None
@@ -204,7 +206,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
     at = one_machine(ctx, "check")
     refuse_unsupported(at.unsupported)
     at.preflight()
-    seen = _poll_existing(at)
+    seen = poll_existing(at)
     exists = seen.state not in {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
@@ -239,12 +241,7 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
     refuse_unsupported(at.unsupported)
     if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
         return
-    at.preflight()
-    with running_instance(at, _poll_existing(at), start_it=start_it, alone=True) as running:
-        if running is None:
-            raise MisconfiguredError(
-                f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
-            )
+    with running_alone(at, "setup", start_it=start_it) as running:
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
         fine = _print_findings(ctx.ensure_object(App), at.set_up(running, **options))
     if not fine:
@@ -273,12 +270,7 @@ def image(ctx: click.Context, /, start_it: bool, print_it: bool, made: str | Non
     if made:
         show([at.setup.record_image(made)])
         return
-    at.preflight()
-    with running_instance(at, _poll_existing(at), start_it=start_it, alone=True) as running:
-        if running is None:
-            raise MisconfiguredError(
-                f"{at.instance} is not running: `batchscribe gpu image --start` starts it"
-            )
+    with running_alone(at, "image", start_it=start_it) as running:
         click.echo(f"setting up {running.id} for an image: takes some minutes")
         fine = show(at.set_up(running, image=True, **options))
     if not fine:
@@ -331,7 +323,7 @@ def _show_value(value: object) -> str:
 
 def _describe_status(at: GpuTools) -> dict[str, object]:
     """Rows of `gpu status`: state, claim, lock and worker version."""
-    seen = _poll_existing(at)
+    seen = poll_existing(at)
     run = at.open_run(at.instance)
     rate = at.find_rate(seen)
     return {
@@ -359,14 +351,6 @@ def _count_dollars(at: GpuTools, seen: Instance, rate: Rate | None) -> float | N
     if rate is None or seen.launched_at is None or not seen.state.billable:
         return None
     return cost(rate, (at.clock.now() - seen.launched_at).total_seconds()).dollars
-
-
-def _poll_existing(at: GpuTools) -> Instance:
-    """Polls the instance. Raises MisconfiguredError if there is none in the region."""
-    seen = at.control.poll()
-    if seen.state is InstanceState.MISSING:
-        raise MisconfiguredError(at.absence)
-    return seen
 
 
 def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:

@@ -43,6 +43,27 @@ def running_instance(
 
 
 @contextmanager
+def running_alone(at: GpuTools, command: str, *, start_it: bool) -> Iterator[Instance]:
+    """Yields the running instance while no run can use it. Raises MisconfiguredError."""
+    at.preflight()
+    with running_instance(at, poll_existing(at), start_it=start_it, alone=True) as running:
+        if running is None:
+            raise MisconfiguredError(
+                f"{at.instance} is not running: `batchscribe gpu {command} --start` starts it, and stops it "
+                "again"
+            )
+        yield running
+
+
+def poll_existing(at: GpuTools) -> Instance:
+    """Polls the instance. Raises MisconfiguredError if there is none in the region."""
+    seen = at.control.poll()
+    if seen.state is InstanceState.MISSING:
+        raise MisconfiguredError(at.absence)
+    return seen
+
+
+@contextmanager
 def _exclude_runs(at: GpuTools) -> Iterator[None]:
     with at.lock.held():
         refuse_open_run(at)

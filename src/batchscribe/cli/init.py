@@ -9,6 +9,7 @@ import click
 
 from batchscribe.cli.init_ec2 import Ec2Setup
 from batchscribe.cli.terminal.interview import Interview, print_line
+from batchscribe.core.decide.offers import EC2, LOCAL
 from batchscribe.core.env_text import render_env
 from batchscribe.env_file import refuse_existing_file, write_env_file
 from batchscribe.errors import BatchscribeError
@@ -16,7 +17,6 @@ from batchscribe.settings import DOTENV
 from batchscribe.wiring import init as wiring
 from batchscribe.wiring.init import Account
 
-LOCAL, EC2 = "local", "ec2"
 CONTROL = "batchscribe-control"
 """Default prefix of control objects, in the bucket of the audio."""
 

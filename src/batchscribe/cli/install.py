@@ -15,8 +15,8 @@ from batchscribe.wiring.install import (
     UNIT_DIR,
     WATCH_EVERY,
     is_root,
-    plan_of,
-    units_of,
+    make_plan,
+    render_plan,
 )
 
 every_option = click.option(
@@ -52,8 +52,8 @@ def systemd(
     """Install systemd timers and services of the tick and the watchdog."""
     if every and calendar:
         raise click.UsageError("--every and --calendar exclude each other")
-    plan = plan_of(app.settings, every=every, user=user, calendar=calendar)
-    names, units = units_of(plan, unit_dir)
+    plan = make_plan(app.settings, every=every, user=user, calendar=calendar)
+    names, units = render_plan(plan, unit_dir)
     timer, service, _watch_timer, watch_service = names.units[:4]
     starters = [name for name in units if not name.endswith(".service")]
     if print_only:
@@ -86,7 +86,7 @@ def systemd(
 @pass_app
 def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> None:
     """Install crontab lines of the tick and the watchdog."""
-    plan = plan_of(app.settings, every=every, user=user)
+    plan = make_plan(app.settings, every=every, user=user)
     block = schedules.render_cron(plan)
     if print_only:
         click.echo(block)

@@ -14,7 +14,7 @@ from typing import IO
 import click
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.cli.tick import opened
+from batchscribe.cli.tick import open_app_scheduler
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.commands.rehearsal import (
     LONGEST,
@@ -28,7 +28,7 @@ from batchscribe.controller.commands.rehearsal import (
 from batchscribe.controller.commands.rehearsal import (
     rehearse as play,
 )
-from batchscribe.controller.rehearsal_place import place_of
+from batchscribe.controller.rehearsal_place import make_rehearsal_world
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.decide.prices import describe_rate
@@ -68,7 +68,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
     chosen = tuple(Act(act) for act in acts) or tuple(Act)
     if controller:
         return _run_controller(app, controller, chosen[0])
-    with opened(app) as made, made.lock.held():
+    with open_app_scheduler(app) as made, made.lock.held():
         for act in chosen:
             check(made.world, made.config, act, guarded=made.settings.cloud_guard != "off")
         if not yes:
@@ -131,8 +131,8 @@ class _Controller:
 def _run_controller(app: App, name: str, act: Act) -> int:
     """Runs one tick without the lock, which its parent process holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with opened(app) as made:
-        ticked = one_tick(place_of(made.world, name), make_config(made.config, act))
+    with open_app_scheduler(app) as made:
+        ticked = one_tick(make_rehearsal_world(made.world, name), make_config(made.config, act))
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence

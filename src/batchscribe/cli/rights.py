@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.machine_settings import FLEET
-from batchscribe.wiring.rights import documents_of, place_of
+from batchscribe.core.decide.offers import FLEET
+from batchscribe.wiring.rights import make_documents, make_place
 
 _FROM = {
     "ACCOUNT_ID": "the account's number: `aws sts get-caller-identity`, or as for GUARD_ROLE",
@@ -70,9 +70,9 @@ def iam_policy(
         click.echo((files("batchscribe.deploy") / name).read_text(encoding="utf-8"), nl=False)
         return
     place, *further = (
-        replace(place_of(there), kms_keys=kms_keys, prices=prices) for there in app.settings.by_region()
+        replace(make_place(there), kms_keys=kms_keys, prices=prices) for there in app.settings.by_region()
     )
-    documents = documents_of(place, further)
+    documents = make_documents(place, further)
     if as_json:
         print_json(documents[role] if role else documents)
     else:

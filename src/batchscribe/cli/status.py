@@ -12,7 +12,7 @@ from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import describe_holder
-from batchscribe.cli.tick import opened
+from batchscribe.cli.tick import open_app_scheduler
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import describe_proof
 from batchscribe.controller.observe import PAUSED
@@ -34,7 +34,7 @@ from batchscribe.wiring.seams import open_ledger
 @pass_app
 def status(app: App, *, as_json: bool) -> None:
     """Lock, run in progress, backlog, GPU, pause, last runs."""
-    with opened(app, remember=False) as made:
+    with open_app_scheduler(app, remember=False) as made:
         now = overview(made.world, made.config)
         document = _build_document(made, now)
     if as_json:

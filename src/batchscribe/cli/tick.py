@@ -91,13 +91,13 @@ def run(
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)
     app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}
-    only = _session_ids(app, sessions)
+    only = _find_session_ids(app, sessions)
     if dry_run:
         return _dry_run(app, manual=True, only=only, as_json=as_json)
     return _run_tick(app, manual=True, only=only, wait=wait, as_json=as_json)
 
 
-def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
+def _find_session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     """Ids of these sessions. Raises ObjectNotFoundError if one has no audio."""
     scanner = open_scanner(app.settings)
     wanted = [session_id(app.relative(name)) for name in names]
@@ -111,7 +111,7 @@ def _run_tick(
 ) -> int:
     # The state is stored at the end of a command: a waiting one would keep it from the schedule's passes.
     wait = wait and not app.settings.state_url
-    with opened(app, manual=manual, only=only) as made:
+    with open_app_scheduler(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         show = partial(_print_decision, app, made, as_json=as_json)
         ticked = one_tick(made.world, made.config, locked=locked, wait=wait, on_decision=show)
@@ -142,7 +142,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
     Live work is not interrupted.
     """
     app.lenient = True
-    with opened(app) as made:
+    with open_app_scheduler(app) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         if adopt:
             with locked():
@@ -168,7 +168,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
 def watchdog(app: App, *, as_json: bool) -> int:
     """Advance open runs by one pass: start, follow, stop. Opens no run."""
     app.lenient = True
-    with opened(app) as made:
+    with open_app_scheduler(app) as made:
         watched = watch(made.world, made.config, locked=partial(made.locked, PASS_PATIENCE))
     if as_json:
         print_json({"found": watched.found} | _list_released(watched.runs))
@@ -183,7 +183,7 @@ def _list_released(runs: Sequence[Run]) -> dict[str, object]:
     return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
 
 
-def opened(
+def open_app_scheduler(
     app: App, *, manual: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
 ) -> AbstractContextManager[Scheduler]:
     """Opens the scheduler of the command's settings."""
@@ -198,7 +198,7 @@ def opened(
 
 
 def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
-    with opened(app, manual=manual, remember=False, only=only) as made:
+    with open_app_scheduler(app, manual=manual, remember=False, only=only) as made:
         seen = observe(made.world, made.config)
         if seen.instance and seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))

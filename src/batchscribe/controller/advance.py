@@ -23,7 +23,7 @@ from batchscribe.controller.context import (
     save_best_effort,
 )
 from batchscribe.controller.follow import dispatch_and_follow, follow
-from batchscribe.controller.rehearsal_place import world_of
+from batchscribe.controller.rehearsal_place import find_run_world
 from batchscribe.controller.settle import settle
 from batchscribe.controller.steps import arm, record_starts, start_machines, work
 from batchscribe.controller.teardown import begin_teardown, teardown
@@ -86,7 +86,7 @@ def advance(world: World, config: RunConfig, run: Run, passed: PassResult) -> No
     before = passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
     try:
-        here = world_of(world, config, run)
+        here = find_run_world(world, config, run)
         with here.run_log(run):
             _take_steps(here, config.of(run), run, passed)
     except InterruptedRunError:
@@ -272,7 +272,7 @@ def end_interrupted(
 ) -> None:
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
-    here = world_of(world, config, run)
+    here = find_run_world(world, config, run)
     out = save_best_effort(
         here, read_latest(here, run).to_teardown(Outcome.INTERRUPTED, str(error)), "interrupted"
     )

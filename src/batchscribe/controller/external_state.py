@@ -20,8 +20,9 @@ from batchscribe.controller.context import (
     try_action,
 )
 from batchscribe.controller.records import raise_settlement
-from batchscribe.controller.rehearsal_place import world_of
+from batchscribe.controller.rehearsal_place import find_run_world
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.decide.planned_start import ALREADY_UP
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -30,7 +31,6 @@ from batchscribe.errors import BatchscribeError, ComputeUnavailableError
 from batchscribe.reading import read_if_valid
 
 NOTED = "outside/"
-LOCAL = "local"
 
 
 def record_external_state(world: World, run: Run) -> None:
@@ -129,7 +129,7 @@ def retry_clean_up(world: World, config: RunConfig) -> None:
         if run is None:  # a crash came before the run was recorded, so nothing followed from the note
             world.ledger.put(key, None)
         elif not run.open:
-            clean_up_external_state(world_of(world, config, run), run)
+            clean_up_external_state(find_run_world(world, config, run), run)
 
 
 def disarm_settled(world: World, instance: str) -> None:

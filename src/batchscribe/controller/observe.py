@@ -8,12 +8,12 @@ from itertools import takewhile
 
 from batchscribe.controller.capacity import list_offers, read_priors
 from batchscribe.controller.context import RunConfig, World
-from batchscribe.controller.external_state import LOCAL, read_instance_record
+from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.recovery import find_competing_run
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE
 from batchscribe.core.decide.observation import HostFault, Observation
-from batchscribe.core.decide.offers import CPU, Market, Offer
+from batchscribe.core.decide.offers import CPU, LOCAL, Market, Offer
 from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.outcomes import Outcome

@@ -11,7 +11,7 @@ import msgspec
 from batchscribe import reading
 from batchscribe.control_place import build_url
 from batchscribe.controller.context import World, log
-from batchscribe.controller.rehearsal_place import place_of
+from batchscribe.controller.rehearsal_place import make_rehearsal_world
 from batchscribe.core import keys
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
 from batchscribe.core.run import manifest as wire
@@ -81,7 +81,7 @@ def list_records(world: World) -> Iterator[tuple[World, str, str]]:
         yield world, *_split_key(info.key)
     for info in world.home.list(keys.REHEARSALS):
         name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
-        yield place_of(world, name), *_split_key(key)
+        yield make_rehearsal_world(world, name), *_split_key(key)
 
 
 def _split_key(key: str) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from batchscribe.controller.records import (
     read_settlement,
     recover_workers,
 )
-from batchscribe.controller.rehearsal_place import is_rehearsal, world_of
+from batchscribe.controller.rehearsal_place import find_run_world, is_rehearsal
 from batchscribe.controller.teardown import end_settled
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
@@ -217,7 +217,7 @@ def _recover_run(world: World, config: RunConfig, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    world = world_of(world, config, record)
+    world = find_run_world(world, config, record)
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)

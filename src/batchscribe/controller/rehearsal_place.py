@@ -59,7 +59,7 @@ class _Silence:
         """Does nothing."""
 
 
-def place_of(world: World, name: str) -> World:
+def make_rehearsal_world(world: World, name: str) -> World:
     """World of a rehearsal, with the real instance, guard and ledger."""
     store = Below(world.home, f"{FOLDER}{name}/")
 
@@ -69,14 +69,14 @@ def place_of(world: World, name: str) -> World:
     return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
 
 
-def world_of(world: World, config: RunConfig, run: Run) -> World:
+def find_run_world(world: World, config: RunConfig, run: Run) -> World:
     """World that a run was opened in, or a rehearsal's.
 
     A run is stopped and finished where it was opened, even if the settings changed since.
     """
     root = build_url(world.home, FOLDER)
     if run.output.startswith(root):
-        return place_of(world, run.output.removeprefix(root))
+        return make_rehearsal_world(world, run.output.removeprefix(root))
     stores = (world.source.url, world.output.url, find_control_url(world.home))
     regions = (config.region, config.further_regions)
     place = (config.provider, *regions, config.instances, config.guard, *stores)

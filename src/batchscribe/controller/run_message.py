@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from batchscribe.controller.external_state import LOCAL
 from batchscribe.core.decide.hosted import format_savings, make_savings
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.run.engine_time import flag_text

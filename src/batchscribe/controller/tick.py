@@ -19,14 +19,14 @@ from batchscribe.controller.advance import PassResult, advance, advance_all, end
 from batchscribe.controller.alerts import alert, alert_overdue, send_alert
 from batchscribe.controller.commands.redo import quarantine_exhausted
 from batchscribe.controller.context import RunConfig, World, is_over, log, refuse_unsupported, save
-from batchscribe.controller.external_state import LOCAL, NOTED, disarm_settled, retry_clean_up
+from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.languages import identify_sessions
 from batchscribe.controller.observe import observe, paused_until
 from batchscribe.controller.recovery import poll_all, recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.decide.observation import Observation, Reason, ReasonCode
-from batchscribe.core.decide.offers import CPU
+from batchscribe.core.decide.offers import CPU, LOCAL
 from batchscribe.core.decide.planned_start import plan_start
 from batchscribe.core.decide.policy import (
     Decision,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from batchscribe.errors import MisconfiguredError
 
 
 class Level(StrEnum):
@@ -29,6 +32,15 @@ def describe_install(extra: str, otherwise: str = "") -> str:
     """
     without = f" (without a GPU '.[{otherwise}]')" if otherwise else ""
     return f"pip install --editable '.[{extra}]'{without} in the folder of the sources"
+
+
+@contextmanager
+def require_extra(subject: str, extra: str) -> Iterator[None]:
+    """Converts a missing package of an extra into a MisconfiguredError."""
+    try:
+        yield
+    except ImportError as error:
+        raise MisconfiguredError(f"{subject}: {describe_install(extra)}") from error
 
 
 def lead_with_note(event: Mapping[str, Any]) -> dict[str, Any]:

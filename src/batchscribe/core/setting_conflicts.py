@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL, RAY
 from batchscribe.core.keys import CONTROL
 from batchscribe.errors import MisconfiguredError
 
 _LAUNCHES = {
-    "local": ("auto", "local"),
-    "ec2": ("auto", "boot", "ssh"),
-    "fleet": ("auto", "boot"),
-    "ray": ("auto",),
+    LOCAL: ("auto", "local"),
+    EC2: ("auto", "boot", "ssh"),
+    FLEET: ("auto", "boot"),
+    RAY: ("auto",),
 }
 """Values of BATCH_LAUNCH, by provider."""
 
@@ -35,17 +36,17 @@ def refuse_unused_machine(completed: Mapping[str, Any]) -> None:
     With a fleet, GPU_INSTANCE_ID is the instance that images are made on.
     """
     provider = completed["provider"]
-    if provider == "ray" and completed.get("instance_id"):
+    if provider == RAY and completed.get("instance_id"):
         raise MisconfiguredError(
             "GPU_INSTANCE_ID names an instance, and a run of GPU_PROVIDER=ray has the nodes of its cluster: "
             "remove GPU_INSTANCE_ID, or use GPU_PROVIDER=ec2"
         )
-    if provider == "fleet" and completed.get("hourly_cost") is not None:
+    if provider == FLEET and completed.get("hourly_cost") is not None:
         raise MisconfiguredError(
             "GPU_HOURLY_COST is one price, and GPU_PROVIDER=fleet has one for each type, market and zone: "
             "remove it, or write your prices into BATCH_PRICE_FILE"
         )
-    if provider != "fleet" and completed.get("further_regions"):
+    if provider != FLEET and completed.get("further_regions"):
         raise MisconfiguredError(
             f"GPU_FURTHER_REGIONS has regions to create machines in, and GPU_PROVIDER={provider} creates "
             "none there: remove it, or use GPU_PROVIDER=fleet"
@@ -67,7 +68,7 @@ def refuse_repeated_region(completed: Mapping[str, Any]) -> None:
 def refuse_unfitting_guard(completed: Mapping[str, Any]) -> None:
     """Refuses a guard for a Ray cluster: EventBridge cannot stop its actors."""
     guard, provider = completed["cloud_guard"], completed["provider"]
-    if provider == "ray" and guard != "off":
+    if provider == RAY and guard != "off":
         raise MisconfiguredError(
             f"BATCH_CLOUD_GUARD={guard} cannot stop a machine of GPU_PROVIDER=ray: remove it; machines end "
             "themselves, and the cluster's idle timeout ends their nodes"
@@ -97,7 +98,7 @@ def refuse_misplaced_state(completed: Mapping[str, Any]) -> None:
             "BATCH_STATE_DIR is a file URL, and the machine's users could read the scheduler's secret there: "
             "write the folder itself, as a path"
         )
-    if completed["provider"] == "local" or completed.get("cpu_lane", "off") != "off":
+    if completed["provider"] == LOCAL or completed.get("cpu_lane", "off") != "off":
         raise MisconfiguredError(
             "BATCH_STATE_DIR is in a store, but work on this machine's own GPU or processor needs a folder: "
             "use one, or GPU_INSTANCE_ID without BATCH_CPU_LANE"

@@ -23,7 +23,7 @@ from batchscribe.controller.external_state import NOTED
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.hosted import make_savings
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.run.usage import make_history, make_usage
@@ -153,11 +153,9 @@ def write_metrics(path: Path, data: bytes) -> None:
 
 def render_metrics(settings: Settings, ledger: Ledger, now: datetime) -> bytes:
     """All metrics in Prometheus' text format. Raises what the ledger raises."""
-    try:
+    with require_extra("metrics need their extra", "dashboard"):
         from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
-    except ImportError as error:
-        raise MisconfiguredError(f"metrics need their extra: {describe_install('dashboard')}") from error
     families = {
         each.name: (GaugeMetricFamily if each.kind == GAUGE else CounterMetricFamily)(
             f"{PREFIX}{each.name}", each.meaning, labels=each.labels

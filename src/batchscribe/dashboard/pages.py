@@ -12,15 +12,12 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from batchscribe.core.figures import format_clock, format_count, format_hours, format_minutes, format_size
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.redaction import printable
-from batchscribe.errors import MisconfiguredError
 
-try:
+with require_extra("HTML pages need their extra", "dashboard"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
-except ImportError as error:
-    raise MisconfiguredError(f"HTML pages need their extra: {describe_install('dashboard')}") from error
 
 ASSETS: Mapping[str, str] = {
     "style.css": "text/css",

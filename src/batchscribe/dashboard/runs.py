@@ -50,8 +50,7 @@ def list_runs(context: Context, request: Request) -> Response:
     """The table: `?outcome=` filters, `?page=` counts from 1."""
     outcome = request.query_params.get("outcome", "")
     asked = request.query_params.get("page", "1")
-    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 7 else 1
-    number = max(1, number)
+    number = max(1, int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 7 else 1
     with context.open_ledger() as ledger:
         counts = ledger.outcomes()
         runs = ledger.run_page(outcome, skip=(number - 1) * PAGE, count=PAGE)

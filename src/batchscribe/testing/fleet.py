@@ -75,7 +75,7 @@ class FakeFleet(FaultPlan, Cloud):
 
 
 def show_named(name: str, machines: Iterable[CloudMachine], at: float) -> Instance:
-    """Answer of a poll: of this name, the machine furthest from its end."""
+    """A poll's answer: of this name, the machine furthest from ending."""
     shown = [seen for since, seen in (machine.shown_at(at) for machine in machines) if since <= at]
     shown = [seen for seen in shown if seen.state in _FROM_THE_END]
     if not shown:

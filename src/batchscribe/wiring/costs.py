@@ -10,12 +10,12 @@ import structlog
 
 from batchscribe.core import keys
 from batchscribe.core.decide.fixed import VOLUME_PERIOD, CostBasis, ParkedParts
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.runs import Run
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
-from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
 from batchscribe.settings import Settings

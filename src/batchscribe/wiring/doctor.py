@@ -11,41 +11,38 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.machine.files import (
-    KEY_FILE,
-    check_key_file,
     check_model_space,
     check_settings_file,
-    check_state_folder,
 )
 from batchscribe.adapters.machine.installed import has_lane_unit
 from batchscribe.adapters.notify.receivers import build_receivers
 from batchscribe.controller.commands import doctor as checks
-from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
+from batchscribe.controller.commands.doctor import AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
 from batchscribe.controller.recovery import find_other_scheduler
+from batchscribe.core.decide.offers import FLEET, LOCAL, RAY
 from batchscribe.core.figures import format_count
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import describe_install, require_extra
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
-from batchscribe.machine_settings import FLEET, LOCAL, RAY
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
 from batchscribe.wiring.created.machine_checks import MachineChecks
-from batchscribe.wiring.engine_choice import EngineChoice, engine_spec
+from batchscribe.wiring.engine_choice import EngineChoice
 from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.lane import Lane
 from batchscribe.wiring.preflight import (
-    check_engine,
-    check_guard_role,
-    check_local_engine,
-    check_record,
-    check_rendering,
+    ENGINE,
+    GUARD,
+    HOST,
+    MACHINES,
+    Check,
+    Group,
+    StartChecks,
     needs_ssh,
     read_instance_record,
 )
@@ -53,7 +50,6 @@ from batchscribe.wiring.prices import load_prices, price_region
 from batchscribe.wiring.scanners import list_audio_beside
 from batchscribe.wiring.seams import (
     describe_missing,
-    list_required,
     open_ledger,
     open_ray_cluster,
     open_store_if_possible,
@@ -62,11 +58,10 @@ from batchscribe.wiring.seams import (
     with_control,
 )
 
-TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
+BOUNDS: dict[str, Any] = {"attempts": 1, "connect_timeout": 2.0, "read_timeout": 5.0}
 """Of calls to EC2: each check ends within some seconds."""
 RECENT = timedelta(days=30)
 SPEECH = ("demo", "audio", "morning-walk", "chunk-002.ogg")
-Group = tuple[str, Callable[[], Iterator[Finding]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,31 +86,40 @@ class Preconditions:
 
     def check(self) -> Iterator[tuple[str, Finding]]:
         """Yields (group, finding) as each check is done; never raises."""
-        for group, findings in self._list_groups():
+        for name, findings in self.list_groups():
             for finding in findings():
-                yield group, finding
+                yield name, finding
 
-    def _list_groups(self) -> Iterator[Group]:
-        yield "settings", self._check_settings
-        if self.account:
-            yield "AWS account", partial(self._check_account, self.account)
+    def list_groups(self) -> Iterator[Group]:
+        """Yields (name, checks): all that a start needs, and what only this command checks."""
+        (name, findings), *needs = self.needs.list_groups()
+        yield name, partial(_join_checks, findings, self._check_settings)
+        own: dict[str, Check] = {ENGINE: self._check_engine}
+        own |= {f"{MACHINES}, {there.settings.region}": there.check_region for there in self.further}
+        if account := self.account:
+            yield "AWS account", partial(self._check_account, account)
+            own |= {GUARD: partial(self._check_guard, account), HOST: partial(self._check_port, account)}
+        if account and self.machines:
+            own[MACHINES] = partial(self._check_machines, account, self.machines)
         if self.settings.provider == RAY:
             yield "Ray cluster", self._check_ray
         if self.settings.source:
             yield "store", self._check_stores
-        if self.account and self.settings.instance_id:
-            yield "GPU instance", partial(self._check_instance, self.account)
-            yield "guard", partial(self._check_guard, self.account)
-            yield "host", partial(self._check_host, self.account)
-        if self.account and self.machines and self.settings.launch_template:
-            yield "machines", partial(self._check_machines, self.account, self.machines)
-            yield "guard", partial(self._check_guard, self.account)
-        for there in self.further:
-            yield f"machines, {there.settings.region}", there.check_region
-        yield "engine", self._check_engine
+        if account and self.settings.instance_id:
+            yield "GPU instance", partial(self._check_instance, account)
+        for name, findings in needs:
+            yield name, partial(_join_checks, findings, *filter(None, [own.get(name)]))
         yield "schedule", self._check_schedule
         yield "messages", self._check_messages
         yield "last proof", self._check_history
+
+    @cached_property
+    def needs(self) -> StartChecks:
+        """What a start needs, as the check before a start finds it."""
+        further = tuple(there.needs for there in self.further)
+        return StartChecks(
+            settings=self.settings, read_record=self._read_record, machines=self.machines, further=further
+        )
 
     def check_region(self) -> Iterator[Finding]:
         """Yields the findings about machines and stop orders in one region."""
@@ -127,19 +131,13 @@ class Preconditions:
         settings = self.settings
         for problem in settings.problems:
             yield failed("settings", problem, f"correct {settings.folder / DOTENV}")
-        required = ("BATCH_SOURCE", *list_required(settings))
-        missing = [attempt(name, partial(self._check_required, name)) for name in required]
         prices = attempt("prices", self._check_prices)
-        yield from (finding for finding in (*missing, prices) if not finding.ok)
+        if not prices.ok:
+            yield prices
         if not settings.problems:
             count = sum(origin != DEFAULT for origin in settings.origins.values())
             yield passed("settings", f"{count} set; `batchscribe config` shows them")
         yield check_settings_file(settings.folder / DOTENV)
-        yield check_state_folder(settings.state_dir)
-        yield check_rendering(settings)
-
-    def _check_required(self, name: str) -> Finding:
-        return passed(name, self.settings.require(name))
 
     def _check_prices(self) -> Finding:
         load_prices(self.settings)
@@ -187,10 +185,11 @@ class Preconditions:
 
     def _check_type(self, account: AccountReads, name: str) -> Iterator[Finding]:
         kinds: list[MachineType] = []
+        spec, _checked = self.needs.engine
 
         def check() -> Finding:
             kinds.append(account.machine_type(name))
-            return checks.check_type(kinds[0], needs_gpu=self._engine_spec.device == "cuda")
+            return checks.check_type(kinds[0], needs_gpu=bool(spec and spec.device == "cuda"))
 
         yield attempt("type", check, optional="ec2:DescribeInstanceTypes")
         if kinds and self.machines:
@@ -203,16 +202,12 @@ class Preconditions:
             )
 
     def _check_machines(self, account: AccountReads, machines: MachineChecks) -> Iterator[Finding]:
-        """Checks the template, types, quotas, prices and image of created machines."""
-        yield from machines.check_template()
+        """Checks types, quotas and prices of created machines."""
         for name in self.settings.instance_types:
             yield from self._check_type(account, name)
         yield attempt("price", partial(machines.check_prices, self.clock))
-        record = self._instance_record
-        yield from [record] if isinstance(record, Finding) else check_record(self.settings, record)
 
     def _check_guard(self, account: AccountReads) -> Iterator[Finding]:
-        yield check_guard_role(self.settings)
         yield from self._check_orders(account)
         if self.settings.cloud_guard != "off":
             yield attempt("armed", self._check_last_armed)
@@ -229,11 +224,8 @@ class Preconditions:
         with open_ledger(self.settings, remember=False) as ledger:
             return checks.check_last_armed(ledger.runs(self.clock.now() - RECENT))
 
-    def _check_host(self, account: AccountReads) -> Iterator[Finding]:
-        settings, record = self.settings, self._instance_record
-        needed = needs_ssh(settings, record)
-        key = check_key_file(settings.ssh_key_path)
-        yield key if key.ok or needed else warned(KEY_FILE, key.detail, key.fix)
+    def _check_port(self, account: AccountReads) -> Iterator[Finding]:
+        settings, needed = self.settings, needs_ssh(self.settings, self.needs.record)
         if settings.ssh_host in {"public", "private"}:
             access = partial(account.port_access, settings.instance_id, settings.ssh_port)
             own = checks.PUBLIC_ADDRESS if settings.ssh_host == "public" else checks.PRIVATE_ADDRESS
@@ -242,23 +234,9 @@ class Preconditions:
                 lambda: checks.check_port(access(), settings.ssh_port, settings.region, own, needed=needed),
                 optional="ec2:DescribeSecurityGroups",
             )
-        yield attempt("host key", partial(self._check_host_key, needed=needed))
-        if isinstance(record, Finding):
-            yield record
-            return
-        yield from check_record(settings, record)
-
-    def _check_host_key(self, *, needed: bool) -> Finding:
-        fingerprint = find_pin(self.settings.state_dir / "known_hosts", self.settings.instance_id)
-        if fingerprint:
-            return passed("host key", f"{fingerprint} is pinned")
-        return (failed if needed else warned)("host key", "none is pinned on this machine", SET_UP)
 
     def _check_engine(self) -> Iterator[Finding]:
-        engine = check_engine(self._engine_spec)
-        yield engine
-        if self.settings.provider == LOCAL and engine.ok:
-            yield check_local_engine(self._engine_spec)
+        if self.settings.provider == LOCAL:
             yield attempt("decoder", check_decoder)
             yield check_model_space(Path.home() / ".cache")
         lane = Lane(self.settings, EngineChoice(self.settings, self.output), self.clock)
@@ -305,25 +283,24 @@ class Preconditions:
             yield passed("open runs", "none")
 
     @cached_property
-    def _engine_spec(self) -> EngineSpec:
-        record = None if self.account is None else self._instance_record
-        return engine_spec(self.settings, record if isinstance(record, InstanceRecord) else None)
-
-    @cached_property
     def _seen_instance(self) -> Instance | Finding:
         try:
             return self.describe()
         except BatchscribeError as error:
             return to_failure("instance", error)
 
-    @cached_property
-    def _instance_record(self) -> InstanceRecord | Finding:
+    def _read_record(self) -> InstanceRecord | Finding:
         try:
             if self.machines:
                 return self.machines.read_record(self.output)
             return read_instance_record(self.output, self.settings.instance_id)
         except BatchscribeError as error:
             return to_failure("set-up", error)
+
+
+def _join_checks(*checks: Check) -> Iterator[Finding]:
+    for findings in checks:
+        yield from findings()
 
 
 def open_preconditions(settings: Settings) -> Preconditions:
@@ -372,23 +349,16 @@ def check_decoder() -> Finding:
 
 
 def _add_cloud(made: Preconditions, settings: Settings) -> Preconditions:
-    try:
+    with require_extra("EC2 needs its extra", "aws"):
         from batchscribe.adapters.aws.account import AwsAccount
         from batchscribe.adapters.aws.ec2 import Ec2Compute
-    except ImportError as error:
-        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     region, endpoint = settings.region or None, settings.endpoint_url or None
-    bounds: dict[str, Any] = {
-        "attempts": TRIES,
-        "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": READ_SECONDS,
-    }
-    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint, **bounds))
+    made = replace(made, account=AwsAccount(region=region, endpoint=endpoint, **BOUNDS))
     if settings.provider == FLEET:
-        machines = MachineChecks(settings, open_templates(settings, **bounds))
+        machines = MachineChecks(settings, open_templates(settings, **BOUNDS))
         further = tuple(_add_cloud(replace(made, settings=each), each) for each in settings.by_region()[1:])
         return replace(made, machines=machines, further=further)
-    compute = Ec2Compute(region=region, endpoint=endpoint, **bounds)
+    compute = Ec2Compute(region=region, endpoint=endpoint, **BOUNDS)
     return replace(
         made,
         describe=partial(compute.describe, settings.instance_id),

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from msgspec import UNSET, structs
 
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import FLEET, LOCAL
 from batchscribe.core.decide.published_models import (
     AUTO,
     EUROPEAN,
@@ -20,7 +21,6 @@ from batchscribe.core.decide.published_models import (
 )
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_if_valid
 from batchscribe.settings import Settings

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from batchscribe.core.decide.arrivals import Arrival, make_arrivals, make_recorded_arrivals
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.offers import Market, Offer
+from batchscribe.core.decide.offers import LOCAL, Market, Offer
 from batchscribe.core.decide.packing import Estimate, Priors, estimate
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.period import Period, period_of
@@ -16,7 +16,6 @@ from batchscribe.core.run.usage import History, make_history
 from batchscribe.core.scan.backlog import ScanRules, make_chunks
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.ledger import Ledger
-from batchscribe.machine_settings import LOCAL
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import read_cost_basis
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec

@@ -27,13 +27,13 @@ from batchscribe.controller.commands.manual_control import (
 )
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL
 from batchscribe.core.run.account import aws_command
 from batchscribe.core.run.host import Finding, passed
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines

@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
             _run_agent(_read_place_over_ssh(box), box, clock, run=given[1])
             return 0
         place = box.read_place()
-        if (another := copied_from(place)) and not place.created:
+        if (another := find_copied_id(place)) and not place.created:
             LOG.warning("host.is_a_copy", here=another, recorded=place.instance)
             return 0
         aws_environment.replace_environment(
@@ -102,7 +102,7 @@ def read_machine_name() -> str:
     return name
 
 
-def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:
+def find_copied_id(place: HostPlace, tag: Path = ASSET_TAG) -> str:
     """This instance's ID if its disk is another's copy, else empty."""
     here = _read_instance_id(tag)
     return here if here != place.instance else ""
@@ -138,7 +138,7 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
     return AgentSeams(
         clock=clock,
         workers=box,
-        marks=lambda claim: marks_of(claim, markers),
+        marks=lambda claim: open_state_files(claim, markers),
         permit=box.read_permit,
         announced=lambda: read_tag(MANIFEST_TAG, aws_environment.find_metadata_url()),
         interruption=lambda: read_interruption(aws_environment.find_metadata_url()),
@@ -147,7 +147,7 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
     )
 
 
-def marks_of(claim: HostClaim, folder: Path) -> Marks:
+def open_state_files(claim: HostClaim, folder: Path) -> Marks:
     """The dead-man's state files; none without units or on borrowed instances."""
     over_ssh = claim.launch is not ClaimLaunch.BOOT
     if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):

@@ -18,7 +18,7 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.controller.commands.doctor import check_quota
 from batchscribe.core.decide.prices import mark_age
 from batchscribe.core.env_text import render_env
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
 from batchscribe.core.run.account import FoundInstance
@@ -131,12 +131,10 @@ class Account:
 
 def open_account(region: str) -> Account:
     """The account of boto3's credentials; makes no request. Raises MisconfiguredError without boto3."""
-    try:
+    with require_extra("AWS needs its extra", "aws"):
         from batchscribe.adapters.aws.account import AwsAccount
         from batchscribe.adapters.aws.regions import default_region
         from batchscribe.adapters.aws.stacks import Stacks
-    except ImportError as error:
-        raise MisconfiguredError(f"AWS needs its extra: {describe_install('aws')}") from error
     where = region or default_region() or "us-east-1"
     return Account(region=where, reads=AwsAccount(region=where), stacks=Stacks(where), clock=SystemClock())
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from batchscribe.adapters.local.lane import find_requests
 from batchscribe.adapters.machine import installed, schedule
 from batchscribe.adapters.machine.schedule import Interval, Names, Plan
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.errors import MisconfiguredError
-from batchscribe.machine_settings import LOCAL
 from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 
 CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
@@ -27,7 +27,7 @@ def describe_schedule(settings: Settings) -> str:
     return found
 
 
-def plan_of(settings: Settings, *, every: str | None, user: str | None, calendar: str = "") -> Plan:
+def make_plan(settings: Settings, *, every: str | None, user: str | None, calendar: str = "") -> Plan:
     """Returns the plan.
 
     Raises MisconfiguredError for a bad interval, calendar or user, or a missing program.
@@ -54,7 +54,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None, calendar
     )
 
 
-def units_of(plan: Plan, unit_dir: Path) -> tuple[Names, dict[str, str]]:
+def render_plan(plan: Plan, unit_dir: Path) -> tuple[Names, dict[str, str]]:
     """(names of the plan's units, their texts by file name)."""
     names = installed.find_names(plan.folder, unit_dir)
     return names, schedule.render_units(plan, names)

@@ -19,12 +19,11 @@ from batchscribe.adapters.machine.installed import has_lane_unit
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.context import RunConfig, Waits
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.decide.offers import CPU, Market, Offer
+from batchscribe.core.decide.offers import CPU, LOCAL, Market, Offer
 from batchscribe.core.decide.policy import LONGEST_PAUSE
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE, Window
 from batchscribe.errors import BatchscribeError, EngineError, InterruptedRunError, MisconfiguredError
-from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Capacity, Clock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice

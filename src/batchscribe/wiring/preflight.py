@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import msgspec
 
 from batchscribe import __version__
+from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL
 from batchscribe.core.decide.published_models import AUTO
 from batchscribe.core.figures import format_count
 from batchscribe.core.near_names import suggest
@@ -24,7 +28,6 @@ from batchscribe.core.run.host import (
 )
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
-from batchscribe.machine_settings import EC2, FLEET, LOCAL
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
@@ -37,10 +40,15 @@ from batchscribe.wiring.engines import (
 )
 from batchscribe.wiring.seams import list_required, open_templates
 
+SETTINGS, GUARD, HOST, MACHINES, ENGINE = "settings", "guard", "host", "machines", "engine"
+"""Groups of checks."""
+Check = Callable[[], Iterator[Finding]]
+Group = tuple[str, Check]
 BOOT = "boot"
 FETCH = ": fetch it with "
 """What separates a missing model from its fix, in the engines' messages."""
 SET_UP = "run `batchscribe gpu setup`"
+HOST_KEY = "host key"
 
 
 def unsupported(spec: EngineSpec) -> str:
@@ -54,9 +62,109 @@ def find_engine_problem(spec: EngineSpec) -> str:
     return "" if found.ok else _describe(found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartChecks:
+    """All that a start needs; `doctor` shows it, `preflight` refuses a start without it.
+
+    Left out is what every tick observes, and what needs requests that no tick sends.
+    """
+
+    settings: Settings
+    read_record: Callable[[], InstanceRecord | Finding]
+    """Reads the record of the instance, or of the image from which machines are created."""
+    machines: MachineChecks | None = None
+    """None if no run creates machines on EC2."""
+    further: tuple[StartChecks, ...] = ()
+    """Those of each further region."""
+
+    def list_groups(self) -> Iterator[Group]:
+        """Yields (name, checks), in their order."""
+        settings = self.settings
+        yield SETTINGS, self._check_settings
+        if settings.provider in {EC2, FLEET}:
+            yield GUARD, lambda: iter([check_guard_role(settings)])
+        if settings.provider == EC2 and settings.instance_id:
+            yield HOST, self._check_host
+        if self.machines and settings.launch_template:
+            yield MACHINES, partial(self.check_machines, self)
+            for there in self.further:
+                yield f"{MACHINES}, {there.settings.region}", partial(there.check_machines, self)
+        yield ENGINE, self._check_engine
+
+    @cached_property
+    def record(self) -> InstanceRecord | Finding | None:
+        """None without such a host. Raises what `read_record` raises."""
+        hosted = self.settings.provider in {EC2, FLEET} and self.settings.host_record
+        return self.read_record() if hosted else None
+
+    @cached_property
+    def engine(self) -> tuple[EngineSpec | None, Finding]:
+        """(the engine of the next run, its check); None if the settings have errors."""
+        try:
+            spec = engine_spec(
+                self.settings, self.record if isinstance(self.record, InstanceRecord) else None
+            )
+        except MisconfiguredError as error:
+            return None, failed(ENGINE, str(error))
+        return spec, check_engine(spec)
+
+    def _check_settings(self) -> Iterator[Finding]:
+        for name in list_required(self.settings):
+            try:
+                self.settings.require(name)
+            except MisconfiguredError as error:
+                yield failed(name, str(error))
+        yield check_state_folder(self.settings.state_dir)
+        yield check_rendering(self.settings)
+
+    def _check_host(self) -> Iterator[Finding]:
+        settings = self.settings
+        needed = needs_ssh(settings, self.record)
+        for found in (check_key_file(settings.ssh_key_path), check_host_key(settings)):
+            yield found if found.ok or needed else warned(found.what, found.detail, found.fix)
+        yield from self._check_record(self)
+
+    def check_machines(self, home: StartChecks) -> Iterator[Finding]:
+        """Checks one region's template, and its image for the engine of the first region."""
+        if self.machines:
+            yield from self.machines.check_template()
+        yield from self._check_record(home)
+
+    def _check_record(self, home: StartChecks) -> Iterator[Finding]:
+        if not isinstance(self.record, InstanceRecord):
+            yield from filter(None, [self.record])
+            return
+        yield from check_record(self.settings, self.record)
+        spec, able = home.engine
+        if spec and able.ok:  # a set-up for an engine that cannot run is no fix
+            yield check_model(self.record, spec, _choose_fix(self.settings))
+
+    def _check_engine(self) -> Iterator[Finding]:
+        spec, found = self.engine
+        yield found
+        if spec and found.ok and self.settings.provider == LOCAL:
+            yield check_local_engine(spec)
+
+
 def preflight(settings: Settings, output: Store) -> None:
     """Raises MisconfiguredError, with a remedy, if a start would be useless."""
-    _refuse_failures(_check_start(settings, output))
+    needs = _open_start_checks(settings, output)
+    further = [_open_start_checks(there, output) for there in settings.by_region()[1:]]
+    needs = replace(needs, further=tuple(further))
+    _refuse_failures(found for _name, checks in needs.list_groups() for found in checks())
+    if settings.provider == FLEET:
+        # A run copies this record for each of its machines, in whatever region it is created.
+        output.replace(keys.instance(settings.host_record), msgspec.json.encode(needs.record))
+
+
+def _open_start_checks(settings: Settings, output: Store) -> StartChecks:
+    if settings.provider != FLEET:
+        read = partial(read_instance_record, output, settings.instance_id)
+        return StartChecks(settings=settings, read_record=read)
+    machines = MachineChecks(settings, open_templates(settings))
+    return StartChecks(
+        settings=settings, read_record=partial(machines.read_record, output), machines=machines
+    )
 
 
 def refuse_manual_start(settings: Settings) -> None:
@@ -120,6 +228,17 @@ def check_guard_role(settings: Settings) -> Finding:
     )
 
 
+def check_host_key(settings: Settings) -> Finding:
+    """Checks that the host's key is pinned: ssh accepts no other."""
+    try:
+        fingerprint = find_pin(settings.state_dir / "known_hosts", settings.instance_id)
+    except MisconfiguredError as error:
+        return failed(HOST_KEY, str(error))
+    if fingerprint:
+        return passed(HOST_KEY, f"{fingerprint} is pinned")
+    return failed(HOST_KEY, f"no host key is pinned for {settings.instance_id}", SET_UP)
+
+
 def read_instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
     """Reads the record of `gpu setup`. Raises what the store raises."""
     try:
@@ -131,7 +250,7 @@ def read_instance_record(output: Store, instance: str) -> InstanceRecord | Findi
 
 
 def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding]:
-    """Checks the host as its last set-up recorded it."""
+    """Checks the host as its last set-up recorded it, except its model."""
     detail, fix = f"{record.instance} has batchscribe {record.release}", _choose_fix(settings)
     if record.release != __version__:
         yield failed("set-up", f"{detail}, this is {__version__}", fix)
@@ -152,9 +271,7 @@ def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding
         yield passed(CREDENTIALS, "found on the host by its last set-up")
     else:
         yield failed(CREDENTIALS, f"no AWS credentials on {record.instance}", CREDENTIALS_FIX)
-    spec = engine_spec(settings, record)
-    yield check_model(record, spec, fix)
-    if spec.speakers and not record.speakers:
+    if settings.labels_speakers and not record.speakers:
         detail = f"BATCH_SPEAKERS is {settings.speakers}, and {record.instance} has no model of voices"
         yield failed("speakers", detail, fix)
 
@@ -173,64 +290,10 @@ def check_model(record: InstanceRecord, spec: EngineSpec, fix: str = SET_UP) -> 
     return passed("model", f"{prepared}, fetched by its last set-up")
 
 
-def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
+def needs_ssh(settings: Settings, record: InstanceRecord | Finding | None) -> bool:
     """True if a run, or a missing set-up, needs ssh."""
-    if isinstance(record, Finding) or settings.launch == "ssh":
-        return True
-    return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
-
-
-def _check_created(settings: Settings, output: Store) -> Iterator[Finding]:
-    """Checks what machines are created from, before anything costs money."""
-    for name in list_required(settings):
-        settings.require(name)
-    home, *further = settings.by_region()
-    if record := (yield from _check_region(home, output)):
-        # A run copies this record for each of its machines, in whatever region it is created.
-        output.replace(keys.instance(settings.host_record), msgspec.json.encode(record))
-    for there in further:
-        yield from _check_region(there, output)
-
-
-def _check_region(settings: Settings, output: Store) -> Generator[Finding, None, InstanceRecord | None]:
-    """Checks one region's template; returns the record of its image."""
-    machines = MachineChecks(settings, open_templates(settings))
-    yield from machines.check_template()
-    record = machines.read_record(output)
-    if isinstance(record, Finding):
-        yield from (check_engine(engine_spec(settings)), record)
-        return None
-    yield check_engine(engine_spec(settings, record))
-    yield from check_record(settings, record)
-    return record
-
-
-def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
-    if settings.provider == FLEET:
-        yield check_state_folder(settings.state_dir)
-        yield check_rendering(settings)
-        yield check_guard_role(settings)
-        yield from _check_created(settings, output)
-        return
-    instance = settings.require("GPU_INSTANCE_ID") if settings.provider == EC2 else ""
-    record = read_instance_record(output, instance) if instance else None
-    spec = engine_spec(settings, record if isinstance(record, InstanceRecord) else None)
-    engine = check_engine(spec)
-    yield engine
-    yield check_state_folder(settings.state_dir)
-    yield check_rendering(settings)
-    if record is None:
-        if engine.ok and settings.provider == LOCAL:
-            yield check_local_engine(spec)
-        return
-    yield check_guard_role(settings)
-    if needs_ssh(settings, record):
-        yield check_key_file(settings.ssh_key_path)
-    if isinstance(record, Finding):
-        yield record
-    else:
-        # A set-up for an engine that cannot run is no fix.
-        yield from (each for each in check_record(settings, record) if engine.ok or each.what != "model")
+    boots = isinstance(record, InstanceRecord) and record.launch(ClaimLaunch.BOOT) is ClaimLaunch.BOOT
+    return settings.launch == "ssh" or not boots
 
 
 def _refuse_failures(findings: Iterable[Finding]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from batchscribe.adapters.aws.prices import decode_sheets, load_packaged_prices
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.offers import FLEET, LOCAL, Market
 from batchscribe.core.decide.prices import (
     DEFAULT_REGION,
     PriceKind,
@@ -20,11 +20,10 @@ from batchscribe.core.decide.prices import (
     combine_sheets,
     replace_sheets,
 )
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, MisconfiguredError
-from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Clock, PriceSource
 from batchscribe.settings import Settings
 
@@ -103,10 +102,8 @@ def _write_refreshed(settings: Settings, fresh: Iterable[PriceSheet]) -> Path:
 
 
 def open_price_source(settings: Settings, clock: Clock) -> PriceSource:
-    try:
+    with require_extra("prices of AWS need their extra", "aws"):
         from batchscribe.adapters.aws.price_list import AwsPriceList
-    except ImportError as error:
-        raise MisconfiguredError(f"prices of AWS need their extra: {describe_install('aws')}") from error
     return AwsPriceList(clock, endpoint=settings.endpoint_url or None)
 
 

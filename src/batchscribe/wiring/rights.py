@@ -19,11 +19,11 @@ from batchscribe.adapters.aws.iam import (
     make_policy,
     make_trust,
 )
-from batchscribe.machine_settings import FLEET
+from batchscribe.core.decide.offers import FLEET
 from batchscribe.settings import DEFAULT, Settings
 
 
-def documents_of(
+def make_documents(
     place: AccountPlace, further: Sequence[AccountPlace] = ()
 ) -> dict[str, dict[str, Document | None]]:
     """Permissions and trust policy of each role; None without trust policy.
@@ -49,7 +49,7 @@ def _make_regional_policy(place: AccountPlace, home: AccountPlace) -> Document:
     return {**policy, "Statement": own}
 
 
-def place_of(settings: Settings) -> AccountPlace:
+def make_place(settings: Settings) -> AccountPlace:
     """Returns the locations from the settings, with placeholders for unknown ones."""
     role, created = settings.guard_role_arn, settings.provider == FLEET
     # The ARN of a template has its ID.

@@ -11,11 +11,11 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.ranges import RangeLister
 from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.controller.scan import Scanner, no_lock, read_live_lock
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.errors import BatchscribeError
-from batchscribe.machine_settings import LOCAL
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.seams import open_settings_store, open_stores
@@ -54,7 +54,7 @@ def new_scanner(
         min_age=timedelta(0) if manual else settings.min_age,
         live_lock=no_lock if manual else _find_live_lock(settings, clock),
         longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
-        decoder=_find_decoder(settings),
+        decoder=decoder_version() if settings.provider == LOCAL else None,  # else a GPU host decodes
         max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
         only=only,
@@ -68,11 +68,6 @@ def _find_live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock |
         return no_lock
     url, key = place
     return lambda: read_live_lock(open_settings_store(settings, url), key, clock.now())
-
-
-def _find_decoder(settings: Settings) -> str | None:
-    """Version of this machine's audio decoder; None if a GPU host decodes."""
-    return decoder_version() if settings.provider == LOCAL else None
 
 
 def explain_empty(settings: Settings, backlog: Backlog) -> str:

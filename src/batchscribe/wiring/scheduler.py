@@ -23,6 +23,7 @@ from batchscribe.controller.context import RunConfig, Shield, View, Waits, World
 from batchscribe.controller.observe import find_lane_problem
 from batchscribe.core.decide.fixed import CostBasis
 from batchscribe.core.decide.observation import Policy
+from batchscribe.core.decide.offers import FLEET, LOCAL
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.figures import BLOCK_TITLE
 from batchscribe.core.keys import CONTROL
@@ -37,7 +38,6 @@ from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.machine_settings import FLEET, LOCAL
 from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.costs import copy_parked_parts, read_cost_basis
@@ -202,6 +202,7 @@ def _make_scheduler(
         clock,
         ledger,
         lock,
+        trouble,
         view=view,
         shield=shield,
         keep_alive=keep_alive,
@@ -213,7 +214,6 @@ def _make_scheduler(
     world = replace(
         world,
         prepare_lane=lane.prepare,
-        preflight=partial(_check_start, trouble, settings, world.output),
         open_identifier=choice.open_identifier,
     )
     if remember and (found := (*trouble.notices, *map(str, trouble.errors))):
@@ -225,7 +225,7 @@ def _make_scheduler(
 def _collect_missing(settings: Settings) -> Settings:
     """Adds missing required settings to `problems`."""
     problems = list(settings.problems)
-    for name in ("BATCH_SOURCE", *list_required(settings)):
+    for name in list_required(settings):
         try:
             settings.require(name)
         except MisconfiguredError as error:
@@ -261,6 +261,7 @@ def _build_world(
     clock: SystemClock,
     ledger: Ledger,
     lock: Lock,
+    trouble: Fallbacks,
     *,
     view: View,
     shield: Shield,
@@ -286,7 +287,7 @@ def _build_world(
         scanner=lambda manual: new_scanner(
             settings, source, output, clock, manual=manual, keep_alive=keep_alive, only=only
         ),
-        preflight=partial(preflight, settings, output),
+        preflight=partial(_check_start, trouble, settings, output),
         secret=secret,
         new_run_id=new_run_id,
         open_rendering=settings.open_rendering,

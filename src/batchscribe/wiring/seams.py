@@ -19,16 +19,15 @@ from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.money import FREE, Rate
-from batchscribe.core.decide.offers import Market
+from batchscribe.core.decide.offers import EC2, FLEET, LOCAL, RAY, Market
 from batchscribe.core.decide.prices import SPOT_DAYS
-from batchscribe.core.messages import describe_install
+from batchscribe.core.messages import require_extra
 from batchscribe.core.run.runs import Run
 from batchscribe.detached import write_atomically
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.kept_state import KeptState, stored_after
 from batchscribe.ledger.ledger import FILE_NAME, READING
-from batchscribe.machine_settings import EC2, FLEET, LOCAL, RAY
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
 from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.fallback import find_temporary_folder
@@ -156,8 +155,8 @@ def list_instances(settings: Settings) -> tuple[str, ...]:
 
 
 def list_required(settings: Settings) -> tuple[str, ...]:
-    """Names of the settings that runs of the provider need beside BATCH_SOURCE."""
-    return _REQUIRED.get(settings.provider, ())
+    """Names of the settings that runs of the provider need."""
+    return ("BATCH_SOURCE", *_REQUIRED.get(settings.provider, ()))
 
 
 def settings_of_run(settings: Settings, run: Run) -> Settings:
@@ -185,10 +184,8 @@ def open_compute(settings: Settings, clock: Clock) -> LocalCompute | Ec2Compute:
         from batchscribe.adapters.local.compute import LocalCompute
 
         return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
-    try:
+    with require_extra("EC2 needs its extra", "aws"):
         from batchscribe.adapters.aws.ec2 import Ec2Compute
-    except ImportError as error:
-        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
 
 
@@ -217,10 +214,8 @@ def _open_fleets(settings: Settings, clock: Clock) -> Capacity:
 
 
 def _open_fleet(settings: Settings, clock: Clock) -> FleetCapacity:
-    try:
+    with require_extra("EC2 needs its extra", "aws"):
         from batchscribe.adapters.aws.fleet import FleetCapacity
-    except ImportError as error:
-        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     return FleetCapacity(
         provider=FLEET,
         template=settings.launch_template,
@@ -235,11 +230,9 @@ def _open_fleet(settings: Settings, clock: Clock) -> FleetCapacity:
 
 def open_templates(settings: Settings, **bounds: Any) -> LaunchTemplates:
     """Reads of launch template and zones; `bounds` are those of a client."""
-    try:
+    with require_extra("EC2 needs its extra", "aws"):
         from batchscribe.adapters.aws.clients import open_client
         from batchscribe.adapters.aws.launch_templates import LaunchTemplates
-    except ImportError as error:
-        raise MisconfiguredError(f"EC2 needs its extra: {describe_install('aws')}") from error
     region, endpoint = settings.region or None, settings.endpoint_url or None
     return LaunchTemplates(partial(open_client, "ec2", region, endpoint, **bounds), region=region)
 
@@ -279,10 +272,8 @@ def _open_ray_capacity(settings: Settings, clock: Clock) -> Capacity:
 
 def open_ray_cluster(settings: Settings) -> RayCluster:
     address = settings.require("BATCH_RAY_ADDRESS")
-    try:
+    with require_extra("Ray needs its extra", "ray"):
         from batchscribe.adapters.ray.cluster import RayCluster
-    except ImportError as error:
-        raise MisconfiguredError(f"Ray needs its extra: {describe_install('ray')}") from error
     return RayCluster(address)
 
 

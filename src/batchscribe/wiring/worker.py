@@ -22,7 +22,6 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import WORKER_COMMAND, Box
 from batchscribe.control_place import combine_stores
 from batchscribe.core import keys
-from batchscribe.core.run.host import HostPlace
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, WorkerEnd, decode
 from batchscribe.detached import process_start
 from batchscribe.engine import Engine, EngineFactory
@@ -83,7 +82,8 @@ def process_manifest(
     """
     clock, begun = SystemClock(), process_start() if begun is None else begun
     root, key = split_location(location)
-    place = _read_place(clock)
+    host = Box(Path.home(), clock)
+    place = host.read_place() if host.is_set_up else None
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
     # Before any write: a foreign manifest must not choose where an exit record goes.
     refuse_foreign_work(manifest, root=root, key=key, place=place)
@@ -109,7 +109,7 @@ def process_manifest(
             speakers=speakers,
             clock=clock,
             should_stop=stop.is_set,
-            concurrency=_choose_crew(len(os.sched_getaffinity(0))),
+            concurrency=_choose_concurrency(len(os.sched_getaffinity(0))),
             # A thread that hangs inside a library cannot be ended; the exit record is in the store.
             abandon=partial(os._exit, 1),
             begun=begun,
@@ -150,12 +150,6 @@ def _load_once(kept: dict[EngineSpec, Engine], factory: EngineFactory, spec: Eng
     return kept[spec]
 
 
-def _read_place(clock: Clock) -> HostPlace | None:
-    """The record of `gpu setup` on this machine, if there is one."""
-    host = Box(Path.home(), clock)
-    return host.read_place() if host.is_set_up else None
-
-
 def _enter_environment(manifest: Manifest, home: Store, clock: Clock, words: list[str]) -> None:
     """Continues in the environment of the manifest's engine, if any.
 
@@ -171,7 +165,7 @@ def _enter_environment(manifest: Manifest, home: Store, clock: Clock, words: lis
         raise MisconfiguredError(why) from error
 
 
-def _choose_crew(cores: int) -> ConcurrencySettings:
+def _choose_concurrency(cores: int) -> ConcurrencySettings:
     """Decoders for about half of the cores: the engine needs the others."""
     decoders = max(1, min(8, cores // 2))
     return ConcurrencySettings(decoders=decoders, timelines=max(2, decoders // 2))

@@ -34,13 +34,11 @@ def find_pin(known_hosts: Path, instance: str) -> str | None:
     """The fingerprint that is pinned for the instance, or None."""
     if not known_hosts.exists():
         return None
-    done = subprocess.run(
-        ("ssh-keygen", "-l", "-F", instance, "-f", str(known_hosts)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SECONDS,
-    )
+    command = ("ssh-keygen", "-l", "-F", instance, "-f", str(known_hosts))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    except FileNotFoundError as error:
+        raise MisconfiguredError("ssh-keygen is not installed: install the OpenSSH client") from error
     found = _FINGERPRINT.search(done.stdout)
     return found[0] if found else None
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+from batchscribe.core.decide.offers import LOCAL
 from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.detached import write_atomically
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.protocols import Clock
-
-LOCAL_ID = "local"
 
 
 class _Started(msgspec.Struct, frozen=True):
@@ -31,7 +30,7 @@ class LocalCompute:
         self._type = instance_type
 
     def describe(self, instance: str) -> Instance:
-        if instance != LOCAL_ID:
+        if instance != LOCAL:
             return Instance(id=instance, state=InstanceState.MISSING)
         started = self._read_claim()
         if started is None:
@@ -51,9 +50,9 @@ class LocalCompute:
         self.start(claim)
 
     def start(self, claim: Claim) -> None:
-        if claim.instance != LOCAL_ID:
+        if claim.instance != LOCAL:
             raise MisconfiguredError(
-                f"this machine is {LOCAL_ID!r}, not {claim.instance!r}: fix GPU_INSTANCE_ID"
+                f"this machine is {LOCAL!r}, not {claim.instance!r}: fix GPU_INSTANCE_ID"
             )
         before = self._read_claim()
         self._write_claim(_Started(before.at if before else self._clock.now(), claim.tags))
@@ -66,13 +65,13 @@ class LocalCompute:
         raise MisconfiguredError("the GPU is in this machine: nothing to start")
 
     def stop(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  nothing to force
-        if instance == LOCAL_ID:
+        if instance == LOCAL:
             self._path.unlink(missing_ok=True)
 
     def release(self, instance: str) -> None:
         """Empties the claim of a borrowed instance; a stopped one has none."""
         started = self._read_claim()
-        if instance == LOCAL_ID and started is not None:
+        if instance == LOCAL and started is not None:
             self._write_claim(_Started(started.at, RELEASED_TAGS))
 
     def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature

@@ -11,7 +11,7 @@ from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.observe import find_lane_run, find_open_run, observe, paused_until
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.recovery import find_other_scheduler
-from batchscribe.controller.rehearsal_place import world_of
+from batchscribe.controller.rehearsal_place import find_run_world
 from batchscribe.core.decide.hosted import Savings, make_savings
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import Observation
@@ -198,7 +198,7 @@ def _run_now(world: World, config: RunConfig, run: Run) -> RunNow:
     )
     several = len(run.machines) > 1
     try:
-        here = world_of(world, config, run)
+        here = find_run_world(world, config, run)
         numbers = range(len(run.workers)) if several else run.last_workers
         found = {number: read_progress(here, run.name_of(number)) for number in numbers}
     except BatchscribeError:

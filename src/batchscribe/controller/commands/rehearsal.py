@@ -19,7 +19,7 @@ from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.records import by_our_clock, read_exit, read_host_end
-from batchscribe.controller.rehearsal_place import FOLDER, place_of
+from batchscribe.controller.rehearsal_place import FOLDER, make_rehearsal_world
 from batchscribe.core.decide.observation import Policy, PolicyName
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Instance, InstanceState
@@ -127,7 +127,7 @@ def rehearse(world: World, config: RunConfig, act: Act, name: str, begin: Callab
     `begin` starts a tick in the rehearsal `name`. Raises LaunchError if no worker started, and
     NotStoppedError if the instance was not observed stopped at the end.
     """
-    there, config = place_of(world, name), make_config(config, act)
+    there, config = make_rehearsal_world(world, name), make_config(config, act)
     victim = begin()
     try:
         run = _await_dispatch(there, config, victim)

@@ -19,6 +19,8 @@ class Market(StrEnum):
     """Its processor, beside a GPU elsewhere."""
 
 
+LOCAL, EC2, FLEET, RAY = "local", "ec2", "fleet", "ray"
+"""Providers: this machine (also its instance), an existing instance, EC2 Fleet, a Ray cluster."""
 CPU = "cpu"
 """Instance type of this machine's processor, for reports and measurements."""
 
