@@ -304,6 +304,9 @@ def test_two_instances_of_one_name_are_one_machine_and_both_end(fleet: FleetCapa
     client(endpoint).terminate_instances(InstanceIds=[first["InstanceId"]])
     (seen,) = fleet.poll((claim.instance,))
     assert (seen.id, seen.state) == (claim.instance, InstanceState.RUNNING)
+    (other,) = seen.beside
+    assert (other.id, other.state) == (first["InstanceId"], InstanceState.TERMINATED)
+    assert other.launched_at
     fleet.acquire(claim, SPOT_OFFER, nothing)
     fleet.teardown(claim.instance)
     states = [row["State"]["Name"] for row in instances_of(endpoint, claim.instance)]
