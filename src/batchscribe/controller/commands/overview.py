@@ -58,12 +58,12 @@ class RunNow:
 class Surroundings:
     """Store, cloud and guard at one time: the part of an overview that costs requests.
 
-    `error` says why store or cloud were not observed.
+    `failure` is the reason why store or cloud were not observed.
     """
 
     at: datetime
     observed: Observation | None = None
-    error: str = ""
+    failure: BatchscribeError | None = None
     guard: str
     """The guard and its active stop orders, as a sentence."""
     armed: tuple[str, ...] | None
@@ -101,21 +101,21 @@ class Overview:
     @property
     def error(self) -> str:
         """Why store or cloud were not observed; empty if they were."""
-        return self.around.error
+        return str(self.around.failure or "")
 
 
 def observe_surroundings(world: World, config: RunConfig) -> Surroundings:
     """Polls store, cloud and guard once; writes nothing. Raises what the ledger raises."""
-    observed, error = None, ""
+    observed, failure = None, None
     try:
         observed = observe(world, config)
-    except BatchscribeError as failure:
-        error = str(failure)
+    except BatchscribeError as error:
+        failure = error
     guard, armed = _read_guard(world, config)
     return Surroundings(
         at=world.clock.now(),
         observed=observed,
-        error=error,
+        failure=failure,
         guard=guard,
         armed=armed,
         promises=_read_promises(world, config),
