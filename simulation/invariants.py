@@ -192,9 +192,9 @@ class Checker:
         return None if self._foreign(tag) else self.runs.get(tag)
 
     def _doubt_bill(self, machine: CloudMachine) -> bool:
-        """True for a foreign start under our tag that the run cannot tell from its own, which it bills.
+        """True for a foreign start under our tag, billed as the run's own.
 
-        The run requested a start and never observed it up.
+        The run requested a start and never observed it up, so it cannot distinguish the two.
         """
         tagged = self._tagged_run(machine)
         if tagged is None or self._launched.get(tagged.id) not in {None, machine.launched_at}:

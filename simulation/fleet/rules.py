@@ -10,6 +10,7 @@ from batchscribe.controller import external_state
 from batchscribe.controller.context import Waits
 from batchscribe.controller.dispatch import REST_SECONDS
 from batchscribe.core import keys
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS
 from batchscribe.core.run.instances import MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.testing.compute import CloudMachine, Span
@@ -49,7 +50,7 @@ class FleetBills(Bills):
         spans = sorted((span for each in named for span in each.spans), key=lambda span: span.begin)
         if any(span.end is None for span in spans):
             self._gate.violated("I7", f"{run.id} was settled while {machine.id} runs")
-        truth, billed = self._measure(spans), run.billed_seconds_of(machine)
+        truth, billed = sum(self._measure(span) for span in spans), run.billed_seconds_of(machine)
         if truth and machine.meter.ran and not billed:
             self._gate.violated(
                 "I13", f"{machine.id} was observed up, ran {truth:.0f} s and is billed nothing"
@@ -58,6 +59,9 @@ class FleetBills(Bills):
             self._gate.violated("I7", f"{machine.id} ran {truth:.0f} s and is billed {billed:.0f} s")
         # Calls for other machines come between a poll and its record, too.
         most = self._most(run.id, machine.id, spans) + CALL_SECONDS + jumped
+        # Others of its name are billed from launch to stop, by the cloud's clock.
+        lives = [self._measure_life(each) for each in named]
+        most += sum(lives) - max(lives, default=0.0)
         if jumped or run.id in self._recovered:
             most = max(most, (run.deadline - run.created).total_seconds() + 25 * MINUTE)
         if billed > most:
@@ -70,17 +74,13 @@ class FleetBills(Bills):
             rates += [price(each.type, each.market, ZONES[0]).per_hour.micros for each in named]
         self._paid(machine.id, run.bill_of(machine), rates, truth - jumped - self.lag - 1.0, most)
 
-    def _measure(self, spans: Iterable[Span]) -> float:
-        """Seconds in which at least one of the spans was billed.
+    def _measure_life(self, machine: CloudMachine) -> float:
+        stopped = self._line.now() if machine.stopped_at is None else machine.stopped_at
+        seconds = (stopped - (machine.launched_at or stopped)).total_seconds()
+        return max(MINIMUM_BILLED_SECONDS, seconds)
 
-        Two instances of one name exist only after a lost token, and a poll shows one of them.
-        """
-        total, until = 0.0, float("-inf")
-        for span in spans:
-            end = self._line.seconds if span.end is None else span.end
-            total += max(0.0, end - max(span.begin, until))
-            until = max(until, end)
-        return total
+    def _measure(self, span: Span) -> float:
+        return (self._line.seconds if span.end is None else span.end) - span.begin
 
 
 class FleetChecker(Checker):

@@ -6,7 +6,7 @@ pass (docs/seams.md). The ledger has no protocol: it is SQLite, and tests use SQ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -110,8 +110,11 @@ class Capacity(Protocol):
         raises if that are all.
         """
 
-    def list_created(self) -> tuple[Instance, ...]:
-        """Existing machines that runs of any scheduler created."""
+    def list_created(self) -> Iterable[Instance]:
+        """Existing machines that runs of any scheduler created.
+
+        An error may follow the last machine: then others may exist.
+        """
 
     def teardown(self, instance: str, *, force: bool = False) -> None:
         """Requests the stop of a machine. Repeatable; only `poll` proves success."""

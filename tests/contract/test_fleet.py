@@ -7,15 +7,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.stub import Stubber
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from batchscribe.adapters.aws.fleet import FleetCapacity
-from batchscribe.cli.main import cli
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.run.instances import MACHINE_TAG, RUN_TAG, Claim, InstanceState
@@ -304,6 +302,9 @@ def test_two_instances_of_one_name_are_one_machine_and_both_end(fleet: FleetCapa
     client(endpoint).terminate_instances(InstanceIds=[first["InstanceId"]])
     (seen,) = fleet.poll((claim.instance,))
     assert (seen.id, seen.state) == (claim.instance, InstanceState.RUNNING)
+    (other,) = seen.beside
+    assert (other.id, other.state) == (first["InstanceId"], InstanceState.TERMINATED)
+    assert other.launched_at
     fleet.acquire(claim, SPOT_OFFER, nothing)
     fleet.teardown(claim.instance)
     states = [row["State"]["Name"] for row in instances_of(endpoint, claim.instance)]
@@ -412,24 +413,6 @@ def test_instances_are_counted_over_every_page(fleet: FleetCapacity, endpoint: s
 
 
 # The way out: commands that need nothing but provider and region.
-
-
-@pytest.fixture
-def command(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.chdir(tmp_path)
-    named = {
-        "GPU_PROVIDER": "fleet",
-        "AWS_REGION": REGION,
-        "AWS_ENDPOINT_URL": endpoint,
-        "BATCH_SOURCE": str(tmp_path),
-        "BATCH_CLOUD_GUARD": "off",
-        "BATCH_POLL_SECONDS": "0.1",
-    }
-
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(cli, words, env=named)
-
-    return run
 
 
 def overdue_claim() -> Claim:

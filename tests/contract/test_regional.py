@@ -6,19 +6,17 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
 from batchscribe.adapters.aws.fleet import FleetCapacity
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.adapters.regional import RegionalCapacity, RegionalGuard
-from batchscribe.cli.main import cli
 from batchscribe.core.decide.offers import Market, Offer
-from batchscribe.core.run.instances import MACHINE_TAG, Claim, InstanceState
+from batchscribe.core.run.instances import MACHINE_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, NoCapacityError
 from batchscribe.protocols import Guard
 from batchscribe.testing.capacity_suite import DEADLINE, CreatedCapacityCase, CreatedCapacitySuite
@@ -265,11 +263,12 @@ def test_a_region_that_fails_prevents_no_end_in_another(at: Doubles, call: str) 
 
 def test_machines_of_one_region_are_listed_while_another_fails(at: Doubles) -> None:
     claim = fresh_claim()
-    at.home.fail("list_created", NO_ANSWER, NO_ANSWER)
-    with pytest.raises(ComputeUnavailableError):
-        at.both.list_created()
     at.create(at.west, claim)
-    assert [(seen.id, seen.region) for seen in at.both.list_created()] == [(claim.instance, WEST)]
+    at.home.fail("list_created", NO_ANSWER)
+    listed = at.both.list_created()
+    assert next(listed) == replace(at.both.poll((claim.instance,))[0], region=WEST)
+    with pytest.raises(ComputeUnavailableError):
+        next(listed)
 
 
 @pytest.mark.parametrize("stopped", ["home", "west"])
@@ -344,23 +343,8 @@ def test_an_order_in_any_region_counts_and_one_that_stays_prevents_no_other() ->
 
 
 @pytest.fixture
-def command(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.chdir(tmp_path)
-    named = {
-        "GPU_PROVIDER": "fleet",
-        "AWS_REGION": REGION,
-        "GPU_LAUNCH_TEMPLATE": "home",
-        "GPU_FURTHER_REGIONS": f"{WEST} west",
-        "AWS_ENDPOINT_URL": endpoint,
-        "BATCH_SOURCE": str(tmp_path),
-        "BATCH_CLOUD_GUARD": "off",
-        "BATCH_POLL_SECONDS": "0.1",
-    }
-
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(cli, words, env=named)
-
-    return run
+def fleet_settings() -> dict[str, str]:
+    return {"GPU_LAUNCH_TEMPLATE": "home", "GPU_FURTHER_REGIONS": f"{WEST} west"}
 
 
 @pytest.mark.parametrize("words", ["gpu stop --force", "reconcile"])
@@ -375,3 +359,27 @@ def test_a_command_ends_the_machines_of_every_region(
         command(*words.split())
     states = [list_states(endpoint, claim.instance, at) for claim, at in zip(claims, REGIONS, strict=True)]
     assert states == [["terminated"]] * 2
+
+
+@pytest.mark.parametrize("words", ["gpu status", "gpu status --json", "gpu stop --force"])
+def test_a_region_without_an_answer_is_no_success(
+    command: Callable[..., Result], endpoint: str, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """The machine of the other region is shown, or ended, first."""
+    capacity, claim = make_fleets(endpoint), fresh_claim()
+    capacity.acquire(claim, SPOT, capacity.poll((claim.instance,))[0])
+    list_machines = FleetCapacity.list_created
+
+    def refuse_west(fleet: FleetCapacity) -> tuple[Instance, ...]:
+        if fleet._api.client.meta.region_name == WEST:
+            raise ComputeUnavailableError(f"{WEST} does not answer")
+        return list_machines(fleet)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FleetCapacity, "list_created", refuse_west)
+        done = command(*words.split())
+    assert claim.instance in done.stdout
+    assert done.exit_code == 1
+    assert f"{WEST} does not answer" in (str(done.exception) if "--json" not in words else done.stdout)
+    assert list_states(endpoint, claim.instance, REGION) == ["terminated" if "stop" in words else "running"]
+    capacity.teardown(claim.instance)

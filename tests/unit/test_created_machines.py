@@ -183,14 +183,21 @@ def test_a_machine_without_any_capacity_leaves_its_work_to_the_others(at: Fleet)
     assert run.billed_seconds_of(run.machines[1]) == 0
 
 
-def test_a_second_machine_of_one_name_is_ended_too(at: Fleet) -> None:
+@pytest.mark.parametrize("power_off", [False, True])
+def test_a_second_machine_of_one_name_is_ended_and_billed_too(at: Fleet, *, power_off: bool) -> None:
     run = started(at, at_work=2)
     name = f"{run.id}-0"
-    at.cloud.create(name, "g4dn.xlarge", "spot", "a", {**at.of(run, 0)[0].tags})
-    finished_run = advanced_to_end(at, run)
-    assert len([m for m in at.cloud.machines.values() if m.tags[MACHINE_TAG] == name]) == 2
+    second = at.cloud.create(name, "g4dn.xlarge", "spot", "a", {**at.of(run, 0)[0].tags})
+    if power_off:  # by its agent, since the claim is the first one's
+        at.clock.at(300, lambda: at.cloud.terminate(second.id))
+    run = advanced_to_end(at, run)
+    named = [m for m in at.cloud.machines.values() if m.tags[MACHINE_TAG] == name]
+    ran = sum(at.cloud.billed_seconds(each.id) for each in named)
+    assert len(named) == 2
     assert at.states() == {InstanceState.TERMINATED}
-    assert finished_run.outcome is Outcome.COMPLETED
+    assert run.outcome is Outcome.COMPLETED
+    assert ran <= run.billed_seconds_of(run.machine(name)) < ran + 120
+    assert run.cost == run.bill()
 
 
 def advanced_to_end(at: Fleet, run: Run) -> Run:

@@ -14,7 +14,9 @@ from click.testing import CliRunner
 from batchscribe.cli.app import App
 from batchscribe.cli.main import COMMANDS, cli, main
 from batchscribe.cli.status import config
+from batchscribe.controller.commands import overview
 from batchscribe.core.figures import encode_json
+from batchscribe.errors import BatchscribeError, MissingRightError, StoreUnavailableError
 from batchscribe.settings import MASK, load
 
 READING = {
@@ -97,6 +99,23 @@ def test_a_source_replaces_the_settings(
     result = CliRunner().invoke(cli, [*command.split(), "--source", "./rec", "--json"], standalone_mode=False)
     assert result.exception is None, result.output
     assert isinstance(json.loads(result.stdout), dict)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("error", [StoreUnavailableError("no answer"), MissingRightError("no answer")])
+def test_a_status_without_an_answer_of_the_store_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BatchscribeError, options: list[str]
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(overview, "observe", fail)
+    done = CliRunner().invoke(cli, ["status", *options], env={"BATCH_SOURCE": str(tmp_path)})
+    assert done.exit_code == error.exit_code
+    assert (
+        json.loads(done.stdout)["error"] if options else done.stdout.split("Error", 1)[1]
+    ).strip() == "no answer"
 
 
 @pytest.mark.parametrize("words", [["scan", "--jsn"], ["sacn"], ["why"]])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import LONGEST_LAG, LONGEST_PENDING, Meter, Moment, Poll
 from support.values import NOW, instance, meter, moment
 
@@ -137,6 +137,31 @@ def test_a_run_that_only_the_store_remembers_is_billed_from_its_creation_if_it_w
 
 
 # Polls.
+
+
+def test_instances_of_one_name_are_each_billed_while_they_are_up_together() -> None:
+    """The cloud forgot the client token of their request. Which one a poll shows does not matter."""
+    first, second = (
+        instance(S.RUNNING, launched_at=NOW + timedelta(seconds=launched)) for launched in (5, 105)
+    )
+    ended = replace(second, state=S.TERMINATED, stopped_at=NOW + timedelta(seconds=205))
+
+    def poll_both(asked: float, shown: Instance, other: Instance) -> Poll:
+        seen = replace(shown, beside=(other,))
+        return Poll(asked=moment(asked), answered=moment(asked), instance=seen)
+
+    created = Meter().request_start(poll(-2, S.STOPPED))
+    both = read(created, poll_both(165, first, second), created=True)
+    assert both.shared_seconds == 60.0
+    after = read(both, poll_both(405, first, ended), poll_both(405, ended, first), created=True)
+    assert after.shared_seconds == 100.0
+
+
+def test_instances_of_one_name_after_each_other_are_billed_once() -> None:
+    stopped = {"launched_at": NOW, "stopped_at": NOW + timedelta(seconds=100)}
+    later = instance(S.RUNNING, launched_at=NOW + timedelta(seconds=200))
+    seen = replace(later, beside=(instance(S.TERMINATED, **stopped),))
+    assert Meter().count_others(seen, NOW + timedelta(hours=1)).shared_seconds == 0.0
 
 
 def test_an_instance_is_billed_from_its_last_idle_poll_to_its_first_one_that_is_stopped() -> None:

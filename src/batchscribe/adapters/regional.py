@@ -62,8 +62,8 @@ class RegionalCapacity:
             raise failures[0]
         return tuple(found[name] for name in observed)
 
-    def list_created(self) -> tuple[Instance, ...]:
-        """Machines of the answering regions; without any, raises a region's error."""
+    def list_created(self) -> Iterator[Instance]:
+        """Yields the answering regions' machines, then raises a failing one's error."""
         found: dict[str, Instance] = {}
         failures: list[Exception] = []
         for region, capacity in self._regions.items():
@@ -74,9 +74,9 @@ class RegionalCapacity:
             except _FAILURES as error:
                 log.warning("region.not_listed", region=region, error=str(error))
                 failures.append(error)
-        if failures and not found:
+        yield from found.values()
+        if failures:
             raise failures[0]
-        return tuple(found.values())
 
     def teardown(self, instance: str, *, force: bool = False) -> None:
         _call_each(partial(each.teardown, instance, force=force) for each in self._regions.values())

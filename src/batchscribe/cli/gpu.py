@@ -39,6 +39,7 @@ from batchscribe.errors import (
     LockHeldError,
     MisconfiguredError,
     RefusedError,
+    exit_code,
 )
 from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
@@ -186,16 +187,24 @@ def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
 def status(ctx: click.Context, as_json: bool) -> None:
     """State of the instance, its claim, lock and worker version."""
     at = tools(ctx)
-    machines = [_describe_status(machine) for machine in at.machines()]
+    machines, errors = list[dict[str, Any]](), list[BatchscribeError]()
+    with _collect_errors(errors):
+        machines.extend(_describe_status(machine) for machine in at.machines())
+    if errors and not machines:
+        raise errors[0]
     if as_json:
-        together = {"provider": at.provider, "machines": machines}
-        print_json(together if at.created else machines[0] | {"other_machines": machines[1:]})
-        return
+        document = {"provider": at.provider, "machines": machines}
+        if not at.created:
+            document = machines[0] | {"other_machines": machines[1:]}
+        print_json(document | ({"error": "; ".join(map(str, errors))} if errors else {}))
+        ctx.exit(exit_code(errors))
     if not machines:
         click.echo(NO_MACHINE)
     for name, value in (row for rows in machines for row in rows.items()):
         shown = describe_holder(at.lock.holder()) if name == "lock" else _show_value(value)
         ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)
+    if errors:
+        raise errors[0]
 
 
 @gpu.command()

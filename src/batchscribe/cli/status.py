@@ -39,9 +39,11 @@ def status(app: App, *, as_json: bool) -> None:
         document = _build_document(made, now)
     if as_json:
         print_json(document)
-        return
-    for label, value in _list_lines(now, document):
-        app.print_labelled(label, value, indent=11)
+    else:
+        for label, value in _list_lines(now, document):
+            app.print_labelled(label, value, indent=11)
+    if failure := now.around.failure:
+        click.get_current_context().exit(failure.exit_code)
 
 
 @click.command()

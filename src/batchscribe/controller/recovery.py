@@ -99,9 +99,17 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
 
 
 def poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
-    """Polls the existing instances, and the machines that any runs created."""
-    existing = world.capacity.poll(config.instances) if config.instances else ()
-    return (*existing, *world.capacity.list_created())
+    """Polls the existing instances, and the machines that any runs created.
+
+    A region without an answer keeps no machine of another one running: its error is raised if none has any.
+    """
+    seen = [*world.capacity.poll(config.instances)] if config.instances else []
+    try:
+        seen.extend(world.capacity.list_created())
+    except (ComputeUnavailableError, MisconfiguredError):
+        if not seen:
+            raise
+    return tuple(seen)
 
 
 def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:

@@ -234,7 +234,8 @@ def _record_meter(world: World, run: Run, machine: Machine, poll: Poll) -> Run:
     meter = before.read(poll, ours=not created, lands=lands, created=created)
     run = run.with_machine(machine.id, meter=meter)
     bounds = (meter.up_since, meter.idle_until, meter.running_since, meter.stopped)
-    if bounds == (before.up_since, before.idle_until, before.running_since, before.stopped):
+    same = bounds == (before.up_since, before.idle_until, before.running_since, before.stopped)
+    if same and meter.shared_seconds == before.shared_seconds:
         return run
     return save_best_effort(world, run, f"{poll.instance.state} during teardown")
 
@@ -325,6 +326,7 @@ def _bill_settled(world: World, run: Run, seen: Instance) -> None:
     begin = machine.meter.start_requested or Moment(min(run.created, seen.launched_at or run.created))
     since = machine.meter.running_since or begin
     meter = replace(machine.meter, start_requested=begin, running_since=since, stopped=now)
+    meter = meter.count_others(seen, now.at)
     # The time of an earlier machine with this name may have cost more.
     rates = filter(None, (machine.rate, shown.machine(seen.id).rate))
     rate = max(rates, key=lambda rate: rate.per_hour, default=None)

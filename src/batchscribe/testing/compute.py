@@ -88,6 +88,8 @@ class CloudMachine:
     """Time at which the holder started it."""
     starts: int = 0
     launched_at: datetime | None = None
+    stopped_at: datetime | None = None
+    """Begin of its end, if it was created for a run."""
     reason: str = ""
     stuck: bool = False
     """Its transition does not end, unless by a forced stop."""
@@ -282,6 +284,8 @@ class Cloud:
             machine.spans[-1].end = self._clock.seconds
             self.on_down(machine)
         machine.state = state
+        if machine.market and not machine.stopped_at and state in _GONE:
+            machine.stopped_at = self._clock.now()
         machine.move += 1
         self.on_change(f"{machine.id} is {state} for {machine.holder or 'no holder'}")
         self._show(machine)
@@ -297,6 +301,7 @@ class Cloud:
             public_address=f"203.0.113.{machine.starts % 254 + 1}" if up else None,
             private_address="10.0.0.7",
             launched_at=machine.launched_at,
+            stopped_at=machine.stopped_at,
             tags=machine.tags,
             state_reason=machine.reason,
         )

@@ -80,7 +80,8 @@ def show_named(name: str, machines: Iterable[CloudMachine], at: float) -> Instan
     shown = [seen for seen in shown if seen.state in _FROM_THE_END]
     if not shown:
         return Instance(id=name, state=InstanceState.STOPPED)
-    return replace(max(shown, key=lambda seen: _FROM_THE_END.index(seen.state)), id=name)
+    first, *others = sorted(shown, key=lambda seen: _FROM_THE_END.index(seen.state), reverse=True)
+    return replace(first, id=name, beside=tuple(others))
 
 
 def show_created(cloud: Cloud, at: float) -> tuple[Instance, ...]:

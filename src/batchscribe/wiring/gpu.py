@@ -33,7 +33,7 @@ from batchscribe.core.run.host import Finding, passed
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
@@ -106,7 +106,7 @@ class GpuTools:
     def machines(self) -> Iterator[GpuTools]:
         """The tools of each machine that exists, once.
 
-        The ledger is read last: one that cannot be read does not prevent the stop of the machines before.
+        Machines that can be listed come first: a region or ledger without an answer prevents no stop of them.
         """
         listed = set[str]()
         for machine in self._list_machines():
@@ -117,10 +117,16 @@ class GpuTools:
     def _list_machines(self) -> Iterator[GpuTools]:
         if self.instance:
             yield self
+        failure: BatchscribeError | None = None
         if created := self.created:
             by_name = replace(self, compute=CreatedMachines(lambda: created), ssh=None)
-            yield from (replace(by_name, instance=seen.id) for seen in created.list_created())
+            try:
+                yield from (replace(by_name, instance=seen.id) for seen in created.list_created())
+            except BatchscribeError as error:
+                failure = error
         yield from self.list_others(self)
+        if failure:
+            raise failure
 
     @property
     def local(self) -> bool:

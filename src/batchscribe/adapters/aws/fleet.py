@@ -298,9 +298,9 @@ class FleetCapacity:
 
 def _show(name: str, rows: list[Any]) -> Instance:
     """The machine as the instance shows it that is furthest from terminated."""
-    row = min(rows, key=lambda row: _TOWARDS_END.index(InstanceState(row["State"]["Name"])))
+    row, *others = sorted(rows, key=lambda row: _TOWARDS_END.index(InstanceState(row["State"]["Name"])))
     market = Market.SPOT if row.get("InstanceLifecycle") == Market.SPOT else Market.ON_DEMAND
-    return replace(to_instance(row), id=name, market=market.value)
+    return replace(to_instance(row), id=name, market=market.value, beside=tuple(map(to_instance, others)))
 
 
 def _to_rows(tags: Mapping[str, str]) -> list[dict[str, str]]:

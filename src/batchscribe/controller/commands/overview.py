@@ -58,12 +58,12 @@ class RunNow:
 class Surroundings:
     """Store, cloud and guard at one time, which cost requests.
 
-    `error` is the reason if store or cloud were not observed.
+    `failure` is the reason if store or cloud were not observed.
     """
 
     at: datetime
     observed: Observation | None = None
-    error: str = ""
+    failure: BatchscribeError | None = None
     guard: str
     """The guard and its active stop orders, as a sentence."""
     armed: tuple[str, ...] | None
@@ -101,7 +101,7 @@ class Overview:
     @property
     def error(self) -> str:
         """Reason why store or cloud were not observed, or empty."""
-        return self.around.error
+        return str(self.around.failure or "")
 
 
 def observe_surroundings(world: World, config: RunConfig) -> Surroundings:
@@ -109,16 +109,16 @@ def observe_surroundings(world: World, config: RunConfig) -> Surroundings:
 
     Raises what the ledger raises.
     """
-    observed, error = None, ""
+    observed, failure = None, None
     try:
         observed = observe(world, config)
-    except BatchscribeError as failure:
-        error = str(failure)
+    except BatchscribeError as error:
+        failure = error
     guard, armed = _read_guard(world, config)
     return Surroundings(
         at=world.clock.now(),
         observed=observed,
-        error=error,
+        failure=failure,
         guard=guard,
         armed=armed,
         promises=_read_promises(world, config),

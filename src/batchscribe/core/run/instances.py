@@ -75,6 +75,8 @@ class Instance:
     state_reason: str = ""
     stopped_at: datetime | None = None
     """When its last stop began, by the cloud's clock; None if unknown."""
+    beside: tuple[Instance, ...] = ()
+    """Other instances with its name, ended ones too: only if the cloud forgot a client token."""
 
     @property
     def run(self) -> str | None:

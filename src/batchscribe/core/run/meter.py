@@ -7,9 +7,11 @@ longer running.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS
 from batchscribe.core.run.instances import Instance, InstanceState
 
 LONGEST_PENDING = timedelta(minutes=5)
@@ -78,6 +80,8 @@ class Meter:
     """The first poll, after it ran, that showed it no longer billable."""
     ended: datetime | None = None
     """Begin of that stop by the cloud's clock, as `launched` is; None if the cloud does not report it."""
+    shared_seconds: float = 0.0
+    """Time in which further instances with its name were up beside the first one, at most."""
 
     @classmethod
     def recovered(cls, created: datetime, *, started: bool, launched_before: datetime | None) -> Meter:
@@ -117,6 +121,15 @@ class Meter:
         every poll shows it yet. `created`: the cloud forgets the instance some time after its end, so a long
         time without polls is billed.
         """
+        meter = self._read_state(poll, ours=ours, lands=lands, created=created)
+        return meter.count_others(poll.instance, poll.answered.at)
+
+    def count_others(self, seen: Instance, now: datetime) -> Meter:
+        """The meter with the time of other instances that have the machine's name."""
+        seconds = _measure_overlap((seen, *seen.beside), now)
+        return replace(self, shared_seconds=max(self.shared_seconds, seconds))
+
+    def _read_state(self, poll: Poll, *, ours: bool, lands: bool, created: bool) -> Meter:
         state, now = poll.instance.state, poll.answered
         if state.billable or state.moving:
             launched = self.launched or (poll.instance.launched_at if ours else None)
@@ -198,3 +211,18 @@ class Meter:
         if self.launched is None or self.ended is None or self.ended < self.launched:
             return -1.0
         return (self.ended - self.launched).total_seconds()
+
+
+def _measure_overlap(instances: Iterable[Instance], now: datetime) -> float:
+    """Seconds from launch to stop of all instances, less those in which any was up.
+
+    An instance without a known stop is up to now.
+    """
+    minimum = timedelta(seconds=MINIMUM_BILLED_SECONDS)
+    launched = sorted((each.launched_at, each.stopped_at or now) for each in instances if each.launched_at)
+    overlap, reached = 0.0, datetime.min.replace(tzinfo=UTC)
+    for begin, end in launched:
+        until = max(end, begin + minimum)
+        overlap += max(0.0, (min(until, reached) - begin).total_seconds())
+        reached = max(reached, until)
+    return overlap

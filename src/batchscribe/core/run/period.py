@@ -201,10 +201,10 @@ def _make_day(
 def _measure_up_hours(runs: Iterable[Run]) -> float:
     """Hours in which a machine was up: several at once count once."""
     spans = sorted(
-        (start.at, start.at + timedelta(seconds=run.billed_seconds_of(machine)))
+        (start.at, start.at + timedelta(seconds=run.billed_seconds_of(machine) - meter.shared_seconds))
         for run in runs
         for machine in run.machines
-        if (start := machine.meter.idle_until or machine.meter.start_requested)
+        if (start := (meter := machine.meter).idle_until or meter.start_requested)
     )
     hours, reached = 0.0, datetime.min.replace(tzinfo=UTC)
     for begin, end in spans:

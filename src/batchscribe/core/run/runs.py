@@ -309,14 +309,18 @@ class Run:
     def billed_seconds_of(self, machine: Machine) -> float:
         """Upper bound of the billed time, at least 1 s if up.
 
-        If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
+        All instances with the machine's name count. If the clocks contradict each other across a reboot, the
+        whole time up to the deadline is billed.
         """
         if self.lane:
             return 0.0
-        seconds = machine.meter.billed_seconds
+        meter = machine.meter
+        seconds = meter.billed_seconds
         if seconds is None:
-            return (self.deadline - self.created).total_seconds()
-        return max(1.0, seconds) if machine.meter.ran and machine.meter.is_bounded else seconds
+            seconds = (self.deadline - self.created).total_seconds()
+        elif meter.ran and meter.is_bounded:
+            seconds = max(1.0, seconds)
+        return seconds + meter.shared_seconds
 
     def bill(self) -> Usd:
         return sum((self.bill_of(machine) for machine in self.machines), start=ZERO)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import repeat
 
 import msgspec
 from msgspec import structs
@@ -92,10 +93,10 @@ def merge_listings(
 ) -> Iterator[Tagged]:
     """Merges two listings in key order; `output` is None for one store."""
     if output is None:
-        return ((Side.BOTH, info) for info in source)
+        return zip(repeat(Side.BOTH), source)
     return heapq.merge(
-        ((Side.SOURCE, info) for info in source),
-        ((Side.OUTPUT, info) for info in output),
+        zip(repeat(Side.SOURCE), source),
+        zip(repeat(Side.OUTPUT), output),
         key=lambda tagged: tagged[1].key,
     )
 
