@@ -192,7 +192,7 @@ class Checker:
         return None if self._foreign(tag) else self.runs.get(tag)
 
     def _doubt_bill(self, machine: CloudMachine) -> bool:
-        """True for a foreign start under our tag, billed as the run's own.
+        """True for a foreign start under our tag, which the run bills.
 
         The run requested a start and never observed it up, so it cannot distinguish the two.
         """

@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
+CODE = [*SOURCES, *sorted((ROOT / "simulation").rglob("*.py"))]
 PROSE = [
-    *SOURCES,
-    *sorted((ROOT / "simulation").rglob("*.py")),
+    *CODE,
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "README.md",
     ROOT / "ARCHITECTURE.md",
@@ -44,6 +44,14 @@ def prose_of(path: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_idiom_stands_for_a_term_of_the_field(path: Path) -> None:
     assert [f"{line}: {at[0]}" for line, text in prose_of(path) for at in BANNED.finditer(text)] == []
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_docstring_begins_with_one_short_line(path: Path) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, documented)]
+    headlines = [(ast.get_docstring(node) or "").partition("\n")[0] for node in nodes]
+    assert [line for line in headlines if len(line.split()) > 12] == []
 
 
 def test_every_class_has_a_name_of_its_own() -> None:

@@ -267,7 +267,7 @@ class _Child:
         self._folder.cleanup()
 
     def _check_start(self) -> None:
-        """Raises MisconfiguredError if the decoder does not start, or cannot decode a sample.
+        """Raises MisconfiguredError for a decoder that cannot decode a sample.
 
         A library of another version fails on every file, and no file is at fault then.
         """

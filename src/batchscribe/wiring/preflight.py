@@ -64,9 +64,10 @@ def find_engine_problem(spec: EngineSpec) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StartChecks:
-    """All that a start needs; `doctor` shows it, `preflight` refuses a start without it.
+    """All that a start needs.
 
-    Left out is what every tick observes, and what needs requests that no tick sends.
+    `doctor` shows it, `preflight` refuses a start without it. Left out is what every tick observes, and what
+    needs requests that no tick sends.
     """
 
     settings: Settings
@@ -99,7 +100,7 @@ class StartChecks:
 
     @cached_property
     def engine(self) -> tuple[EngineSpec | None, Finding]:
-        """(the engine of the next run, its check); None if the settings have errors."""
+        """(engine of the next run, its check); None with wrong settings."""
         try:
             spec = engine_spec(
                 self.settings, self.record if isinstance(self.record, InstanceRecord) else None
@@ -125,7 +126,7 @@ class StartChecks:
         yield from self._check_record(self)
 
     def check_machines(self, home: StartChecks) -> Iterator[Finding]:
-        """Checks one region's template, and its image for the engine of the first region."""
+        """Checks a region's template, and its image for home's engine."""
         if self.machines:
             yield from self.machines.check_template()
         yield from self._check_record(home)

@@ -125,7 +125,7 @@ class Meter:
         return meter.count_others(poll.instance, poll.answered.at)
 
     def count_others(self, seen: Instance, now: datetime) -> Meter:
-        """The meter with the time of other instances that have the machine's name."""
+        """The meter with the time of others of its name."""
         seconds = _measure_overlap((seen, *seen.beside), now)
         return replace(self, shared_seconds=max(self.shared_seconds, seconds))
 
@@ -214,7 +214,7 @@ class Meter:
 
 
 def _measure_overlap(instances: Iterable[Instance], now: datetime) -> float:
-    """Seconds from launch to stop of all instances, less those in which any was up.
+    """Sum of the instances' seconds up, less those in which any was.
 
     An instance without a known stop is up to now.
     """
