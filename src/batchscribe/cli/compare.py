@@ -88,9 +88,9 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
     for spec in candidates:
         name = f"{spec.engine} {spec.model}".strip()
         click.echo(f"{name}: transcribing {format_count(len(sample), 'file')}", err=True)
-        texts[name], runs[name] = _transcribe(settings, spec, sample)
+        texts[name], runs[name] = _transcribe_sample(settings, spec, sample)
     found = [
-        _describe(
+        _make_comparison(
             spec,
             run=runs[name],
             words=texts[name],
@@ -192,13 +192,13 @@ def _read_session(app: App, name: str) -> Sample:
         raise ObjectNotFoundError(missing)
     scanner = open_scanner(app.settings)
     try:
-        found = find_by_session(scanner, session_id(app.relative(name)))
+        found = find_by_session(scanner, session_id(app.make_relative(name)))
     except ObjectNotFoundError as error:
         raise ObjectNotFoundError(missing) from error
     return {audio.info.key: scanner.source.get(audio.info.key).data for audio in found}
 
 
-def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
+def _transcribe_sample(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
     """Runs a candidate on the sample. Raises BatchscribeError if it fails."""
     with tempfile.TemporaryDirectory(prefix="batchscribe-compare-") as folder:
         home = Path(folder)
@@ -236,7 +236,7 @@ def _read_words(bucket: Path, keys: Iterable[str]) -> list[str]:
     return [word for file in files for word in split_words(transcripts.decode(file.read_bytes()).text)]
 
 
-def _describe(
+def _make_comparison(
     spec: EngineSpec,
     *,
     run: Run,

@@ -115,7 +115,7 @@ class Preconditions:
 
     @cached_property
     def needs(self) -> StartChecks:
-        """What a start needs, as the check before a start finds it."""
+        """The checks that `preflight` makes, too."""
         further = tuple(there.needs for there in self.further)
         return StartChecks(
             settings=self.settings, read_record=self._read_record, machines=self.machines, further=further

@@ -46,13 +46,13 @@ Check = Callable[[], Iterator[Finding]]
 Group = tuple[str, Check]
 BOOT = "boot"
 FETCH = ": fetch it with "
-"""What separates a missing model from its fix, in the engines' messages."""
+"""Separates a missing model from its fix, in the engines' messages."""
 SET_UP = "run `batchscribe gpu setup`"
 HOST_KEY = "host key"
 
 
-def unsupported(spec: EngineSpec) -> str:
-    """Why no machine can run this engine configuration; empty if one can."""
+def describe_limits(spec: EngineSpec) -> str:
+    """Reasons why no machine can run `spec`; empty without one."""
     return "; ".join(list_limits(spec))
 
 
@@ -181,7 +181,7 @@ def check_engine(spec: EngineSpec) -> Finding:
         detail = f"no speech engine {spec.engine!r} is installed here"
         fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
         return failed("engine", detail, fix)
-    if why := unsupported(spec):
+    if why := describe_limits(spec):
         return failed("engine", why)
     return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")
 
