@@ -57,7 +57,7 @@ class FleetBills(Bills):
         if billed + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{machine.id} ran {truth:.0f} s and is billed {billed:.0f} s")
         # Calls for other machines come between a poll and its record, too.
-        most = self._most(run.id, machine.id, spans) + CALL_SECONDS + jumped
+        most = self._find_longest_bill(run.id, machine.id, spans) + CALL_SECONDS + jumped
         if jumped or run.id in self._recovered:
             most = max(most, (run.deadline - run.created).total_seconds() + 25 * MINUTE)
         if billed > most:
@@ -68,7 +68,7 @@ class FleetBills(Bills):
             rates += [offer.rate.per_hour.micros for offer in OFFERS]
         elif machine.meter.running_until is None:  # its zone was never observed
             rates += [price(each.type, each.market, ZONES[0]).per_hour.micros for each in named]
-        self._paid(machine.id, run.bill_of(machine), rates, truth - jumped - self.lag - 1.0, most)
+        self._check_cost(machine.id, run.bill_of(machine), rates, truth - jumped - self.lag - 1.0, most)
 
     def _measure(self, spans: Iterable[Span]) -> float:
         """Seconds in which at least one of the spans was billed.
@@ -109,14 +109,14 @@ class FleetChecker(Checker):
         self._alive = [each for each in self._alive if each.state is not InstanceState.TERMINATED]
         for machine in self._alive:
             if machine.state in UP:
-                self._guarded(machine, machine.tags[MACHINE_TAG], machine.holder)
+                self._check_guarded(machine, machine.tags[MACHINE_TAG], machine.holder)
 
     def polled(self, asked: float, at: float, seen: Instance) -> None:  # noqa: ARG002  the signature of the base
         self._polls[seen.id] = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
 
     def acted(self, act: Act) -> None:
         if act.claim is not None:
-            self._claimed(act, act.claim)
+            self._check_claim(act, act.claim)
         run = act.instance.rpartition("-")[0]
         if run not in self._deadlines and run not in self.runs:
             self._gate.violated("I3", f"{act.call} of {act.instance}, which is foreign")
