@@ -1,4 +1,4 @@
-"""Kinds and rates of an episode's faults, draw_weather from its seed."""
+"""Kinds and rates of an episode's faults, drawn from its seed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ _FOCUSED = 0.3
 _ACTED = 0.25
 
 Focus = Mapping[str, float]
-"""Fields of the weather with fixed values; the others are draw_weather."""
+"""Fields of the weather with fixed values; the others are drawn."""
 FOCI: Mapping[str, Focus] = {
     "a doubtful start": {"people": 3, "crash": 0.005, "fault": 0.1, "lost_reply": 0.8, "broken_boot": 0.3},
     "foreign claims": {"foreign_runs": 3, "people": 2, "fault": 0.05, "lost_reply": 0.8, "stale": 0.1},
