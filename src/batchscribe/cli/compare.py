@@ -18,6 +18,7 @@ from batchscribe.cli.app import App
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
+from batchscribe.controller.tick import Ticked
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
 from batchscribe.core.messages import require_extra
@@ -208,11 +209,17 @@ def _transcribe_sample(settings: Settings, spec: EngineSpec, sample: Sample) -> 
             file.write_bytes(data)
         with open_scheduler(_settings_of(home, settings, spec), manual=True) as made, made.lock.held():
             ticked = one_tick(made.world, made.config)
-        run = ticked.runs[-1] if ticked.runs else None
-        if run is None or run.outcome is not Outcome.COMPLETED:
-            why = run.detail if run else ticked.decision.reason.sentence
-            raise BatchscribeError(f"{spec.engine} {spec.model} did not complete the sample: {why}")
+        run = find_completed(ticked, f"{spec.engine} {spec.model} did not complete the sample")
         return _read_words(home / "bucket", sample), run
+
+
+def find_completed(ticked: Ticked, problem: str) -> Run:
+    """The tick's run. Raises BatchscribeError with the `problem` if it failed."""
+    run = ticked.runs[-1] if ticked.runs else None
+    if run is None or run.outcome is not Outcome.COMPLETED:
+        why = run.detail if run else ticked.decision.reason.sentence
+        raise BatchscribeError(f"{problem}: {why}")
+    return run
 
 
 def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:

@@ -62,10 +62,7 @@ class FaultPlan:
 
 @dataclass(slots=True)
 class Span:
-    """Billed period of a machine; `end` is None while it runs.
-
-    Times are seconds of the clock.
-    """
+    """Billed period of a machine, in seconds; `end` is None meanwhile."""
 
     holder: str
     begin: float
