@@ -91,7 +91,7 @@ class Preconditions:
                 yield name, finding
 
     def list_groups(self) -> Iterator[Group]:
-        """Yields (name, checks): all that a start needs, and what only this command checks."""
+        """Yields (name, checks): a start's needs, and this command's own."""
         (name, findings), *needs = self.needs.list_groups()
         yield name, partial(_join_checks, findings, self._check_settings)
         own: dict[str, Check] = {ENGINE: self._check_engine}

@@ -64,7 +64,7 @@ def find_engine_problem(spec: EngineSpec) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StartChecks:
-    """All that a start needs; `doctor` shows it, `preflight` refuses a start without it.
+    """All that a start needs, for `doctor` and for `preflight`.
 
     Left out is what every tick observes, and what needs requests that no tick sends.
     """
@@ -99,7 +99,7 @@ class StartChecks:
 
     @cached_property
     def engine(self) -> tuple[EngineSpec | None, Finding]:
-        """(the engine of the next run, its check); None if the settings have errors."""
+        """(engine of the next run, its check); None for settings with errors."""
         try:
             spec = engine_spec(
                 self.settings, self.record if isinstance(self.record, InstanceRecord) else None
@@ -125,7 +125,7 @@ class StartChecks:
         yield from self._check_record(self)
 
     def check_machines(self, home: StartChecks) -> Iterator[Finding]:
-        """Checks one region's template, and its image for the engine of the first region."""
+        """Checks one region's template, and its image for `home`'s engine."""
         if self.machines:
             yield from self.machines.check_template()
         yield from self._check_record(home)
