@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -18,7 +17,6 @@ from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.observation import IfRunning, InstanceChoice, Policy, PolicyName
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run import report
 from batchscribe.core.run.host import InstanceRecord
@@ -26,7 +24,7 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.rendering import Rendering
-from batchscribe.testing.compute import Cloud, CloudMachine, Start
+from batchscribe.testing.compute import Cloud, Start
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
@@ -53,7 +51,7 @@ from simulation.seams import (
 )
 from simulation.timeline import HostClock, HostTime, Timeline
 from simulation.trace import Trace
-from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
+from simulation.weather import CALM, HOUR, MINUTE, Weather, between, draw_policy, pick
 
 INSTANCE = "i-0123456789abcdef0"
 FOREIGN = "i-0fedcba9876543210"
@@ -91,7 +89,7 @@ class Stage:
         self.people = ManualUsers(rng, self.line, self.cloud, INSTANCE)
         self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
-        self.policy = _make_policy(rng, weather)
+        self.policy = draw_policy(rng, weather)
         self.ledger = self.new_ledger(self.main.gate)
         self.others: tuple[LedgerSeam, ...] = ()
         """Ledgers of other hosts."""
@@ -104,16 +102,13 @@ class Stage:
         self.box = self._make_box()
         self.promises = Promises(self.gate, self.line, self.machine, self.box, self._waits)
         self._wire()
-        self._ids = 0
-        self._pids = 0
+        self._ids = self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
         self.types = pick(rng, ((), OTHERS))
         self.lane = self._make_lane() if weather.lane and rng.random() < weather.lane else None
         config = self._make_config()
         self.config = self.lane.configure(config) if self.lane else config
         self.wire_worlds()
-
-    # the course of an episode
 
     def plan(self, hours: float) -> None:
         """Plans uploads, users and faults within `hours`."""
@@ -206,8 +201,6 @@ class Stage:
         """True if a machine is up for a run of ours."""
         return self.checker.ours(self.machine.holder)
 
-    # the wiring
-
     def _wire(self) -> None:
         self.line.after = self._check
         for slot in (self.main, self.beside):
@@ -215,8 +208,8 @@ class Stage:
         self.cloud.on_change = self.trace.add
         self.cloud.next_start, self.cloud.next_stop = self._draw_start, lambda: between(self.rng, 5.0, 120.0)
         self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
-        self.cloud.on_running = lambda machine: self._if_ours(machine, self.box.begin)
-        self.cloud.on_down = lambda machine: self._if_ours(machine, self.box.end)
+        self.cloud.on_running = lambda machine: self.box.begin() if machine is self.machine else None
+        self.cloud.on_down = lambda machine: self.box.end() if machine is self.machine else None
         self.checker.ledgers = lambda: (self.ledger, *self.others)
         self.checker.chunks.uploaded = self.uploads.keys
         self.checker.bills.lag = LONGEST_LAG if self._weather.stale else 0.0
@@ -260,10 +253,6 @@ class Stage:
     def _polled(self, asked: float, at: float, seen: Instance) -> None:
         self.checker.polled(asked, at, seen)
         self.promises.polled()
-
-    def _if_ours(self, machine: CloudMachine, act: object) -> None:
-        if machine is self.machine and callable(act):
-            act()
 
     def _done_twice(self, key: str) -> None:
         """I5, when a worker finds an existing transcript."""
@@ -387,7 +376,9 @@ class Stage:
             keep_alive=gate.keep_alive,
             elsewhere=lambda world, run: self.lane.world(world) if run.lane and self.lane else world,
             view=collector,
-            scanner=lambda manual: _make_scanner(store, clock, manual=manual),
+            scanner=lambda manual: Scanner(
+                store, store, clock=clock, min_age=timedelta(minutes=0 if manual else 5)
+            ),
             preflight=lambda: gate.point("preflight"),
             secret=owner,
             new_run_id=lambda _now: self._new_id(),
@@ -404,22 +395,3 @@ class Stage:
         gate.point("report", run.id)
         built = report.build(run, events=ledger.events(run.id), samples=[], backlog=None, lock="")
         self._collect("report", report.encode(built).decode())
-
-
-def _make_scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:
-    age = timedelta(0) if manual else timedelta(minutes=5)
-    return Scanner(store, store, clock=clock, min_age=age)
-
-
-def _make_policy(rng: random.Random, weather: Weather) -> Policy:
-    policy = Policy(
-        threshold=pick(rng, (1, 2, 4, 6)),
-        max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
-        max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
-        check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
-        if_running=IfRunning.USE if rng.random() < weather.use else IfRunning.HOLD,
-    )
-    if not weather.policies or rng.random() >= weather.policies:
-        return policy
-    name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED, PolicyName.NOW))
-    return replace(policy, name=name, choice=pick(rng, tuple(InstanceChoice)))
