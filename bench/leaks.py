@@ -228,14 +228,14 @@ class Original(Host):
     def _call(self, name: str, act: Callable[[], object] = lambda: None) -> Call:
         """A call through the same troubles as ours."""
         yield self.week.trouble.takes(name)
-        error, applied = self.week.trouble.stands(name) or (None, True)
+        error, applied = self.week.trouble.find_error(name) or (None, True)
         if applied:
             act()
         if error:
             raise error
 
     def _reached(self) -> bool:
-        return self.week.box.reachable and self.week.trouble.stands("launcher.way") is None
+        return self.week.box.reachable and self.week.trouble.find_error("launcher.way") is None
 
     def _pending(self) -> list[str]:
         has = self.week.bucket.has

@@ -87,7 +87,7 @@ class Week(Stage):
         hours = ((end - span.begin) / HOUR for span, end in zip(spans, ends, strict=True))
         return Played(tuple(hours), done)
 
-    def _seconds(self) -> float:
+    def _draw_seconds(self) -> float:
         return between(self.rng, *CHUNK_SECONDS)
 
     def _plan_uploads(self) -> None:

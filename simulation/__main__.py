@@ -31,20 +31,22 @@ Played = tuple[list[Result], float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    wanted = _arguments(arguments)
+    wanted = _parse_arguments(arguments)
     if wanted.replay is not None:
         (result,), _seconds = played([wanted.replay], wanted.focus)
-        _say(broken(result, wanted.focus) if result.violation else sound(result))
+        _print_text(broken(result, wanted.focus) if result.violation else sound(result))
         return int(bool(result.violation))
     summary = Summary()
     first = wanted.seed * APART + wanted.skip
-    for results, seconds in _shares(range(first, first + wanted.episodes), wanted.processes, wanted.focus):
+    for results, seconds in _play_shares(
+        range(first, first + wanted.episodes), wanted.processes, wanted.focus
+    ):
         summary.seconds += seconds
         for result in results:
             summary.add(result)
             if result.violation:
-                _say(broken(result, wanted.focus))
-    _say(summary.text())
+                _print_text(broken(result, wanted.focus))
+    _print_text(summary.text())
     return int(bool(summary.violations))
 
 
@@ -70,7 +72,7 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _shares(seeds: range, processes: int, focus: Focus) -> Iterator[Played]:
+def _play_shares(seeds: range, processes: int, focus: Focus) -> Iterator[Played]:
     play_share = partial(played, focus=focus)
     shares = [seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)]
     if processes == 1:
@@ -80,7 +82,7 @@ def _shares(seeds: range, processes: int, focus: Focus) -> Iterator[Played]:
         yield from pool.map(play_share, shares)
 
 
-def _focus(text: str) -> Focus:
+def _parse_focus(text: str) -> Focus:
     """Parses `people=3,crash=0.01` or a name of FOCI or ACTORS."""
     if text in NAMED:
         return NAMED[text]
@@ -88,18 +90,20 @@ def _focus(text: str) -> Focus:
     return {name: float(level) if "." in level else int(level) for name, _, level in pairs}
 
 
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--episodes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--skip", type=int, default=0, help="episodes of the seed that were played before")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--replay", type=int, metavar="SEED", help="play the one episode of a printed seed")
-    parser.add_argument("--focus", type=_focus, default={}, help=f"NAME=N,... or one of: {', '.join(NAMED)}")
+    parser.add_argument(
+        "--focus", type=_parse_focus, default={}, help=f"NAME=N,... or one of: {', '.join(NAMED)}"
+    )
     return parser.parse_args(arguments)
 
 
-def _say(text: str) -> None:
+def _print_text(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

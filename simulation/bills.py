@@ -86,11 +86,11 @@ class Bills:
         if any(span.end is None for span in spans) and not run.abandoned_gpu:
             self._gate.violated("I7", f"{run.id} was settled while {self._ours.id} runs for it")
         truth = self._cloud.billed(run.id)
-        self._nothing(run, truth)
+        self._check_free_run(run, truth)
         jumped = sum(abs(seconds) for at, seconds in self._jumps if at >= self._begun[run.id])
         if run.billed_seconds + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
-        most = self._most(run.id, run.id, spans) + jumped
+        most = self._find_longest_bill(run.id, run.id, spans) + jumped
         if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
             most = max(most, (run.deadline - run.created).total_seconds())
         if run.billed_seconds > most and run.id not in self.in_doubt:
@@ -99,15 +99,15 @@ class Bills:
         rates = [self.rates[span.type].micros for span in spans] or [
             rate.micros for rate in self.rates.values()
         ]
-        self._paid(run.id, run.cost, rates, truth - jumped - self.lag - 1.0, most)
+        self._check_cost(run.id, run.cost, rates, truth - jumped - self.lag - 1.0, most)
 
-    def _nothing(self, run: Run, truth: float) -> None:
+    def _check_free_run(self, run: Run, truth: float) -> None:
         """I13, independent of the clocks."""
         ran = any(machine.meter.ran for machine in run.machines)
         if truth and ran and not (run.billed_seconds and run.cost.micros):
             self._gate.violated("I13", f"{run.id} was observed up, ran {truth:.0f} s and is billed nothing")
 
-    def _paid(self, name: str, paid: Usd, rates: Sequence[int], least: float, most: float) -> None:
+    def _check_cost(self, name: str, paid: Usd, rates: Sequence[int], least: float, most: float) -> None:
         """I7 in dollars, of a run or of one of its machines.
 
         `rates`: micro-dollars an hour.
@@ -118,7 +118,7 @@ class Bills:
         if paid.micros > limit and name not in self.in_doubt:
             self._gate.violated("I7", f"{name} cost ${paid.text(4)} for at most {most:.0f} s at {rates}")
 
-    def _most(self, run: str, name: str, spans: Sequence[Span]) -> float:
+    def _find_longest_bill(self, run: str, name: str, spans: Sequence[Span]) -> float:
         """Longest bill that the polls around its running time explain.
 
         A poll counts if its process worked on the run and recorded the run next. Its time is between
@@ -133,11 +133,11 @@ class Bills:
         # Two machines of one name overlap, and the first may be the last to end.
         first, last = spans[0].begin, max(span.end or now for span in spans)
         after = [at for _asked, at, _pending in polls if at >= last + self.lag]
-        begin = created if run in self._recovered else self._idle(polls, created, first)
+        begin = created if run in self._recovered else self._find_last_idle(polls, created, first)
         end = min(after, default=now)
         return end - begin + 2 * self.lag + CALL_SECONDS
 
-    def _idle(self, polls: list[Poll], begin: float, first: float) -> float:
+    def _find_last_idle(self, polls: list[Poll], begin: float, first: float) -> float:
         """Last time at which polls prove that it had not run yet.
 
         A poll that shows `pending` after a long time without polls does not prove a first start.

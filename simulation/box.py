@@ -188,7 +188,7 @@ class Box:
         for worker in self.workers.values():
             worker.die()
 
-    # what a controller asks over ssh
+    # requests of a controller over ssh
 
     def start(self, request: StartRequest) -> None:
         """Permits the run's workers, and starts an agent if none lives."""
@@ -197,7 +197,7 @@ class Box:
         if self._agent is None:
             self._start_agent(Boot(), request.run)
 
-    # what its agent asks
+    # the protocol of its agent
 
     def permit(self, run: str) -> StartPermit | None:
         permit = self._permits.get(run)

@@ -53,19 +53,19 @@ class ChunkRules:
     def may_start(self, run: Run) -> None:
         """I10: a pending chunk never failed, or its next attempt was due."""
         then = self._line.now() - timedelta(minutes=10)
-        if not any(self._startable(key, then) or self._retry_due(key) for key in self.uploaded):
+        if not any(self._is_startable(key, then) or self._is_retry_due(key) for key in self.uploaded):
             self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
 
-    def _startable(self, key: str, then: datetime) -> bool:
+    def _is_startable(self, key: str, then: datetime) -> bool:
         """True if the chunk was pending and had not failed by `then`."""
         done = self._bucket.modified(transcript_of(key))
-        failed = self._failed(key)
+        failed = self._list_failures(key)
         held = self._bucket.modified(keys.quarantine(key))
         return all(at is None or at > then for at in (done, held, *failed))
 
-    def _retry_due(self, key: str) -> bool:
+    def _is_retry_due(self, key: str) -> bool:
         """True if the chunk failed, and is due for its next attempt."""
-        if self._closed(key) or not (failed := self._failed(key)):
+        if self._is_closed(key) or not (failed := self._list_failures(key)):
             return False
         lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
         if self.policy.name in {PolicyName.DEADLINE, PolicyName.BALANCED}:
@@ -73,7 +73,7 @@ class ChunkRules:
         jumped = timedelta(seconds=sum(abs(seconds) for _at, seconds in self._jumps))
         return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
 
-    def _failed(self, key: str) -> list[datetime]:
+    def _list_failures(self, key: str) -> list[datetime]:
         """Times of the chunk's failures in the bucket, compacted or not."""
         digest = keys.digest(key)
         stored = list_attempts(self._bucket, digest).stored
@@ -82,7 +82,7 @@ class ChunkRules:
         own = {id(failure) for failure in select_counted(failures.values())}
         return [stored[name] for name, failure in failures.items() if id(failure) in own]
 
-    def tick_ended(self, scanner: Scanner) -> None:
+    def check_states(self, scanner: Scanner) -> None:
         """I4 and I5, if the store changed since the last check."""
         if self._bucket.changes == self._checked:
             return
@@ -90,12 +90,12 @@ class ChunkRules:
         rules = scanner.rules()
         states = {audio.info.key: state_of(audio, rules) for audio in scanner.audio()}
         for key in self.uploaded:
-            self._accounted(key, states.get(key))
+            self._check_state(key, states.get(key))
         for key, times in self._bucket.written.items():
             if times > 1 and "/transcription-" in key:
                 self._gate.violated("I5", f"{key} was written {times} times")
 
-    def _accounted(self, key: str, state: ChunkState | None) -> None:
+    def _check_state(self, key: str, state: ChunkState | None) -> None:
         expected = {ChunkState.PENDING, ChunkState.WAITING}
         if self._bucket.has(transcript_of(key)):
             expected = {ChunkState.DONE}
@@ -104,21 +104,21 @@ class ChunkRules:
         if state not in expected:
             self._gate.violated("I4", f"{key} is {state}, and should be {' or '.join(sorted(expected))}")
 
-    def undone(self) -> list[str]:
+    def list_undone(self) -> list[str]:
         """I11: chunks that are neither done nor quarantined."""
-        return [key for key in self.uploaded if not self._closed(key)]
+        return [key for key in self.uploaded if not self._is_closed(key)]
 
     def progress(self, attempts: int) -> int:
         """Measure of closed chunks, and of failed attempts up to a quarantine.
 
         A start may have room for two of many chunks that always fail: each of its attempts counts.
         """
-        undone = self.undone()
+        undone = self.list_undone()
         stored = Counter(keys.chunk_of(name)[0] for name in list_attempts(self._bucket).stored)
         failed = sum(min(stored[keys.digest(key)], attempts) for key in undone)
         return failed + (len(self.uploaded) - len(undone)) * (attempts + 1)
 
-    def _closed(self, key: str) -> bool:
+    def _is_closed(self, key: str) -> bool:
         return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))
 
     def alerted(self, title: str) -> None:
@@ -126,22 +126,22 @@ class ChunkRules:
         if title == OVERDUE_TITLE:
             self._alerted = self._line.now()
 
-    def waited(self, begun: int) -> None:
+    def check_waits(self, begun: int) -> None:
         """I14, after a tick in the calm period that began `begun` runs."""
         now = self._line.now()
         if begun or now - self._alerted <= self.policy.max_wait + ALERTED_AGAIN:
             return
-        late = [key for key in self.undone() if now - self._waits_since(key) > self.policy.max_wait]
+        late = [key for key in self.list_undone() if now - self._waits_since(key) > self.policy.max_wait]
         if late:
             self._gate.violated("I14", f"no start, no alert, and still waiting: {', '.join(late)}")
 
     def _waits_since(self, key: str) -> datetime:
         """Time of its upload, or of its last failure."""
         uploaded = self._bucket.modified(key)
-        return max(filter(None, (uploaded, *self._failed(key))))
+        return max(filter(None, (uploaded, *self._list_failures(key))))
 
-    def never_done(self) -> None:
-        if undone := self.undone():
+    def check_end(self) -> None:
+        if undone := self.list_undone():
             self._gate.violated("I11", f"no faults, and still not done: {', '.join(undone)}")
 
 

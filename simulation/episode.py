@@ -22,7 +22,7 @@ from simulation.hosts import FIRST
 from simulation.listening import Listener
 from simulation.process import Slot
 from simulation.stage import Stage
-from simulation.weather import HOUR, MINUTE, Focus, add_fleet_faults, between, drawn, pick
+from simulation.weather import HOUR, MINUTE, Focus, add_fleet_faults, between, draw_weather, pick
 
 STOP_TIMEOUT_SECONDS = 900.0
 """Time from SIGTERM to SIGKILL."""
@@ -81,7 +81,7 @@ class Episode:
 
     def __init__(self, seed: int, focus: Focus | None = None) -> None:
         self.rng = random.Random(seed)
-        self.weather = drawn(self.rng, focus, random.Random(~seed))
+        self.weather = draw_weather(self.rng, focus, random.Random(~seed))
         if self.weather.fleet:
             self.weather = add_fleet_faults(self.rng, self.weather)
         self.stage = (FleetStage if self.weather.fleet else Stage)(self.rng, self.weather)
@@ -114,14 +114,14 @@ class Episode:
         checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
         attempts, waited = self.stage.config.max_attempts, 0
         progress = checker.progress(attempts)
-        while checker.undone() and waited < LONGEST_END:
+        while checker.list_undone() and waited < LONGEST_END:
             line.sleep(self.stage.policy.max_wait.total_seconds())
             begun = len(runs)
             self._tick(wait=True)
-            checker.waited(len(runs) - begun)
+            checker.check_waits(len(runs) - begun)
             before, progress = progress, checker.progress(attempts)
             waited = 0 if progress > before else waited + 1
-        checker.never_done()
+        checker.check_end()
 
     def collect_result(self) -> Result:
         """Returns the result with all counters."""
@@ -180,7 +180,7 @@ class Episode:
         """Plays the watchdog's timer while this process runs."""
 
         def knock() -> None:
-            if not self._still(number):
+            if not self._is_running(number):
                 return
             if not self.stage.beside.running:  # its own unit is not started twice
                 self._watch(self.stage.beside)
@@ -197,7 +197,7 @@ class Episode:
         else:
             self.stage.lock.bury(BY_HAND)
 
-    def _still(self, number: int) -> bool:
+    def _is_running(self, number: int) -> bool:
         """True if the process of that number still runs."""
         return self.stage.main.lives and self.stage.main.pid == number
 
@@ -229,10 +229,10 @@ class Episode:
         stage = self.stage
 
         def act() -> None:
-            self._kept(tick(stage.main.world, stage.config, locked=stage.lock.held, wait=wait).runs)
+            self._trace_end(tick(stage.main.world, stage.config, locked=stage.lock.held, wait=wait).runs)
 
         self._as_process("tick", stage.main, act)
-        self.stage.checker.chunks.tick_ended(self.stage.true_scanner)
+        self.stage.checker.chunks.check_states(self.stage.true_scanner)
         if self._after and self._down_until <= self.stage.line.seconds:
             self._reconcile()  # as ExecStopPost= of version 0.1 does
 
@@ -241,7 +241,7 @@ class Episode:
         stage = self.stage
 
         def act() -> None:
-            self._kept(reconcile(stage.main.world, stage.config, locked=stage.lock.held))
+            self._trace_end(reconcile(stage.main.world, stage.config, locked=stage.lock.held))
 
         self._as_process("reconcile", stage.main, act)
 
@@ -254,7 +254,7 @@ class Episode:
 
         self._as_process("watchdog", slot, act)
 
-    def _kept(self, runs: tuple[Run, ...]) -> None:
+    def _trace_end(self, runs: tuple[Run, ...]) -> None:
         self.stage.trace.add(f"it ended, after {len(runs)} runs")
 
     def _as_process(self, name: str, slot: Slot, act: Callable[[], object]) -> None:
@@ -288,13 +288,13 @@ class Episode:
         later = between(self.rng, 0.0, 30 * MINUTE)
 
         def ask() -> None:
-            if self._still(number):
+            if self._is_running(number):
                 self.result.met["SIGTERM"] += 1
                 self.stage.main.clock.interrupt()
                 self.stage.line.at(STOP_TIMEOUT_SECONDS, kill)
 
         def kill() -> None:
-            if self._still(number):
+            if self._is_running(number):
                 self.stage.kill(self.stage.main)
 
         self.stage.line.at(later, ask)

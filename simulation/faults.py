@@ -83,17 +83,17 @@ class Trouble:
         self.wrong(min(seconds, HANG_SECONDS))
         return seconds
 
-    def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:
+    def find_error(self, name: str) -> tuple[BatchscribeError, bool] | None:
         """(error of the call, True if it still takes effect), or None."""
-        found = self._stands(name)
+        found = self._draw_error(name)
         if found:
             self.wrong(0.0)
         return found
 
-    def _stands(self, name: str) -> tuple[BatchscribeError, bool] | None:
+    def _draw_error(self, name: str) -> tuple[BatchscribeError, bool] | None:
         kind = name.partition(".")[0]
         if kind == "ledger":
-            return self._unwritten()
+            return self._find_write_error()
         unavailable = _UNAVAILABLE.get(kind)
         if unavailable is None:
             return None
@@ -104,7 +104,7 @@ class Trouble:
             error = CredentialsError("the cloud does not accept these credentials: renew them")
             return _with_vendor_cause(error), False
         if self._weather.fault and self._rng.random() < self._weather.fault:
-            return _with_vendor_cause(unavailable("it did not answer: will retry")), self._lost()
+            return _with_vendor_cause(unavailable("it did not answer: will retry")), self._is_reply_lost()
         return None
 
     def refused(self) -> BatchscribeError | None:
@@ -116,34 +116,34 @@ class Trouble:
         return None
 
     def lag(self) -> float:
-        return self._late(self._weather.stale)
+        return self._draw_age(self._weather.stale)
 
     def late_tags(self) -> float:
-        return self._late(self._weather.late_tags)
+        return self._draw_age(self._weather.late_tags)
 
     def torn(self) -> bool:
         """True if the next record of a worker is unreadable."""
-        return self._happens(self._weather.torn)
+        return self._draw(self._weather.torn)
 
-    def _late(self, chance: float) -> float:
-        return between(self._rng, 0.0, LONGEST_LAG) if self._happens(chance) else 0.0
+    def _draw_age(self, chance: float) -> float:
+        return between(self._rng, 0.0, LONGEST_LAG) if self._draw(chance) else 0.0
 
-    def _happens(self, chance: float) -> bool:
+    def _draw(self, chance: float) -> bool:
         happens = bool(chance) and self._rng.random() < chance
         if happens:
             self.wrong(0.0)
         return happens
 
-    def _lost(self) -> bool:
+    def _is_reply_lost(self) -> bool:
         return self._rng.random() < self._weather.lost_reply
 
-    def _unwritten(self) -> tuple[BatchscribeError, bool] | None:
-        found = self._of_the_ledger()
+    def _find_write_error(self) -> tuple[BatchscribeError, bool] | None:
+        found = self._draw_write_error()
         if found:
             self.unwritten = self._line.seconds
         return found
 
-    def _of_the_ledger(self) -> tuple[BatchscribeError, bool] | None:
+    def _draw_write_error(self) -> tuple[BatchscribeError, bool] | None:
         if self._line.seconds < self.full_until:
             return MisconfiguredError("the disk of the ledger is full: make room"), False
         if self._weather.ledger and self._rng.random() < self._weather.ledger:

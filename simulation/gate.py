@@ -71,7 +71,7 @@ class Gate:
     def expect(self, crash: float) -> None:
         """Sets the probability of a crash at each step."""
         self.crash = crash
-        self._crash_at = self.steps + self._rare(crash) if crash else -1
+        self._crash_at = self.steps + self._draw_steps(crash) if crash else -1
 
     def begin(self) -> None:
         """Begins a new process after the previous one ended."""
@@ -112,7 +112,7 @@ class Gate:
         """Passes the time of a call, up to a hung process's limit."""
         left = self._alive_at + self.limit - self._line.seconds
         self._line.sleep(min(seconds, max(0.0, left)))
-        self._alive()
+        self._check_alive()
         if seconds > left:
             self.met["a process that hung was killed by its time limit"] += 1
             self._trace.add("its time limit kills it")
@@ -124,7 +124,7 @@ class Gate:
 
         `unchanged`: the world is as at the last check.
         """
-        self._alive()
+        self._check_alive()
         self.steps += 1
         self._trace.add(f"{name} {subject}")
         if not unchanged:
@@ -133,7 +133,7 @@ class Gate:
         if self.steps > self.longest:
             self.violated("E", f"{self.steps} steps, and no end")
         if self.steps == self._crash_at:
-            self._crash_at = self.steps + self._rare(self.crash)
+            self._crash_at = self.steps + self._draw_steps(self.crash)
             self.crashes += 1
             self._trace.add("the controller is killed here")
             self.kill()
@@ -144,12 +144,12 @@ class Gate:
         self.violation = self.violation or Violation(invariant, text)
         raise self.violation
 
-    def _alive(self) -> None:
+    def _check_alive(self) -> None:
         if self.violation:
             raise self.violation
         if self.dead:
             raise Crashed
 
-    def _rare(self, chance: float) -> int:
+    def _draw_steps(self, chance: float) -> int:
         """Draws the number of steps until an event of this chance."""
         return 1 + int(math.log(1.0 - self._rng.random()) / math.log(1.0 - chance))

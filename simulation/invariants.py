@@ -126,9 +126,9 @@ class Checker:
     def step(self) -> None:
         machine = self._ours
         if machine.state in UP and machine.holder in self._deadlines:
-            self._guarded(machine, machine.id, machine.holder)
+            self._check_guarded(machine, machine.id, machine.holder)
 
-    def _guarded(self, machine: CloudMachine, name: str, run: str) -> None:
+    def _check_guarded(self, machine: CloudMachine, name: str, run: str) -> None:
         """I1 and I2 of a machine; stop orders have its `name`."""
         now, deadline = self._line.now(), self._deadlines[run]
         over = max(deadline, self._late.get(run, deadline)) + LIMIT
@@ -166,11 +166,13 @@ class Checker:
         call, instance, claim = act.call, act.instance, act.claim
         machine = self._cloud.machines.get(instance)
         if claim is not None:
-            self._claimed(act, claim)
+            self._check_claim(act, claim)
         if machine is not self._ours:
             self._gate.violated("I3", f"{call} of {instance}, which is foreign")
-        self._as_seen(act, machine)
-        if machine.holder == "" or (machine.holder in self._deadlines and not self._foreign(machine.holder)):
+        self._check_observed(act, machine)
+        if machine.holder == "" or (
+            machine.holder in self._deadlines and not self._is_foreign(machine.holder)
+        ):
             return
         if call == "release" and (self._tagged_run(machine) or not machine.tags.get(RUN_TAG)):
             return  # clearing our own tag, or an empty one, changes nothing foreign
@@ -189,7 +191,7 @@ class Checker:
 
     def _tagged_run(self, machine: CloudMachine) -> Run | None:
         tag = machine.tags.get(RUN_TAG, "")
-        return None if self._foreign(tag) else self.runs.get(tag)
+        return None if self._is_foreign(tag) else self.runs.get(tag)
 
     def _doubt_bill(self, machine: CloudMachine) -> bool:
         """True for a foreign start under our tag, which the run bills.
@@ -202,7 +204,7 @@ class Checker:
         self.bills.in_doubt.add(tagged.id)
         return True
 
-    def _claimed(self, act: Act, claim: Claim) -> None:
+    def _check_claim(self, act: Act, claim: Claim) -> None:
         self._deadlines.setdefault(claim.run, claim.deadline)
         self._owners.setdefault(claim.run, self._host)
         if claim.run.startswith(FORGED):
@@ -210,7 +212,7 @@ class Checker:
         if act.call == "start" and abs(self._host_now() - self._line.now()) > SKEW:
             self._late[claim.run] = self._line.now()
 
-    def _as_seen(self, act: Act, machine: CloudMachine) -> None:
+    def _check_observed(self, act: Act, machine: CloudMachine) -> None:
         """I3, for what the last poll showed clearly."""
         if self._me.poll is None:
             return
@@ -218,12 +220,12 @@ class Checker:
         if act.force and seen.state is InstanceState.RUNNING:
             self._gate.violated("I3", f"forced {act.call} of {machine.id}, which runs and got no plain stop")
         unknown = seen.run not in self.runs and seen.run not in self._deadlines
-        theirs = seen.run and (unknown or self._foreign(seen.run))
+        theirs = seen.run and (unknown or self._is_foreign(seen.run))
         over = seen.deadline is not None and seen.deadline <= self._host_now()
         if theirs and not over and seen.run == machine.tags.get(RUN_TAG):
             self._gate.violated("I3", f"{act.call} of {machine.id}, which was observed claimed by {seen.run}")
 
-    def _foreign(self, run: str) -> bool:
+    def _is_foreign(self, run: str) -> bool:
         """True if another host opened the run and may still stop it."""
         if self._owners.get(run, self._host) == self._host or (run, self._host) in self._taken_over:
             return False
@@ -232,7 +234,7 @@ class Checker:
 
     def _take_over(self, run: str) -> None:
         self.bills.in_doubt.add(run)
-        if not self._foreign(run):
+        if not self._is_foreign(run):
             self._taken_over.add((run, self._host))
 
     def _join(self, machine: CloudMachine, run: str) -> None:
@@ -241,7 +243,7 @@ class Checker:
         Between two of our schedulers the tag decides, and the other one lets go.
         """
         tag = machine.tags.get(RUN_TAG, "")
-        run = tag if self._foreign(tag) and machine.holder in self._deadlines else run
+        run = tag if self._is_foreign(tag) and machine.holder in self._deadlines else run
         machine.holder = run
         if machine.state is InstanceState.RUNNING:
             machine.spans[-1].end = self._line.seconds
@@ -272,34 +274,34 @@ class Checker:
         self.runs[run.id] = run
         if self._owners.setdefault(run.id, self._host) != self._host or run.adopted:
             self._take_over(run.id)
-        self._up_as(run)
+        self._record_launch(run)
         if run.id in self._me.at_work and self._me.unwritten:
             self.bills.keep(run.id, self._me.unwritten)
         self._me.at_work.add(run.id)
         self._me.unwritten = None
         if run.id.startswith(FORGED):
-            self._acted_on_forgery(run)
+            self._check_forgery(run)
         elif before is None and run.state is RunState.PLANNED:
             self.chunks.may_start(run)
-            self._opened(run)
+            self._record_opened(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
             if not run.lane:
                 self.bills.check(run)
             self.chunks.count(run)
 
-    def _acted_on_forgery(self, run: Run) -> None:
+    def _check_forgery(self, run: Run) -> None:
         """I12, for forged runs."""
         if run.cost.micros or run.dispatched or run.chunks_done:
             self._gate.violated("I12", f"{run.id} was forged, and is {run.state} for ${run.cost.text(4)}")
 
-    def _opened(self, run: Run) -> None:
+    def _record_opened(self, run: Run) -> None:
         """Records a run that took a live claim's type for its own."""
         claimed = self._me.poll[1].run if self._me.poll else None
         live = claimed is not None and self._line.now() < self._deadlines.get(claimed, self._line.now())
         if live and self._owners[claimed or ""] != self._host and run.own_type != self.own_type:
             self._type_lost = True
 
-    def _up_as(self, run: Run) -> None:
+    def _record_launch(self, run: Run) -> None:
         """Records the launch time of a run observed up under its tag."""
         if self._me.poll is None:
             return

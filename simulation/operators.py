@@ -31,7 +31,7 @@ class Edit(StrEnum):
 
 
 class File(StrEnum):
-    """What happens to the ledger's file."""
+    """Events of the ledger's file."""
 
     DAMAGED = "damaged"
     SET_ASIDE = "set aside"

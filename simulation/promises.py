@@ -158,12 +158,14 @@ class Promises:
             self.wrong()
         driven = 0.0 if self.elsewhere(run) else self._down_until if up else None
         workers = self._box.played(run)
-        self._ended(run, workers, driven, now)
-        self._hangs(run, workers, driven, now)
+        self._check_ended(run, workers, driven, now)
+        self._check_hangs(run, workers, driven, now)
         if driven is not None:
-            self._unpolled(run, driven, now)
+            self._check_polls(run, driven, now)
 
-    def _ended(self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float) -> None:
+    def _check_ended(
+        self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float
+    ) -> None:
         """P1 and P2."""
         if not workers or any(worker.alive for worker in workers):
             self._idle_since = None
@@ -185,7 +187,9 @@ class Promises:
         if alone is not None and now - alone > BY_BOX + late:
             self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its host is on")
 
-    def _hangs(self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float) -> None:
+    def _check_hangs(
+        self, run: str, workers: Sequence[PlayedWorker], driven: float | None, now: float
+    ) -> None:
         """P3."""
         if not any(worker.alive and worker.hung for worker in workers):
             self._hung_since = None
@@ -195,7 +199,7 @@ class Promises:
         if watched and now - max(begun, min(watched), self._wrong_until) > HUNG:
             self._gate.violated("P3", f"{run} hangs for {(now - begun) / MINUTE:.0f} min")
 
-    def _unpolled(self, run: str, driven: float, now: float) -> None:
+    def _check_polls(self, run: str, driven: float, now: float) -> None:
         """P4, for polls."""
         if self._states.get(run) not in WORK:
             return

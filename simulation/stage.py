@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -18,7 +17,6 @@ from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.observation import IfRunning, InstanceChoice, Policy, PolicyName
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run import report
 from batchscribe.core.run.host import InstanceRecord
@@ -26,7 +24,7 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.rendering import Rendering
-from batchscribe.testing.compute import Cloud, CloudMachine, Start
+from batchscribe.testing.compute import Cloud, Start
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
@@ -53,7 +51,7 @@ from simulation.seams import (
 )
 from simulation.timeline import HostClock, HostTime, Timeline
 from simulation.trace import Trace
-from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
+from simulation.weather import CALM, HOUR, MINUTE, Weather, between, draw_policy, pick
 
 INSTANCE = "i-0123456789abcdef0"
 FOREIGN = "i-0fedcba9876543210"
@@ -91,7 +89,7 @@ class Stage:
         self.people = ManualUsers(rng, self.line, self.cloud, INSTANCE)
         self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
-        self.policy = _policy(rng, weather)
+        self.policy = draw_policy(rng, weather)
         self.ledger = self.new_ledger(self.main.gate)
         self.others: tuple[LedgerSeam, ...] = ()
         """Ledgers of other hosts."""
@@ -101,19 +99,16 @@ class Stage:
         self.cloud.refused_types = frozenset(each for each in OTHERS if rng.random() < weather.refused_types)
         self._pace = between(rng, 20.0, 150.0)
         self._waits = Waits(poll=pick(rng, (20.0, 40.0)), describe=pick(rng, (30.0, 60.0)))
-        self.box = self._box()
+        self.box = self._make_box()
         self.promises = Promises(self.gate, self.line, self.machine, self.box, self._waits)
         self._wire()
-        self._ids = 0
-        self._pids = 0
+        self._ids = self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
         self.types = pick(rng, ((), OTHERS))
-        self.lane = self._lane() if weather.lane and rng.random() < weather.lane else None
-        config = self._config()
+        self.lane = self._make_lane() if weather.lane and rng.random() < weather.lane else None
+        config = self._make_config()
         self.config = self.lane.configure(config) if self.lane else config
         self.wire_worlds()
-
-    # the course of an episode
 
     def plan(self, hours: float) -> None:
         """Plans uploads, users and faults within `hours`."""
@@ -206,17 +201,15 @@ class Stage:
         """True if a machine is up for a run of ours."""
         return self.checker.ours(self.machine.holder)
 
-    # the wiring
-
     def _wire(self) -> None:
         self.line.after = self._check
         for slot in (self.main, self.beside):
             self.wire_slot(slot)
         self.cloud.on_change = self.trace.add
-        self.cloud.next_start, self.cloud.next_stop = self._start, lambda: between(self.rng, 5.0, 120.0)
+        self.cloud.next_start, self.cloud.next_stop = self._draw_start, lambda: between(self.rng, 5.0, 120.0)
         self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
-        self.cloud.on_running = lambda machine: self._if_ours(machine, self.box.begin)
-        self.cloud.on_down = lambda machine: self._if_ours(machine, self.box.end)
+        self.cloud.on_running = lambda machine: self.box.begin() if machine is self.machine else None
+        self.cloud.on_down = lambda machine: self.box.end() if machine is self.machine else None
         self.checker.ledgers = lambda: (self.ledger, *self.others)
         self.checker.chunks.uploaded = self.uploads.keys
         self.checker.bills.lag = LONGEST_LAG if self._weather.stale else 0.0
@@ -234,7 +227,7 @@ class Stage:
 
     def wire_slot(self, slot: Slot) -> None:
         slot.gate.check = self._check
-        slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
+        slot.gate.trouble, slot.gate.takes = self.trouble.find_error, self.trouble.takes
         slot.gate.limit = HANG_SECONDS
         slot.gate.died = self.promises.died
         slot.clock.pause = partial(self._sleep, slot.gate)
@@ -261,10 +254,6 @@ class Stage:
         self.checker.polled(asked, at, seen)
         self.promises.polled()
 
-    def _if_ours(self, machine: CloudMachine, act: object) -> None:
-        if machine is self.machine and callable(act):
-            act()
-
     def _done_twice(self, key: str) -> None:
         """I5, when a worker finds an existing transcript."""
         if not self.pays_twice:
@@ -279,17 +268,17 @@ class Stage:
         gate.keep_alive()
         gate.point("awake")
 
-    def _start(self) -> Start:
+    def _draw_start(self) -> Start:
         return Start(between(self.rng, 8.0, 90.0), self.rng.random() < self._weather.broken_boot)
 
     def _cut_box(self) -> None:
         lasts = pick(self.rng, (2 * MINUTE, 12 * MINUTE, 40 * MINUTE))
         self.box.offline_until = self.line.seconds + lasts
 
-    def _box(self) -> Box:
+    def _make_box(self) -> Box:
         script = WorkerScript(
-            seconds=self._seconds,
-            fate=self._fate,
+            seconds=self._draw_seconds,
+            fate=self._draw_fate,
             online=lambda: self.box.online,
             torn=self.trouble.torn,
             published_before=self._done_twice,
@@ -297,7 +286,7 @@ class Stage:
             loaded=20.0,
         )
         box = Box(self.line, self.cloud, self.bucket, self.machine, script)
-        box.next_boot, box.begun = self._boot, self.checker.work_begun
+        box.next_boot, box.begun = self._draw_boot, self.checker.work_begun
         record = InstanceRecord(
             instance=INSTANCE,
             release=__version__,
@@ -308,7 +297,7 @@ class Stage:
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
         return box
 
-    def _lane(self) -> Lane:
+    def _make_lane(self) -> Lane:
         """A lane as fast as estimated or much slower.
 
         The GPU may finish its chunks first.
@@ -316,16 +305,16 @@ class Stage:
         self.pays_twice = True
         slow = pick(self.rng, (1.0, 1.0, 10.0, 100.0))
         script = WorkerScript(
-            seconds=lambda: slow * between(self.rng, 2.0, 8.0), fate=self._fate, torn=self.trouble.torn
+            seconds=lambda: slow * between(self.rng, 2.0, 8.0), fate=self._draw_fate, torn=self.trouble.torn
         )
         return Lane(self.line, self.bucket, script)
 
-    def _boot(self) -> Boot:
+    def _draw_boot(self) -> Boot:
         rng, weather = self.rng, self._weather
         lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
         return Boot(between(rng, 15.0, 60.0), rng.random() < weather.deaf_boot, lasts, rng.random() < 0.5)
 
-    def _fate(self, key: str) -> ChunkFate:
+    def _draw_fate(self, key: str) -> ChunkFate:
         drawn = self.rng.random()
         if drawn < self._weather.dies:
             return ChunkFate.KILLER
@@ -333,13 +322,13 @@ class Stage:
             return ChunkFate.ENDLESS
         return self.uploads.kinds[key]
 
-    def _seconds(self) -> float:
+    def _draw_seconds(self) -> float:
         return self._pace * between(self.rng, 0.5, 1.5)
 
     def new_ledger(self, gate: Gate) -> LedgerSeam:
         return LedgerSeam(gate, saved=self._saved)
 
-    def _config(self) -> RunConfig:
+    def _make_config(self) -> RunConfig:
         return RunConfig(
             scheduler="this",
             host=FIRST,
@@ -387,7 +376,9 @@ class Stage:
             keep_alive=gate.keep_alive,
             elsewhere=lambda world, run: self.lane.world(world) if run.lane and self.lane else world,
             view=collector,
-            scanner=lambda manual: _scanner(store, clock, manual=manual),
+            scanner=lambda manual: Scanner(
+                store, store, clock=clock, min_age=timedelta(minutes=0 if manual else 5)
+            ),
             preflight=lambda: gate.point("preflight"),
             secret=owner,
             new_run_id=lambda _now: self._new_id(),
@@ -404,22 +395,3 @@ class Stage:
         gate.point("report", run.id)
         built = report.build(run, events=ledger.events(run.id), samples=[], backlog=None, lock="")
         self._collect("report", report.encode(built).decode())
-
-
-def _scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:
-    age = timedelta(0) if manual else timedelta(minutes=5)
-    return Scanner(store, store, clock=clock, min_age=age)
-
-
-def _policy(rng: random.Random, weather: Weather) -> Policy:
-    policy = Policy(
-        threshold=pick(rng, (1, 2, 4, 6)),
-        max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
-        max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
-        check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
-        if_running=IfRunning.USE if rng.random() < weather.use else IfRunning.HOLD,
-    )
-    if not weather.policies or rng.random() >= weather.policies:
-        return policy
-    name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED, PolicyName.NOW))
-    return replace(policy, name=name, choice=pick(rng, tuple(InstanceChoice)))

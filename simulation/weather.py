@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TypeVar
+
+from batchscribe.core.decide.observation import IfRunning, InstanceChoice, Policy, PolicyName
 
 T = TypeVar("T")
 
@@ -219,7 +222,9 @@ def add_fleet_faults(rng: random.Random, weather: Weather) -> Weather:
     return replace(weather, **fields)  # type: ignore[arg-type]
 
 
-def drawn(rng: random.Random, focus: Focus | None = None, actors: random.Random | None = None) -> Weather:
+def draw_weather(
+    rng: random.Random, focus: Focus | None = None, actors: random.Random | None = None
+) -> Weather:
     """Draws the weather of an episode; some have a focus.
 
     `actors` is a separate random source, so that an episode without actors is the same with and without it.
@@ -241,3 +246,17 @@ def pick(rng: random.Random, among: Sequence[T]) -> T:
 
 def between(rng: random.Random, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
+
+
+def draw_policy(rng: random.Random, weather: Weather) -> Policy:
+    policy = Policy(
+        threshold=pick(rng, (1, 2, 4, 6)),
+        max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
+        max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
+        check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
+        if_running=IfRunning.USE if rng.random() < weather.use else IfRunning.HOLD,
+    )
+    if not weather.policies or rng.random() >= weather.policies:
+        return policy
+    name = pick(rng, (PolicyName.DEADLINE, PolicyName.BALANCED, PolicyName.NOW))
+    return replace(policy, name=name, choice=pick(rng, tuple(InstanceChoice)))

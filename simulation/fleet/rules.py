@@ -58,7 +58,7 @@ class FleetBills(Bills):
         if billed + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{machine.id} ran {truth:.0f} s and is billed {billed:.0f} s")
         # Calls for other machines come between a poll and its record, too.
-        most = self._most(run.id, machine.id, spans) + CALL_SECONDS + jumped
+        most = self._find_longest_bill(run.id, machine.id, spans) + CALL_SECONDS + jumped
         # Others of its name are billed from launch to stop, by the cloud's clock.
         lives = [self._measure_life(each) for each in named]
         most += sum(lives) - max(lives, default=0.0)
@@ -72,7 +72,7 @@ class FleetBills(Bills):
             rates += [offer.rate.per_hour.micros for offer in OFFERS]
         elif machine.meter.running_until is None:  # its zone was never observed
             rates += [price(each.type, each.market, ZONES[0]).per_hour.micros for each in named]
-        self._paid(machine.id, run.bill_of(machine), rates, truth - jumped - self.lag - 1.0, most)
+        self._check_cost(machine.id, run.bill_of(machine), rates, truth - jumped - self.lag - 1.0, most)
 
     def _measure_life(self, machine: CloudMachine) -> float:
         stopped = self._line.now() if machine.stopped_at is None else machine.stopped_at
@@ -109,14 +109,14 @@ class FleetChecker(Checker):
         self._alive = [each for each in self._alive if each.state is not InstanceState.TERMINATED]
         for machine in self._alive:
             if machine.state in UP:
-                self._guarded(machine, machine.tags[MACHINE_TAG], machine.holder)
+                self._check_guarded(machine, machine.tags[MACHINE_TAG], machine.holder)
 
     def polled(self, asked: float, at: float, seen: Instance) -> None:  # noqa: ARG002  the signature of the base
         self._polls[seen.id] = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
 
     def acted(self, act: Act) -> None:
         if act.claim is not None:
-            self._claimed(act, act.claim)
+            self._check_claim(act, act.claim)
         run = act.instance.rpartition("-")[0]
         if run not in self._deadlines and run not in self.runs:
             self._gate.violated("I3", f"{act.call} of {act.instance}, which is foreign")

@@ -132,7 +132,7 @@ class FleetStage(Stage):
 
     def _begin_box(self, machine: CloudMachine) -> None:
         box = CreatedBox(self.line, self.cloud, self.bucket, machine, self._script(machine))
-        box.next_boot, box.begun = self._boot, self.checker.work_begun
+        box.next_boot, box.begun = self._draw_boot, self.checker.work_begun
         self.boxes[machine.id] = box
         promises = Promises(self.gate, self.line, machine, box, self._waits, slack=SLACK)
         self.bounds.add(promises, self.checker.runs.values())
@@ -146,9 +146,9 @@ class FleetStage(Stage):
         slow = self.rng.random() < self._weather.slow_machines
         times = pick(self.rng, (3.0, 10.0)) if slow else 1.0
         return WorkerScript(
-            seconds=lambda: times * self._seconds(),
+            seconds=lambda: times * self._draw_seconds(),
             longest_load=LONGEST_LOAD,
-            fate=self._fate,
+            fate=self._draw_fate,
             online=lambda: self.boxes[machine.id].online,
             torn=self.trouble.torn,
             published_before=self._done_twice,

@@ -38,10 +38,7 @@ def replace_environment(wanted: Mapping[str, str], environ: MutableMapping[str, 
 def find_place(
     environ: Mapping[str, str] = os.environ, *, region: str = "", endpoint: str = ""
 ) -> tuple[str | None, str | None]:
-    """(region, endpoint) of S3 from the environment, else as given.
-
-    Each is None if it is not set.
-    """
+    """(region, endpoint) of S3, each from the environment, else as given."""
     found = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or region
     url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or endpoint
     return found or None, url or None

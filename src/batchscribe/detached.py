@@ -97,10 +97,7 @@ def boot_id() -> str:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
-    """Writes `data` durably: a reader sees the old or new bytes.
-
-    That holds after a crash, too.
-    """
+    """Writes `data` durably: after a crash, readers see old or new bytes."""
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -148,10 +145,7 @@ def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Holds the lock file for the block; False if another process does.
-
-    The kernel frees it when its holder dies.
-    """
+    """Holds the lock file until block or process ends; False if taken."""
     make_folder(path.parent)
     with path.open("ab") as lock:
         try:

@@ -41,10 +41,7 @@ class Engine(ABC):
         """
 
     def hurry(self) -> None:
-        """Skips re-decodes from now on: the worker is ending.
-
-        Called between two results of a batch.
-        """
+        """Skips re-decodes from now on; called between results while ending."""
 
 
 class EngineFactory(ABC):

@@ -61,7 +61,7 @@ class LaunchError(TransientError):
     """The GPU host was not reachable, or the worker did not start."""
 
     fix: ClassVar[str] = ""
-    """What to do if it does not pass."""
+    """The remedy if it does not pass."""
 
     @property
     def advice(self) -> str:

@@ -229,10 +229,7 @@ class SpeakerModel(Protocol):
 
 
 class Notifier(Protocol):
-    """Sends messages to the user, without raising or blocking for long.
-
-    A failure is only logged.
-    """
+    """Sends messages to the user; never raises, nor blocks for long."""
 
     def send(self, message: Message) -> None: ...
 
@@ -258,10 +255,7 @@ class Lock(Protocol):
     """At most one tick on this machine."""
 
     def held(self, *, patience: float = ...) -> AbstractContextManager[None]:
-        """Holds the lock for the block.
-
-        Raises LockHeldError, with its holder, after `patience` seconds.
-        """
+        """Holds the lock; raises LockHeldError, with its holder, after `patience` seconds."""
 
     def holder(self) -> str | None:
         """The "PID timestamp" of the holder. None if the lock is free."""

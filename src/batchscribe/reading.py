@@ -24,10 +24,7 @@ def limit_of(kind: type[msgspec.Struct]) -> int:
 
 
 def read_bytes(store: Store, key: str, limit: int, *, what: str = "record") -> bytes:
-    """Reads a control object's bytes.
-
-    Raises what Store.get raises, and UnreadableError if it is too large.
-    """
+    """Reads an object's bytes. Raises as Store.get does; UnreadableError if too large."""
     try:
         return store.get(key, limit=limit).data
     except ObjectTooLargeError as error:
@@ -60,10 +57,7 @@ def read_if_valid(store: Store, key: str, kind: type[T]) -> T | None:
 
 
 def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
-    """Reads a transcript.
-
-    Raises what Store.get raises, and PermanentError if it is not readable.
-    """
+    """Reads a transcript. Raises as Store.get does; PermanentError if it is unreadable."""
     return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)
 
 

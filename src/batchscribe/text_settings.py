@@ -73,7 +73,7 @@ class TextSettings:
         return parse_vocabulary(_read_text("BATCH_VOCABULARY", self.vocabulary))
 
     def open_rendering(self) -> Rendering:
-        """How session files are rendered.
+        """Opens the rendering of session files.
 
         Raises MisconfiguredError if the file of replacements has errors, or limits contradict each other.
         """

@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         EngineReport(name="parakeet", problems=("not installed",), models={"v2": False}),
         EngineReport(name="pocketsphinx", problems=()),
     )
-    monkeypatch.setattr(comparing, "_transcribe", transcribe)
+    monkeypatch.setattr(comparing, "_transcribe_sample", transcribe)
     monkeypatch.setattr(
         comparing,
         "engine_reports",
@@ -103,7 +103,7 @@ def test_quality_is_drawn_against_price(home: Path, suffix: str) -> None:
 def test_a_plot_that_cannot_be_drawn_is_refused_before_the_work(
     home: Path, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "_transcribe", lambda *_arguments: pytest.fail("it worked already"))
+    monkeypatch.setattr(comparing, "_transcribe_sample", lambda *_arguments: pytest.fail("it worked already"))
     with pytest.raises(MisconfiguredError, match=f"cannot draw into {file}"):
         engines("--compare", "talk.mp3", "--plot", file)
     assert not (home / file).exists()

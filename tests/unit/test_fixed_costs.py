@@ -222,8 +222,9 @@ def test_failed_starts_count_and_are_named() -> None:
     sums = totals([RUN, failed])
     assert sums.cost_micros == 2 * RUN.cost.micros
     assert sums.unproductive_cost_micros == RUN.cost.micros
-    assert "at most $0.53 per audio hour, $0.26 of it for starts without a transcript." in command.summary(
-        sums, NOW
+    assert (
+        "at most $0.53 per audio hour, $0.26 of it for starts without a transcript."
+        in command.describe_totals(sums, NOW)
     )
 
 

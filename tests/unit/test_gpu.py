@@ -46,7 +46,7 @@ from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.gpu import GpuTools
-from batchscribe.wiring.preflight import unsupported
+from batchscribe.wiring.preflight import describe_limits
 from support.host_setup import PlayedSetup
 from support.world import Notes
 
@@ -779,7 +779,7 @@ def test_an_instance_borrowed_for_a_check_is_guarded_meanwhile(desk: Desk) -> No
 
 @pytest.mark.parametrize("words", [("check", "--start"), ("setup", "--start")], ids=lambda words: words[0])
 def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: tuple[str, ...]) -> None:
-    desk.unsupported = unsupported(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
+    desk.unsupported = describe_limits(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
     assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
     assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
     assert desk.box.asked == []

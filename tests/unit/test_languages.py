@@ -503,7 +503,8 @@ def test_a_worker_continues_in_the_environment_of_its_engine(
         raise ReplacedError(path, *words)
 
     monkeypatch.setattr("os.execv", replaced)
-    monkeypatch.setattr(worker, "_read_place", lambda _clock: HostPlaceDouble())
+    monkeypatch.setattr(Box, "is_set_up", True)
+    monkeypatch.setattr(Box, "read_place", lambda _box: HostPlaceDouble())
     monkeypatch.setattr(worker, "refuse_foreign_work", lambda *_args, **_more: None)
     monkeypatch.setattr(worker, "read_manifest", lambda *_args: (ManifestDouble(), MemoryStore(FakeClock())))
     location = f"{tmp_path.as_uri()}/{keys.manifest('r', 1)}"

@@ -14,7 +14,7 @@ import structlog
 
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.output.progress import ProgressView
-from batchscribe.cli.logs import _as_json, describe
+from batchscribe.cli.logs import _as_json, describe_line
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.figures import BLOCK_TITLE
 from batchscribe.core.redaction import HIDDEN, Redactor, printable
@@ -124,7 +124,7 @@ def test_the_cost_block_is_text_in_the_file_and_one_line_elsewhere(
     assert json.loads("{" + last)["event"] == "afterwards"
     assert stream.getvalue().count("\n") == 2
     assert "Cost Tracking GPU Type=g4dn.xlarge" in stream.getvalue()
-    shown = [show(line) for line in path.read_text().splitlines() for show in (describe, _as_json)]
+    shown = [show(line) for line in path.read_text().splitlines() for show in (describe_line, _as_json)]
     assert shown[:2] == ["Cost Tracking:", '{"event": "Cost Tracking:"}']
 
 
@@ -401,9 +401,9 @@ def test_people_read_the_note_of_an_event_instead_of_its_name(stream: io.StringI
         "note": "start accepted",
         "timestamp": "2026-11-29T10:00",
     }
-    assert describe(json.dumps(event)).endswith(" UTC start accepted  state=armed")
+    assert describe_line(json.dumps(event)).endswith(" UTC start accepted  state=armed")
 
 
 @pytest.mark.parametrize("line", ["Cost: at most $0.00", "12", "null", "[1]"])
 def test_a_line_of_text_is_shown_as_it_is(line: str) -> None:
-    assert describe(line) == line
+    assert describe_line(line) == line

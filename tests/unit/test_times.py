@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from batchscribe.cli.app import App
-from batchscribe.cli.logs import describe
+from batchscribe.cli.logs import describe_line
 from batchscribe.cli.terminal.times import show_times
 
 SENTENCE = "paused until 2026-07-01 22:30 UTC; seen 2026-12-31 23:30:15 UTC"
@@ -29,7 +29,7 @@ def test_times_are_local_on_a_terminal(
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert show_times(SENTENCE) == "paused until 2026-07-02 00:30 CEST; seen 2027-01-01 00:30:15 CET"
-    assert describe(LINE) == "2026-07-02 00:30:05 CEST gpu.started"
+    assert describe_line(LINE) == "2026-07-02 00:30:05 CEST gpu.started"
     App().console.print(SENTENCE)
     App().print_labelled("Paused", SENTENCE, indent=11)
     assert capsys.readouterr().out.count("2026-07-02 00:30 CEST") == 2
@@ -43,4 +43,4 @@ def test_digits_that_are_no_time_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_times_are_utc_elsewhere() -> None:
     assert show_times(SENTENCE) == SENTENCE
-    assert describe(LINE) == "2026-07-01 22:30:05 UTC gpu.started"
+    assert describe_line(LINE) == "2026-07-01 22:30:05 UTC gpu.started"

@@ -19,7 +19,7 @@ from batchscribe.settings import load
 from batchscribe.testing.engine import ScriptedFactory
 from batchscribe.wiring import engines
 from batchscribe.wiring.gpu import open_gpu_tools
-from batchscribe.wiring.preflight import unsupported
+from batchscribe.wiring.preflight import describe_limits
 from batchscribe.wiring.scheduler import open_scheduler
 from support.world import INSTANCE, Stage, stage
 
@@ -59,8 +59,8 @@ def parakeet(model: str, language: str | None = None, task: str = "transcribe") 
     ids=str,
 )
 def test_what_a_model_can_do_is_not_refused(fine: EngineSpec) -> None:
-    assert unsupported(fine) == ""
-    refuse_unsupported(unsupported(fine))
+    assert describe_limits(fine) == ""
+    refuse_unsupported(describe_limits(fine))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_a_model_can_do_is_not_refused(fine: EngineSpec) -> None:
 )
 def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, fix: str) -> None:
     with pytest.raises(MisconfiguredError) as caught:
-        refuse_unsupported(unsupported(asked))
+        refuse_unsupported(describe_limits(asked))
     line = str(caught.value)
     assert "\n" not in line
     assert fix in line
@@ -97,8 +97,8 @@ def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, fix: str
 
 
 def test_a_model_that_does_not_exist_is_named() -> None:
-    assert "there is no Whisper model 'smal.en'" in unsupported(spec("smal.en"))
-    assert "there is no Whisper model" in unsupported(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
+    assert "there is no Whisper model 'smal.en'" in describe_limits(spec("smal.en"))
+    assert "there is no Whisper model" in describe_limits(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_model_that_does_not_exist_is_named() -> None:
     [spec("small.en", "fr"), parakeet("nemo-parakeet-tdt-0.6b-v2", "fr"), spec("", "fr", engine=SPHINX)],
 )
 def test_what_is_true_of_every_machine_is_a_problem_of_this_one(asked: EngineSpec) -> None:
-    assert unsupported(asked) in engines.engine_factory(asked.engine).problems(asked)
+    assert describe_limits(asked) in engines.engine_factory(asked.engine).problems(asked)
 
 
 class Broken(ScriptedFactory):
@@ -118,7 +118,7 @@ class Broken(ScriptedFactory):
 
 def test_an_engine_that_cannot_say_it_keeps_nobody_from_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "engine_factory", lambda _name: Broken())
-    assert "KeyError" in unsupported(spec("any", engine="broken"))
+    assert "KeyError" in describe_limits(spec("any", engine="broken"))
 
 
 def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
 def at(tmp_path: Path) -> Iterator[Stage]:
     asked = spec("small.en", "fr")
     policy = Policy(name=PolicyName.THRESHOLD, threshold=3)
-    made = stage(tmp_path, policy=policy, choose_engine=lambda _language: asked, find_limits=unsupported)
+    made = stage(tmp_path, policy=policy, choose_engine=lambda _language: asked, find_limits=describe_limits)
     yield made
     made.ledger.close()
 

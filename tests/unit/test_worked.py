@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.cli.report import render_csv, summary
+from batchscribe.cli.report import describe_totals, render_csv
 from batchscribe.cli.terminal.render import render_run
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
@@ -140,7 +140,7 @@ def test_a_period_sums_its_runs() -> None:
     table = list(csv.DictReader(render_csv(period).splitlines()))
     assert (table[0]["to_blame"], table[0]["flags"]) == ("decode", flag_text(COUNTED))
     assert (table[2]["busy_share"], table[2]["flags"]) == ("", "")
-    assert summary(totals([silent]), NOW).count("\n") == 2
+    assert describe_totals(totals([silent]), NOW).count("\n") == 2
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class App:
         self.lenient = False
         """True for commands that stop a GPU: they raise settings errors at their end."""
         self.verbose = not sys.stderr.isatty()
-        """True if events of the log are shown: by default only where no user watches."""
+        """True if events of the log are shown: by default only without a terminal."""
         self.quiet = False
         self.reads_state = True
         """False for commands that need no state directory, nor rights to the store that keeps it."""
@@ -83,7 +83,7 @@ class App:
         if origins.get("BATCH_OUTPUT") != configuration.ENVIRONMENT:
             self.flags["BATCH_OUTPUT"] = source
 
-    def relative(self, key: str) -> str:
+    def make_relative(self, key: str) -> str:
         """Returns the key below the source; `key` may be a whole URL."""
         return key.removeprefix(self.settings.require("BATCH_SOURCE").rstrip("/") + "/")
 

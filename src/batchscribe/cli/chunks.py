@@ -56,7 +56,7 @@ _NEXT = "`batchscribe run` transcribes now, else a later tick"
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
     """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
-    life = life_of(open_scanner(app.settings), app.relative(key), max_wait=app.settings.max_wait)
+    life = life_of(open_scanner(app.settings), app.make_relative(key), max_wait=app.settings.max_wait)
     if life.state is ChunkState.PENDING:
         life = replace(life, next_tick=_decide_next_tick(app))
     if as_json:
@@ -148,7 +148,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
     """Forget the failures of KEYS, so that the next runs retry them."""
     if bool(keys) == everything:
         raise click.UsageError("give the keys, or --all")
-    wanted = None if everything else [app.relative(key) for key in keys]
+    wanted = None if everything else [app.make_relative(key) for key in keys]
     released = redoing.release_quarantined(open_stores(app.settings)[1], wanted)
     if as_json:
         print_json({"released": released})
@@ -191,7 +191,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, audio_mb: 
     The format html is a reader in one file, with the audio: it needs neither server nor network.
     """
     kind = "json" if as_json else kind
-    scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
+    scanner, wanted = open_scanner(app.settings), session_id(app.make_relative(session))
     rendering = app.settings.open_rendering()
     try:
         found = assemble_session(scanner, wanted, rendering)
@@ -275,7 +275,7 @@ def _choose_audio(
         return redoing.find_stale(scanner)
     if model_not:
         return redoing.find_without_model(scanner, model_not)
-    name = app.relative(what or "")
+    name = app.make_relative(what or "")
     try:
         return redoing.find_by_key(scanner, name)
     except ObjectNotFoundError:

@@ -18,6 +18,7 @@ from batchscribe.cli.app import App
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.plot import draw_points
 from batchscribe.controller.commands.redo import find_by_session
+from batchscribe.controller.tick import Ticked
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.figures import format_count
 from batchscribe.core.messages import require_extra
@@ -88,9 +89,9 @@ def compare(app: App, what: Sequence[str], reference: Path | None, chosen: Engin
     for spec in candidates:
         name = f"{spec.engine} {spec.model}".strip()
         click.echo(f"{name}: transcribing {format_count(len(sample), 'file')}", err=True)
-        texts[name], runs[name] = _transcribe(settings, spec, sample)
+        texts[name], runs[name] = _transcribe_sample(settings, spec, sample)
     found = [
-        _describe(
+        _make_comparison(
             spec,
             run=runs[name],
             words=texts[name],
@@ -192,13 +193,13 @@ def _read_session(app: App, name: str) -> Sample:
         raise ObjectNotFoundError(missing)
     scanner = open_scanner(app.settings)
     try:
-        found = find_by_session(scanner, session_id(app.relative(name)))
+        found = find_by_session(scanner, session_id(app.make_relative(name)))
     except ObjectNotFoundError as error:
         raise ObjectNotFoundError(missing) from error
     return {audio.info.key: scanner.source.get(audio.info.key).data for audio in found}
 
 
-def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
+def _transcribe_sample(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[list[str], Run]:
     """Runs a candidate on the sample. Raises BatchscribeError if it fails."""
     with tempfile.TemporaryDirectory(prefix="batchscribe-compare-") as folder:
         home = Path(folder)
@@ -208,11 +209,17 @@ def _transcribe(settings: Settings, spec: EngineSpec, sample: Sample) -> tuple[l
             file.write_bytes(data)
         with open_scheduler(_settings_of(home, settings, spec), manual=True) as made, made.lock.held():
             ticked = one_tick(made.world, made.config)
-        run = ticked.runs[-1] if ticked.runs else None
-        if run is None or run.outcome is not Outcome.COMPLETED:
-            why = run.detail if run else ticked.decision.reason.sentence
-            raise BatchscribeError(f"{spec.engine} {spec.model} did not complete the sample: {why}")
+        run = find_completed(ticked, f"{spec.engine} {spec.model} did not complete the sample")
         return _read_words(home / "bucket", sample), run
+
+
+def find_completed(ticked: Ticked, problem: str) -> Run:
+    """The tick's run. Raises BatchscribeError with the `problem` if it failed."""
+    run = ticked.runs[-1] if ticked.runs else None
+    if run is None or run.outcome is not Outcome.COMPLETED:
+        why = run.detail if run else ticked.decision.reason.sentence
+        raise BatchscribeError(f"{problem}: {why}")
+    return run
 
 
 def _settings_of(home: Path, settings: Settings, spec: EngineSpec) -> Settings:
@@ -236,7 +243,7 @@ def _read_words(bucket: Path, keys: Iterable[str]) -> list[str]:
     return [word for file in files for word in split_words(transcripts.decode(file.read_bytes()).text)]
 
 
-def _describe(
+def _make_comparison(
     spec: EngineSpec,
     *,
     run: Run,

@@ -22,18 +22,17 @@ from rich.table import Table
 
 from batchscribe import settings as configuration
 from batchscribe.cli.app import App, pass_app
-from batchscribe.cli.compare import WordErrorRate, load_word_error_rate, split_words
+from batchscribe.cli.compare import WordErrorRate, find_completed, load_word_error_rate, split_words
 from batchscribe.cli.terminal.render import render_decision, render_run
 from batchscribe.cli.tick import open_app_scheduler
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.decide.published_models import WHISPER
-from batchscribe.core.run.outcomes import Outcome
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
-from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.wiring.process import apply_settings
 from batchscribe.wiring.seams import rate_of
@@ -67,10 +66,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     with open_app_scheduler(app) as made, made.lock.held():
         ticked = one_tick(made.world, made.config)
         say("\n".join(render_decision(ticked)), markup=False)
-    run = ticked.runs[-1] if ticked.runs else None
-    if run is None or run.outcome is not Outcome.COMPLETED:
-        why = run.detail if run else ticked.decision.reason.sentence
-        raise BatchscribeError(f"the demo did not complete: {why}; see the logs in {home / 'logs'}")
+    run = find_completed(ticked, f"the demo did not complete (its logs are in {home / 'logs'})")
     say("[bold]3. Transcripts[/], beside what was spoken")
     say(compare_texts(home / "bucket", corpus, word_error_rate))
     say("[bold]4. Money[/]")

@@ -10,7 +10,7 @@ from contextlib import nullcontext, redirect_stdout
 import click
 
 from batchscribe.cli.app import App, json_option, print_json
-from batchscribe.cli.gpu import check_host, tools
+from batchscribe.cli.gpu import check_host, open_tools
 from batchscribe.cli.gpu_session import running_instance
 from batchscribe.cli.terminal.layout import describe_finding
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
@@ -67,7 +67,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
     if not fine:
         show(ON_HOST, warned("start", "not started: a failure above would make it useless"))
         return
-    at = tools(ctx)
+    at = open_tools(ctx)
     seen = at.control.poll()
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)

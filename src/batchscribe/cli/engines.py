@@ -85,7 +85,7 @@ def engines(
     if (reference or plot) and not compare:
         raise click.UsageError("--reference and --plot need --compare")
     if compare:
-        _compare(app, spec, compare, reference, plot, as_json=as_json)
+        _compare_engines(app, spec, compare, reference, plot, as_json=as_json)
         return
     only = options["engine"]
     reports = engine_reports(partial(spec_on_this_machine, settings, spec), only)
@@ -109,7 +109,7 @@ def engines(
             app.console.print(line, markup=False)
 
 
-def _compare(
+def _compare_engines(
     app: App,
     spec: EngineSpec,
     what: tuple[str, ...],

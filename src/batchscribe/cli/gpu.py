@@ -53,7 +53,7 @@ NOT_CHECKED = warned(
 )
 
 
-def tools(ctx: click.Context) -> GpuTools:
+def open_tools(ctx: click.Context) -> GpuTools:
     """Builds the tools with the factory in `ctx.meta`."""
     make: Callable[[], GpuTools] = ctx.meta[TOOLS]
     return make()
@@ -61,7 +61,7 @@ def tools(ctx: click.Context) -> GpuTools:
 
 def one_machine(ctx: click.Context, action: str) -> GpuTools:
     """Tools of the instance. Raises MisconfiguredError if none is set."""
-    at = tools(ctx)
+    at = open_tools(ctx)
     if not at.instance:
         raise MisconfiguredError(
             f"each run of GPU_PROVIDER={at.provider} creates its own machines: none to {action}; set "
@@ -133,7 +133,7 @@ def stop(ctx: click.Context, force: bool) -> None:
     """
     app = ctx.ensure_object(App)
     app.lenient = True
-    _stop_each(tools(ctx), force=force)
+    _stop_each(open_tools(ctx), force=force)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
 
@@ -186,7 +186,7 @@ def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """State of the instance, its claim, lock and worker version."""
-    at = tools(ctx)
+    at = open_tools(ctx)
     machines, errors = list[dict[str, Any]](), list[BatchscribeError]()
     with _collect_errors(errors):
         machines.extend(_describe_status(machine) for machine in at.machines())

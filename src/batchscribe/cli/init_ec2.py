@@ -59,10 +59,7 @@ class Ec2Setup:
         return self.interview.read("region of the bucket", lambda: account.reads.bucket_region(bucket)) or ""
 
     def _ask_for_instance(self) -> str:
-        """Asks for the GPU instance.
-
-        Returns the scheduler host's ID if a stack with both was created, else an empty text.
-        """
+        """Asks for the GPU instance; returns a created scheduler host's ID."""
         account, interview = self.account, self.interview
         found = (account and interview.read("instances", account.reads.gpu_instances)) or ()
         numbers = {str(number): each.id for number, each in enumerate(found, 1)}

@@ -29,10 +29,10 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
     path = find_log(app.settings.log_dir, run or "")
     with path.open(encoding="utf-8") as file:
         for line in _read_lines(file, follow=follow):
-            click.echo(_as_json(line) if as_json else describe(line))
+            click.echo(_as_json(line) if as_json else describe_line(line))
 
 
-def describe(line: str) -> str:
+def describe_line(line: str) -> str:
     """Formats a JSON line of a log: time, level, event, fields."""
     found = parse_line(line)
     level = "" if found.level in {"", "info"} else f"{found.level.upper()} "

@@ -148,7 +148,11 @@ def show_table(app: App, period: Period, by: str = "run") -> None:
         case _:
             print_table(app.console, _build_columns(period.runs))
     fixed = describe_fixed_costs(period.fixed_costs) if period.fixed_costs else ""
-    lines = [_describe_rest(period) if by == "session" else "", fixed, summary(period.totals, period.until)]
+    lines = [
+        _describe_rest(period) if by == "session" else "",
+        fixed,
+        describe_totals(period.totals, period.until),
+    ]
     lines += [f"{format_baseline(each)}." for each in period.baselines]
     lines += [_describe_waits(period.usage), _describe_use(period)]
     lines += format_engine_time(period.totals.work)
@@ -192,7 +196,7 @@ def _find_timed(rows: Sequence[ReportRow]) -> list[ReportRow]:
     return [max(timed, key=lambda row: row.created)] if timed else []
 
 
-def summary(sums: Totals, now: datetime) -> str:
+def describe_totals(sums: Totals, now: datetime) -> str:
     """Totals of a period in three lines."""
     unproductive = Usd(sums.unproductive_cost_micros)
     of_it = f", {unproductive} of it for starts without a transcript" if unproductive.micros else ""

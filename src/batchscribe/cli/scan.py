@@ -71,13 +71,13 @@ def scan(app: App, *, everything: bool, as_json: bool) -> None:
     )
     now = open_clock().now()
     if as_json:
-        print_json(document(app.settings.source, backlog, kept, now) | {"flags": flags})
+        print_json(build_document(app.settings.source, backlog, kept, now) | {"flags": flags})
         return
     rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
         print_table(app.console, _build_columns(rows, now))
     named = [key for row in kept for key in row.unreadable]
-    for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
+    for line in list_summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
         app.console.print(line, markup=False)
     if empty := explain_empty(app.settings, backlog):
         app.console.print(empty, markup=False)
@@ -95,7 +95,7 @@ def _read_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
         return {}, {}
 
 
-def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetime) -> dict[str, Any]:
+def build_document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetime) -> dict[str, Any]:
     """JSON document of `scan --json`; sizes in bytes, ages in seconds."""
     return {
         "source": source,
@@ -123,7 +123,10 @@ def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
         *(_count_column(name, column) for name, column in counts.items()),
         Column("pending size", format_sizes([row.bytes for row in rows]), right=True, optional=size),
         Column(
-            "oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], optional=1, right=True
+            "oldest",
+            [format_span(now - row.oldest) if row.oldest else "-" for row in rows],
+            optional=1,
+            right=True,
         ),
     ]
 
@@ -135,12 +138,12 @@ def _count_column(name: str, counts: Sequence[int]) -> Column:
     return Column(name, cells, optional=0 if name in KEPT or any(counts) else empty, right=True)
 
 
-def summary(
+def list_summary(
     backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequence[str], flags: Mapping[str, int]
 ) -> Iterator[str]:
     if hidden:
         yield f"{format_count(hidden, 'session')} not shown; `--all` shows every session"
-    oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
+    oldest = f", the oldest {format_span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({format_size(backlog.pending_bytes)}){oldest}"
     counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
     counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
@@ -159,7 +162,7 @@ def summary(
         yield "Unusual keys, listed by a slower method: " + ", ".join(map(printable, backlog.odd_keys))
 
 
-def span(age: timedelta) -> str:
+def format_span(age: timedelta) -> str:
     """Formats a time span in its two largest units."""
     seconds = max(0, int(age.total_seconds()))
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60

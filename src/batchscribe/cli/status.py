@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json, source_option
-from batchscribe.cli.scan import COUNTS, span
+from batchscribe.cli.scan import COUNTS, format_span
 from batchscribe.cli.terminal.layout import Column, print_table
 from batchscribe.cli.terminal.times import describe_holder
 from batchscribe.cli.tick import open_app_scheduler
@@ -176,7 +176,7 @@ def _settled_run(run: Run) -> dict[str, Any]:
 def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Timer", document["timer"]
     yield "Lock", describe_holder(document["lock"])
-    yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
+    yield "Last tick", f"{format_span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
     if now.other_scheduler:
         yield "Warning", f"{now.other_scheduler.sentence}; {FIX}"
     if now.paused_until:
@@ -196,11 +196,11 @@ def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def _describe_run(run: RunNow, at: datetime) -> str:
-    left = f"about {span(run.left)} left" if run.left is not None else "time left unknown"
+    left = f"about {format_span(run.left)} left" if run.left is not None else "time left unknown"
     failed = f", {run.failed} failed" if run.failed else ""
     return (
         f"{run.id} is {run.state}: {run.done} of {format_count(run.total, 'chunk')}{failed}, {left}, "
-        f"at most {run.cost} so far, stopped in {span(run.deadline - at)} at the latest"
+        f"at most {run.cost} so far, stopped in {format_span(run.deadline - at)} at the latest"
     )
 
 
@@ -217,7 +217,7 @@ def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[s
         yield "Error", now.error
         return
     backlog = now.observed.backlog
-    oldest = f", the oldest {span(now.at - backlog.oldest)} old" if backlog.oldest else ""
+    oldest = f", the oldest {format_span(now.at - backlog.oldest)} old" if backlog.oldest else ""
     yield "Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"
     if backlog.quarantined:
         yield "Quarantine", f"{format_count(backlog.quarantined, 'chunk')}: `batchscribe quarantine list`"

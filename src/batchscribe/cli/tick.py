@@ -100,7 +100,7 @@ def run(
 def _find_session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     """Ids of these sessions. Raises ObjectNotFoundError if one has no audio."""
     scanner = open_scanner(app.settings)
-    wanted = [session_id(app.relative(name)) for name in names]
+    wanted = [session_id(app.make_relative(name)) for name in names]
     for session in wanted:
         find_by_session(scanner, session)
     return frozenset(wanted)

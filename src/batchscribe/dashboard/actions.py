@@ -1,7 +1,4 @@
-"""The guarded buttons: run now, pause and resume, release from quarantine.
-
-Everything else only reads.
-"""
+"""The guarded buttons; everything else only reads."""
 
 from __future__ import annotations
 
@@ -96,10 +93,7 @@ def show_run_live(context: Context, request: Request) -> Response:
 
 
 def read_started(context: Context) -> dict[str, Any]:
-    """Values of the last manual run that was started here.
-
-    `run` is None until it is in the ledger.
-    """
+    """Values of the last manual run here; `run` may be None."""
     record, output = find_places(context.settings)
     running = is_running(record)
     return {"running": running, "output": read_output(output), "run": find_started(context, record)}

@@ -205,10 +205,7 @@ def answer_range(
 
 
 def parse_range(asked: str, size: int) -> tuple[int, int] | None:
-    """Begin and end of a requested range; None if it lies outside.
-
-    The whole if none, or none of this kind, was requested.
-    """
+    """Begin and end of a requested range, else all; None outside."""
     match = _RANGE.fullmatch(asked)
     if match is None or asked == "bytes=-":
         return 0, size

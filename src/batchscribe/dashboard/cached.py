@@ -51,7 +51,7 @@ class Cached(Generic[T]):
         with self._lock:
             if self._done.is_set():
                 self._done.clear()
-                threading.Thread(target=self._take, daemon=True).start()
+                threading.Thread(target=self._read_value, daemon=True).start()
         self._done.wait(patience)
         return self.last
 
@@ -61,7 +61,7 @@ class Cached(Generic[T]):
             return self.refresh(patience=patience)
         return self.last
 
-    def _take(self) -> None:
+    def _read_value(self) -> None:
         begin = self._clock.now()  # what changes during the read may be missing in it
         try:
             self.last = Reading(begin, self._read())

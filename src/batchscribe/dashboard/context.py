@@ -67,7 +67,7 @@ class Context:
 
     @cached_property
     def schedule(self) -> Cached[str]:
-        """What starts the next tick, which systemd or cron reports."""
+        """The schedule of ticks, which systemd or cron reports."""
         return Cached(partial(describe_schedule, self.settings), self.clock)
 
     def renew(self, cached: Cached[T], lasts: timedelta, *, patience: float = 0.0) -> Reading[T] | None:

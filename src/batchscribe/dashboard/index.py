@@ -36,7 +36,7 @@ FLAGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionDetails:
-    """What only the session file shows."""
+    """Facts that only the session file has."""
 
     seconds: float
     flags: tuple[tuple[str, int], ...]

@@ -83,7 +83,7 @@ def _open_environment(kind: Kind) -> Environment:
     }
     environment.globals |= {
         "kind": kind,
-        "asset": _embed if kind == "file" else _refer,
+        "asset": _embed_asset if kind == "file" else _link_asset,
         "file_policy": file_policy,
     }
     return environment
@@ -116,14 +116,14 @@ def _mark_text(text: str) -> Markup:
     return marked + escape(text[done:])
 
 
-def _refer(name: str) -> Markup:
+def _link_asset(name: str) -> Markup:
     """Element that refers to an asset of the server."""
     if name.endswith(".css"):
         return Markup('<link rel="stylesheet" href="/assets/{}?v={}">').format(name, name_version(name))
     return Markup('<script src="/assets/{}?v={}" defer></script>').format(name, name_version(name))
 
 
-def _embed(name: str) -> Markup:
+def _embed_asset(name: str) -> Markup:
     """Element that holds an asset: our own text, without end tags (tested)."""
     element = "style" if name.endswith(".css") else "script"
     return Markup(f"<{element}>{read_asset(name).decode()}</{element}>")  # noqa: S704

@@ -168,10 +168,7 @@ def plot_runs(period: Period, title: str, unit: str, name: str, field: str) -> P
 
 
 def plot_alternatives(period: Period) -> Plot:
-    """Dollars for the same audio by other rules.
-
-    An always-on GPU is left out: it would hide the rest.
-    """
+    """Dollars for the same audio by other rules, always-on GPUs excluded."""
     rows = [("Paid", period.totals.cost)] if period.baselines else []
     names = {"optimum": "Optimum", "threshold-100": "At 100 chunks", "each-arrival": "Each arrival"}
     costs = {each.against: each.cost for each in period.baselines}

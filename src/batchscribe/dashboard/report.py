@@ -37,10 +37,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Another way to transcribe the same audio.
-
-    `saved` and `tone` are empty if unknown.
-    """
+    """Another way to transcribe the same audio; unknown texts are empty."""
 
     name: str
     cost: str

@@ -175,10 +175,7 @@ class CapacitySuite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedCapacityCase(CapacityCase):
-    """A capacity under test that creates machines.
-
-    `instance` and `missing` are names without a machine.
-    """
+    """A capacity that creates machines; `instance` and `missing` name none yet."""
 
     run: str = "run-1"
 

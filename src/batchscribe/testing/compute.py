@@ -62,10 +62,7 @@ class FaultPlan:
 
 @dataclass(slots=True)
 class Span:
-    """Billed period of a machine; `end` is None while it runs.
-
-    Times are seconds of the clock.
-    """
+    """Billed period of a machine, in seconds; `end` is None meanwhile."""
 
     holder: str
     begin: float
@@ -78,7 +75,7 @@ class CloudMachine:
     id: str
     type: str
     market: str = ""
-    """Empty for an existing instance; one that was created for a run terminates where that one stops."""
+    """Empty for an existing instance; a created one terminates instead of stopping."""
     zone: str = ""
     state: InstanceState = InstanceState.STOPPED
     tags: dict[str, str] = field(default_factory=dict)
@@ -102,7 +99,7 @@ class CloudMachine:
     move: int = 0
     """Number of state changes: an event planned before the last one is void."""
     shown: list[tuple[float, Instance]] = field(default_factory=list)
-    """What polls show, with the time of each change."""
+    """States that polls show, with the time of each change."""
     spans: list[Span] = field(default_factory=list)
 
     def shown_at(self, then: float) -> tuple[float, Instance]:

@@ -7,10 +7,7 @@ from batchscribe.errors import ObjectNotFoundError
 
 
 class FakePriceSource:
-    """A protocols.PriceSource.
-
-    `on_demand` has prices by region and type, `spot` by zone and type.
-    """
+    """A protocols.PriceSource with fixed prices, by region or zone, and type."""
 
     def __init__(
         self,

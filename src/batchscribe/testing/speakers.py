@@ -1,4 +1,4 @@
-"""A speaker model without weights: a voice is its spectrum."""
+"""A model of voices without weights: a voice is its spectrum."""
 
 from __future__ import annotations
 

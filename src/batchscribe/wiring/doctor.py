@@ -91,7 +91,7 @@ class Preconditions:
                 yield name, finding
 
     def list_groups(self) -> Iterator[Group]:
-        """Yields (name, checks) of a start's needs and of doctor's own."""
+        """Yields (name, checks): a start's needs, and this command's own."""
         (name, findings), *needs = self.needs.list_groups()
         yield name, partial(_join_checks, findings, self._check_settings)
         own: dict[str, Check] = {ENGINE: self._check_engine}
@@ -115,7 +115,7 @@ class Preconditions:
 
     @cached_property
     def needs(self) -> StartChecks:
-        """What a start needs, as the check before a start finds it."""
+        """The checks that `preflight` makes, too."""
         further = tuple(there.needs for there in self.further)
         return StartChecks(
             settings=self.settings, read_record=self._read_record, machines=self.machines, further=further

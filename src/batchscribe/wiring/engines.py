@@ -107,7 +107,7 @@ def find_problems(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def fetch_model(spec: EngineSpec) -> Path:
-    """Downloads the engine's model or the speaker model; returns its folder.
+    """Downloads the engine's model or that of voices; returns its folder.
 
     Only this uses a model hub. Raises MisconfiguredError if the engine has no model to fetch, and the
     engine's own errors.

@@ -38,7 +38,7 @@ from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
 from batchscribe.wiring.host_access import check_local, open_host_setup, open_ssh
-from batchscribe.wiring.preflight import refuse_manual_start, unsupported
+from batchscribe.wiring.preflight import describe_limits, refuse_manual_start
 from batchscribe.wiring.scheduler import new_run_id
 from batchscribe.wiring.seams import (
     describe_missing,
@@ -210,7 +210,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             setup=open_host_setup(settings, clock, compute, output, spec, besides=besides),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
-            unsupported=unsupported(spec),
+            unsupported=describe_limits(spec),
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
             find_rate=partial(_find_rate, settings, created),
             created=created,

@@ -46,13 +46,13 @@ Check = Callable[[], Iterator[Finding]]
 Group = tuple[str, Check]
 BOOT = "boot"
 FETCH = ": fetch it with "
-"""What separates a missing model from its fix, in the engines' messages."""
+"""Separates a missing model from its fix, in the engines' messages."""
 SET_UP = "run `batchscribe gpu setup`"
 HOST_KEY = "host key"
 
 
-def unsupported(spec: EngineSpec) -> str:
-    """Why no machine can run this engine configuration; empty if one can."""
+def describe_limits(spec: EngineSpec) -> str:
+    """Reasons why no machine can run `spec`; empty without one."""
     return "; ".join(list_limits(spec))
 
 
@@ -64,10 +64,9 @@ def find_engine_problem(spec: EngineSpec) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StartChecks:
-    """All that a start needs.
+    """All that a start needs, for `doctor` and for `preflight`.
 
-    `doctor` shows it, `preflight` refuses a start without it. Left out is what every tick observes, and what
-    needs requests that no tick sends.
+    Left out is what every tick observes, and what needs requests that no tick sends.
     """
 
     settings: Settings
@@ -100,7 +99,7 @@ class StartChecks:
 
     @cached_property
     def engine(self) -> tuple[EngineSpec | None, Finding]:
-        """(engine of the next run, its check); None with wrong settings."""
+        """(engine of the next run, its check); None for settings with errors."""
         try:
             spec = engine_spec(
                 self.settings, self.record if isinstance(self.record, InstanceRecord) else None
@@ -126,7 +125,7 @@ class StartChecks:
         yield from self._check_record(self)
 
     def check_machines(self, home: StartChecks) -> Iterator[Finding]:
-        """Checks a region's template, and its image for home's engine."""
+        """Checks one region's template, and its image for `home`'s engine."""
         if self.machines:
             yield from self.machines.check_template()
         yield from self._check_record(home)
@@ -182,7 +181,7 @@ def check_engine(spec: EngineSpec) -> Finding:
         detail = f"no speech engine {spec.engine!r} is installed here"
         fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
         return failed("engine", detail, fix)
-    if why := unsupported(spec):
+    if why := describe_limits(spec):
         return failed("engine", why)
     return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")
 
