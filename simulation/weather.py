@@ -102,7 +102,7 @@ class Weather:
     slow_machines: float = 0.0
     """That a created machine works at a fraction of the others' speed."""
     at_once: float = 0.0
-    """That all audio is there at once, in short chunks: work for two machines, with time to spare in a run."""
+    """That all audio is there at once: short chunks for two machines, with time to spare in a run."""
     lost_tokens: float = 0.0
     """That a repeated request creates a second machine of the same name."""
     dry_offers: int = 0

@@ -144,7 +144,7 @@ BUGS = {
         planted.every_machine_has_the_runs_rate, {"I7"}, 1, FLEETS["a spot market"]
     ),
     "a rest is shared while its worker works": Bug(
-        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 32, {**FLEETS["a slow machine"], **QUIET}
+        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 63, {**FLEETS["a slow machine"], **QUIET}
     ),
 }
 
