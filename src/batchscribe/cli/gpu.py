@@ -32,12 +32,11 @@ from batchscribe.core.decide.money import Rate, cost
 from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
-    SEVERITY,
     BatchscribeError,
     LockHeldError,
     MisconfiguredError,
     RefusedError,
-    exit_code,
+    combine_errors,
 )
 from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
@@ -147,8 +146,7 @@ def _stop_each(at: GpuTools, *, force: bool) -> None:
     if not machine and not errors:
         click.echo(NO_MACHINE)
     if errors:
-        worst = max(errors, key=lambda error: SEVERITY.index(error.exit_code))
-        raise type(worst)("; ".join(map(str, errors)))
+        raise combine_errors(errors)
 
 
 @contextmanager
@@ -194,8 +192,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
         document = {"provider": at.provider, "machines": machines}
         if not at.created:
             document = machines[0] | {"other_machines": machines[1:]}
-        print_json(document | ({"error": "; ".join(map(str, errors))} if errors else {}))
-        ctx.exit(exit_code(errors))
+        print_json(document | ({"error": str(errors[0])} if errors else {}))
+        ctx.exit(errors[0].exit_code if errors else 0)
     if not machines:
         click.echo(NO_MACHINE)
     for name, value in (row for rows in machines for row in rows.items()):
