@@ -81,7 +81,8 @@ class FleetStage(Stage):
             work = between(rng, 1.1, 1.6) * self.policy.max_runtime.total_seconds()
             uploads.at_once = int(work / self._pace)
         self.guard = NamedGuard(self.line, self._terminate)
-        self.gate.longest *= 10  # twenty machines are followed, each by its own reads
+        for slot in (self.main, self.beside):
+            slot.gate.longest *= 10  # twenty machines are followed, each by its own reads
         self.checker = FleetChecker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.checker.use(self.tokens.created)
         self.promises = self.bounds = FleetPromises(self.gate, self.line, self.machine, self.box, self._waits)
