@@ -104,6 +104,8 @@ class Weather:
     """Spot machines that the cloud interrupts, with a notice or without."""
     slow_machines: float = 0.0
     """That a created machine works at a fraction of the others' speed."""
+    at_once: float = 0.0
+    """That all audio is there at once: short chunks for two machines, with time to spare in a run."""
     lost_tokens: float = 0.0
     """That a repeated request creates a second machine of the same name."""
     dry_offers: int = 0
@@ -197,6 +199,7 @@ _NOT_WITH_FLEETS = (
 )
 FLEETS: Mapping[str, Focus] = {
     "a fleet": {"fleet": 20},
+    "a slow machine": {"fleet": 4, "slow_machines": 0.5, "at_once": 1.0, "crash": 0.002},
     "a fleet without faults": {"fleet": 20, "crash": 0.0, **dict.fromkeys(_SPICES, 0), "interruptions": -1},
     "a spot market": {"fleet": 12, "interruptions": 12, "dry_offers": 6, "crash": 0.002},
     "a fleet whose ledger is lost": {"fleet": 8, "outages": 3, "lost_disk": 1.0, "ledger_files": 2},

@@ -47,7 +47,14 @@ class NoSsh:
 class ManyUploads(Uploads):
     """Audio for several machines: some at once, and more during the episode."""
 
+    at_once = 0
+    """Number of chunks, if all are there at once."""
+
     def plan(self, hours: float) -> None:
+        if self.at_once:
+            for number in range(self.at_once):
+                self._line.at(0.0, self._arrival(f"s{number // 20}/chunk-{number:03}.webm"))
+            return
         # Many short chunks, so that a slow machine has some to share.
         longest = pick(self._rng, (8, 8, 40))
         for session in range(2 + int(self._rng.random() * 20)):
@@ -71,9 +78,14 @@ class FleetStage(Stage):
         self._pace = pick(rng, (40.0, 150.0, 400.0)) * between(rng, 0.8, 1.2)
         self.tokens = Tokens(rng, self.line, self.cloud)
         self.tokens.lost = self._weather.lost_tokens
-        self.uploads = ManyUploads(rng, self.line, self.bucket, self._weather)
+        self.uploads = uploads = ManyUploads(rng, self.line, self.bucket, self._weather)
+        if weather.at_once and rng.random() < weather.at_once:
+            self._pace = 40.0
+            work = between(rng, 1.1, 1.6) * self.policy.max_runtime.total_seconds()
+            uploads.at_once = int(work / self._pace)
         self.guard = NamedGuard(self.line, self._terminate)
-        self.gate.longest *= 10  # twenty machines are followed, each by its own reads
+        for slot in (self.main, self.beside):
+            slot.gate.longest *= 10  # twenty machines are followed, each by its own reads
         self.checker = FleetChecker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.checker.use(self.tokens.created)
         self.promises = self.bounds = FleetPromises(self.gate, self.line, self.machine, self.box, self._waits)

@@ -35,7 +35,7 @@ The exit code of the command line is a property of the error: see `exit_code`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -189,3 +189,10 @@ def choose_worst(codes: Iterable[int]) -> int:
 def exit_code(errors: Iterable[BatchscribeError]) -> int:
     """Exit code for these errors: the most serious one; 0 without errors."""
     return choose_worst(error.exit_code for error in errors)
+
+
+def combine_errors(errors: Sequence[BatchscribeError]) -> BatchscribeError:
+    """The most serious of these errors, with the texts of all."""
+    worst = max(errors, key=lambda error: SEVERITY.index(error.exit_code))
+    texts = dict.fromkeys(map(str, errors))
+    return worst if len(texts) == 1 else type(worst)("; ".join(texts))

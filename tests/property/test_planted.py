@@ -141,6 +141,9 @@ BUGS = {
     "every machine has the run's rate": Bug(
         planted.every_machine_has_the_runs_rate, {"I7"}, 1, FLEETS["a spot market"]
     ),
+    "a rest is shared while its worker works": Bug(
+        planted.a_rest_is_shared_while_its_worker_works, {"I5"}, 63, {**FLEETS["a slow machine"], **QUIET}
+    ),
 }
 
 

@@ -14,11 +14,12 @@ from batchscribe.errors import ComputeUnavailableError
 from batchscribe.testing.compute import Cloud
 from simulation.__main__ import Played, main, played
 from simulation.fleet.cloud import FleetApi, Tokens
-from simulation.gate import Gate
+from simulation.fleet.stage import FleetStage
+from simulation.gate import LONGEST, Gate
 from simulation.summary import Summary, broken
 from simulation.timeline import Timeline
 from simulation.trace import Trace
-from simulation.weather import FLEETS, Focus
+from simulation.weather import FLEETS, Focus, Weather
 
 SHORT, SHARE = 40, 100
 EPISODES = (
@@ -116,3 +117,9 @@ def test_a_summary_says_what_was_played(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert said.startswith("episodes    3,")
     assert said.rstrip().endswith("violations  0")
+
+
+def test_each_process_of_a_fleet_may_take_the_steps_of_its_machines() -> None:
+    """The watchdog follows the same machines as the tick beside it."""
+    stage = FleetStage(random.Random(1), Weather(fleet=20))
+    assert stage.beside.gate.longest == stage.main.gate.longest > LONGEST

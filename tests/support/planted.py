@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.agent import supervisor
 from batchscribe.controller import (
     advance,
@@ -31,6 +32,7 @@ from batchscribe.controller import (
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import RunConfig, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
+from batchscribe.controller.sharing import portions
 from batchscribe.core import keys
 from batchscribe.core.decide import policy, triggers
 from batchscribe.core.decide.money import ZERO
@@ -473,3 +475,16 @@ def a_lost_create_reply_leaks_a_machine(patch: Patch) -> None:
 def every_machine_has_the_runs_rate(patch: Patch) -> None:
     billed = Run.bill_of
     patch.setattr(Run, "bill_of", lambda run, machine: billed(run, replace(machine, rate=None)))
+
+
+def a_rest_is_shared_while_its_worker_works(patch: Patch) -> None:
+    """The worker is not asked to end, and its chunks count as returned."""
+    tried = portions._list_tried
+
+    def list_tried(world: World, run: Run, number: int, manifest: Any) -> Any:
+        worker = run.workers[number]
+        known = run.with_worker(number, ended=world.clock.now()) if worker.revoked else run
+        return tried(world, known, number, manifest)
+
+    patch.setattr(portions, "_list_tried", list_tried)
+    patch.setattr(AgentLauncher, "cancel", lambda *_request, **_force: None)

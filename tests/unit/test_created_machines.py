@@ -16,6 +16,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.adapters.regional import RegionalCapacity
+from batchscribe.controller import recovery
 from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.context import RunConfig, World, read_moment
@@ -864,6 +865,19 @@ def test_a_lost_ledger_and_a_silent_region_prevent_no_end_after_the_deadline(
     assert {machine.state for machine in regions.west.machines.values()} == {InstanceState.TERMINATED}
     assert found is not None
     assert found.instances == run.instances
+
+
+def test_a_run_that_cannot_be_polled_hides_no_error_of_a_machine(
+    at: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(at, at_work=2)
+    monkeypatch.setattr(recovery, "_recover_run", Mock(side_effect=ComputeUnavailableError("no answer")))
+    monkeypatch.setattr(recovery, "_end_unneeded", Mock(side_effect=NotStoppedError("it is up")))
+    with (
+        Ledger(tmp_path / "new" / "ledger.sqlite") as ledger,
+        pytest.raises(NotStoppedError, match="no answer; it is up"),
+    ):
+        recovery.recover(replace(at.world, ledger=ledger), at.config)
 
 
 def test_a_slow_region_does_not_end_the_process_during_the_clean_up(regions: TwoRegions) -> None:

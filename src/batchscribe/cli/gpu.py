@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,19 @@ from batchscribe.cli.gpu_session import (
     start_instance,
     stop_after,
 )
-from batchscribe.cli.terminal.layout import describe_finding
+from batchscribe.cli.terminal.layout import describe_finding, format_value
 from batchscribe.cli.terminal.times import describe_holder
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.core import keys
-from batchscribe.core.decide.money import Rate, Usd, cost
+from batchscribe.core.decide.money import Rate, cost
 from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
-    SEVERITY,
     BatchscribeError,
     LockHeldError,
     MisconfiguredError,
     RefusedError,
-    exit_code,
+    combine_errors,
 )
 from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
@@ -149,8 +148,7 @@ def _stop_each(at: GpuTools, *, force: bool) -> None:
     if not machine and not errors:
         click.echo(NO_MACHINE)
     if errors:
-        worst = max(errors, key=lambda error: SEVERITY.index(error.exit_code))
-        raise type(worst)("; ".join(map(str, errors)))
+        raise combine_errors(errors)
 
 
 @contextmanager
@@ -196,12 +194,12 @@ def status(ctx: click.Context, as_json: bool) -> None:
         document = {"provider": at.provider, "machines": machines}
         if not at.created:
             document = machines[0] | {"other_machines": machines[1:]}
-        print_json(document | ({"error": "; ".join(map(str, errors))} if errors else {}))
-        ctx.exit(exit_code(errors))
+        print_json(document | ({"error": str(errors[0])} if errors else {}))
+        ctx.exit(errors[0].exit_code if errors else 0)
     if not machines:
         click.echo(NO_MACHINE)
     for name, value in (row for rows in machines for row in rows.items()):
-        shown = describe_holder(at.lock.holder()) if name == "lock" else _show_value(value)
+        shown = describe_holder(at.lock.holder()) if name == "lock" else format_value(value)
         ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)
     if errors:
         raise errors[0]
@@ -314,20 +312,6 @@ def _is_local(at: GpuTools, action: str) -> bool:
     if at.local:
         click.echo(f"the GPU is in this machine: nothing to {action}")
     return at.local
-
-
-def _show_value(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"${Usd.parse(value).text(3)}"
-        case datetime():
-            return f"{value:%Y-%m-%d %H:%M} UTC"
-        case _:
-            return str(value)
 
 
 def _describe_status(at: GpuTools) -> dict[str, object]:

@@ -46,6 +46,7 @@ from batchscribe.errors import (
     MisconfiguredError,
     ObjectNotFoundError,
     RefusedError,
+    combine_errors,
 )
 from batchscribe.ledger import Ledger
 
@@ -64,7 +65,7 @@ def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
     run with a stored settlement (its ledger could not be written) goes to teardown: the store never proves
     that an instance is stopped. Neither starts an instance again. Returns the errors of `adopt_overdue`; it
-    follows also if a run cannot be polled.
+    follows also if runs cannot be polled, then raises all errors as one.
     """
     stored = tuple(list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
@@ -80,7 +81,7 @@ def recover(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
                 failures.append(error)
     errors = adopt_overdue(world, config)
     if failures:
-        raise failures[0]
+        raise combine_errors((*failures, *errors)) from failures[0]
     return errors
 
 

@@ -50,6 +50,7 @@ from batchscribe.errors import (
     NotStoppedError,
     ObjectNotFoundError,
     TransientError,
+    combine_errors,
 )
 
 ENGINE = "engine"
@@ -91,8 +92,7 @@ def tick(
 
     With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them.
     `on_decision` gets each pass's decision before its run is followed. A signal ends the runs that this tick
-    opened. Raises any error that prevents a decision, and NotStoppedError if an
-    instance could not be proved stopped; both send an alert.
+    opened. Raises any error that prevents a decision, and NotStoppedError; both send an alert.
     """
     passed = PassResult()
     before = {run.id for run in world.ledger.open_runs()}
@@ -126,8 +126,8 @@ def tick(
 def reconcile(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
     """Stops instances that must not run, and starts nothing.
 
-    Live work continues. Waits for runs in teardown, and returns the runs that it closed. Raises the most
-    severe error after every run was tried.
+    Live work continues. Waits for runs in teardown, and returns the runs that it closed. Raises all
+    errors as one after every run was tried.
     """
     passed = PassResult()
     with locked():
@@ -138,7 +138,7 @@ def reconcile(world: World, config: RunConfig, *, locked: Locked = nullcontext) 
             _collect_error(passed, partial(disarm_settled, world, instance))
     _follow_runs(world, config, passed, locked, only_ending=True)
     if errors := passed.all_errors:
-        raise max(errors, key=lambda error: error.exit_code)
+        raise combine_errors(errors)
     _refuse_unreadable(world)
     return _list_closed_runs(passed)
 
@@ -160,7 +160,7 @@ def watch(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> W
             send_alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
         raise
     if passed.stuck:
-        raise max(passed.stuck.values(), key=lambda error: error.exit_code)
+        raise combine_errors(tuple(passed.stuck.values()))
     _refuse_unreadable(world)
     still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
     return Watched(found=quiet or ", ".join(still_open) or "no run is open", runs=_list_closed_runs(passed))
@@ -323,7 +323,7 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
         return "" if world.ledger.facts(NOTED) else ", and ".join(filter(None, ("no run is open", states)))
     # The tag names a run that only the store remembers (the ledger was lost), or that is settled.
     if errors := recover(world, config):
-        raise errors[0]
+        raise combine_errors(errors)
     return ""
 
 

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from rich.cells import cell_len
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.segment import Segment, Segments
 from rich.table import Table
 
+from batchscribe.core.decide.money import Usd
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.host import Finding, Grade
 
@@ -112,3 +114,18 @@ def choose_columns(columns: Sequence[Column], width: int) -> list[Column]:
             break
         kept.remove(least)
     return kept
+
+
+def format_value(value: object) -> str:
+    """Text of a value of unknown type: dollars if it is a float."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"${Usd.parse(value).text(3)}"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M} UTC"
+        case _:
+            return str(value)
