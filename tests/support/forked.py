@@ -148,7 +148,7 @@ def nursery() -> Nursery:
 
 @cache
 def keep_tables() -> None:
-    """Lets botocore parse tables, list services and inspect handlers once in this process, not per session."""
+    """Lets sessions of botocore share the tables, the list of services, and what is known of handlers."""
     from botocore import hooks, loaders
 
     load: Any = cache(loaders.JSONFileLoader().load_file)
