@@ -151,12 +151,13 @@ def keep_tables() -> None:
     """Lets sessions of botocore share the tables, the list of services, and what is known of handlers."""
     from botocore import hooks, loaders
 
-    load: Any = cache(loaders.JSONFileLoader().load_file)
-    listed: Any = cache(lambda paths, kind: list_services(loaders.Loader(extra_search_paths=[*paths]), kind))
-    renamed: Any = cache(partial(hooks.EventAliaser._alias_event_name, hooks.EventAliaser(None)))
-    list_services: Any = loaders.Loader.list_available_services
-    kinds: list[Any] = [hooks, hooks.EventAliaser, loaders.JSONFileLoader, loaders.Loader]
-    handlers, aliases, files, services = kinds
+    modules: list[Any] = [hooks, loaders]
+    handlers, tables = modules
+    aliases, files, services = handlers.EventAliaser, tables.JSONFileLoader, tables.Loader
+    list_services = services.list_available_services
+    listed = cache(lambda paths, kind: list_services(services(extra_search_paths=[*paths]), kind))
+    load = cache(files().load_file)
+    renamed = cache(partial(aliases._alias_event_name, aliases(None)))
     handlers.accepts_kwargs = cache(handlers.accepts_kwargs)
     aliases._alias_event_name = lambda _each, name: renamed(name)
     files.load_file = lambda _each, path: load(path)

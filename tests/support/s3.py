@@ -46,7 +46,7 @@ def _make_puts_atomic() -> None:
                 return put(self)
 
         put_object.atomic = True  # type: ignore[attr-defined]
-        S3Response.put_object = put_object  # type: ignore[method-assign]
+        S3Response.put_object = put_object
 
 
 def _shorten_requests() -> None:
