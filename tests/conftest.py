@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from itertools import groupby, islice
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,8 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 # No test fetches a model: whatever reads the hub's cache stays offline, workers of their own included.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# An emulated region begins with one image: moto's own list takes as long as a test.
+os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "support" / "images.json")
 # Output does not depend on the width of the terminal that runs the tests; pytest-xdist passes it on.
 os.environ.pop("COLUMNS", None)
 

@@ -37,7 +37,7 @@ class Cloud:
 
     @property
     def state(self) -> str:
-        return state(self.endpoint, self.instance)
+        return state(self.instance)
 
     @property
     def orders(self) -> list[Any]:
@@ -59,16 +59,21 @@ def ec2(endpoint: str, region: str = REGION) -> Any:
     return aws_client(endpoint, "ec2", region)
 
 
-def state(endpoint: str, instance: str, region: str = REGION) -> str:
-    found = ec2(endpoint, region).describe_instances(InstanceIds=[instance])
-    name: str = found["Reservations"][0]["Instances"][0]["State"]["Name"]
+def backend(region: str = REGION) -> Any:
+    """The emulated EC2 itself: a host polls it ten times a second, and a request costs as much as a step."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.ec2.models import ec2_backends
+
+    return ec2_backends[DEFAULT_ACCOUNT_ID][region]
+
+
+def state(instance: str, region: str = REGION) -> str:
+    name: str = backend(region).get_instance(instance).state
     return name
 
 
-def tags(endpoint: str, instance: str, region: str = REGION) -> dict[str, str]:
-    answer = ec2(endpoint, region).describe_instances(InstanceIds=[instance])
-    found = answer["Reservations"][0]["Instances"][0]
-    return {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
+def tags(instance: str, region: str = REGION) -> dict[str, str]:
+    return dict(backend(region).tags[instance])
 
 
 @contextmanager
@@ -104,8 +109,8 @@ def booted_cloud(tmp_path: Path, endpoint: str) -> Iterator[Cloud]:
         home=tmp_path / "box",
         place=HostPlace(instance=instance, home=url, region=REGION, endpoint=endpoint, waits=WAITS),
         stores=stores,
-        running=lambda: state(endpoint, instance) == "running",
-        announced=lambda: tags(endpoint, instance).get(MANIFEST_TAG),
+        running=lambda: state(instance) == "running",
+        announced=lambda: tags(instance).get(MANIFEST_TAG),
         power=Power(lambda: ec2(endpoint).stop_instances(InstanceIds=[instance])),
     )
     names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}

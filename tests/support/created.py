@@ -31,7 +31,7 @@ from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
 from support.aws import AMAZON_IMAGE, make_launch_template
-from support.booted import ec2, state, tags
+from support.booted import backend, ec2, state, tags
 from support.cli import Desk, spoken
 from support.emulated import Aws, Case
 from support.forked import ENGINES, Forked, nursery
@@ -121,8 +121,12 @@ class CreatedCloud:
         """Boots a host for each new instance."""
         with ExitStack() as stack:
             while not ended.wait(0.2):
-                for row in self.rows:
-                    if row["State"]["Name"] == "running" and row["InstanceId"] not in self.hosts:
+                running = {
+                    each.id for region in (REGION, WEST) for each in backend(region).all_running_instances()
+                }
+                new = running - self.hosts.keys()
+                for row in self.rows if new else ():
+                    if row["InstanceId"] in new:
                         self.hosts[row["InstanceId"]] = stack.enter_context(self._host(row))
 
     @contextmanager
@@ -135,7 +139,7 @@ class CreatedCloud:
         with metadata_service() as metadata:
 
             def show(tag: str) -> str:
-                metadata.tags = tags(self.endpoint, instance, region)
+                metadata.tags = tags(instance, region)
                 return read_tag(tag, metadata.url) or ""
 
             box = PlayedBox(
@@ -149,7 +153,7 @@ class CreatedCloud:
                     waits=HostWaits(),
                 ),
                 stores=lambda where: open_store(where, region=REGION, endpoint=self.endpoint),
-                running=lambda: state(self.endpoint, instance, region) == "running",
+                running=lambda: state(instance, region) == "running",
                 announced=lambda: show(MANIFEST_TAG),
                 machine=lambda: show(MACHINE_TAG),
                 power=Power(lambda: client.terminate_instances(InstanceIds=[instance])),

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +37,7 @@ _LAZY = (
     "batchscribe.adapters.engines.pocketsphinx_engine",
     "batchscribe.adapters.local.compute",
     "batchscribe.adapters.local.launcher",
+    "faster_whisper",
 )
 """What commands import on use."""
 LONGEST = 1 << 17
@@ -147,12 +148,20 @@ def nursery() -> Nursery:
 
 @cache
 def keep_tables() -> None:
-    """Lets botocore parse each of its large tables once in this process, not once for each session."""
-    from botocore.loaders import JSONFileLoader
+    """Lets sessions of botocore share the tables, the list of services, and what is known of handlers."""
+    from botocore import hooks, loaders
 
-    load: Any = cache(JSONFileLoader().load_file)
-    kind: Any = JSONFileLoader
-    kind.load_file = lambda _each, path: load(path)
+    modules: list[Any] = [hooks, loaders]
+    handlers, tables = modules
+    aliases, files, services = handlers.EventAliaser, tables.JSONFileLoader, tables.Loader
+    list_services = services.list_available_services
+    listed = cache(lambda paths, kind: list_services(services(extra_search_paths=[*paths]), kind))
+    load = cache(files().load_file)
+    renamed = cache(partial(aliases._alias_event_name, aliases(None)))
+    handlers.accepts_kwargs = cache(handlers.accepts_kwargs)
+    aliases._alias_event_name = lambda _each, name: renamed(name)
+    files.load_file = lambda _each, path: load(path)
+    services.list_available_services = lambda each, type_name: listed(tuple(each.search_paths), type_name)
 
 
 def _prepare() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -45,7 +46,16 @@ def _make_puts_atomic() -> None:
                 return put(self)
 
         put_object.atomic = True  # type: ignore[attr-defined]
-        S3Response.put_object = put_object  # type: ignore[method-assign]
+        S3Response.put_object = put_object
+
+
+def _shorten_requests() -> None:
+    """moto lists its folders for each request, and its server logs each."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
+    kind: Any = DomainDispatcherApplication
+    kind.get_backend_for_host = cache(kind.get_backend_for_host)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @cache
@@ -55,6 +65,7 @@ def _server() -> str:
     except ImportError:
         missing("moto[server]")
     _make_puts_atomic()
+    _shorten_requests()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     atexit.register(server.stop)

@@ -21,7 +21,7 @@ IMAGES = (
 )
 
 
-class _Made(CloudFormationModel):
+class _Made(CloudFormationModel):  # type: ignore[misc]
     """What both have in common; moto takes only classes that derive from its own directly."""
 
     def __init__(self, name: str, attributes: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ class _Made(CloudFormationModel):
         return True
 
 
-class PlayedGroup(_Made, CloudFormationModel):
+class PlayedGroup(_Made, CloudFormationModel):  # type: ignore[misc]
     @staticmethod
     def cloudformation_type() -> str:
         return "AWS::Scheduler::ScheduleGroup"
@@ -61,7 +61,7 @@ class PlayedGroup(_Made, CloudFormationModel):
         return cls(name, {})
 
 
-class PlayedKey(_Made, CloudFormationModel):
+class PlayedKey(_Made, CloudFormationModel):  # type: ignore[misc]
     @staticmethod
     def cloudformation_type() -> str:
         return "AWS::EC2::KeyPair"

@@ -112,7 +112,8 @@ class PlayedWorkers:
         return self.started[run.id, 0].manifest
 
     def _fate(self, manifest: Manifest, key: str) -> ChunkFate:
-        if [chunk.key for chunk in manifest.chunks].index(key) == self.dies_after:
+        number = self.dies_after
+        if number is not None and [chunk.key for chunk in manifest.chunks].index(key) == number:
             return ChunkFate.KILLER
         if key in self.endless:
             return ChunkFate.ENDLESS

@@ -172,7 +172,7 @@ def learn_speed(at: Stage, instance_type: str, speed: float) -> None:
 
 def test_the_chosen_type_runs_and_the_own_one_comes_back(at: Stage) -> None:
     learn_speed(at, "g6.xlarge", 900.0)
-    at.upload(2000)
+    at.upload(200, size=400_000)
     at.clock.sleep(600)
     (run,) = tick(at.world, replace(at.config, policy=CHEAPEST)).runs
     assert run.outcome is Outcome.COMPLETED
@@ -183,7 +183,7 @@ def test_the_chosen_type_runs_and_the_own_one_comes_back(at: Stage) -> None:
 def test_a_run_restores_the_own_type_although_it_found_another_one(at: Stage) -> None:
     """An earlier run's type is still in force, and it is the cheapest: the decision changes nothing."""
     learn_speed(at, "g6.xlarge", 900.0)
-    at.upload(2000)
+    at.upload(200, size=400_000)
     at.clock.sleep(600)
     tick(at.world, replace(at.config, policy=CHEAPEST))
     at.compute.change_type(INSTANCE, "g6.xlarge")
@@ -198,7 +198,7 @@ def test_a_run_restores_the_own_type_although_it_found_another_one(at: Stage) ->
 
 def test_the_own_type_comes_back_once_another_schedulers_run_is_over(at: Stage) -> None:
     learn_speed(at, "g6.xlarge", 900.0)
-    at.upload(2000)
+    at.upload(200, size=400_000)
     at.clock.sleep(600)
     (run,) = tick(at.world, replace(at.config, policy=CHEAPEST)).runs
     at.compute.change_type(INSTANCE, "g6.xlarge")
@@ -215,7 +215,7 @@ def test_the_own_type_comes_back_once_another_schedulers_run_is_over(at: Stage) 
 def test_without_capacity_for_the_chosen_type_the_own_one_follows(at: Stage) -> None:
     learn_speed(at, "g6.xlarge", 900.0)
     at.compute.fail("start", Fault(NoCapacityError("no capacity for g6.xlarge")))
-    at.upload(2000)
+    at.upload(200, size=400_000)
     at.clock.sleep(600)
     (run,) = tick(at.world, replace(at.config, policy=CHEAPEST)).runs
     assert run.outcome is Outcome.COMPLETED
@@ -226,7 +226,7 @@ def test_without_capacity_for_the_chosen_type_the_own_one_follows(at: Stage) -> 
 def test_a_lost_ledger_bills_the_type_that_ran_and_not_the_first_choice(at: Stage, tmp_path: Path) -> None:
     learn_speed(at, "g6.xlarge", 900.0)
     at.compute.fail("start", Fault(NoCapacityError("no capacity for g6.xlarge")))
-    at.upload(2000)
+    at.upload(200, size=400_000)
     at.clock.sleep(600)
     config = replace(at.config, policy=CHEAPEST)
     while not (runs := once(replace(at, config=config)).runs) or runs[0].state is not RunState.TRANSCRIBING:
