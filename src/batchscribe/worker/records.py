@@ -67,7 +67,7 @@ class Records:
         return True
 
     def has_transcript(self, chunk: ManifestChunk) -> bool:
-        """True if the store has its non-empty transcript. Raises Store.get's errors."""
+        """True if the store has its non-empty transcript. Raises what Store.get raises."""
         return is_stored(self._output, chunk.transcript, or_empty=False)
 
     def record_failure(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
