@@ -117,7 +117,7 @@ def choose_columns(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def format_value(value: object) -> str:
-    """Text of a value of unknown type: dollars if it is a float."""
+    """Text of a value of unknown type; a float is dollars."""
     match value:
         case None:
             return "-"
