@@ -50,11 +50,13 @@ def _make_puts_atomic() -> None:
 
 
 def _shorten_requests() -> None:
-    """moto lists its folders for each request, and its server logs each."""
+    """moto lists its folders and its methods for each request, and its server logs each."""
+    from moto.core import responses
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
     kind: Any = DomainDispatcherApplication
     kind.get_backend_for_host = cache(kind.get_backend_for_host)
+    responses.method_names_from_class = cache(responses.method_names_from_class)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 

@@ -20,7 +20,9 @@ from batchscribe.core.scan.backlog import SessionScan
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.core.text.flags import PARTIAL, UNHEARD
 from batchscribe.errors import MisconfiguredError
-from batchscribe.settings import load
+from batchscribe.protocols import Store
+from batchscribe.settings import Settings, load
+from batchscribe.wiring import scanners
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import open_ledger, open_stores
 from support.values import NOW, chunk, run
@@ -37,6 +39,21 @@ def app(tmp_path: Path) -> App:
         {"BATCH_SOURCE": str(tmp_path), "BATCH_MIN_AGE_MINUTES": "0"}, folder=tmp_path
     )
     return app
+
+
+def test_the_store_of_the_live_lock_is_opened_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = open_stores(app.settings)
+    scanner = new_scanner(app.settings, source, output, SystemClock(), manual=False)
+    opened: list[str] = []
+
+    def open_counted(_settings: Settings, url: str) -> Store:
+        opened.append(url)
+        return source
+
+    monkeypatch.setattr(scanners, "open_settings_store", open_counted)
+    scanner.rules()
+    scanner.rules()
+    assert len(opened) == 1
 
 
 def test_every_session_is_one_object_of_counts(app: App) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
@@ -67,7 +67,8 @@ def _find_live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock |
     if place is None:
         return no_lock
     url, key = place
-    return lambda: read_live_lock(open_settings_store(settings, url), key, clock.now())
+    open_once = cache(lambda: open_settings_store(settings, url))
+    return lambda: read_live_lock(open_once(), key, clock.now())
 
 
 def explain_empty(settings: Settings, backlog: Backlog) -> str:
