@@ -70,7 +70,8 @@ class AudioObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def stale(self) -> bool:
         """True if it is newer than each of its transcripts."""
-        return self.newest is not None and self.info.modified > self.newest[1].modified
+        newest = self.newest
+        return newest is not None and self.info.modified > newest[1].modified
 
     @property
     def oversized(self) -> bool:
