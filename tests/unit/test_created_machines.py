@@ -201,6 +201,23 @@ def test_a_second_machine_of_one_name_is_ended_and_billed_too(at: Fleet, *, powe
     assert run.cost == run.bill()
 
 
+@pytest.mark.parametrize("dear_first", [False, True])
+def test_machines_of_one_name_are_billed_at_the_dearest_one_s_price(at: Fleet, *, dear_first: bool) -> None:
+    """The second request was for another offer: which instance a poll shows does not matter."""
+    run = started(at, at_work=2)
+    name = f"{run.id}-0"
+    (first,) = at.of(run, 0)
+    second = at.cloud.create(name, "g4dn.xlarge", "on-demand", "a", {**first.tags})
+    at.clock.at(300, lambda: at.cloud.terminate((second if dear_first else first).id))
+    before = run.machine(name).rate
+    run = advanced_to_end(at, run)
+    dear = run.machine(name).rate
+    assert before is not None
+    assert dear is not None
+    assert dear.per_hour > before.per_hour
+    assert run.cost == run.bill()
+
+
 def advanced_to_end(at: Fleet, run: Run) -> Run:
     for _ in range(800):
         at.clock.sleep(5)

@@ -39,6 +39,7 @@ from batchscribe.errors import (
     NotStoppedError,
     PortClosedError,
     RefusedError,
+    StoreUnavailableError,
 )
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
@@ -100,6 +101,7 @@ class Desk:
         self.instance = ID
         self.provider = "ec2"
         self.run_open: Run | None = None
+        self.read_run: Callable[[str], Run | None] = lambda _instance: self.run_open
         self.unsupported = ""
         self.prepared: EngineSpec | None = None
         self.preflight: Callable[[], None] = lambda: None
@@ -124,7 +126,7 @@ class Desk:
             shield=self.clock,
             view=self.view,
             lock=self.lock,
-            open_run=lambda _instance: self.run_open,
+            open_run=self.read_run,
             new_session=lambda: f"hand-{next(self.sessions)}",
             output=self.store,
             setup=setup,
@@ -410,13 +412,48 @@ def test_the_status_has_no_raw_values(desk: Desk) -> None:
     assert rows["lock"] == "held by process 4711 since 2026-11-29 02:17:14 UTC"
 
 
-@pytest.mark.parametrize("words", [("status",), ("status", "--json")])
-def test_the_status_says_which_record_cannot_be_read(desk: Desk, words: tuple[str, ...]) -> None:
+def test_the_status_says_which_record_cannot_be_read(desk: Desk) -> None:
     desk.running()
     desk.store.place(keys.instance(ID), b'{"instance": "i-')
-    said = desk.refused(MisconfiguredError, *words)
+    said = desk.refused(MisconfiguredError, "status")
     assert "\n" not in said
     assert all(part in said for part in (f"{ID} is running", keys.instance(ID), "gpu setup"))
+    done = desk("status", "--json")
+    document = json.loads(done.output)
+    assert (document["state"], document["error"], done.exit_code) == ("running", said, 2)
+
+
+def test_the_status_shows_a_machine_without_its_ledger_and_store(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("no answer")
+
+    desk.running()
+    desk.read_run = refuse
+    monkeypatch.setattr(desk.store, "get", refuse)
+    done = desk("status", "--json")
+    document = json.loads(done.output)
+    assert (document["state"], document["open_run"], document["worker"]) == ("running", None, None)
+    assert (document["error"], done.exit_code) == ("no answer", 1)
+    assert "running" in desk("status").output
+
+
+@pytest.mark.parametrize("provider", ["ec2", "local"])
+def test_a_machine_that_cannot_be_polled_hides_no_other(desk: Desk, provider: str) -> None:
+    desk.provider, desk.others = provider, ("i-0absent", "i-0other")
+    desk.cloud.add("i-0other")
+    desk.cloud.start_unclaimed("i-0other")
+    desk.clock.sleep(60)
+    desk.instance = "i-0elsewhere"
+    done = desk("status", "--json")
+    document = json.loads(done.output)
+    assert [row["instance"] for row in document["other_machines"]] == ["i-0other"]
+    assert (document["instance"], done.exit_code) == ("i-0elsewhere", 2)
+    shown = desk("status")
+    assert "i-0other" in shown.output
+    assert shown.exception is not None
+    assert "was not found" in str(shown.exception)
 
 
 def test_a_check_of_a_stopped_instance_says_what_it_could_not_look_at(desk: Desk) -> None:

@@ -146,6 +146,14 @@ def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
         assert "BATCH_LANGUAGE is de" in tools.unsupported
 
 
+def test_terms_that_cannot_be_read_prevent_no_stop(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    environ = {"BATCH_SOURCE": str(tmp_path / "audio"), "BATCH_VOCABULARY": str(tmp_path / "absent.txt")}
+    with open_gpu_tools(load(environ, folder=tmp_path)) as tools:
+        assert "BATCH_VOCABULARY names" in tools.unsupported
+        assert [machine.instance for machine in tools.machines()] == ["local"]
+
+
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Stage]:
     asked = spec("small.en", "fr")

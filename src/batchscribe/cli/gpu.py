@@ -187,22 +187,27 @@ def status(ctx: click.Context, as_json: bool) -> None:
     at = open_tools(ctx)
     machines, errors = list[dict[str, Any]](), list[BatchscribeError]()
     with _collect_errors(errors):
-        machines.extend(_describe_status(machine) for machine in at.machines())
-    if errors and not machines:
-        raise errors[0]
+        for machine in at.machines():
+            with _collect_errors(errors):
+                machines.append(_describe_status(machine, errors))
+    failure = combine_errors(errors) if errors else None
+    if failure and not machines:
+        raise failure
     if as_json:
         document = {"provider": at.provider, "machines": machines}
         if not at.created:
-            document = machines[0] | {"other_machines": machines[1:]}
-        print_json(document | ({"error": str(errors[0])} if errors else {}))
-        ctx.exit(errors[0].exit_code if errors else 0)
+            own = next((rows for rows in machines if rows["instance"] == at.instance), {})
+            others = [rows for rows in machines if rows is not own]
+            document = {"provider": at.provider, "instance": at.instance} | own | {"other_machines": others}
+        print_json(document | ({"error": str(failure)} if failure else {}))
+        ctx.exit(failure.exit_code if failure else 0)
     if not machines:
         click.echo(NO_MACHINE)
     for name, value in (row for rows in machines for row in rows.items()):
         shown = describe_holder(at.lock.holder()) if name == "lock" else format_value(value)
         ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)
-    if errors:
-        raise errors[0]
+    if failure:
+        raise failure
 
 
 @gpu.command()
@@ -314,10 +319,13 @@ def _is_local(at: GpuTools, action: str) -> bool:
     return at.local
 
 
-def _describe_status(at: GpuTools) -> dict[str, object]:
-    """Rows of `gpu status`: state, claim, lock and worker version."""
-    seen = poll_existing(at)
-    run = at.open_run(at.instance)
+def _describe_status(at: GpuTools, errors: list[BatchscribeError]) -> dict[str, object]:
+    """Rows of `gpu status`; adds the errors of ledger and store to `errors`."""
+    seen, run, worker = poll_existing(at), None, None
+    with _collect_errors(errors):
+        run = at.open_run(at.instance)
+    with _collect_errors(errors):
+        worker = _read_worker_version(at, seen.state)
     rate = at.find_rate(seen)
     return {
         "provider": at.provider,
@@ -334,7 +342,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
         "deadline": seen.deadline,
         "open_run": run.id if run else None,
         "lock": at.lock.holder(),
-        "worker": _read_worker_version(at, seen.state),
+        "worker": worker,
         "scheduler": __version__,
     }
 

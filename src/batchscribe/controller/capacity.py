@@ -66,7 +66,10 @@ def with_type(world: World, run: Run, seen: Instance) -> Run:
     if not run.creates_machines:
         return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)
     # It runs, and its offer had a price.
-    rate = find_rate(world, seen, otherwise=run.machine(seen.id).rate or run.rate)
+    known = run.machine(seen.id).rate or run.rate
+    named = (seen, *(replace(each, region=seen.region) for each in seen.beside))
+    rates = [find_rate(world, each, otherwise=known) for each in named]
+    rate = max(rates, key=lambda rate: rate.per_hour)  # one bill for all with its name
     return run.with_machine(seen.id, type=seen.type, market=seen.market, region=seen.region, rate=rate)
 
 
@@ -84,7 +87,8 @@ def with_price(world: World, run: Run, seen: Instance) -> Run:
     if not run.creates_machines or not seen.type:
         return run
     recorded = run.machine(seen.id).offer
-    return run if recorded == (seen.type, seen.market, seen.region) else with_type(world, run, seen)
+    same = recorded == (seen.type, seen.market, seen.region) and not seen.beside
+    return run if same else with_type(world, run, seen)
 
 
 def take_another_offer(

@@ -193,7 +193,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             settings = replace(settings, provider=EC2)  # the instance that images are made on
         compute = open_compute(settings, clock)
         _source, output = open_stores(settings)
-        spec, besides = engine_spec(settings), list_session_engines(settings)
+        spec, besides, unsupported = _choose_engines(settings)
         yield GpuTools(
             provider=provider,
             region=settings.region,
@@ -210,7 +210,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             setup=open_host_setup(settings, clock, compute, output, spec, besides=besides),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
-            unsupported=describe_limits(spec),
+            unsupported=unsupported,
             find_prepared=lambda: EngineChoice(settings, output).choose(""),
             find_rate=partial(_find_rate, settings, created),
             created=created,
@@ -221,6 +221,18 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             list_others=partial(_list_others, configured),
             waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
+
+
+def _choose_engines(settings: Settings) -> tuple[EngineSpec, tuple[EngineSpec, ...], str]:
+    """The host's engine, further ones, and why no machine can run it.
+
+    A vocabulary that cannot be read prevents no stop, which needs no engine.
+    """
+    try:
+        spec = engine_spec(settings)
+        return spec, list_session_engines(settings), describe_limits(spec)
+    except MisconfiguredError as error:
+        return engine_spec(replace(settings, vocabulary=None)), (), str(error)
 
 
 def _list_others(settings: Settings, at: GpuTools) -> Iterator[GpuTools]:

@@ -298,9 +298,13 @@ class FleetCapacity:
 
 def _show(name: str, rows: list[Any]) -> Instance:
     """The machine as the instance shows it that is furthest from terminated."""
-    row, *others = sorted(rows, key=lambda row: _TOWARDS_END.index(InstanceState(row["State"]["Name"])))
+    seen, *others = sorted(map(_to_created, rows), key=lambda each: _TOWARDS_END.index(each.state))
+    return replace(seen, id=name, beside=tuple(others))
+
+
+def _to_created(row: Any) -> Instance:
     market = Market.SPOT if row.get("InstanceLifecycle") == Market.SPOT else Market.ON_DEMAND
-    return replace(to_instance(row), id=name, market=market.value, beside=tuple(map(to_instance, others)))
+    return replace(to_instance(row), market=market.value)
 
 
 def _to_rows(tags: Mapping[str, str]) -> list[dict[str, str]]:
