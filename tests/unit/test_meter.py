@@ -110,9 +110,8 @@ def test_an_instance_is_started_again_if_it_was_launched_after_our_own_start(
 
 
 def test_an_accepted_start_is_billed_from_its_own_question_on() -> None:
-    """The reply to an earlier one was lost: what that came to is over before this one."""
-    earlier = meter(start_requested=NOW, up_since=NOW, stopped=NOW + timedelta(seconds=20))
-    accepted = earlier.accept_start(moment(30), moment(32))
+    """The reply to an earlier one was lost, and it had no effect."""
+    accepted = meter(start_requested=NOW).accept_start(moment(30), moment(32))
     assert (accepted.start_accepted, accepted.idle_until, accepted.stopped) == (moment(32), moment(30), None)
     ended = read(accepted, poll(100, S.RUNNING, launched_at=OURS), poll(160, S.STOPPED))
     assert ended.billed_seconds == 132.0
@@ -162,6 +161,21 @@ def test_instances_of_one_name_after_each_other_are_billed_once() -> None:
     later = instance(S.RUNNING, launched_at=NOW + timedelta(seconds=200))
     seen = replace(later, beside=(instance(S.TERMINATED, **stopped),))
     assert Meter().count_others(seen, NOW + timedelta(hours=1)).shared_seconds == 0.0
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["same token", "forgotten token"])
+def test_an_instance_that_ended_before_its_request_was_repeated_is_billed(*, again: bool) -> None:
+    """The reply to the first request was lost."""
+    first = instance(S.TERMINATED, launched_at=NOW, stopped_at=NOW + timedelta(seconds=200))
+    second = instance(S.TERMINATED, launched_at=NOW + timedelta(seconds=214), beside=(first,))
+    created = Meter().request_start(poll(-2, S.STOPPED))
+
+    def read_at(before: Meter, asked: float, shown: Instance, *, lands: bool = False) -> Meter:
+        seen = Poll(asked=moment(asked), answered=moment(asked), instance=shown)
+        return before.read(seen, ours=False, lands=lands, created=True)
+
+    accepted = read_at(created, 210, first, lands=True).accept_start(moment(212), moment(213))
+    assert (read_at(accepted, 400, second if again else first).billed_seconds or 0.0) >= 200
 
 
 def test_an_instance_is_billed_from_its_last_idle_poll_to_its_first_one_that_is_stopped() -> None:

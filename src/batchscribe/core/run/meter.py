@@ -101,8 +101,12 @@ class Meter:
         return poll.answered.is_within(lag, of=self.up_since)
 
     def accept_start(self, asked: Moment, answered: Moment) -> Meter:
-        """The meter after an accepted start, without an earlier one's end."""
-        return replace(self, start_accepted=answered, idle_until=asked, stopped=None)
+        """The meter after an accepted start, without an earlier one's end.
+
+        If that was observed, the time before is billed, too.
+        """
+        idle_until = self.idle_until if self.stopped else asked
+        return replace(self, start_accepted=answered, idle_until=idle_until, stopped=None)
 
     def borrow(self, now: Moment) -> Meter:
         """The meter of a run that bills a running instance from now."""
