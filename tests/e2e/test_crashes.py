@@ -18,6 +18,7 @@ import pytest
 from support.cli import wait_for
 from support.emulated import Case
 from support.faults import Drop, Fault, Hang, Refusal
+from support.set_up_hosts import pin_host_key
 
 pytestmark = pytest.mark.e2e
 
@@ -107,6 +108,7 @@ def test_the_ledger_is_lost_and_the_store_knows_it_all(case: Case, point: str) -
 def test_the_whole_disk_is_lost_and_a_user_adopts_its_run(case: Case, point: str) -> None:
     case.killed_at(point)
     shutil.rmtree(case.ledger.parent)
+    pin_host_key(case.home, case.instance)  # by another set-up
     (run,) = [key.split("/")[2] for key in case.intents]
     if point == "launcher.launch:after":  # the worker is a process here: no instance ends it
         wait_for(any(key.endswith("/exit.json") for key in case.objects()) for _ in repeat(None))

@@ -16,6 +16,7 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.text.transcripts import encode
 from support.emulated import Aws, new_case
 from support.s3 import aws_client
+from support.set_up_hosts import pin_host_key
 
 pytestmark = pytest.mark.e2e
 
@@ -49,6 +50,7 @@ def test_a_tick_works_on_what_the_template_made(aws: Aws, tmp_path: Path) -> Non
         instance=case.instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
     )
     case.put(f"audio-sessions/{keys.instance(case.instance)}", encode(record))
+    pin_host_key(tmp_path, case.instance)
     case.put("audio-sessions/s/chunk-001.wav", b"played, not heard")
     ended = case.tick(**settings)
     assert ended.code == 0, ended

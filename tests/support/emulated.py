@@ -26,6 +26,7 @@ from support.crashing import MESSAGES, Ended
 from support.faults import FaultProxy, fault_proxy
 from support.forked import nursery
 from support.s3 import CREDENTIALS, aws_client, aws_environment, moto_server
+from support.set_up_hosts import pin_host_key
 
 PATIENT_TICKS = 3
 PATIENT_PASSES = 400
@@ -205,4 +206,5 @@ def new_case(aws: Aws, home: Path) -> Case:
         instance=made.instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
     )
     made.put(keys.instance(made.instance), encode(record))
+    pin_host_key(home, made.instance)
     return made

@@ -21,10 +21,10 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.engine_choice import engine_spec
 from batchscribe.wiring.preflight import find_engine_problem, preflight, refuse_manual_start
+from support.set_up_hosts import pin_host_key
 from support.stores import NOW
 
 INSTANCE = "i-0123456789abcdef0"
-HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJUIHi4Cio3YaQXq3FP52fEtYTQPq8TzYdmxk+x2NfOc"
 
 
 def settings(folder: Path, launch: str = "auto", **names: str) -> Settings:
@@ -35,10 +35,7 @@ def settings(folder: Path, launch: str = "auto", **names: str) -> Settings:
 @pytest.fixture(autouse=True)
 def pinned(tmp_path: Path) -> Path:
     """The pinned host key, as `gpu setup` leaves it."""
-    file = tmp_path / ".batchscribe" / "known_hosts"
-    file.parent.mkdir()
-    file.write_text(f"{INSTANCE} {HOST_KEY}\n")
-    return file
+    return pin_host_key(tmp_path, INSTANCE)
 
 
 def recorded(**fields: object) -> MemoryStore:
