@@ -222,7 +222,7 @@ def test_a_decoder_that_prints_other_output_is_named_with_the_reason(
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho it is not a frame\nexec cat\n")
     program.chmod(0o755)
-    monkeypatch.setattr(audio_decoder.sys, "executable", str(program))
+    monkeypatch.setattr("sys.executable", str(program))
     with AudioDecoder() as decoder, pytest.raises(MisconfiguredError, match="its output is invalid"):
         decoder.decode(b"RIFF", max_seconds=1)
 
