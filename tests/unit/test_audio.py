@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from batchscribe.audio.audio_decoder import AudioDecoder, Beginning
 from batchscribe.audio.decoding.containers import Recording, repair_chunk
 from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.core.scan.chunks import AUDIO_TYPES
-from batchscribe.errors import AudioError, InterruptedRunError
+from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError
 from support import recorder
 from support.audio import (
     RATE,
@@ -213,6 +214,17 @@ def test_a_decoder_that_is_no_longer_itself_costs_one_file(
         with pytest.raises(AudioError, match="its output is invalid"):
             list(decoder.decode(encode(sine(1), "wav"), max_seconds=HOUR, split=True))
         assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2
+
+
+def test_a_decoder_that_prints_other_output_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho it is not a frame\nexec cat\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    with AudioDecoder() as decoder, pytest.raises(MisconfiguredError, match="its output is invalid"):
+        decoder.decode(b"RIFF", max_seconds=1)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ from batchscribe.errors import (
     NoCapacityError,
     NotStoppedError,
     QuotaError,
+    RefusedError,
     StoreUnavailableError,
     TransientError,
 )
@@ -860,6 +861,19 @@ def test_a_machine_that_shows_after_its_abandoned_run_was_taken_over_is_ended(
     ((span,),) = (machine.spans for machine in regions.west.machines.values())
     assert span.end is not None
     assert found.billed_seconds_of(found.machines[1]) >= span.end - span.begin
+
+
+@pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
+def test_a_run_in_a_silent_region_is_not_reported_as_absent(
+    regions: TwoRegions, error: type[BatchscribeError]
+) -> None:
+    run, tags = "20200101-000000-aaaaaa", {RUN_TAG: "another", DEADLINE_TAG: LATEST.isoformat()}
+    regions.cloud.create("another-0", "g4dn.xlarge", "spot", "a", tags)
+    regions.west.create(f"{run}-0", "g4dn.xlarge", "spot", "w", {**tags, RUN_TAG: run})
+    with silent(regions.west, error), pytest.raises(error):
+        recovery.adopt_run(regions.world, regions.config, run, Outcome.INTERRUPTED, "by a user")
+    with pytest.raises(RefusedError, match="another-0 with another"):
+        recovery.adopt_run(regions.world, regions.config, "other", Outcome.INTERRUPTED, "by a user")
 
 
 @pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])

@@ -21,17 +21,18 @@ from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.account import FurtherRegion, MachineTemplate
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import RUN_TAG, Instance, InstanceState
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import ComputeUnavailableError, DamagedLedgerError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.compute import Fault
 from batchscribe.testing.fleet import FakeFleet
 from batchscribe.testing.prices import FakePriceSource
 from batchscribe.wiring import preflight as start
 from batchscribe.wiring import prices
 from batchscribe.wiring.doctor import open_preconditions
-from batchscribe.wiring.gpu import open_gpu_tools
+from batchscribe.wiring.gpu import GpuTools, open_gpu_tools
 from batchscribe.wiring.preflight import preflight
 from batchscribe.wiring.rights import make_documents, make_place
 from batchscribe.wiring.seams import open_capacity, open_guard, settings_of_run
@@ -222,6 +223,19 @@ def test_manual_control_has_each_machine_once_after_a_region_was_added(tmp_path:
     with open_gpu_tools(settings) as at:
         found = [each.instance for each in replace(at, created=fleet).machines()]
     assert found == list(opened.instances)
+
+
+def test_a_ledger_that_cannot_be_read_hides_no_region_without_an_answer(tmp_path: Path) -> None:
+    def refuse(_at: GpuTools) -> tuple[GpuTools, ...]:
+        raise DamagedLedgerError("the ledger is damaged")
+
+    settings = settings_of(tmp_path, BATCH_SOURCE=str(tmp_path))
+    fleet = FakeFleet(FakeClock(), ())
+    fleet.fail("list_created", Fault(ComputeUnavailableError("west does not answer")))
+    with open_gpu_tools(replace(settings, state_dir=tmp_path, output=settings.source)) as at:
+        tools = replace(at, created=fleet, list_others=refuse)
+        with pytest.raises(DamagedLedgerError, match="west does not answer; the ledger is damaged"):
+            list(tools.machines())
 
 
 # Before a start.

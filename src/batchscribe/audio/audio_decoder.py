@@ -277,7 +277,7 @@ class _Child:
             self.fill(SAMPLE)
             list(self.decode(len(SAMPLE) / SAMPLE_RATE, never, split=False))
         except (AudioError, _DeadError) as error:
-            reason = str(error) if isinstance(error, AudioError) else self._last_line()
+            reason = error if isinstance(error, AudioError) else self._last_line() or error
             self.end()
             raise MisconfiguredError(
                 f"the audio decoder does not work ({reason}; {frames.decoder_version()}): "

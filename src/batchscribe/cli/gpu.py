@@ -320,7 +320,10 @@ def _is_local(at: GpuTools, action: str) -> bool:
 
 
 def _describe_status(at: GpuTools, errors: list[BatchscribeError]) -> dict[str, object]:
-    """Rows of `gpu status`; adds errors of ledger and store to `errors`."""
+    """Rows of `gpu status`: state, claim, lock and worker version.
+
+    Adds the errors of ledger and store to `errors`.
+    """
     seen, run, worker = poll_existing(at), None, None
     with _collect_errors(errors):
         run = at.open_run(at.instance)

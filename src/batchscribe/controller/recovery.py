@@ -166,11 +166,12 @@ def _end_unneeded(world: World, config: RunConfig, seen: Instance) -> None:
 def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
     """Takes over another scheduler's run and tears it down; results stay.
 
-    Raises RefusedError if the instance's tag does not name it.
+    Raises RefusedError if no instance's tag names it, and what the cloud raises if not all were listed.
     """
     found = poll_all(world, config)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
+        tuple(world.capacity.list_created())  # raises if the answer was not complete
         others = ", ".join(f"{seen.id} with {seen.run or 'none'}" for seen in found)
         raise RefusedError(
             f"no instance is tagged with run {run_id} ({others or 'none exists'}): not touched"

@@ -33,7 +33,7 @@ from batchscribe.core.run.host import Finding, passed
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.run.runs import Run
-from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, combine_errors
 from batchscribe.protocols import Capacity, Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engine_choice import EngineChoice, engine_spec, list_session_engines
@@ -117,16 +117,19 @@ class GpuTools:
     def _list_machines(self) -> Iterator[GpuTools]:
         if self.instance:
             yield self
-        failure: BatchscribeError | None = None
+        errors = list[BatchscribeError]()
         if created := self.created:
             by_name = replace(self, compute=CreatedMachines(lambda: created), ssh=None)
             try:
                 yield from (replace(by_name, instance=seen.id) for seen in created.list_created())
             except BatchscribeError as error:
-                failure = error
-        yield from self.list_others(self)
-        if failure:
-            raise failure
+                errors.append(error)
+        try:
+            yield from self.list_others(self)
+        except BatchscribeError as error:
+            errors.append(error)
+        if errors:
+            raise combine_errors(errors)
 
     @property
     def local(self) -> bool:
