@@ -37,6 +37,7 @@ from support.forked import ENGINES
 from support.nspawn import UNITS as UNIT_DIR
 from support.nspawn import Container, container
 from support.s3 import CREDENTIALS, aws_client, aws_environment, create_bucket, moto_server, s3_client
+from support.set_up_hosts import pin_host_key
 
 pytestmark = pytest.mark.e2e
 PROGRAM = str(Path(sys.executable).with_name("batchscribe"))
@@ -259,9 +260,7 @@ def cloud(host: Host) -> Iterator[Cloud]:
         make_schedule_group(endpoint)
         made = Cloud(endpoint, f"audio-{os.urandom(4).hex()}", make_stopped_instance(endpoint))
         create_bucket(endpoint, made.bucket)
-        record = InstanceRecord(
-            instance=made.instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
-        )
+        record = InstanceRecord(instance=made.instance, release=__version__, at=datetime.now(UTC))
         for key, data in ((keys.instance(made.instance), encode(record)), ("s/chunk-001.wav", spoken())):
             s3_client(endpoint).put_object(Bucket=made.bucket, Key=f"audio/{key}", Body=data)
         host.desk.configure(
@@ -275,7 +274,10 @@ def cloud(host: Host) -> Iterator[Cloud]:
             BATCH_GUARD_ROLE_ARN=ROLE,
             GPU_INSTANCE_ID=made.instance,
             GPU_HOURLY_COST="1",
+            GPU_SSH_HOST="127.0.0.1",
+            GPU_SSH_PORT="9",
         )
+        pin_host_key(host.desk.home, made.instance)
         yield made
 
 
