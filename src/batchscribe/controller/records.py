@@ -151,7 +151,7 @@ def forget_manifests(world: World, run: Run) -> None:
 
 
 def record_batch(world: World, run: Run, chunks: Iterable[Chunk]) -> None:
-    """Records the whole batch of a run, of which manifests have parts."""
+    """Records the whole batch of a run; its manifests have parts."""
     world.ledger.put(_copy_key(run.id, _BATCH), msgspec.json.encode([chunk.key for chunk in chunks]).decode())
 
 

@@ -1,4 +1,4 @@
-"""Steps of a run, each of which moves it to another state."""
+"""Steps of a run; each moves it to another state."""
 
 from __future__ import annotations
 
