@@ -877,6 +877,26 @@ def test_a_run_in_a_silent_region_is_not_reported_as_absent(
 
 
 @pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
+def test_a_silent_region_is_an_error_of_each_pass_beside_machines_of_another(
+    regions: TwoRegions, error: type[BatchscribeError]
+) -> None:
+    regions.cloud.create("another-0", "g4dn.xlarge", "spot", "a", {RUN_TAG: "another"})
+    with silent(regions.west, error):
+        with pytest.raises(error):
+            reconcile(regions.world, regions.config)
+        made = tick(regions.world, regions.config, wait=False)
+        assert {type(each) for each in made.errors} == {error}
+    assert isinstance(made.decision, Launch)
+
+
+def test_a_silent_region_beside_ended_machines_is_in_the_result_of_the_watchdog(regions: TwoRegions) -> None:
+    regions.cloud.create("another-0", "g4dn.xlarge", "spot", "a", {RUN_TAG: ""})
+    with silent(regions.west):
+        found = watch(regions.world, regions.config).found
+    assert found.startswith("no run is open, and another-0 is pending, and ")
+
+
+@pytest.mark.parametrize("error", [ComputeUnavailableError, MissingRightError])
 def test_a_lost_ledger_and_a_silent_region_prevent_no_end_after_the_deadline(
     regions: TwoRegions, tmp_path: Path, error: type[BatchscribeError]
 ) -> None:

@@ -10,7 +10,12 @@ import structlog
 
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
-from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    MisconfiguredError,
+    combine_errors,
+)
 from batchscribe.protocols import Capacity, Guard
 
 log = structlog.get_logger("batchscribe")
@@ -65,18 +70,17 @@ class RegionalCapacity:
     def list_created(self) -> Iterator[Instance]:
         """Yields the answering regions' machines, then raises a failing one's error."""
         found: dict[str, Instance] = {}
-        failures: list[Exception] = []
+        failures: list[BatchscribeError] = []
         for region, capacity in self._regions.items():
             try:
                 for seen in capacity.list_created():
                     shown = _place(seen, region)
                     found[seen.id] = min(found.get(seen.id, shown), shown, key=_rank)
             except _FAILURES as error:
-                log.warning("region.not_listed", region=region, error=str(error))
                 failures.append(error)
         yield from found.values()
         if failures:
-            raise failures[0]
+            raise combine_errors(failures)
 
     def teardown(self, instance: str, *, force: bool = False) -> None:
         _call_each(partial(each.teardown, instance, force=force) for each in self._regions.values())

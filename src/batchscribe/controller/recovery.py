@@ -94,33 +94,38 @@ def _list_foreign(world: World, config: RunConfig) -> set[str]:
     facts = world.ledger.facts(FOREIGN)
     foreign = {key.removeprefix(FOREIGN) for key in facts}
     if UNREADABLE in facts.values():
-        tagged = {seen.run for seen in poll_all(world, config)}
+        tagged = {seen.run for seen in poll_all(world, config)[0]}
         foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
     return foreign
 
 
-def poll_all(world: World, config: RunConfig) -> tuple[Instance, ...]:
+def poll_all(world: World, config: RunConfig) -> tuple[tuple[Instance, ...], tuple[BatchscribeError, ...]]:
     """Polls the existing instances, and the machines that any runs created.
 
-    A region without an answer keeps no machine of another one running: its error is raised if none has any.
+    A region without an answer keeps no machine of another one running: its error is returned, or raised if
+    none has any.
     """
     seen = [*world.capacity.poll(config.instances)] if config.instances else []
     try:
         seen.extend(world.capacity.list_created())
-    except (ComputeUnavailableError, MisconfiguredError):
+    except (ComputeUnavailableError, MisconfiguredError) as error:
         if not seen:
             raise
-    return tuple(seen)
+        return tuple(seen), (error,)
+    return tuple(seen), ()
 
 
 def adopt_overdue(world: World, config: RunConfig) -> tuple[BatchscribeError, ...]:
     """Takes over foreign overdue runs, and ends machines of settled ones.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything. Returns the
-    errors: one machine that cannot be taken over prevents nothing else.
+    errors: one machine that cannot be taken over prevents nothing else, nor does a region without an answer.
     """
-    errors = list[BatchscribeError]()
-    for seen in () if config.shared_machine else poll_all(world, config):
+    if config.shared_machine:
+        return ()
+    polled, silent = poll_all(world, config)
+    errors = [*silent]
+    for seen in polled:
         try:
             _end_unneeded(world, config, seen)
         except InterruptedRunError:
@@ -168,10 +173,11 @@ def adopt_run(world: World, config: RunConfig, run_id: str, outcome: Outcome, wh
 
     Raises RefusedError if no instance's tag names it, and what the cloud raises if not all were listed.
     """
-    found = poll_all(world, config)
+    found, silent = poll_all(world, config)
     tagged = [seen for seen in found if seen.run == run_id]
     if not tagged:
-        tuple(world.capacity.list_created())  # raises if the answer was not complete
+        if silent:
+            raise combine_errors(silent)
         others = ", ".join(f"{seen.id} with {seen.run or 'none'}" for seen in found)
         raise RefusedError(
             f"no instance is tagged with run {run_id} ({others or 'none exists'}): not touched"

@@ -315,12 +315,13 @@ def _find_idle_reason(world: World, config: RunConfig) -> str:
     if world.ledger.open_runs():
         return ""
     try:
-        seen = () if config.shared_machine else poll_all(world, config)
+        seen, silent = ((), ()) if config.shared_machine else poll_all(world, config)
     except TransientError as error:
         return f"no run is open, and the instance could not be polled: {error}"
     if all(_is_idle(world, each) for each in seen):
         states = ", ".join(f"{each.id} is {each.state}" for each in seen)
-        return "" if world.ledger.facts(NOTED) else ", and ".join(filter(None, ("no run is open", states)))
+        found = ", and ".join(filter(None, ("no run is open", states, *map(str, silent))))
+        return "" if world.ledger.facts(NOTED) else found
     # The tag names a run that only the store remembers (the ledger was lost), or that is settled.
     if errors := recover(world, config):
         raise combine_errors(errors)
