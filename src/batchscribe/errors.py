@@ -196,3 +196,9 @@ def combine_errors(errors: Sequence[BatchscribeError]) -> BatchscribeError:
     worst = max(errors, key=lambda error: SEVERITY.index(error.exit_code))
     texts = dict.fromkeys(map(str, errors))
     return worst if len(texts) == 1 else type(worst)("; ".join(texts))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, else its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

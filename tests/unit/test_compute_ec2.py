@@ -308,3 +308,13 @@ def test_an_address_of_the_account_is_a_fixed_one(cards: list[dict[str, Any]], f
 def test_the_time_of_a_stop_is_read_from_its_reason(reason: str, at: datetime | None) -> None:
     row = {"InstanceId": "i-1", "State": {"Name": "stopped"}, "StateTransitionReason": reason}
     assert to_instance(row).stopped_at == at
+
+
+def test_an_instance_that_ec2_leaves_out_of_its_answer_is_missing(
+    compute: Ec2Compute, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute._api.client, "describe_instances", lambda **_named: {"Reservations": []})
+    assert compute.describe(instance).state is InstanceState.MISSING
+    for read in (compute.shows_tags, compute.parked_parts):
+        with pytest.raises(MisconfiguredError, match="fix GPU_INSTANCE_ID"):
+            read(instance)

@@ -45,7 +45,7 @@ def observe(world: World, config: RunConfig) -> Observation:
         lane=None if find_lane_problem(world, config) else _make_lane_offer(world, config),
         lane_run=find_lane_run(found),
         paused_until=paused_until(world),
-        spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
+        spent_today=world.ledger.spent_today(now),
         unproductive=len(unproductive),
         last_unproductive=unproductive[-1].settled if unproductive else None,
         last_start=max((run.created for run in recent if run.started), default=None),

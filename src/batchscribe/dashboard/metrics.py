@@ -253,9 +253,9 @@ def _measure_schedule(settings: Settings, ledger: Ledger, now: datetime) -> Iter
 
 
 def _measure_money(settings: Settings, ledger: Ledger, now: datetime) -> Iterator[Sample]:
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    yield "month_cost_dollars", (), ledger.spent(midnight.replace(day=1)).dollars
-    yield "day_cost_dollars", (), ledger.spent(midnight).dollars
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    yield "month_cost_dollars", (), ledger.spent(month).dollars
+    yield "day_cost_dollars", (), ledger.spent_today(now).dollars
     if settings.max_dollars_per_day is not None:
         yield "day_budget_dollars", (), settings.max_dollars_per_day.dollars
     costs = read_cost_basis(settings, ledger, now)

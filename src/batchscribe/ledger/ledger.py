@@ -151,6 +151,10 @@ class Ledger:
         """Upper bound of the cost of runs settled at `since` or later."""
         return Usd(int(self._fetch_rows("spent", {"since": _format_time(since)})[0][0]))
 
+    def spent_today(self, now: datetime) -> Usd:
+        """Upper bound of the cost of runs settled on the present day, in UTC."""
+        return self.spent(now.replace(hour=0, minute=0, second=0, microsecond=0))
+
     def sum_settled(self) -> tuple[SettledSum, ...]:
         """Sums over all settled runs, by outcome."""
         return tuple(

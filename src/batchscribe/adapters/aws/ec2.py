@@ -99,12 +99,9 @@ class Ec2Compute:
 
     def describe(self, instance: str) -> Instance:
         try:
-            with self._convert_errors("ec2:DescribeInstances", instance):
-                answer = self._api.client.describe_instances(InstanceIds=[instance])
+            return to_instance(self._describe(instance))
         except MissingInstanceError:
             return Instance(id=instance, state=InstanceState.MISSING)
-        found = [row for group in answer["Reservations"] for row in group["Instances"]]
-        return to_instance(found[0]) if found else Instance(id=instance, state=InstanceState.MISSING)
 
     def claim(self, claim: Claim) -> None:
         self._write_tags(claim.instance, claim.tags)
@@ -153,9 +150,7 @@ class Ec2Compute:
 
     def shows_tags(self, instance: str) -> bool:
         """True if its metadata service shows its tags."""
-        with self._convert_errors("ec2:DescribeInstances", instance):
-            answer = self._api.client.describe_instances(InstanceIds=[instance])
-        options = answer["Reservations"][0]["Instances"][0].get("MetadataOptions", {})
+        options = self._describe(instance).get("MetadataOptions", {})
         return options.get("InstanceMetadataTags") == "enabled" and options.get("HttpEndpoint") != "disabled"
 
     def show_tags(self, instance: str) -> None:
@@ -171,12 +166,17 @@ class Ec2Compute:
             disks = self._api.client.describe_volumes(
                 Filters=[{"Name": "attachment.instance-id", "Values": [instance]}]
             )["Volumes"]
+        fixed_address = _has_fixed_address(self._describe(instance))
+        return ParkedParts(disk_gigabytes=sum(disk["Size"] for disk in disks), fixed_address=fixed_address)
+
+    def _describe(self, instance: str) -> InstanceTypeDef:
+        """Raises MissingInstanceError also for an empty answer."""
         with self._convert_errors("ec2:DescribeInstances", instance):
             answer = self._api.client.describe_instances(InstanceIds=[instance])
-        found = answer["Reservations"][0]["Instances"][0]
-        return ParkedParts(
-            disk_gigabytes=sum(disk["Size"] for disk in disks), fixed_address=_has_fixed_address(found)
-        )
+        found = [row for group in answer["Reservations"] for row in group["Instances"]]
+        if not found:
+            raise MissingInstanceError(f"EC2 shows no instance {instance}: fix GPU_INSTANCE_ID or AWS_REGION")
+        return found[0]
 
     def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]

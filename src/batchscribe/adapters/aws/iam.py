@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from batchscribe.adapters.aws.iam_fleet import allow_creation, allow_termination
+from batchscribe.adapters.aws.iam_fleet import Statement, allow, allow_creation, allow_termination
 from batchscribe.adapters.aws.schedules import GROUP, name_prefix
 from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.run.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
@@ -99,7 +99,7 @@ class AccountPlace:
 
 def make_policy(who: Who, place: AccountPlace) -> Document:
     """The permissions policy of a role."""
-    makers: dict[Who, tuple[Callable[[AccountPlace], list[Document]], ...]] = {
+    makers: dict[Who, tuple[Callable[[AccountPlace], list[Statement]], ...]] = {
         Who.SCHEDULER: (
             _allow_instance,
             _allow_type_change,
@@ -123,7 +123,7 @@ def make_trust(who: Who, place: AccountPlace) -> Document | None:
     if who is Who.SCHEDULER:
         return None
     principal = "scheduler.amazonaws.com" if who is Who.STOP else "ec2.amazonaws.com"
-    statement: Document = {
+    statement: Statement = {
         "Effect": "Allow",
         "Principal": {"Service": principal},
         "Action": "sts:AssumeRole",
@@ -136,13 +136,13 @@ def make_trust(who: Who, place: AccountPlace) -> Document | None:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
-def _allow_stop(place: AccountPlace) -> list[Document]:
+def _allow_stop(place: AccountPlace) -> list[Statement]:
     if place.template:
         return allow_termination(place.ec2_arn)
-    return [_allow_action("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
+    return [allow("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
 
 
-def _allow_host(place: AccountPlace) -> list[Document]:
+def _allow_host(place: AccountPlace) -> list[Statement]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
     texts = ("*transcription-*.json", "*speakers-*.json")
     written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, *texts)]
@@ -155,7 +155,7 @@ def _allow_host(place: AccountPlace) -> list[Document]:
     ]
 
 
-def _allow_instance(place: AccountPlace) -> list[Document]:
+def _allow_instance(place: AccountPlace) -> list[Statement]:
     if place.template:
         return allow_creation(
             place.ec2_arn,
@@ -164,47 +164,47 @@ def _allow_instance(place: AccountPlace) -> list[Document]:
             host_role=place.host_role,
             region="" if place.region == REGION else place.region,
         )
-    see = _allow_action("SeeInstances", "ec2:DescribeInstances", "*")
+    see = allow("SeeInstances", "ec2:DescribeInstances", "*")
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
-    tags = _allow_action("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
+    tags = allow("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
     tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG]}}
     acts = ["ec2:StartInstances", "ec2:StopInstances"]
     reads = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
     return [
         see,
-        _allow_action("StartAndStopTheInstance", acts, place.instance_arn),
-        _allow_action("LookAtTheInstance", reads, place.instance_arn),
-        _allow_action("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
+        allow("StartAndStopTheInstance", acts, place.instance_arn),
+        allow("LookAtTheInstance", reads, place.instance_arn),
+        allow("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
         tags,
     ]
 
 
-def _allow_type_change(place: AccountPlace) -> list[Document]:
+def _allow_type_change(place: AccountPlace) -> list[Statement]:
     if not place.types or place.template:
         return []
-    change = _allow_action("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
+    change = allow("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
     change["Condition"] = {"StringEquals": {"ec2:Attribute/InstanceType": list(place.types)}}
     return [change]
 
 
-def _allow_guard(place: AccountPlace) -> list[Document]:
+def _allow_guard(place: AccountPlace) -> list[Statement]:
     if not place.guard_role:
         return []
     schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
     acts = [f"scheduler:{act}Schedule" for act in ("Create", "Get", "Update", "Delete")]
     group = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule-group/{GROUP}"
-    passing = _allow_action("GiveTheStopRole", "iam:PassRole", place.guard_role)
+    passing = allow("GiveTheStopRole", "iam:PassRole", place.guard_role)
     passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
     return [
-        _allow_action("GiveStopOrders", acts, f"{schedules}/{name_prefix(place.instance)}*"),
-        _allow_action("SeeStopOrders", "scheduler:ListSchedules", "*"),
-        _allow_action("SeeTheirGroup", "scheduler:GetScheduleGroup", group),
+        allow("GiveStopOrders", acts, f"{schedules}/{name_prefix(place.instance)}*"),
+        allow("SeeStopOrders", "scheduler:ListSchedules", "*"),
+        allow("SeeTheirGroup", "scheduler:GetScheduleGroup", group),
         passing,
     ]
 
 
-def _allow_checks(place: AccountPlace) -> list[Document]:
+def _allow_checks(place: AccountPlace) -> list[Statement]:
     """Reads of `doctor` and `gpu setup`, which skip checks without the right."""
     quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
     reads = [f"ec2:Describe{what}" for what in ("InstanceTypes", "SecurityGroups", "Volumes")]
@@ -212,17 +212,17 @@ def _allow_checks(place: AccountPlace) -> list[Document]:
         reads = ["ec2:DescribeInstanceTypes"]
     reads.append("sts:GetCallerIdentity")
     return [
-        _allow_action("CheckTypePortAndIdentity", reads, "*"),
-        _allow_action("CheckQuota", "servicequotas:GetServiceQuota", quotas),
+        allow("CheckTypePortAndIdentity", reads, "*"),
+        allow("CheckQuota", "servicequotas:GetServiceQuota", quotas),
     ]
 
 
-def _allow_prices(place: AccountPlace) -> list[Document]:
+def _allow_prices(place: AccountPlace) -> list[Statement]:
     reads = ["pricing:GetProducts"] + ([] if place.template else ["ec2:DescribeSpotPriceHistory"])
-    return [_allow_action("ReadPrices", reads, "*")] if place.prices else []
+    return [allow("ReadPrices", reads, "*")] if place.prices else []
 
 
-def _allow_results(place: AccountPlace) -> list[Document]:
+def _allow_results(place: AccountPlace) -> list[Statement]:
     files = [f"*.{kind}" for kind in SESSION_FILES]
     read = _all_store_arns(place)
     if place.live_lock:
@@ -242,28 +242,28 @@ def _allow_results(place: AccountPlace) -> list[Document]:
     ]
 
 
-def _allow_state(place: AccountPlace) -> list[Document]:
+def _allow_state(place: AccountPlace) -> list[Statement]:
     if place.state is None:
         return []
     (below,) = _arns_below(place, place.state, "*")
-    listing = _allow_action("ListState", "s3:ListBucket", f"arn:{place.partition}:s3:::{place.state.bucket}")
+    listing = allow("ListState", "s3:ListBucket", f"arn:{place.partition}:s3:::{place.state.bucket}")
     if place.state.prefix:
         shown = f"{_escape_key(place.state.prefix)}*"
         listing["Condition"] = {"StringLikeIfExists": {"s3:prefix": [shown]}}
     acts = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
-    return [listing, _allow_action("KeepState", acts, below)]
+    return [listing, allow("KeepState", acts, below)]
 
 
-def _allow_keys(place: AccountPlace) -> list[Document]:
+def _allow_keys(place: AccountPlace) -> list[Statement]:
     """Use of the buckets' own keys, through S3 alone."""
     if not place.kms_keys:
         return []
-    use = _allow_action("UseKeysOfBuckets", ["kms:Decrypt", "kms:GenerateDataKey"], list(place.kms_keys))
+    use = allow("UseKeysOfBuckets", ["kms:Decrypt", "kms:GenerateDataKey"], list(place.kms_keys))
     use["Condition"] = {"StringLike": {"kms:ViaService": "s3.*"}}
     return [use]
 
 
-def _allow_listing(place: AccountPlace) -> list[Document]:
+def _allow_listing(place: AccountPlace) -> list[Statement]:
     """Right to list each bucket, limited to the stores' prefixes.
 
     Without it, S3 reports a missing object as 403. Such a request has no prefix, hence IfExists.
@@ -273,9 +273,7 @@ def _allow_listing(place: AccountPlace) -> list[Document]:
         prefixes.setdefault(folder.bucket, set()).add(folder.prefix)
     made = []
     for number, (bucket, wanted) in enumerate(sorted(prefixes.items())):
-        statement = _allow_action(
-            f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}"
-        )
+        statement = allow(f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}")
         if "" not in wanted:
             shown = [f"{_escape_key(text)}*" for text in sorted(wanted)]
             statement["Condition"] = {"StringLikeIfExists": {"s3:prefix": shown}}
@@ -306,9 +304,5 @@ def _escape_key(key: str) -> str:
     return "".join(f"${{{character}}}" if character in "*?$" else character for character in key)
 
 
-def _allow_if_any(sid: str, action: str, resources: list[str]) -> list[Document]:
-    return [_allow_action(sid, action, sorted(set(resources)))] if resources else []
-
-
-def _allow_action(sid: str, action: str | list[str], resource: str | list[str]) -> Document:
-    return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
+def _allow_if_any(sid: str, action: str, resources: list[str]) -> list[Statement]:
+    return [allow(sid, action, sorted(set(resources)))] if resources else []

@@ -53,10 +53,10 @@ def allow_creation(
     tags = [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG, MACHINE_TAG]
     return [
         see,
-        _allow("RequestMachines", "ec2:CreateFleet", [f"{ec2}fleet/*", f"{ec2}launch-template/{template}"]),
-        _allow("UseTemplate", "ec2:RunInstances", [f"{ec2}launch-template/{template}", *used]),
-        _allow("CreateTaggedMachines", "ec2:RunInstances", machines, created),
-        _allow(
+        allow("RequestMachines", "ec2:CreateFleet", [f"{ec2}fleet/*", f"{ec2}launch-template/{template}"]),
+        allow("UseTemplate", "ec2:RunInstances", [f"{ec2}launch-template/{template}", *used]),
+        allow("CreateTaggedMachines", "ec2:RunInstances", machines, created),
+        allow(
             "TagMachinesAtCreation",
             "ec2:CreateTags",
             machines,
@@ -65,14 +65,14 @@ def allow_creation(
                 "ForAllValues:StringEquals": {"aws:TagKeys": tags},
             },
         ),
-        _allow(
+        allow(
             "AnnounceManifests",
             "ec2:CreateTags",
             machines,
             _OURS | {"ForAllValues:StringEquals": {"aws:TagKeys": [MANIFEST_TAG]}},
         ),
-        _allow("TerminateOurMachines", "ec2:TerminateInstances", machines, _OURS),
-        _allow(
+        allow("TerminateOurMachines", "ec2:TerminateInstances", machines, _OURS),
+        allow(
             "GiveTheHostRole",
             "iam:PassRole",
             host_role,
@@ -89,7 +89,7 @@ def allow_termination(ec2: str) -> list[Statement]:
     ssm = ec2.replace(":ec2:", ":ssm:")
     service = ":".join([*ssm.split(":")[:4], "*", ""])
     return [
-        _allow(
+        allow(
             "StartTermination",
             "ssm:StartAutomationExecution",
             [
@@ -98,16 +98,17 @@ def allow_termination(ec2: str) -> list[Statement]:
                 f"{ssm}automation-execution/*",
             ],
         ),
-        _allow("FollowTermination", "ssm:GetAutomationExecution", f"{ssm}automation-execution/*"),
-        _allow(
+        allow("FollowTermination", "ssm:GetAutomationExecution", f"{ssm}automation-execution/*"),
+        allow(
             "FindMachines", ["ec2:DescribeInstances", "ec2:DescribeInstanceStatus", "tag:GetResources"], "*"
         ),
-        _allow("TerminateOurMachines", "ec2:TerminateInstances", f"{ec2}instance/*", _OURS),
+        allow("TerminateOurMachines", "ec2:TerminateInstances", f"{ec2}instance/*", _OURS),
     ]
 
 
-def _allow(
+def allow(
     sid: str, action: str | list[str], resource: str | list[str], condition: object = None
 ) -> Statement:
+    """One statement of a policy."""
     made: Statement = {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
     return made | ({"Condition": condition} if condition else {})

@@ -17,8 +17,7 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.engines.problems import first_line
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.errors import EngineError, MisconfiguredError, first_line
 
 RECORD = "batchscribe-model.json"
 SHA256_DIGITS = 64

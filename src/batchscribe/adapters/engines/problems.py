@@ -19,6 +19,7 @@ from batchscribe.errors import (
     InterruptedRunError,
     MisconfiguredError,
     OutOfMemoryError,
+    first_line,
 )
 
 LOG = structlog.get_logger()
@@ -104,9 +105,3 @@ def out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     known = ("out of memory", "alloc_failed", "failed to allocate memory")
     return isinstance(error, MemoryError) or any(words in text for words in known)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, else its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, first_line
 
 NAMESPACE = "batchscribe"
 CALL_SECONDS = 10.0
@@ -74,13 +74,9 @@ def convert_errors(subject: str, kind: type[BatchscribeError]) -> Iterator[None]
         yield
     except ConnectionError as error:
         hint = "if it is up, check its address, and the token in RAY_AUTH_TOKEN_PATH"
-        raise kind(f"{subject}: {_first_line(error)}; {hint}") from error
+        raise kind(f"{subject}: {first_line(error)}; {hint}") from error
     except (RayError, RayStateApiException, OSError, RuntimeError, LookupError, ValueError) as error:
-        text = _first_line(error)
+        text = first_line(error)
         if "ersion mismatch" in str(error):
             raise MisconfiguredError(f"{text}: install the cluster's versions of Ray and Python") from error
         raise kind(f"{subject}: {text}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -17,11 +17,11 @@ import structlog
 
 from batchscribe.adapters.engines.hub_models import HubModel, verify_model
 from batchscribe.adapters.engines.parakeet.half_precision import HALF, find_half, make_half
-from batchscribe.adapters.engines.problems import describe_unknown, first_line
+from batchscribe.adapters.engines.problems import describe_unknown
 from batchscribe.core.decide.published_models import ENGLISH, EUROPEAN
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, first_line
 
 DEFAULT_MODEL = "nemo-parakeet-tdt-0.6b-v2"
 MULTILINGUAL_MODEL = "nemo-parakeet-tdt-0.6b-v3"

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.engines.problems import choose_device, first_line, out_of_memory
+from batchscribe.adapters.engines.problems import choose_device, out_of_memory
 from batchscribe.adapters.engines.whisper.batches import ENGLISH, NAME
 from batchscribe.adapters.engines.whisper.decoder import FRAMES_PER_SECOND, WhisperDecoder
 from batchscribe.core.messages import describe_install
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE
-from batchscribe.errors import EngineError, GpuError, MisconfiguredError
+from batchscribe.errors import EngineError, GpuError, MisconfiguredError, first_line
 
 if TYPE_CHECKING:
     from batchscribe.adapters.engines.whisper.decoder import Samples
