@@ -152,7 +152,7 @@ class Ledger:
         return Usd(int(self._fetch_rows("spent", {"since": _format_time(since)})[0][0]))
 
     def spent_today(self, now: datetime) -> Usd:
-        """Upper bound of the cost of runs settled on the present day, in UTC."""
+        """Upper bound of the cost of runs settled today, in UTC."""
         return self.spent(now.replace(hour=0, minute=0, second=0, microsecond=0))
 
     def sum_settled(self) -> tuple[SettledSum, ...]:
