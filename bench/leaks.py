@@ -181,12 +181,12 @@ class Original(Host):
         """Over ssh, to the end of the worker, whenever that is."""
         yield from self._call("launcher.launch")
         if not self._reached():
-            raise LaunchError("the box does not answer")
+            raise LaunchError("the GPU host does not answer")
         if not (chunks := self._pending()):
             return
         manifest = self._manifest(chunks)
-        self.week.box.play(manifest)
-        worker = self.week.box.workers[manifest.run, manifest.worker]
+        self.week.gpu_host.play(manifest)
+        worker = self.week.gpu_host.workers[manifest.run, manifest.worker]
         while worker.alive:
             if self.week.line.seconds >= until:
                 raise LaunchError("ended by the unit's time limit")
@@ -235,7 +235,7 @@ class Original(Host):
             raise error
 
     def _reached(self) -> bool:
-        return self.week.box.reachable and self.week.trouble.find_error("launcher.way") is None
+        return self.week.gpu_host.reachable and self.week.trouble.find_error("launcher.way") is None
 
     def _pending(self) -> list[str]:
         has = self.week.bucket.has
@@ -260,7 +260,7 @@ ROWS = (
     ORIGINAL,
     Row("the original, as its unit", OriginalUnit),
     LEDGER_ALONE,
-    Row("ours, ledger and box", Ours, guarded=False),
+    Row("ours, ledger and host", Ours, guarded=False),
     Row("ours, ledger and guard", Ours, boots=False),
     OURS,
 )

@@ -35,7 +35,7 @@ from batchscribe import __version__
 from batchscribe.adapters.engines.whisper import models
 from batchscribe.adapters.engines.whisper.models import list_files
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostPlace, InstanceRecord
 from batchscribe.core.run.instances import MANIFEST_TAG
@@ -150,9 +150,9 @@ def prepare(
 ) -> None:
     """Writes what `gpu setup` and a scheduler write before a start."""
     clock = SystemClock()
-    box = Box(home, clock)
-    box.keep_place(HostPlace(instance=INSTANCE, home=bucket.store.url))
-    box.keep_model_files(list_files(model))
+    host = GpuHost(home, clock)
+    host.keep_place(HostPlace(instance=INSTANCE, home=bucket.store.url))
+    host.keep_model_files(list_files(model))
     (env := home / ".batchscribe" / "env").write_text("".join(f"{k}={v}\n" for k, v in environment.items()))
     env.chmod(0o600)
     bucket.write(manifest)

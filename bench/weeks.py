@@ -27,10 +27,10 @@ from simulation.weather import CALM, HOUR, MINUTE, between
 WEEK = 168 * HOUR
 POWER_LOSS_EVERY = 36 * HOUR  # of the scheduler's host; on average, as all that is `EVERY`
 POWER_LOSS_LASTS = (5.0, 30 * HOUR)  # shortest and longest, evenly by their logarithm, as all that is `LASTS`
-PARTITION_EVERY = 48 * HOUR  # the host reaches neither cloud, store, guard nor box
+PARTITION_EVERY = 48 * HOUR  # the host reaches neither cloud, store, guard nor GPU host
 PARTITION_LASTS = (1 * MINUTE, 3 * HOUR)
-BOX_PARTITION_EVERY = 48 * HOUR  # the box reaches nothing, and nothing reaches it
-BOX_PARTITION_LASTS = (1 * MINUTE, 1 * HOUR)
+GPU_HOST_PARTITION_EVERY = 48 * HOUR  # the GPU host reaches nothing, and nothing reaches it
+GPU_HOST_PARTITION_LASTS = (1 * MINUTE, 1 * HOUR)
 WEATHER = replace(
     CALM,
     fault=0.03,  # of the calls, their own retries included
@@ -78,7 +78,7 @@ class Week(Stage):
         self._plan_uploads()
         self._plan_each(POWER_LOSS_EVERY, POWER_LOSS_LASTS, self._lose_power)
         self._plan_each(PARTITION_EVERY, PARTITION_LASTS, self._cut_host)
-        self._plan_each(BOX_PARTITION_EVERY, BOX_PARTITION_LASTS, self._cut_the_box)
+        self._plan_each(GPU_HOST_PARTITION_EVERY, GPU_HOST_PARTITION_LASTS, self._cut_gpu_host_off)
 
     def played(self) -> Played:
         spans = [span for span in self.machine.spans if span.begin < WEEK]
@@ -120,8 +120,8 @@ class Week(Stage):
         trouble = self.trouble
         trouble.partitioned_until = max(trouble.partitioned_until, self.line.seconds + lasts)
 
-    def _cut_the_box(self, lasts: float) -> None:
-        self.box.offline_until = max(self.box.offline_until, self.line.seconds + lasts)
+    def _cut_gpu_host_off(self, lasts: float) -> None:
+        self.gpu_host.offline_until = max(self.gpu_host.offline_until, self.line.seconds + lasts)
 
 
 class Host:

@@ -21,13 +21,13 @@ from batchscribe.core.run.promises import AFTER_WORK, BY_HOST, STALLED
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.testing.compute import CloudMachine
 from batchscribe.testing.worker import PlayedWorker
-from simulation.box import Box
 from simulation.gate import Gate
+from simulation.played_host import PlayedHost
 from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE
 
 BY_CONTROLLER = AFTER_WORK.total_seconds()
-BY_BOX = BY_HOST.total_seconds()
+BY_AGENT = BY_HOST.total_seconds()
 DEAD_WORKER = 1 * MINUTE
 """Added to both for a worker without an exit record: a poll of its instance detects its death."""
 HUNG = STALLED.total_seconds() + 4 * MINUTE
@@ -48,7 +48,7 @@ class Promises:
         gate: Gate,
         line: Timeline,
         machine: CloudMachine,
-        box: Box,
+        gpu_host: PlayedHost,
         waits: Waits,
         *,
         slack: float = 0.0,
@@ -64,7 +64,7 @@ class Promises:
         self._gate = gate
         self._line = line
         self.machine = machine
-        self._box = box
+        self._gpu_host = gpu_host
         self._waits = waits
         self._slack = slack
         self._wrong_until = 0.0
@@ -115,8 +115,8 @@ class Promises:
 
     def _check_returned(self, run: Run) -> None:
         """I2 on a borrowed machine: it keeps running, without our workers."""
-        left = run.borrowed and any(worker.alive for worker in self._box.played(run.id))
-        if left and self._box.reachable and self._line.seconds - self._wrong_until > BY_BOX:
+        left = run.borrowed and any(worker.alive for worker in self._gpu_host.played(run.id))
+        if left and self._gpu_host.reachable and self._line.seconds - self._wrong_until > BY_AGENT:
             self._gate.violated("I2", f"{run.id} is settled, and its worker still runs on a borrowed machine")
 
     def ledger_lost(self) -> None:
@@ -154,10 +154,10 @@ class Promises:
         if self.machine.state is not InstanceState.RUNNING or not self.ours(run):
             self._idle_since = self._hung_since = None
             return
-        if not self._box.online:
+        if not self._gpu_host.online:
             self.wrong()
         driven = 0.0 if self.elsewhere(run) else self._down_until if up else None
-        workers = self._box.played(run)
+        workers = self._gpu_host.played(run)
         self._check_ended(run, workers, driven, now)
         self._check_hangs(run, workers, driven, now)
         if driven is not None:
@@ -171,20 +171,20 @@ class Promises:
             self._idle_since = None
             return
         begun = self._idle_since = now if self._idle_since is None else self._idle_since
-        agent = self._box.agent_at
+        agent = self._gpu_host.agent_at
         late, known = self._slack, begun
         if not workers[-1].ended:
             # Only its agent detects a death; without one the worker counts as stalled.
             late, known = (DEAD_WORKER, max(begun, agent)) if agent is not None else (HUNG, begun)
             late += self._slack
-        if (given := self._box.given_at(run, len(workers))) is not None:
+        if (given := self._gpu_host.given_at(run, len(workers))) is not None:
             # Time limit of a host that does not accept its manifest.
             late, known = self._waits.reach, max(known, given)
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
             self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller runs")
-        powers_off = agent is not None and self._box.powers_off
+        powers_off = agent is not None and self._gpu_host.powers_off
         alone = max(begun, agent or 0.0, self._alone_since, self._wrong_until) if powers_off else None
-        if alone is not None and now - alone > BY_BOX + late:
+        if alone is not None and now - alone > BY_AGENT + late:
             self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its host is on")
 
     def _check_hangs(
@@ -195,7 +195,7 @@ class Promises:
             self._hung_since = None
             return
         begun = self._hung_since = now if self._hung_since is None else self._hung_since
-        watched = [since for since in (driven, self._box.agent_at) if since is not None]
+        watched = [since for since in (driven, self._gpu_host.agent_at) if since is not None]
         if watched and now - max(begun, min(watched), self._wrong_until) > HUNG:
             self._gate.violated("P3", f"{run} hangs for {(now - begun) / MINUTE:.0f} min")
 

@@ -27,7 +27,6 @@ from batchscribe.core.text.rendering import Rendering
 from batchscribe.testing.compute import Cloud, Start
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.worker import ChunkFate, WorkerScript
-from simulation.box import Boot, Box
 from simulation.cloud import CloudApi
 from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
 from simulation.gate import Gate
@@ -37,6 +36,7 @@ from simulation.lane import Lane
 from simulation.launcher import OverSsh
 from simulation.operators import Settings
 from simulation.people import ManualUsers, Uploads
+from simulation.played_host import Boot, PlayedHost
 from simulation.process import Slot
 from simulation.promises import Promises
 from simulation.seams import (
@@ -99,8 +99,8 @@ class Stage:
         self.cloud.refused_types = frozenset(each for each in OTHERS if rng.random() < weather.refused_types)
         self._pace = between(rng, 20.0, 150.0)
         self._waits = Waits(poll=pick(rng, (20.0, 40.0)), describe=pick(rng, (30.0, 60.0)))
-        self.box = self._make_box()
-        self.promises = Promises(self.gate, self.line, self.machine, self.box, self._waits)
+        self.gpu_host = self._make_host()
+        self.promises = Promises(self.gate, self.line, self.machine, self.gpu_host, self._waits)
         self._wire()
         self._ids = self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
@@ -115,8 +115,8 @@ class Stage:
         self.uploads.plan(hours)
         self.people.plan(self._weather, hours)
         self.trouble.plan(hours)
-        for _ in range(self._weather.box_partitions):
-            self.line.at(between(self.rng, 0.0, hours * HOUR), self._cut_box)
+        for _ in range(self._weather.host_partitions):
+            self.line.at(between(self.rng, 0.0, hours * HOUR), self._cut_gpu_host)
         self.main.gate.expect(self._weather.crash)
         self.beside.gate.expect(self._weather.crash)
 
@@ -192,7 +192,7 @@ class Stage:
         self.beside.gate.expect(0.0)
         self.trouble.calm()
         self.people.leave()
-        self.box.offline_until = 0.0
+        self.gpu_host.offline_until = 0.0
         if self.host.offset:
             self.jump(-self.host.offset.total_seconds())
 
@@ -208,8 +208,8 @@ class Stage:
         self.cloud.on_change = self.trace.add
         self.cloud.next_start, self.cloud.next_stop = self._draw_start, lambda: between(self.rng, 5.0, 120.0)
         self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
-        self.cloud.on_running = lambda machine: self.box.begin() if machine is self.machine else None
-        self.cloud.on_down = lambda machine: self.box.end() if machine is self.machine else None
+        self.cloud.on_running = lambda machine: self.gpu_host.begin() if machine is self.machine else None
+        self.cloud.on_down = lambda machine: self.gpu_host.end() if machine is self.machine else None
         self.checker.ledgers = lambda: (self.ledger, *self.others)
         self.checker.chunks.uploaded = self.uploads.keys
         self.checker.bills.lag = LONGEST_LAG if self._weather.stale else 0.0
@@ -271,22 +271,22 @@ class Stage:
     def _draw_start(self) -> Start:
         return Start(between(self.rng, 8.0, 90.0), self.rng.random() < self._weather.broken_boot)
 
-    def _cut_box(self) -> None:
+    def _cut_gpu_host(self) -> None:
         lasts = pick(self.rng, (2 * MINUTE, 12 * MINUTE, 40 * MINUTE))
-        self.box.offline_until = self.line.seconds + lasts
+        self.gpu_host.offline_until = self.line.seconds + lasts
 
-    def _make_box(self) -> Box:
+    def _make_host(self) -> PlayedHost:
         script = WorkerScript(
             seconds=self._draw_seconds,
             fate=self._draw_fate,
-            online=lambda: self.box.online,
+            online=lambda: self.gpu_host.online,
             torn=self.trouble.torn,
             published_before=self._done_twice,
             audio_seconds=600.0,
             loaded=20.0,
         )
-        box = Box(self.line, self.cloud, self.bucket, self.machine, script)
-        box.next_boot, box.begun = self._draw_boot, self.checker.work_begun
+        gpu_host = PlayedHost(self.line, self.cloud, self.bucket, self.machine, script)
+        gpu_host.next_boot, gpu_host.begun = self._draw_boot, self.checker.work_begun
         record = InstanceRecord(
             instance=INSTANCE,
             release=__version__,
@@ -295,7 +295,7 @@ class Stage:
             shows_tags=True,
         )
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
-        return box
+        return gpu_host
 
     def _make_lane(self) -> Lane:
         """A lane as fast as estimated or much slower.
@@ -368,7 +368,7 @@ class Stage:
             output=store,
             home=store,
             capacity=capacity,
-            launcher=AgentLauncher(store, OverSsh(self.box, gate, __version__)),
+            launcher=AgentLauncher(store, OverSsh(self.gpu_host, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=collector,
             ledger=ledger,

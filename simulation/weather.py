@@ -68,7 +68,7 @@ class Weather:
     lost_disk: float = 0.0
     """That a host comes back from an outage without its ledger."""
     partitions: int = 0
-    box_partitions: int = 0
+    host_partitions: int = 0
     jumps: int = 0
     """Jumps of the host's wall clock, by up to an hour."""
     droughts: int = 0
@@ -135,7 +135,7 @@ _SPICES: dict[str, Sequence[float | int]] = {
     "signal": (0.1, 0.3),
     "outages": (1, 2, 3),
     "partitions": (1, 2),
-    "box_partitions": (1, 2),
+    "host_partitions": (1, 2),
     "jumps": (1, 2),
     "droughts": (1, 2),
     "refused_types": (0.5,),

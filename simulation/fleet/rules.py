@@ -15,11 +15,11 @@ from batchscribe.core.run.instances import MACHINE_TAG, Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.testing.compute import CloudMachine, Span
 from simulation.bills import CALL_SECONDS, Bills, Kept, Poll
-from simulation.box import Box
 from simulation.cloud import UP, Act
 from simulation.fleet.cloud import OFFERS, ZONES, price
 from simulation.gate import Gate
 from simulation.invariants import Checker
+from simulation.played_host import PlayedHost
 from simulation.promises import Promises
 from simulation.timeline import Timeline
 from simulation.weather import MINUTE
@@ -146,8 +146,10 @@ class FleetChecker(Checker):
 class FleetPromises(Promises):
     """P1 to P4 of each created machine; messages are the base's."""
 
-    def __init__(self, gate: Gate, line: Timeline, machine: CloudMachine, box: Box, waits: Waits) -> None:
-        super().__init__(gate, line, machine, box, waits)
+    def __init__(
+        self, gate: Gate, line: Timeline, machine: CloudMachine, gpu_host: PlayedHost, waits: Waits
+    ) -> None:
+        super().__init__(gate, line, machine, gpu_host, waits)
         self.each: list[Promises] = []
         self._stepped, self._was_up = 0.0, True
 

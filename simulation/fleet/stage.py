@@ -19,8 +19,8 @@ from batchscribe.core.run.instances import MACHINE_TAG, Instance, InstanceState
 from batchscribe.errors import HostTimeoutError
 from batchscribe.testing.compute import CloudMachine
 from batchscribe.testing.worker import WorkerScript
-from simulation.fleet.box import CreatedBox
 from simulation.fleet.cloud import OFFERS, FleetApi, NamedGuard, Tokens
+from simulation.fleet.created_host import CreatedHost
 from simulation.fleet.rules import SLACK, FleetChecker, FleetPromises
 from simulation.hosts import FIRST
 from simulation.people import Uploads
@@ -71,7 +71,7 @@ class FleetStage(Stage):
     """
 
     def __init__(self, rng: random.Random, weather: Weather) -> None:
-        self.boxes: dict[str, CreatedBox] = {}
+        self.gpu_hosts: dict[str, CreatedHost] = {}
         """Hosts by the id of their machine."""
         self._slow: dict[str, float] = {}
         super().__init__(rng, weather)
@@ -88,9 +88,11 @@ class FleetStage(Stage):
             slot.gate.longest *= 10  # twenty machines are followed, each by its own reads
         self.checker = FleetChecker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.checker.use(self.tokens.created)
-        self.promises = self.bounds = FleetPromises(self.gate, self.line, self.machine, self.box, self._waits)
+        self.promises = self.bounds = FleetPromises(
+            self.gate, self.line, self.machine, self.gpu_host, self._waits
+        )
         self._wire()
-        self.cloud.on_running, self.cloud.on_down = self._begin_box, self._end_box
+        self.cloud.on_running, self.cloud.on_down = self._begin_host, self._end_host
         self.bucket.place(keys.instance(IMAGE), msgspec.json.encode(self._image()))
         self.config = self._configure(self.config, 1 + int(rng.random() * weather.fleet))
         self.wire_worlds()
@@ -110,8 +112,8 @@ class FleetStage(Stage):
         super().calm()
         self.tokens.dry.clear()
         self.tokens.lost = 0.0
-        for box in self.boxes.values():
-            box.offline_until = 0.0
+        for gpu_host in self.gpu_hosts.values():
+            gpu_host.offline_until = 0.0
 
     def world_of(self, slot: Slot, ledger: LedgerSeam, owner: str = FIRST) -> World:
         world = super().world_of(slot, ledger, owner)
@@ -142,16 +144,16 @@ class FleetStage(Stage):
 
     # machines
 
-    def _begin_box(self, machine: CloudMachine) -> None:
-        box = CreatedBox(self.line, self.cloud, self.bucket, machine, self._script(machine))
-        box.next_boot, box.begun = self._draw_boot, self.checker.work_begun
-        self.boxes[machine.id] = box
-        promises = Promises(self.gate, self.line, machine, box, self._waits, slack=SLACK)
+    def _begin_host(self, machine: CloudMachine) -> None:
+        gpu_host = CreatedHost(self.line, self.cloud, self.bucket, machine, self._script(machine))
+        gpu_host.next_boot, gpu_host.begun = self._draw_boot, self.checker.work_begun
+        self.gpu_hosts[machine.id] = gpu_host
+        promises = Promises(self.gate, self.line, machine, gpu_host, self._waits, slack=SLACK)
         self.bounds.add(promises, self.checker.runs.values())
-        box.begin()
+        gpu_host.begin()
 
-    def _end_box(self, machine: CloudMachine) -> None:
-        self.boxes[machine.id].end()
+    def _end_host(self, machine: CloudMachine) -> None:
+        self.gpu_hosts[machine.id].end()
         self.bounds.each = [each for each in self.bounds.each if each.machine is not machine]
 
     def _script(self, machine: CloudMachine) -> WorkerScript:
@@ -161,7 +163,7 @@ class FleetStage(Stage):
             seconds=lambda: times * self._draw_seconds(),
             longest_load=LONGEST_LOAD,
             fate=self._draw_fate,
-            online=lambda: self.boxes[machine.id].online,
+            online=lambda: self.gpu_hosts[machine.id].online,
             torn=self.trouble.torn,
             published_before=self._done_twice,
             audio_seconds=600.0,
@@ -174,9 +176,9 @@ class FleetStage(Stage):
 
     # faults
 
-    def _cut_box(self) -> None:
+    def _cut_gpu_host(self) -> None:
         lasts = pick(self.rng, (2 * MINUTE, 12 * MINUTE, 40 * MINUTE))
-        running = [box for box in self.boxes.values() if box.up]
+        running = [gpu_host for gpu_host in self.gpu_hosts.values() if gpu_host.up]
         if running:
             pick(self.rng, running).offline_until = self.line.seconds + lasts
 
@@ -201,7 +203,7 @@ class FleetStage(Stage):
         self.trace.add(f"the cloud interrupts {machine.tags[MACHINE_TAG]}")
         self.main.gate.met["a spot machine was interrupted"] += 1
         if self.rng.random() < 0.5:
-            self.boxes[machine.id].notice = "the cloud interrupts this spot machine"
+            self.gpu_hosts[machine.id].notice = "the cloud interrupts this spot machine"
             self.line.at(NOTICE_SECONDS, partial(self.cloud.terminate, machine.id))
         else:
             self.cloud.terminate(machine.id)

@@ -27,7 +27,7 @@ from batchscribe.adapters.host_access.units import install_units
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
-    BOX_UNIT,
+    AGENT_UNIT,
     DEADMAN_UNITS,
     CheckRequest,
     ClaimLaunch,
@@ -355,18 +355,18 @@ def test_units_are_verified_installed_and_enabled(ssh: Ssh, played_systemd: Path
     pin_key(ssh, INSTANCE)
     assert install_units(ssh, INSTANCE) == ""
     asked = played_systemd.read_text()
-    for unit in (BOX_UNIT, *DEADMAN_UNITS):
+    for unit in (AGENT_UNIT, *DEADMAN_UNITS):
         assert f"./{unit}" in asked.partition("sudo install")[0]
         assert f"sudo install -o root -g root -m 0644 {unit} /etc/systemd/system/{unit}" in asked
     assert "0755 deadman /usr/local/lib/batchscribe/deadman" in asked
     order = [line for line in asked.splitlines() if line.startswith("systemctl ") and "is-system" not in line]
     assert order == [
         "systemctl daemon-reload",
-        f"systemctl enable {BOX_UNIT}",
+        f"systemctl enable {AGENT_UNIT}",
         "systemctl enable batchscribe-deadman.timer batchscribe-deadman.path",
         "systemctl restart batchscribe-deadman.timer batchscribe-deadman.path",
     ]
-    unit = (server.home / ".batchscribe" / "incoming" / BOX_UNIT).read_text()
+    unit = (server.home / ".batchscribe" / "incoming" / AGENT_UNIT).read_text()
     assert f"User={ssh.options.user}\n" in unit
     assert "$" not in unit
 
@@ -426,7 +426,7 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     program(server.programs / "systemctl", "exit 1")
     (units,) = [each for each in placed.check(INSTANCE) if each.what == "units"]
     assert not units.ok
-    assert BOX_UNIT in units.detail
+    assert AGENT_UNIT in units.detail
 
 
 def test_an_instance_that_would_not_survive_its_own_power_off_gets_no_units(

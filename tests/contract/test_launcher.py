@@ -22,7 +22,7 @@ from batchscribe.adapters.local.launcher import LocalLauncher
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.agent.boot import AgentSeams
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
@@ -116,7 +116,7 @@ class AwakeBox(Awake):
         super().__init__()
         self.stand_ins = stand_ins
         self.launcher = AgentLauncher(self.store, FakeHost())
-        self._processes = Box(folder, self.clock, command=stand_ins.command)
+        self._processes = GpuHost(folder, self.clock, command=stand_ins.command)
         self.claimed()
         self._agent = self.agent()
 
@@ -161,7 +161,7 @@ def over_ssh(server: Sshd, stand_ins: StandIns, tmp_path: Path) -> Iterator[Over
     store = DirectoryStore(bucket)
     store.create(keys.intent("run-1"), b"{}")
     place = HostPlace(instance=INSTANCE.id, home=store.url, waits=QUICK)
-    Box(server.home, SystemClock()).keep_place(place)
+    GpuHost(server.home, SystemClock()).keep_place(place)
     options = server.options(tmp_path / "state" / "known_hosts", trusted=INSTANCE.id)
     python = box_python(tmp_path, stand_ins.command)
     client = SshHost(Ssh(options), remote_python=str(python))

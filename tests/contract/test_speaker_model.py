@@ -23,7 +23,7 @@ from batchscribe.adapters.engines.speaker_model import (
     open_speaker_model,
 )
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.audio.audio_decoder import Samples
 from batchscribe.core.run.host import CheckRequest, InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_host_is_set_up_with_the_model_if_speakers_are_wanted(hub: Hub, tmp_path: Path) -> None:
-    box, spec = Box(tmp_path, SystemClock()), EngineSpec(engine="pocketsphinx")
+    box, spec = GpuHost(tmp_path, SystemClock()), EngineSpec(engine="pocketsphinx")
     host.fetch(box, spec)
     assert hub.calls == []
     wanted = structs.replace(spec, speakers=True)

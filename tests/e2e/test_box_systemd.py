@@ -23,7 +23,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
-    BOX_UNIT,
+    AGENT_UNIT,
     DEADMAN_UNITS,
     BootRecord,
     CheckRequest,
@@ -86,9 +86,9 @@ class SetUp:
         """
         files = unit_files("root")
         self.machine.write("/usr/local/lib/batchscribe/deadman", files["deadman"].decode(), mode=0o755)
-        for unit in (BOX_UNIT, *DEADMAN_UNITS):
+        for unit in (AGENT_UNIT, *DEADMAN_UNITS):
             self.machine.write(f"{UNITS}/{unit}", files[unit].decode())
-        self.machine.enable(BOX_UNIT)
+        self.machine.enable(AGENT_UNIT)
         if timer:
             self.machine.enable(DEADMAN_TIMER, "timers.target")
         else:
@@ -181,7 +181,7 @@ class SetUp:
         return True
 
     def end(self) -> HostEnd:
-        return decode(self.store.get(keys.box_end(RUN)).data, HostEnd)
+        return decode(self.store.get(keys.host_end(RUN)).data, HostEnd)
 
     def word(self) -> ExitRecord:
         return wire.decode(self.store.get(keys.exit_record(RUN, 0)).data, ExitRecord)
@@ -208,9 +208,9 @@ def test_a_box_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_t
     assert "powering off: the host requested it" in box.machine.journal(DEADMAN)
     # The same claim at the next boot, by whomever: it was taken up once.
     box.machine.boot()
-    wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    wait_for(box.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
     box.machine.run("systemctl", "start", DEADMAN)
-    assert "another boot took it up" in box.machine.journal(BOX_UNIT)
+    assert "another boot took it up" in box.machine.journal(AGENT_UNIT)
     assert box.machine.up
 
 
@@ -232,10 +232,10 @@ def test_the_dead_man_comes_where_the_box_s_own_process_does_not(box: SetUp) -> 
     box.claim(ClaimLaunch.BOOT)
     box.machine.boot()
     box.frozen_worker()
-    box.machine.run("systemctl", "stop", BOX_UNIT)
+    box.machine.run("systemctl", "stop", AGENT_UNIT)
     box.machine.wait_off(120)
     assert re.search(r"powering off: no progress for \d+ s", box.machine.journal(DEADMAN))
-    assert not box.there(keys.box_end(RUN))
+    assert not box.there(keys.host_end(RUN))
 
 
 def test_no_unit_that_is_slow_to_stop_holds_the_power_on(box: SetUp) -> None:
@@ -257,11 +257,11 @@ def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_w
     box.claim(ClaimLaunch.BOOT)
     box.machine.boot()
     wait_for(box.there(keys.progress(RUN, 0)) for _ in range(9999))
-    box.machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", BOX_UNIT)
+    box.machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", AGENT_UNIT)
     box.machine.wait_off(180)
     assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
     assert box.end().why == "work ended"
-    journal = box.machine.journal(BOX_UNIT)
+    journal = box.machine.journal(AGENT_UNIT)
     assert journal.count("host.claim_taken") == 2
     assert journal.count("worker.started") == 1
 
@@ -280,7 +280,7 @@ def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_l
     boots = [decode(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
     assert len({*boots}) == 2
     assert not box.there(keys.exit_record(RUN, 0))
-    assert box.machine.journal(BOX_UNIT).count("worker.started") == 1
+    assert box.machine.journal(AGENT_UNIT).count("worker.started") == 1
 
 
 def test_at_the_deadline_the_power_goes(box: SetUp) -> None:
@@ -306,12 +306,12 @@ def test_a_claim_that_is_taken_back_before_any_work_leaves_the_box_on(box: SetUp
     box.machine.boot()
     wait_for(box.there(keys.boot(RUN)) for _ in range(9999))
     box.claim(None)
-    wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    wait_for(box.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
     box.machine.run("systemctl", "start", DEADMAN)
-    assert "host.claim_released" in box.machine.journal(BOX_UNIT)
+    assert "host.claim_released" in box.machine.journal(AGENT_UNIT)
     assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
     assert box.machine.up
-    assert not box.there(keys.box_end(RUN))
+    assert not box.there(keys.host_end(RUN))
 
 
 @pytest.mark.parametrize("launch", [None, ClaimLaunch.HELD], ids=["started by a person", "held back"])
@@ -321,10 +321,10 @@ def test_a_box_without_a_claim_of_its_own_is_left_alone(box: SetUp, launch: Clai
     box.claim(launch)
     box.give()
     box.machine.boot()
-    wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    wait_for(box.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
     box.machine.run("systemctl", "start", DEADMAN)
     box.machine.run("systemctl", "start", DEADMAN)
-    assert box.machine.shows(BOX_UNIT, "Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
+    assert box.machine.shows(AGENT_UNIT, "Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
     assert box.machine.shows(DEADMAN, "Result") == {"Result": "success"}
     assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
     assert box.machine.up
@@ -384,19 +384,19 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
         (finding,) = setup._install_units(seen)
         assert "powers itself off" in finding.detail
     files = unit_files("root")
-    for unit in (BOX_UNIT, *DEADMAN_UNITS):
+    for unit in (AGENT_UNIT, *DEADMAN_UNITS):
         assert machine.run("cat", f"{UNITS}/{unit}").stdout.encode() == files[unit]
     there = machine.run("stat", "--format=%U %a", "/usr/local/lib/batchscribe/deadman").stdout
     assert there == "root 755\n"
     ready = {each.what: each for each in setup.check(seen, boots=True)}
     assert ready["units"].ok, ready["units"].detail
-    assert machine.shows(BOX_UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    assert machine.shows(AGENT_UNIT, "ActiveState") == {"ActiveState": "inactive"}
     # As the next boot would: it knows which instance it is, and finds no claim.
     machine.run("ln", "-s", str(server.home / ".batchscribe"), HOME)
-    machine.run("systemctl", "start", BOX_UNIT, DEADMAN)
-    wait_for(machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
-    assert "host.not_recorded" in machine.journal(BOX_UNIT)
-    assert machine.shows(BOX_UNIT, "Result") == {"Result": "success"}
+    machine.run("systemctl", "start", AGENT_UNIT, DEADMAN)
+    wait_for(machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    assert "host.not_recorded" in machine.journal(AGENT_UNIT)
+    assert machine.shows(AGENT_UNIT, "Result") == {"Result": "success"}
     assert machine.up
 
 

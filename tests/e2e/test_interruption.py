@@ -15,7 +15,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostEnd, HostPlace, InstanceRecord
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
@@ -83,7 +83,7 @@ def test_an_interrupted_machine_publishes_what_is_in_its_engine_and_powers_itsel
     environment = home / ".batchscribe" / "env"
     environment.write_text(f"PYTHONPATH={os.pathsep.join([ENGINES, *filter(None, sys.path)])}\n")
     environment.chmod(0o600)
-    box = Box(home, clock)
+    box = GpuHost(home, clock)
     place = HostPlace(instance="i-0builder0", home=bucket.as_uri(), created=True)
     box.keep_place(place)
     claim = HostClaim(
@@ -117,7 +117,7 @@ def test_an_interrupted_machine_publishes_what_is_in_its_engine_and_powers_itsel
     assert 1 <= ended.tally.done < CHUNKS
     published = [info for info in store.list("1/") if "transcription" in info.key]
     assert len(published) == ended.tally.done, "the rest is pending"
-    end = decode(store.get(keys.box_end(RUN, MACHINE)).data, HostEnd)
+    end = decode(store.get(keys.host_end(RUN, MACHINE)).data, HostEnd)
     assert (end.worker, "2026-11-30T03:00:00Z" in end.why) == (None, True)
     assert (markers / "off").exists()
     assert not [*store.list(keys.exit_record(RUN, 0))]

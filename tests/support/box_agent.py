@@ -270,7 +270,7 @@ class Awake:
         return None if self.marks.off_at is None else self.marks.off_at - self.began
 
     def end(self) -> HostEnd | None:
-        return self._found(keys.box_end(RUN, self.machine), HostEnd)
+        return self._found(keys.host_end(RUN, self.machine), HostEnd)
 
     def taken_by(self) -> str | None:
         record = self._found(keys.boot(RUN, self.machine), BootRecord)

@@ -44,7 +44,7 @@ from batchscribe.core.run.run_steps import Step
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
-from simulation import box, episode, stage
+from simulation import episode, played_host, stage
 from simulation.actors import Actors
 from simulation.cloud import CloudApi
 from simulation.seams import KernelLock, LedgerSeam
@@ -399,7 +399,7 @@ def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
 
 def any_manifest_is_worked_on(patch: Patch) -> None:
     """Of its three guards the seal stays: the ledger is rarely lost at that moment."""
-    patch.setattr(box, "refuse_foreign_work", lambda *_manifest, **_place: None)
+    patch.setattr(played_host, "refuse_foreign_work", lambda *_manifest, **_place: None)
     refusal = supervisor.Supervisor._refusal_reason
     patch.setattr(supervisor.Supervisor, "_refusal_reason", lambda self, sha256: refusal(self, sha256 and ""))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import AgentSeams, Boot, HostAgent
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core.run.host import HostClaim, HostPlace, HostWaits
 from batchscribe.detached import ask_to_end
@@ -77,7 +77,7 @@ class PlayedBox:
 
         seams = AgentSeams(
             clock=clock,
-            workers=Box(self.home, clock),
+            workers=GpuHost(self.home, clock),
             marks=lambda _claim: self.power,
             permit=lambda _run: None,
             announced=self.announced,

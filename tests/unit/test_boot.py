@@ -275,7 +275,7 @@ def test_a_claim_that_another_boot_takes_up_at_the_same_moment_is_let_go_of(box:
             box.store.create(
                 key, b'{"run":"run-1","boot":"boot-9","at":"2026-11-23T12:00:00Z","release":"0"}'
             )
-            box.store.create(keys.box_end(RUN), b"{}")
+            box.store.create(keys.host_end(RUN), b"{}")
 
     box.store.before = other
     assert box.live() is None

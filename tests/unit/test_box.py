@@ -14,7 +14,7 @@ import structlog
 from click.testing import CliRunner
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.cli import worker as command
 from batchscribe.core import keys
 from batchscribe.core.run.host import CREDENTIALS, CREDENTIALS_FIX, CheckRequest
@@ -167,14 +167,14 @@ def test_an_engine_fetches_its_own_model_or_nothing(monkeypatch: pytest.MonkeyPa
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    box = Box(tmp_path, SystemClock())
+    box = GpuHost(tmp_path, SystemClock())
     assert not fetch(box, EngineSpec(engine="pocketsphinx")).done
     assert fetch(box, EngineSpec(engine="parakeet", model="nemo-parakeet-tdt-0.6b-v3")).done
     assert {"tdt-0.6b-v3" in place for place in places} == {True}
 
 
 def test_a_set_up_records_the_files_that_each_boot_reads_ahead(tmp_path: Path) -> None:
-    box = Box(tmp_path / "home", SystemClock())
+    box = GpuHost(tmp_path / "home", SystemClock())
     for name in ("tokenizer.json", "model.bin", "config.json", "readme.txt"):
         (tmp_path / name).touch()
     fetch(box, EngineSpec(engine="faster-whisper", model=str(tmp_path)))

@@ -16,7 +16,7 @@ from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.agent import host as boxes
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BOOT_MODULE,
@@ -57,7 +57,7 @@ def placed(folder: Path, *, launch: ClaimLaunch | None = None) -> None:
     bucket = folder / "bucket"
     bucket.mkdir()
     place = HostPlace(instance=PLACE.instance, home=bucket.as_uri())
-    Box(folder, SystemClock()).keep_place(place)
+    GpuHost(folder, SystemClock()).keep_place(place)
     claim = None
     if launch:
         claim = HostClaim(run="run-1", created=NOW, deadline=NOW, output=place.home, launch=launch)
@@ -129,7 +129,7 @@ def test_the_recorded_model_is_read_ahead_before_the_claim(
 ) -> None:
     order: list[object] = []
     clock = SystemClock()
-    box = Box(tmp_path, clock)
+    box = GpuHost(tmp_path, clock)
     monkeypatch.setattr(host_boot, "read_ahead", order.append)
     monkeypatch.setattr(host_boot, "run_agent", lambda *_: order.append("claim"))
     host_boot._run_agent(PLACE, box, clock)
@@ -173,7 +173,7 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
 
     monkeypatch.setattr(host_boot, "open_store", open_store)
     clock = SystemClock()
-    seams = host_boot.open_seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    seams = host_boot.open_seams(PLACE, GpuHost(tmp_path, clock), clock, tmp_path)
     claim = HostClaim(run="r", created=NOW, deadline=NOW, output=PLACE.home, launch=ClaimLaunch.BOOT)
     assert seams.home() is seams.home() is seams.runs(claim)
     seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
@@ -184,7 +184,7 @@ def test_the_hash_of_its_manifest_comes_from_the_instance_s_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SystemClock()
-    seams = host_boot.open_seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    seams = host_boot.open_seams(PLACE, GpuHost(tmp_path, clock), clock, tmp_path)
     with metadata_service({MANIFEST_TAG: "abc"}) as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
         assert seams.announced() == "abc"
@@ -198,14 +198,14 @@ def test_an_environment_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path)
     path.write_bytes(b"# cl\xe9\nA=b\n")
     path.chmod(0o600)
     with pytest.raises(MisconfiguredError, match="UTF-8"):
-        Box(tmp_path, SystemClock()).build_environment()
+        GpuHost(tmp_path, SystemClock()).build_environment()
 
 
 def test_a_start_request_becomes_a_permit_and_one_agent_for_the_run(tmp_path: Path) -> None:
     program = tmp_path / "agent"
     program.write_text('#!/bin/sh\necho "$@" "$AWS_REGION"\n')
     program.chmod(0o700)
-    made = Box(tmp_path, SystemClock(), agent=(str(program),))
+    made = GpuHost(tmp_path, SystemClock(), agent=(str(program),))
     assert made.read_permit("r") is None
     assert made.start(request(region="eu-west-1", borrowed=True)).done
     log = tmp_path / ".batchscribe" / "runs" / "r" / "agent.log"
@@ -217,14 +217,14 @@ def test_a_start_request_becomes_a_permit_and_one_agent_for_the_run(tmp_path: Pa
 
 
 def test_a_permit_of_an_earlier_boot_counts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Box(tmp_path, SystemClock(), agent=("/bin/true",))
+    made = GpuHost(tmp_path, SystemClock(), agent=("/bin/true",))
     made.start(request())
     monkeypatch.setattr(boxes, "boot_id", lambda: "another boot")
     assert made.read_permit("r") is None
 
 
 def test_while_an_agent_lives_no_other_is_started(tmp_path: Path) -> None:
-    made = Box(tmp_path, SystemClock(), agent=("/nonexistent/agent",))
+    made = GpuHost(tmp_path, SystemClock(), agent=("/nonexistent/agent",))
     with try_lock(made.agent_lock) as alone:
         assert alone
         assert not made.start(request()).done
@@ -247,7 +247,7 @@ def test_while_an_agent_lives_no_other_is_started(tmp_path: Path) -> None:
 def test_a_start_request_that_does_not_fit_is_refused(
     tmp_path: Path, changes: dict[str, str], why: str
 ) -> None:
-    made = Box(tmp_path, SystemClock(), agent=("/nonexistent/agent",))
+    made = GpuHost(tmp_path, SystemClock(), agent=("/nonexistent/agent",))
     with pytest.raises(MisconfiguredError, match=why):
         made.start(request(**changes))
     assert not [*tmp_path.rglob("start.json")]
@@ -256,7 +256,7 @@ def test_a_start_request_that_does_not_fit_is_refused(
 def test_an_agent_over_ssh_needs_neither_place_nor_record(tmp_path: Path) -> None:
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    Box(tmp_path, SystemClock(), agent=("/bin/true",)).start(request(output=bucket.as_uri()))
+    GpuHost(tmp_path, SystemClock(), agent=("/bin/true",)).start(request(output=bucket.as_uri()))
     done = boot(tmp_path, "live", "r")
     assert (done.returncode, "its run has no intent" in done.stderr) == (0, True), done.stderr
 
@@ -284,13 +284,13 @@ def test_what_cannot_be_tidied_up_fails_no_start(tmp_path: Path) -> None:
     left.parent.mkdir(parents=True)
     left.write_text("no folder")
     os.utime(left, (1e9, 1e9))
-    made = Box(tmp_path, SystemClock(), agent=("/bin/true",))
+    made = GpuHost(tmp_path, SystemClock(), agent=("/bin/true",))
     assert made.start(request()).done
 
 
 def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path) -> None:
     placed(tmp_path, launch=ClaimLaunch.BOOT)
-    box = Box(tmp_path, SystemClock())
+    box = GpuHost(tmp_path, SystemClock())
     control = tmp_path / "control"
     box.keep_place(msgspec.structs.replace(box.read_place(), control=control.as_uri()))
     control.mkdir()
@@ -313,7 +313,7 @@ def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, control: str, fits: bool
 ) -> None:
     monkeypatch.setattr(boxes, "_query_systemd", lambda _question, _unit: True)
-    made = Box(tmp_path, SystemClock(), aside=("/bin/false",))
+    made = GpuHost(tmp_path, SystemClock(), aside=("/bin/false",))
     made.keep_place(PLACE)
     request = CheckRequest(
         now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home, control=control

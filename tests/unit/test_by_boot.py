@@ -65,7 +65,7 @@ def report(at: Stage, run: Run, *, seen: int, behind: timedelta = timedelta(0)) 
 
 def box_ends(at: Stage, run: Run, why: str, *, worker: int | None = None) -> None:
     end = HostEnd(run=run.id, worker=worker, why=why, at=at.clock.now())
-    at.store.create(keys.box_end(run.id), msgspec.json.encode(end))
+    at.store.create(keys.host_end(run.id), msgspec.json.encode(end))
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)
 

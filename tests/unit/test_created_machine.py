@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.agent.state_files import StateFiles
 from batchscribe.core import keys
 from batchscribe.core.run.host import BootRecord, ClaimLaunch, HostPlace, HostWaits
@@ -250,7 +250,7 @@ def test_the_process_of_a_created_machine_requests_its_power_off(
     monkeypatch.setattr(host_boot, "MARKERS", markers)
     with metadata_service() as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
-        host_boot._run_agent(place, Box(tmp_path, clock), clock)
+        host_boot._run_agent(place, GpuHost(tmp_path, clock), clock)
     assert {path.name for path in markers.iterdir()} == {"alive", "claim", "off"}
 
 

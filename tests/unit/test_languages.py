@@ -23,7 +23,7 @@ from batchscribe.adapters.engines.whisper.engine import FACTORY
 from batchscribe.adapters.engines.whisper.language import identify_language
 from batchscribe.adapters.host_access.setup import SetupOptions
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import Box
+from batchscribe.agent.host import GpuHost
 from batchscribe.controller import languages
 from batchscribe.controller.context import World
 from batchscribe.controller.languages import LANGUAGE, identify_sessions
@@ -485,7 +485,7 @@ def test_an_engine_runs_in_its_own_environment_of_the_host(
 
 def test_requests_about_an_engine_go_to_its_environment(other: Path) -> None:
     spec = EngineSpec(engine=PARAKEET, model=V2)
-    box = Box(Path.home(), SystemClock())
+    box = GpuHost(Path.home(), SystemClock())
     assert host.fetch(box, spec) == HostReply(box=1)
     assert host.inspect(CheckRequest(now=NOW, engine=spec, gpu=True)) == HostReply(box=1)
     other.write_text("#!/bin/sh\nexit 7\n")
@@ -503,8 +503,8 @@ def test_a_worker_continues_in_the_environment_of_its_engine(
         raise ReplacedError(path, *words)
 
     monkeypatch.setattr("os.execv", replaced)
-    monkeypatch.setattr(Box, "is_set_up", True)
-    monkeypatch.setattr(Box, "read_place", lambda _box: HostPlaceDouble())
+    monkeypatch.setattr(GpuHost, "is_set_up", True)
+    monkeypatch.setattr(GpuHost, "read_place", lambda _box: HostPlaceDouble())
     monkeypatch.setattr(worker, "refuse_foreign_work", lambda *_args, **_more: None)
     monkeypatch.setattr(worker, "read_manifest", lambda *_args: (ManifestDouble(), MemoryStore(FakeClock())))
     location = f"{tmp_path.as_uri()}/{keys.manifest('r', 1)}"

@@ -83,7 +83,7 @@ def box_powers_off(at: Stage, seconds: float) -> None:
     def off() -> None:
         run = the_run(at)
         end = HostEnd(run=run.id, why="work ended", at=at.clock.now())
-        make_rehearsal_world(at.world, NAME).output.create(keys.box_end(run.id), msgspec.json.encode(end))
+        make_rehearsal_world(at.world, NAME).output.create(keys.host_end(run.id), msgspec.json.encode(end))
         at.compute.stop(INSTANCE)
 
     at.clock.at(seconds, off)

@@ -143,7 +143,7 @@ def audio(key: str, folder: str = "sessions/") -> str:
 BOX_WRITES = {
     "attempt": keys.attempt("a", "etag", "run-1"),
     "boot": keys.boot("run-1"),
-    "box_end": keys.box_end("run-1"),
+    "host_end": keys.host_end("run-1"),
     "exit_record": keys.exit_record("run-1", 0),
     "later_boot": keys.later_boot("run-1", "0b9c6f2e-5a1d-4c3e-9f70-6f1f2b1d7a11"),
     "progress": keys.progress("run-1", 0),
@@ -151,7 +151,7 @@ BOX_WRITES = {
 }
 """By the name of their function: whatever else the box names, it only reads."""
 BOX_READS = {"cancel", "instance", "intent", "manifest", "manifests", "settlement"}
-OF_A_CREATED_MACHINE = (keys.boot("run-1", "run-1-0"), keys.box_end("run-1", "run-1-0"))
+OF_A_CREATED_MACHINE = (keys.boot("run-1", "run-1-0"), keys.host_end("run-1", "run-1-0"))
 
 
 def test_every_control_object_that_the_box_names_is_known_here() -> None:

@@ -160,7 +160,7 @@ def test_the_box_s_first_word_of_why_it_ends_stays(box: Awake) -> None:
 def test_an_agent_that_is_started_again_reports_the_worker_that_it_loses(box: Awake) -> None:
     """The agent before it ended for want of work: its controller came late with the next manifest."""
     idle = HostEnd(run=RUN, worker=None, why="work ended", at=box.clock.now())
-    box.store.create(keys.box_end(RUN), encode(idle))
+    box.store.create(keys.host_end(RUN), encode(idle))
     box.claimed()
     box.give()
     agent = box.agent()

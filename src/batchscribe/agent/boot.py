@@ -252,7 +252,7 @@ class HostAgent:
         """
         if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
-        return is_stored(runs, keys.box_end(claim.run))
+        return is_stored(runs, keys.host_end(claim.run))
 
     def _write_marks(self, claim: HostClaim, marks: Marks) -> float:
         """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""

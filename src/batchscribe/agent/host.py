@@ -65,7 +65,7 @@ READ_ENGINES = "see `batchscribe gpu ssh -- .batchscribe/venv/bin/python -m batc
 
 
 @dataclass(frozen=True)
-class Box:
+class GpuHost:
     """This machine as a GPU host."""
 
     home: Path
@@ -358,7 +358,7 @@ def _check_driver() -> Finding:
 def _check_units() -> Finding:
     """Checks that the systemd units are enabled, and the dead-man active."""
     dead_man = [unit for unit in host.DEADMAN_UNITS if not unit.endswith(".service")]
-    missing = [unit for unit in (host.BOX_UNIT, *dead_man) if not _query_systemd("is-enabled", unit)]
+    missing = [unit for unit in (host.AGENT_UNIT, *dead_man) if not _query_systemd("is-enabled", unit)]
     missing += [unit for unit in dead_man if unit not in missing and not _query_systemd("is-active", unit)]
     detail = f"not enabled or not active: {', '.join(missing)}" if missing else "enabled, dead-man active"
     return Finding(what="units", ok=not missing, detail=detail, fix=SET_UP)

@@ -41,7 +41,7 @@ Mark = tuple[int, str, int, int]
 
 
 class Workers(Protocol):
-    """The workers of this host: agent.host.Box."""
+    """The workers of this host: agent.host.GpuHost."""
 
     def start_worker(
         self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str
@@ -366,7 +366,7 @@ class Supervisor:
 
     def _store_end(self, end: HostEnd) -> None:
         """Stores the end; only another lost worker replaces an earlier reason."""
-        key, data = keys.box_end(self.claim.run, self.claim.machine), msgspec.json.encode(end)
+        key, data = keys.host_end(self.claim.run, self.claim.machine), msgspec.json.encode(end)
         if self.runs.create(key, data) or end.worker is None:
             return
         earlier = read_optional(self.runs, key, HostEnd)

@@ -222,7 +222,7 @@ def read_boot(world: World, run: Run, instance: str) -> BootRecord | None:
 
 def read_host_end(world: World, run: Run, instance: str) -> HostEnd | None:
     """Reads why the machine powered itself off. None if not reported."""
-    return reading.read_if_valid(world.output, keys.box_end(run.id, instance), HostEnd)
+    return reading.read_if_valid(world.output, keys.host_end(run.id, instance), HostEnd)
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:

@@ -57,7 +57,7 @@ def manifests(run: str) -> str:
 def boot(run: str, machine: str = "") -> str:
     """Written by the GPU host: the boot that accepted this run's claim.
 
-    `machine`: its id, here and in `box_end`. A machine that was created for the run (RUN-n) has its own
+    `machine`: its id, here and in `host_end`. A machine that was created for the run (RUN-n) has its own
     records; an existing instance is the only one of its run.
     """
     return f"{_host_folder(run, machine)}boot.json"
@@ -68,7 +68,7 @@ def later_boot(run: str, boot: str) -> str:
     return f"{RUNS}{run}/boots/{boot}.json"
 
 
-def box_end(run: str, machine: str = "") -> str:
+def host_end(run: str, machine: str = "") -> str:
     """Written by the GPU host before it powers itself off: the reason."""
     return f"{_host_folder(run, machine)}box.json"
 

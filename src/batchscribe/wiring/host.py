@@ -18,7 +18,7 @@ import msgspec
 from batchscribe import __version__, aws_environment
 from batchscribe.adapters.engines.speaker_model import fetch_speaker_model
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import AGENT_COMMAND, Box
+from batchscribe.agent.host import AGENT_COMMAND, GpuHost
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
@@ -49,14 +49,14 @@ def main(words: Sequence[str] | None = None, *, agent: Sequence[str] = AGENT_COM
     home = Path.home()
     os.chdir(home)
     asked = list(sys.argv[1:] if words is None else words)
-    reply = answer(asked, Box(home, SystemClock(), agent=agent), sys.stdin.buffer.read)
+    reply = answer(asked, GpuHost(home, SystemClock(), agent=agent), sys.stdin.buffer.read)
     # A library may have printed an incomplete line before.
     sys.stdout.write(f"\n{msgspec.json.encode(reply).decode()}\n")
     sys.stdout.flush()
     return 1 if reply.error else 0
 
 
-def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
+def answer(words: Sequence[str], asked: GpuHost, data: Callable[[], bytes]) -> HostReply:
     """The reply to one request; a BatchscribeError becomes an error reply."""
     try:
         return _handle_request(words, asked, data)
@@ -65,7 +65,7 @@ def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostR
         return HostReply(release=__version__, error=str(error), permanent=lasting)
 
 
-def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
+def _handle_request(words: Sequence[str], asked: GpuHost, data: Callable[[], bytes]) -> HostReply:
     if list(words) == ["version"]:
         return asked.report_version()
     kind, respond = _HANDLERS.get(" ".join(words), (None, None))
@@ -84,7 +84,7 @@ def inspect(request: CheckRequest) -> HostReply:
     return HostReply(release=__version__, findings=(engine, *_check_stores(request)))
 
 
-def fetch(box: Box, spec: EngineSpec) -> HostReply:
+def fetch(host: GpuHost, spec: EngineSpec) -> HostReply:
     """Fetches the engine's model, if it has one, and records its files."""
     if python := find_other_python(spec.engine):
         return ask_other(python, "fetch", spec)
@@ -93,7 +93,7 @@ def fetch(box: Box, spec: EngineSpec) -> HostReply:
     if spec.speakers:
         fetch_speaker_model()
     with suppress(MisconfiguredError):  # the check of the engine, which follows, reports it
-        box.keep_model_files(factory.model_files(spec))
+        host.keep_model_files(factory.model_files(spec))
     return HostReply(release=__version__, done=done)
 
 
@@ -127,12 +127,12 @@ def _check_stores(request: CheckRequest) -> Iterator[Finding]:
             yield passed("store", f"{url} can be listed")
 
 
-_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], HostReply]]] = {
-    "start": (StartRequest, Box.start),
-    "check": (CheckRequest, Box.check_host),
-    "environment": (EnvironmentRequest, Box.keep_environment),
-    "place": (HostPlace, Box.keep_place),
-    "prefetch": (EngineSpec, Box.prefetch_model),
+_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[GpuHost, Any], HostReply]]] = {
+    "start": (StartRequest, GpuHost.start),
+    "check": (CheckRequest, GpuHost.check_host),
+    "environment": (EnvironmentRequest, GpuHost.keep_environment),
+    "place": (HostPlace, GpuHost.keep_place),
+    "prefetch": (EngineSpec, GpuHost.prefetch_model),
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
     "fetch": (EngineSpec, fetch),
 }

@@ -20,7 +20,7 @@ from batchscribe import aws_environment
 from batchscribe.adapters.aws.metadata import read_interruption, read_tag
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import AgentSeams, Boot, HostAgent, run_agent
-from batchscribe.agent.host import WORKER_COMMAND, Box
+from batchscribe.agent.host import WORKER_COMMAND, GpuHost
 from batchscribe.agent.state_files import NoDeadman, StateFiles
 from batchscribe.agent.supervisor import Marks
 from batchscribe.control_place import combine_stores
@@ -46,44 +46,44 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
     os.chdir(Path.home())
     configure_host_log()
     clock = SystemClock()
-    box = Box(Path.home(), clock, command=command)
+    host = GpuHost(Path.home(), clock, command=command)
     given = list(sys.argv[1:] if words is None else words)
     try:
         if len(given) == 2:
-            _run_agent(_read_place_over_ssh(box), box, clock, run=given[1])
+            _run_agent(_read_place_over_ssh(host), host, clock, run=given[1])
             return 0
-        place = box.read_place()
+        place = host.read_place()
         if (another := find_copied_id(place)) and not place.created:
             LOG.warning("host.is_a_copy", here=another, recorded=place.instance)
             return 0
         aws_environment.replace_environment(
-            box.build_environment(region=place.region, endpoint=place.endpoint)
+            host.build_environment(region=place.region, endpoint=place.endpoint)
         )
         configure_host_log()  # the environment has secrets of its own
-        _run_agent(place, box, clock)
+        _run_agent(place, host, clock)
     except BatchscribeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
 
 
-def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
-    with try_lock(box.agent_lock) as alone:
+def _run_agent(place: HostPlace, host: GpuHost, clock: SystemClock, *, run: str = "") -> None:
+    with try_lock(host.agent_lock) as alone:
         if not alone:
             LOG.info("agent.already_alive", run=run)
             return
-        read_ahead(box.read_model_files())
+        read_ahead(host.read_model_files())
         boot = Boot(id=boot_id(), at=clock.booted(), agent=process_start())
-        seams = open_seams(place, box, clock, MARKERS)
+        seams = open_seams(place, host, clock, MARKERS)
         if is_created(place) and not run:
             seams = replace(seams, machine=read_machine_name, unclaimed=StateFiles(MARKERS))
         run_agent(HostAgent(place, boot, seams, run=run), clock)
 
 
-def _read_place_over_ssh(box: Box) -> HostPlace:
+def _read_place_over_ssh(host: GpuHost) -> HostPlace:
     """The host's place; empty without units: the start permit has the details."""
     try:
-        return box.read_place()
+        return host.read_place()
     except MisconfiguredError:
         return HostPlace(instance="", home="")
 
@@ -122,7 +122,7 @@ def _read_instance_id(tag: Path) -> str:
     return here if here.startswith("i-") else ""
 
 
-def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> AgentSeams:
+def open_seams(place: HostPlace, host: GpuHost, clock: SystemClock, markers: Path = MARKERS) -> AgentSeams:
     """The agent's seams on this machine; each store is opened once."""
 
     @cache
@@ -137,9 +137,9 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
 
     return AgentSeams(
         clock=clock,
-        workers=box,
+        workers=host,
         marks=lambda claim: open_state_files(claim, markers),
-        permit=box.read_permit,
+        permit=host.read_permit,
         announced=lambda: read_tag(MANIFEST_TAG, aws_environment.find_metadata_url()),
         interruption=lambda: read_interruption(aws_environment.find_metadata_url()),
         home=lambda: opened(place.home, place.region, place.endpoint),

@@ -19,7 +19,7 @@ from batchscribe.adapters.engines.speaker_model import open_speaker_model
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.machine import nvidia
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import WORKER_COMMAND, Box
+from batchscribe.agent.host import WORKER_COMMAND, GpuHost
 from batchscribe.control_place import combine_stores
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, WorkerEnd, decode
@@ -82,7 +82,7 @@ def process_manifest(
     """
     clock, begun = SystemClock(), process_start() if begun is None else begun
     root, key = split_location(location)
-    host = Box(Path.home(), clock)
+    host = GpuHost(Path.home(), clock)
     place = host.read_place() if host.is_set_up else None
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
     # Before any write: a foreign manifest must not choose where an exit record goes.

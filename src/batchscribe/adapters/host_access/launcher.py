@@ -59,7 +59,7 @@ class AgentLauncher:
         try:
             if is_stored(self._store, keys.exit_record(worker.run, worker.worker)):
                 return False
-            end = read_optional(self._store, keys.box_end(worker.run, instance.id), HostEnd)
+            end = read_optional(self._store, keys.host_end(worker.run, instance.id), HostEnd)
         except (TransientError, MisconfiguredError):
             return None
         return False if end and end.worker == worker.worker else None

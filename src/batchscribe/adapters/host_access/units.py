@@ -7,7 +7,7 @@ from string import Template
 
 from batchscribe.adapters.host_access.installation import run_installer
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
-from batchscribe.core.run.host import BOX_UNIT, DEADMAN_UNITS
+from batchscribe.core.run.host import AGENT_UNIT, DEADMAN_UNITS
 from batchscribe.core.run.instances import Instance
 from batchscribe.errors import LaunchError
 
@@ -23,8 +23,8 @@ def unit_files(user: str) -> dict[str, bytes]:
     """The units for workers that run as `user`, and their install script."""
     folder = resources.files("batchscribe.deploy") / "box"
     files = {name: folder.joinpath(name).read_bytes() for name in (*DEADMAN_UNITS, "deadman", "install.sh")}
-    unit = Template(folder.joinpath(BOX_UNIT).read_text()).substitute(user=user)
-    return files | {BOX_UNIT: unit.encode()}
+    unit = Template(folder.joinpath(AGENT_UNIT).read_text()).substitute(user=user)
+    return files | {AGENT_UNIT: unit.encode()}
 
 
 def install_units(ssh: Ssh, instance: Instance) -> str:

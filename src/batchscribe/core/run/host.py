@@ -23,7 +23,7 @@ MODULE = "batchscribe.wiring.host"
 BOOT_MODULE = "batchscribe.wiring.host_boot"
 LIVE = "live"
 """First argument of an agent that is started over ssh; its run is the second."""
-BOX_UNIT = "batchscribe-box.service"
+AGENT_UNIT = "batchscribe-box.service"
 """Accepts the claim at boot; the other three power off if it cannot."""
 DEADMAN_UNITS = ("batchscribe-deadman.service", "batchscribe-deadman.timer", "batchscribe-deadman.path")
 CREDENTIALS = "credentials"

@@ -34,11 +34,11 @@ def _in_minutes(time: timedelta) -> str:
 
 
 USUAL = f"after the last result the GPU is verified stopped within {_in_minutes(AFTER_WORK)}"
-BOX = (
+AGENT = (
     "if the scheduler, its machine or its network fails, the GPU host powers itself off within "
     f"{_in_minutes(BY_HOST)} after its work ended; a hung worker is ended within {_in_minutes(STALLED)}"
 )
-NO_BOX = "the GPU host does not power itself off: `batchscribe gpu setup` installs the units that do"
+NO_AGENT = "the GPU host does not power itself off: `batchscribe gpu setup` installs the units that do"
 LAST = (
     f"it never runs later than the run's deadline + {_in_minutes(AFTER_DEADLINE)}, unless the cloud's own "
     "scheduler and the instance's OS both fail"
@@ -58,6 +58,6 @@ def list_promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
     """The bounds, with a stop in the cloud (`guarded`) or host (`boots`)."""
     return (
         Promise(True, USUAL),
-        Promise(boots, BOX if boots else NO_BOX),
+        Promise(boots, AGENT if boots else NO_AGENT),
         Promise(guarded, LAST if guarded else NO_LAST),
     )

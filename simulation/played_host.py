@@ -77,7 +77,7 @@ class Marks:
         )
 
 
-class FromTheBox:
+class RemoteBucket:
     """The bucket as the GPU host reaches it."""
 
     def __init__(self, bucket: Bucket, online: Callable[[], bool]) -> None:
@@ -109,7 +109,7 @@ class FromTheBox:
         return self._bucket
 
 
-class Box:
+class PlayedHost:
     """Host of one machine, through all its boots.
 
     Also the production agent's Workers.
@@ -133,7 +133,7 @@ class Box:
         self._bucket = bucket
         self._machine = machine
         self._script = script
-        self._store = FromTheBox(bucket, lambda: self.online)
+        self._store = RemoteBucket(bucket, lambda: self.online)
         self._place = HostPlace(instance=machine.id, home=bucket.url, source=bucket.url)
         self._boots = 0
         self._permits: dict[str, StartPermit] = {}

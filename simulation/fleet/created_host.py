@@ -13,7 +13,7 @@ from batchscribe.core.run.instances import MACHINE_TAG
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.testing.compute import Cloud, CloudMachine
 from batchscribe.testing.worker import WorkerScript
-from simulation.box import Boot, Box, Marks
+from simulation.played_host import Boot, Marks, PlayedHost
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
 
@@ -31,7 +31,7 @@ class CreatedMarks(Marks):
         return super().record_claim(run, limit=limit, now=now)
 
 
-class CreatedBox(Box):
+class CreatedHost(PlayedHost):
     """Host whose agent takes the claim of its name, or powers off."""
 
     def __init__(
@@ -52,7 +52,7 @@ class CreatedBox(Box):
         manifests = [wire.decode(self._bucket.get(key).data, Manifest) for key in stored]
         own = [each for each in manifests if each.machine is msgspec.UNSET or each.machine == self.name]
         waiting = [each for each in own if (each.run, each.worker) not in self.workers]
-        times = (super(CreatedBox, self).given_at(each.run, each.worker) for each in waiting)
+        times = (super(CreatedHost, self).given_at(each.run, each.worker) for each in waiting)
         return max(filter(None, times), default=None)
 
     def _booted(self, boot: Boot, number: int) -> None:
