@@ -485,11 +485,16 @@ def test_an_unreadable_vocabulary_is_one_failure_of_several(desk: Desk) -> None:
     assert (levels["engine"], levels["set-up"], levels["timer"]) == ("fail", "pass", "warn")
 
 
-def test_without_ssh_keygen_the_host_key_is_a_failure(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_without_ssh_keygen_the_host_key_is_a_failure(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> None:
+    if there:
+        (desk.folder / "ssh-keygen").write_text("not executable")
     desk.names |= {"BATCH_LAUNCH": "ssh"}
     private(desk.folder / "known_hosts")
     desk.names |= {"BATCH_STATE_DIR": str(desk.folder)}
-    monkeypatch.setenv("PATH", "/none")
+    monkeypatch.setenv("PATH", str(desk.folder))
     assert desk.levels()["host key"] == "fail"
 
 

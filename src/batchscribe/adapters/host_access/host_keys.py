@@ -37,8 +37,10 @@ def find_pin(known_hosts: Path, instance: str) -> str | None:
     command = ("ssh-keygen", "-l", "-F", instance, "-f", str(known_hosts))
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except FileNotFoundError as error:
-        raise MisconfiguredError("ssh-keygen is not installed: install the OpenSSH client") from error
+    except OSError as error:
+        raise MisconfiguredError(
+            f"ssh-keygen cannot be run ({error.strerror}): install the OpenSSH client"
+        ) from error
     found = _FINGERPRINT.search(done.stdout)
     return found[0] if found else None
 

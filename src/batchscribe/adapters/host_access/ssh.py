@@ -129,9 +129,9 @@ class Ssh:
             done = subprocess.run(argv, input=data, capture_output=True, timeout=timeout, check=False)
         except subprocess.TimeoutExpired as late:
             return Reply(None, late.stdout or b"", (late.stderr or b"").decode(errors="replace"), place)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise MisconfiguredError(
-                f"{self.options.program} is not installed: install the OpenSSH client"
+                f"{self.options.program} cannot be run ({error.strerror}): install the OpenSSH client"
             ) from error
         return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"), place)
 
