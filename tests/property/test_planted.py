@@ -61,9 +61,9 @@ BUGS = {
     "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}, 0, QUIET | {"poison": 0.6}),
     "a vendor's words are in an alert": Bug(planted.a_vendors_words_are_told, {"I9"}, 2),
     "a guard that comes too late": Bug(
-        planted.a_guard_that_comes_too_late, {"I2"}, 15, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
+        planted.a_guard_that_comes_too_late, {"I2"}, 99, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
     ),
-    "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 15, MANY_PEOPLE),
+    "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 187, MANY_PEOPLE),
     "a claim is left": Bug(planted.a_claim_is_left, {"I8"}, 5),
     "quarantine is forgotten": Bug(planted.quarantine_is_forgotten, {"I4"}, 11),
     "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 25, FOCI["other types"]),
@@ -74,7 +74,7 @@ BUGS = {
         89,
         QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
     ),
-    "foreign claims are ignored": Bug(planted.others_claims_are_ignored, {"I3"}, 5, FOCI["foreign claims"]),
+    "foreign claims are ignored": Bug(planted.others_claims_are_ignored, {"I3"}, 198, FOCI["foreign claims"]),
     "stalled work is waited for": Bug(planted.hung_work_is_waited_for, {"P3"}, 0, QUIET | {"hangs": 0.3}),
     "the end of the work is not noticed": Bug(
         planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["work alone"]
@@ -89,12 +89,14 @@ BUGS = {
         planted.nobody_looks_at_a_working_instance, {"P4"}, 3, FOCI["work alone"]
     ),
     "every stop is forced": Bug(planted.every_stop_is_forced, {"I3"}, 3),
-    "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}, 15, MANY_PEOPLE),
+    "its own start is not recognized": Bug(
+        planted.its_own_start_is_not_known_again, {"I3"}, 148, MANY_PEOPLE
+    ),
     "a clock that was set back grants grace": Bug(
         planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 1, QUIET | {"jumps": 12}
     ),
     "an endless chunk in company goes free": Bug(
-        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 38, ENDLESS
+        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 92, ENDLESS
     ),
     "a chunk without a transcript goes free": Bug(
         planted.what_is_passed_over_goes_free, {"I11"}, 1, QUIET | {"forgotten": 0.5}
@@ -132,11 +134,11 @@ BUGS = {
     "idle machines are kept": Bug(
         planted.idle_machines_are_kept,
         {"P1"},
-        1,
+        22,
         {**FLEETS["a fleet without faults"], "slow_machines": 0.4, "lost_agent": 1.0},
     ),
     "a lost create reply leaks a machine": Bug(
-        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 11, FLEETS["lost replies of a fleet"]
+        planted.a_lost_create_reply_leaks_a_machine, {"I1", "I7", "I8"}, 22, FLEETS["lost replies of a fleet"]
     ),
     "every machine has the run's rate": Bug(
         planted.every_machine_has_the_runs_rate, {"I7"}, 1, FLEETS["a spot market"]
