@@ -92,7 +92,7 @@ def test_a_soak_continues_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_episode_is_the_same_bit_for_bit() -> None:
-    seeds = range(4000, 4008)
+    seeds = range(4000, 4004)
     first, second = played(seeds)[0], played(seeds)[0]
     assert [each.digest for each in first] == [each.digest for each in second]
     assert len({each.digest for each in first}) == len(seeds)
@@ -107,7 +107,7 @@ def test_an_episode_does_not_depend_on_the_order_of_sets() -> None:
             check=True,
             text=True,
         ).stdout
-        for hashing in ("1", "2", "3")
+        for hashing in ("1", "2")
     }
     assert len(printed) == 1
 
