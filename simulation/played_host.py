@@ -46,7 +46,7 @@ class Boot:
     """The unit starts the agent again after it died."""
 
 
-class Marks:
+class PlayedDeadman:
     """State files of one boot, and the dead-man timer's decision from them."""
 
     powers_off = True
@@ -137,7 +137,7 @@ class PlayedHost:
         self._place = HostPlace(instance=machine.id, home=bucket.url, source=bucket.url)
         self._boots = 0
         self._permits: dict[str, StartPermit] = {}
-        self._marks: Marks | None = None
+        self._deadman_files: PlayedDeadman | None = None
         """None without units."""
         self._agent: HostAgent | None = None
         """The live agent."""
@@ -153,7 +153,7 @@ class PlayedHost:
     @property
     def powers_off(self) -> bool:
         """True if the dead-man timer acts for a claim."""
-        return self._marks is not None and self._marks.limit is not None
+        return self._deadman_files is not None and self._deadman_files.limit is not None
 
     def played(self, run: str) -> list[PlayedWorker]:
         """Workers that were started here for the run."""
@@ -184,7 +184,7 @@ class PlayedHost:
     def end(self) -> None:
         """Ends everything on the machine when it goes down."""
         self._boots += 1
-        self.up, self.agent_at, self._agent, self._marks = False, None, None, None
+        self.up, self.agent_at, self._agent, self._deadman_files = False, None, None, None
         for worker in self.workers.values():
             worker.die()
 
@@ -203,11 +203,11 @@ class PlayedHost:
         permit = self._permits.get(run)
         return permit if permit and permit.boot == self._boot_id else None
 
-    def marks(self, claim: HostClaim) -> Marks | NoDeadman:
+    def deadman_files(self, claim: HostClaim) -> PlayedDeadman | NoDeadman:
         """Records that the agent accepts the claim, and returns the state files."""
         if self.agent_at is None:
             self.agent_at = self._line.seconds
-        return NoDeadman() if claim.borrowed or self._marks is None else self._marks
+        return NoDeadman() if claim.borrowed or self._deadman_files is None else self._deadman_files
 
     def start_worker(
         self,
@@ -249,15 +249,15 @@ class PlayedHost:
             return
         self.up = True
         if self.record().boots:
-            self._marks = Marks()
+            self._deadman_files = PlayedDeadman()
             self._start_agent(boot)
-            self._deadman(self._marks, number)
+            self._deadman(self._deadman_files, number)
 
     def _make_seams(self) -> AgentSeams:
         return AgentSeams(
             clock=self._line,
             workers=self,
-            marks=self.marks,
+            deadman_files=self.deadman_files,
             permit=self.permit,
             announced=lambda: self._machine.tags.get(MANIFEST_TAG),
             home=lambda: self._store,
@@ -292,11 +292,11 @@ class PlayedHost:
     def _since(self) -> float:
         return self._machine.spans[-1].begin
 
-    def _deadman(self, marks: Marks, number: int) -> None:
+    def _deadman(self, deadman_files: PlayedDeadman, number: int) -> None:
         if self._boots != number:
             return
-        if marks.over(self._line.seconds):
+        if deadman_files.over(self._line.seconds):
             self.powered_off += 1
             self._cloud.begin_stop(self._machine.id)
-        elif marks.limit is not None or self._line.seconds - self._since() < 2 * SILENCE_SECONDS:
-            self._line.at(DEADMAN_SECONDS, lambda: self._deadman(marks, number))
+        elif deadman_files.limit is not None or self._line.seconds - self._since() < 2 * SILENCE_SECONDS:
+            self._line.at(DEADMAN_SECONDS, lambda: self._deadman(deadman_files, number))

@@ -13,12 +13,12 @@ from batchscribe.core.run.instances import MACHINE_TAG
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.testing.compute import Cloud, CloudMachine
 from batchscribe.testing.worker import WorkerScript
-from simulation.played_host import Boot, Marks, PlayedHost
+from simulation.played_host import Boot, PlayedDeadman, PlayedHost
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
 
 
-class CreatedMarks(Marks):
+class CreatedDeadman(PlayedDeadman):
     """State files in which a claim replaces the machine's own limit."""
 
     def __init__(self) -> None:
@@ -59,15 +59,15 @@ class CreatedHost(PlayedHost):
         if self._boots != number:
             return
         self.up = True
-        self._marks = CreatedMarks()
+        self._deadman_files = CreatedDeadman()
         self._start_agent(boot)
-        self._deadman(self._marks, number)
+        self._deadman(self._deadman_files, number)
 
     def _make_seams(self) -> AgentSeams:
-        assert self._marks is not None
+        assert self._deadman_files is not None
         return replace(
             super()._make_seams(),
             machine=lambda: self.name,
-            unclaimed=self._marks,
+            unclaimed=self._deadman_files,
             interruption=lambda: self.notice,
         )

@@ -10,7 +10,7 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.observation import IfRunning, InstanceChoice
 from batchscribe.core.decide.offers import EC2, FLEET, LOCAL, RAY, Market
-from batchscribe.core.run.account import FurtherRegion
+from batchscribe.core.run.cloud_account import FurtherRegion
 from batchscribe.core.setting_parsers import Name
 from batchscribe.text_settings import TextSettings, as_path
 

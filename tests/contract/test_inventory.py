@@ -15,7 +15,7 @@ from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.regions import default_region, list_regions
 from batchscribe.adapters.aws.stacks import Stacks
 from batchscribe.cli.main import cli
-from batchscribe.core.run.account import FoundInstance
+from batchscribe.core.run.cloud_account import FoundInstance
 from batchscribe.env_file import read_env_file
 from batchscribe.errors import CredentialsError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.settings import load

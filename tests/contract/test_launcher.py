@@ -236,7 +236,7 @@ def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: Awake
     awake.store.create(keys.exit_record("run-1", 1), b"{}")
     assert launcher.alive(INSTANCE, make_manifest(worker=1)) is False
     awake.look()
-    assert awake.marks.off_at is not None
+    assert awake.deadman_files.off_at is not None
 
 
 @pytest.mark.parametrize(

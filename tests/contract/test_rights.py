@@ -28,7 +28,7 @@ from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.core.decide.offers import Market
-from batchscribe.core.run.account import MachineType
+from batchscribe.core.run.cloud_account import MachineType
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import MisconfiguredError, MissingRightError, ObjectNotFoundError
 from batchscribe.ledger.kept_state import KEPT, KeptState

@@ -395,7 +395,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     machine.run("ln", "-s", str(server.home / ".batchscribe"), HOME)
     machine.run("systemctl", "start", AGENT_UNIT, DEADMAN)
     wait_for(machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
-    assert "host.not_recorded" in machine.journal(AGENT_UNIT)
+    assert "record.missing" in machine.journal(AGENT_UNIT)
     assert machine.shows(AGENT_UNIT, "Result") == {"Result": "success"}
     assert machine.up
 

@@ -99,7 +99,7 @@ def test_an_interrupted_machine_publishes_what_is_in_its_engine_and_powers_itsel
     store.create(keys.intent(RUN), b"{}")
     given(store, 0, deadline, chunks=1)  # another machine's
     manifest = given(store, 1, deadline)
-    monkeypatch.setattr(host_boot, "MARKERS", markers)
+    monkeypatch.setattr(host_boot, "STATE_FOLDER", markers)
     with metadata_service({MACHINE_TAG: MACHINE, MANIFEST_TAG: digest(manifest)}) as metadata:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
         metadata.shown = {"instance-life-cycle": "spot"}

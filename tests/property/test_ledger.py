@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.run.account import FurtherRegion
+from batchscribe.core.run.cloud_account import FurtherRegion
 from batchscribe.core.run.manifest import NAME, EngineTimeSummary
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.outcomes import Outcome

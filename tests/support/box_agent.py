@@ -145,7 +145,7 @@ class Awake:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock)
         self.workers = RecordedWorkers()
-        self.marks = NotedMarks(self.clock)
+        self.deadman_files = NotedMarks(self.clock)
         self.boot = Boot(id="boot-1", at=self.clock.now() - timedelta(seconds=20))
         self.place = HostPlace(instance=INSTANCE, home="memory://double", waits=waits or HostWaits())
         self.permits: dict[str, StartPermit] = {}
@@ -250,7 +250,7 @@ class Awake:
         return AgentSeams(
             clock=self.clock,
             workers=self.workers,
-            marks=lambda claim: NoDeadman() if claim.borrowed else self.marks,
+            deadman_files=lambda claim: NoDeadman() if claim.borrowed else self.deadman_files,
             permit=self.permits.get,
             announced=lambda: self.announced,
             home=lambda: self.store,
@@ -261,13 +261,13 @@ class Awake:
     def agent(self, run: str = "") -> HostAgent:
         seams = self.seams()
         if self.machine:
-            seams = replace(seams, machine=self.named, unclaimed=self.marks)
+            seams = replace(seams, machine=self.named, unclaimed=self.deadman_files)
         return HostAgent(self.place, self.boot, seams, run=run)
 
     def live(self, run: str = "") -> float | None:
         """Steps an agent to its end. Seconds until it asked for the power-off; None if it did not."""
         run_agent(self.agent(run), self.clock)
-        return None if self.marks.off_at is None else self.marks.off_at - self.began
+        return None if self.deadman_files.off_at is None else self.deadman_files.off_at - self.began
 
     def end(self) -> HostEnd | None:
         return self._found(keys.host_end(RUN, self.machine), HostEnd)

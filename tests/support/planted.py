@@ -40,7 +40,6 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.outcomes import Outcome
-from batchscribe.core.run.run_steps import Step
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
@@ -188,14 +187,14 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
     def generous(run: Run, instance: str) -> Claim:
         return replace(claimed(run, instance), deadline=run.deadline + timedelta(hours=8))
 
-    armed, *outcomes = advance.ACTS[Step.ARM]
+    armed, *outcomes = advance.ACTS[RunState.PLANNED]
 
     def arm(world: World, config: RunConfig, run: Run) -> Run:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(steps, "claim_of", generous)
             return armed(world, config, run)
 
-    patch.setitem(advance.ACTS, Step.ARM, (arm, *outcomes))
+    patch.setitem(advance.ACTS, RunState.PLANNED, (arm, *outcomes))
 
 
 def anybodys_instance_is_stopped(patch: Patch) -> None:
@@ -372,8 +371,8 @@ def started_before_it_is_recorded(patch: Patch) -> None:
             world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
         return provision(world, config, run)
 
-    provision, *outcomes = advance.ACTS[Step.PROVISION]
-    patch.setitem(advance.ACTS, Step.PROVISION, (hasty, *outcomes))
+    provision, *outcomes = advance.ACTS[RunState.ARMED]
+    patch.setitem(advance.ACTS, RunState.ARMED, (hasty, *outcomes))
 
 
 def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:

@@ -78,7 +78,7 @@ class PlayedBox:
         seams = AgentSeams(
             clock=clock,
             workers=GpuHost(self.home, clock),
-            marks=lambda _claim: self.power,
+            deadman_files=lambda _claim: self.power,
             permit=lambda _run: None,
             announced=self.announced,
             home=lambda: self.stores(self.place.home),

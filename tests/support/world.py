@@ -30,7 +30,6 @@ from batchscribe.core.run.manifest import (
     WorkerEnd,
     WorkerRef,
 )
-from batchscribe.core.run.run_steps import next_step
 from batchscribe.core.run.runs import Run
 from batchscribe.core.run.waiting import Wait, wait_text
 from batchscribe.core.text.rendering import Rendering
@@ -248,9 +247,7 @@ def once(at: Stage) -> Ticked:
         if not isinstance(decision, Launch):
             return Ticked(seen, decision)
         run = open_run(world, config, decision, seen.instances)
-    step = next_step(run)
-    assert step is not None
-    run = take_step(world, config, run, step, passed)
+    run = take_step(world, config, run, passed)
     return Ticked(seen, decision, (run,), passed.all_errors)
 
 

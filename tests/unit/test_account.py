@@ -10,7 +10,7 @@ import pytest
 from botocore.stub import Stubber
 
 from batchscribe.adapters.aws.account import AwsAccount
-from batchscribe.core.run.account import MachineType, PortAccess, Quota
+from batchscribe.core.run.cloud_account import MachineType, PortAccess, Quota
 from batchscribe.errors import (
     BatchscribeError,
     CredentialsError,

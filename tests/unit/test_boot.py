@@ -25,7 +25,7 @@ def box() -> Awake:
 
 def untouched(box: Awake) -> bool:
     """It took up nothing, started nothing, and has no marker that a dead-man would act on."""
-    return not (box.taken_by() or box.workers.requests or box.marks.taken or box.marks.off_at)
+    return not (box.taken_by() or box.workers.requests or box.deadman_files.taken or box.deadman_files.off_at)
 
 
 def test_a_box_works_its_manifest_and_powers_itself_off_with_nobody_there(box: Awake) -> None:
@@ -135,7 +135,7 @@ def test_a_claim_that_was_taken_back_before_any_work_came_lets_go_of_the_box(
     box.claimed(launch)
     box.at(30, lambda: box.record(box.claim(run=after) if after else None))
     assert box.live() is None
-    assert not box.marks.taken
+    assert not box.deadman_files.taken
     assert box.end() is None
     assert box.clock.monotonic() - box.began <= WAITS.first + LOOK
 
@@ -144,7 +144,7 @@ def test_a_record_that_is_gone_lets_go_of_the_box_too(box: Awake) -> None:
     box.claimed()
     box.at(30, lambda: box.store.delete(keys.instance(box.place.instance)))
     assert box.live() is None
-    assert not box.marks.taken
+    assert not box.deadman_files.taken
 
 
 def test_a_record_that_cannot_be_read_as_no_work_came_has_a_bound(box: Awake) -> None:
@@ -261,7 +261,7 @@ def test_a_second_boot_leaves_the_claim_to_the_first(box: Awake) -> None:
     again.boot = Boot(id="boot-2", at=box.clock.now() - timedelta(seconds=5))
     assert again.live() is None
     assert not again.workers.requests
-    assert not again.marks.moved  # nor for a moment
+    assert not again.deadman_files.moved  # nor for a moment
     assert box.taken_by() == "boot-1"
 
 
@@ -283,7 +283,7 @@ def test_a_claim_that_another_boot_takes_up_at_the_same_moment_is_let_go_of(box:
 
 
 def untouched_but_for_the_boot(box: Awake, boot: str) -> bool:
-    acted = box.workers.requests or box.marks.taken or box.marks.off_at
+    acted = box.workers.requests or box.deadman_files.taken or box.deadman_files.off_at
     return not acted and box.taken_by() == boot
 
 
@@ -296,7 +296,7 @@ def test_a_claim_of_which_the_dead_man_cannot_be_told_is_not_taken_up(
     def full(_run: str, *, limit: float, now: float) -> float:
         raise MisconfiguredError(f"no room at {now} for {limit}")
 
-    monkeypatch.setattr(box.marks, "record_claim", full)
+    monkeypatch.setattr(box.deadman_files, "record_claim", full)
     assert box.live() is None
     assert untouched(box)
 
@@ -311,7 +311,7 @@ def test_a_boot_after_another_s_is_not_noted_before_the_dead_man_knows(
     def full(_run: str, *, limit: float, now: float) -> float:
         raise MisconfiguredError(f"no room at {now} for {limit}")
 
-    monkeypatch.setattr(again.marks, "record_claim", full)
+    monkeypatch.setattr(again.deadman_files, "record_claim", full)
     assert again.live() is None
     assert not [*box.store.list(keys.later_boot(RUN, "boot-2"))]
 
@@ -329,8 +329,8 @@ def test_a_box_that_may_not_write_leaves_its_power_to_the_dead_man(box: Awake) -
     with capture_logs() as logs:
         assert box.live() is None
     assert logs[-1]["then"] == "the dead-man powers off"
-    assert box.marks.taken
-    assert box.marks.moved[-1] - box.began <= LOOK
+    assert box.deadman_files.taken
+    assert box.deadman_files.moved[-1] - box.began <= LOOK
     assert not box.workers.requests
 
 
@@ -341,7 +341,7 @@ def rebooted(box: Awake) -> Awake:
         box.clock.sleep(agent.step() or 0.0)
     again = Awake()
     again.store, again.clock, again.began = box.store, box.clock, box.clock.monotonic()
-    again.marks.clock = box.clock
+    again.deadman_files.clock = box.clock
     again.boot = Boot(id="boot-2", at=box.clock.now() - timedelta(seconds=5))
     return again
 
@@ -354,17 +354,17 @@ def test_a_box_that_is_booted_again_under_its_run_works_nothing_and_powers_itsel
     assert again.workers.requests == []
     assert off is not None
     assert off <= WAITS.after_report + LOOK
-    assert again.marks.taken
+    assert again.deadman_files.taken
     end = again.end()
     assert end is not None
     assert (end.worker, end.why) == (0, "the GPU host was rebooted during the run")
     assert [*box.store.list(keys.later_boot(RUN, "boot-2"))]
     assert box.taken_by() == "boot-1"
     # Whoever starts it now has it to themselves.
-    again.marks.limit = None
+    again.deadman_files.limit = None
     again.boot = Boot(id="boot-3", at=box.clock.now())
     again.live()
-    assert not again.marks.taken
+    assert not again.deadman_files.taken
 
 
 def test_a_box_that_is_booted_again_after_its_second_manifest_names_that_one(box: Awake) -> None:
@@ -426,7 +426,7 @@ def test_a_second_boot_s_agent_that_dies_after_its_word_still_ends_the_power(box
     agent = again.agent()
     assert agent.step() == 0.0
     assert agent.step() == WAITS.after_report
-    assert again.marks.off_at is None
+    assert again.deadman_files.off_at is None
     assert again.live() is not None
 
 

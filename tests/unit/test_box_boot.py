@@ -78,7 +78,7 @@ def test_a_box_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: 
 def test_a_box_that_a_person_started_is_done_at_once(tmp_path: Path) -> None:
     placed(tmp_path)
     done = boot(tmp_path)
-    assert (done.returncode, "host.no_claim" in done.stderr) == (0, True)
+    assert (done.returncode, "claim.missing" in done.stderr) == (0, True)
 
 
 def test_a_claim_that_is_over_is_left_alone(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path)
     control = tmp_path / "control"
     box.keep_place(msgspec.structs.replace(box.read_place(), control=control.as_uri()))
     control.mkdir()
-    assert "host.not_recorded" in boot(tmp_path).stderr, "a claim below the output is another writer's"
+    assert "record.missing" in boot(tmp_path).stderr, "a claim below the output is another writer's"
     (tmp_path / "bucket" / "_batchscribe" / "instances").rename(control / "instances")
     assert "host.claim_not_taken" in boot(tmp_path).stderr
 

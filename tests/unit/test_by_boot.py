@@ -230,7 +230,7 @@ def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> No
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     box_ends(at, run, "the deadline passed", worker=0)
     assert (
-        _explain_down(at.world, run, at.compute.describe(INSTANCE), run.worker, "it is stopped")[0]
+        _explain_down(at.world, run, at.compute.describe(INSTANCE), run.name_of(0), "it is stopped")[0]
         is Outcome.TIMED_OUT
     )
 

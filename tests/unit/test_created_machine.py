@@ -111,7 +111,7 @@ def test_after_its_run_was_settled_it_powers_itself_off(box: Awake) -> None:
 def test_a_rehearsal_s_claim_on_hold_does_nothing(box: Awake) -> None:
     box.claimed(ClaimLaunch.HELD)
     assert box.live() is None
-    assert not box.marks.taken, "the dead-man does nothing, either"
+    assert not box.deadman_files.taken, "the dead-man does nothing, either"
 
 
 def test_a_claim_revoked_before_any_work_powers_it_off(box: Awake) -> None:
@@ -140,14 +140,14 @@ def test_its_dead_man_powers_off_an_agent_that_dies_before_its_claim(box: Awake)
 
     box.named = fail
     box.agent().step()
-    assert box.marks.limit == box.began + WAITS.store + WAITS.overtime
+    assert box.deadman_files.limit == box.began + WAITS.store + WAITS.overtime
 
 
 def test_the_limit_of_its_claim_replaces_that_of_the_wait(box: Awake) -> None:
     box.claimed()
     box.agent().step()
-    assert box.marks.limit is not None
-    assert box.marks.limit > box.began + 3600
+    assert box.deadman_files.limit is not None
+    assert box.deadman_files.limit > box.began + 3600
 
 
 def test_an_existing_instance_is_not_powered_off_for_what_it_has_no_claim_for() -> None:
@@ -210,8 +210,8 @@ def test_a_metadata_service_that_fails_ends_no_work(box: Awake) -> None:
     agent._seams = replace(agent._seams, interruption=fail)
     while (wait := agent.step()) is not None:
         box.clock.sleep(wait)
-    assert box.marks.off_at is not None
-    assert box.marks.off_at - box.began >= 60 + WAITS.linger
+    assert box.deadman_files.off_at is not None
+    assert box.deadman_files.off_at - box.began >= 60 + WAITS.linger
 
 
 PLACE = HostPlace(instance="i-0123456789abcdef0", home="s3://home", created=True)
@@ -247,7 +247,7 @@ def test_the_process_of_a_created_machine_requests_its_power_off(
     markers.mkdir()
     clock = SystemClock()
     place = msgspec.structs.replace(PLACE, waits=HostWaits(store=0.0))
-    monkeypatch.setattr(host_boot, "MARKERS", markers)
+    monkeypatch.setattr(host_boot, "STATE_FOLDER", markers)
     with metadata_service() as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
         host_boot._run_agent(place, GpuHost(tmp_path, clock), clock)

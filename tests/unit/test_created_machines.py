@@ -32,7 +32,7 @@ from batchscribe.core.decide.observation import Policy, PolicyName, ReasonCode
 from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Launch, decide
-from batchscribe.core.run.account import FurtherRegion
+from batchscribe.core.run.cloud_account import FurtherRegion
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import DEADLINE_TAG, MACHINE_TAG, RUN_TAG, Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerEnd

@@ -33,7 +33,7 @@ from batchscribe.controller.commands.rehearsal import Proof
 from batchscribe.core import keys
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
+from batchscribe.core.run.cloud_account import Caller, MachineType, PortAccess, Quota
 from batchscribe.core.run.host import Finding, Grade, InstanceRecord, failed, passed
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec

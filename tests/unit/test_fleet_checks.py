@@ -16,7 +16,7 @@ from batchscribe.controller.commands.fleet_checks import (
 )
 from batchscribe.core import keys
 from batchscribe.core.decide.offers import Market
-from batchscribe.core.run.account import Caller, MachineTemplate, MachineType, PortAccess, Quota
+from batchscribe.core.run.cloud_account import Caller, MachineTemplate, MachineType, PortAccess, Quota
 from batchscribe.core.run.host import Finding, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError

@@ -18,7 +18,7 @@ from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.offers import Market
-from batchscribe.core.run.account import FurtherRegion, MachineTemplate
+from batchscribe.core.run.cloud_account import FurtherRegion, MachineTemplate
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import RUN_TAG, Instance, InstanceState
 from batchscribe.errors import ComputeUnavailableError, DamagedLedgerError, MisconfiguredError

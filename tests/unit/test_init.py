@@ -17,7 +17,7 @@ from batchscribe.adapters.aws.stacks import MadeStack
 from batchscribe.cli import init as command
 from batchscribe.cli import init_ec2
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.core.run.account import Caller, FoundInstance, MachineType, Quota
+from batchscribe.core.run.cloud_account import Caller, FoundInstance, MachineType, Quota
 from batchscribe.env_file import read_env_file
 from batchscribe.errors import CredentialsError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock

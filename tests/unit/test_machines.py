@@ -76,7 +76,7 @@ def states(at: Stage) -> set[InstanceState]:
 
 
 def worker_of(run: Run, instance: str) -> tuple[str, int]:
-    number = run.worker_on(instance)
+    number = run.last_worker_on(instance)
     assert number is not None
     return run.id, number
 

@@ -7,15 +7,13 @@ import pytest
 from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.run.meter import Meter
 from batchscribe.core.run.outcomes import Outcome
-from batchscribe.core.run.run_steps import next_step
 from batchscribe.core.run.runs import LEGAL, Machine, RunState
 from batchscribe.errors import RefusedError
 from support.values import NOW, RATE, meter, moment, run, workers
 
 
-def test_every_state_but_the_last_has_a_step_and_a_way_to_the_end() -> None:
+def test_every_state_has_a_way_to_the_end() -> None:
     for state in RunState:
-        assert (next_step(run(state=state)) is None) == (state is RunState.SETTLED)
         reached, frontier = set(), {state}
         while frontier:
             reached |= frontier
@@ -89,9 +87,9 @@ def test_a_run_is_started_from_its_request_on() -> None:
     assert run(start_requested=NOW).started
 
 
-def test_the_last_manifest_names_the_worker() -> None:
-    worker = run(workers=workers("first", "second")).worker
-    assert (worker.run, worker.worker) == (run().id, 1)
+def test_the_url_of_a_manifest_is_in_the_output() -> None:
+    made = run(output="s3://bucket/", workers=workers("first", "second"))
+    assert made.manifest_url(1) == "s3://bucket/second"
 
 
 def polled(start: float, stop: float | None) -> Meter:

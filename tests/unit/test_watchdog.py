@@ -437,7 +437,7 @@ def test_only_a_worker_that_lives_gets_time_for_its_last_window(at: Stage, dead:
     at.worker.deaf = True
     run = open_run(at)
     if dead:
-        at.worker.kill(run.worker)
+        at.worker.kill(run.name_of(0))
     at.ledger.save_run(run.to_teardown(Outcome.INTERRUPTED), at=at.clock.now())
     watch(at.world, at.config)
     assert (state(at) is InstanceState.RUNNING) is not dead

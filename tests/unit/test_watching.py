@@ -83,7 +83,9 @@ def test_work_that_goes_on_is_never_cut_short(box: Awake) -> None:
     off = box.live()
     assert off is not None
     assert off >= 6100 + WAITS.linger
-    assert max(b - a for a, b in zip(box.marks.moved, box.marks.moved[1:], strict=False)) < 900
+    assert (
+        max(b - a for a, b in zip(box.deadman_files.moved, box.deadman_files.moved[1:], strict=False)) < 900
+    )
 
 
 def test_chunks_without_a_window_are_progress_too(box: Awake) -> None:
@@ -198,8 +200,8 @@ def test_a_deaf_worker_is_killed_after_the_deadline(box: Awake) -> None:
     assert end.worker == 0
     assert off is not None
     assert off <= 7200 + WAITS.grace + LOOK
-    assert box.marks.limit is not None
-    assert box.marks.limit - box.began == pytest.approx(7200 + WAITS.overtime)
+    assert box.deadman_files.limit is not None
+    assert box.deadman_files.limit - box.began == pytest.approx(7200 + WAITS.overtime)
 
 
 def test_a_wall_clock_that_jumps_moves_no_deadline(box: Awake) -> None:
@@ -258,7 +260,7 @@ def test_on_a_borrowed_instance_the_agent_works_and_powers_nothing_off(borrowed:
     borrowed.at(520, borrowed.settle)
     assert borrowed.live(RUN) is None
     assert [each.worker for each in borrowed.workers.requests] == [0, 1]
-    assert (borrowed.marks.taken, borrowed.end()) == (False, None)
+    assert (borrowed.deadman_files.taken, borrowed.end()) == (False, None)
     assert borrowed.clock.monotonic() - borrowed.began <= 520 + LOOK
 
 
@@ -525,7 +527,7 @@ def test_an_agent_that_keeps_dying_is_no_progress(box: Awake) -> None:
             box.clock.sleep(wait)
     assert len(box.workers.requests) == 1
     assert box.clock.monotonic() - box.began > 900
-    assert box.marks.moved[-1] - box.began < 20 + 2 * LOOK
+    assert box.deadman_files.moved[-1] - box.began < 20 + 2 * LOOK
 
 
 @settings(max_examples=60, deadline=None)
@@ -579,7 +581,7 @@ def test_an_agent_that_dies_at_any_call_of_the_store_is_followed_by_one_that_goe
         box.live()
     box.store.before = lambda _method, _key: None
     assert len(box.workers.requests) == 1
-    assert box.marks.off_at is not None
+    assert box.deadman_files.off_at is not None
     end = box.end()
     assert end is not None
     assert end.why == "work ended"
@@ -588,7 +590,7 @@ def test_an_agent_that_dies_at_any_call_of_the_store_is_followed_by_one_that_goe
 def test_a_box_is_let_go_of_again_where_that_failed_once(box: Awake, monkeypatch: pytest.MonkeyPatch) -> None:
     box.claimed()
     box.at(30, lambda: box.record(None))
-    release, calls = box.marks.delete_claim, 0
+    release, calls = box.deadman_files.delete_claim, 0
 
     def fails_once() -> None:
         nonlocal calls
@@ -597,16 +599,16 @@ def test_a_box_is_let_go_of_again_where_that_failed_once(box: Awake, monkeypatch
             raise MisconfiguredError("read-only")
         release()
 
-    monkeypatch.setattr(box.marks, "delete_claim", fails_once)
+    monkeypatch.setattr(box.deadman_files, "delete_claim", fails_once)
     assert box.live() is None
-    assert not box.marks.taken
+    assert not box.deadman_files.taken
 
 
 def test_the_power_is_asked_off_again_where_that_failed_once(
     box: Awake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.claimed()
-    off, calls = box.marks.request_power_off, 0
+    off, calls = box.deadman_files.request_power_off, 0
 
     def fails_once() -> None:
         nonlocal calls
@@ -615,5 +617,5 @@ def test_the_power_is_asked_off_again_where_that_failed_once(
             raise MisconfiguredError("no room")
         off()
 
-    monkeypatch.setattr(box.marks, "request_power_off", fails_once)
+    monkeypatch.setattr(box.deadman_files, "request_power_off", fails_once)
     assert box.live() is not None

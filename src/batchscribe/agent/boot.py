@@ -21,7 +21,7 @@ import structlog
 
 from batchscribe import __version__
 from batchscribe.agent.state_files import NoDeadman
-from batchscribe.agent.supervisor import Marks, Supervisor, Workers
+from batchscribe.agent.supervisor import DeadmanFiles, Supervisor, Workers
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BootRecord,
@@ -63,7 +63,7 @@ class AgentSeams:
 
     clock: Clock
     workers: Workers
-    marks: Callable[[HostClaim], Marks]
+    deadman_files: Callable[[HostClaim], DeadmanFiles]
     """The dead-man's files for a claim."""
     permit: Callable[[str], StartPermit | None]
     """Returns a controller's start request for a run over ssh, during this boot."""
@@ -79,7 +79,7 @@ class AgentSeams:
     """Returns the run's name of this machine from its tag; raises TransientError, MisconfiguredError.
 
     None for an existing instance."""
-    unclaimed: Marks = field(default_factory=NoDeadman)
+    unclaimed: DeadmanFiles = field(default_factory=NoDeadman)
     """The dead-man's files of a created machine before it takes a claim; it powers itself off without one."""
     interruption: Callable[[], str] = str
     """Returns the announced end of this machine by its cloud, empty if none; raises TransientError."""
@@ -108,7 +108,7 @@ class HostAgent:
 
     def _seek_claim(self) -> float | None:
         try:
-            self._guard_unclaimed()
+            self._arm_created_machine()
             self._supervisor = self._take_claim()
             if self._held:
                 self._seams.unclaimed.delete_claim()
@@ -117,28 +117,31 @@ class HostAgent:
             if waited >= self._place.waits.store:
                 dead_man = self._limit is not None or self._seams.unclaimed.powers_off
                 then = "the dead-man powers off" if dead_man else "nothing is done, and nothing powered off"
-                LOG.warning("host.gives_up", why=str(error), then=then)
-                return self._power_off_unclaimed()
-            LOG.warning("host.waits_for_its_record", why=str(error))
+                LOG.warning("claim.read_failed", reason=str(error), then=then)
+                return self._end_created_machine()
+            LOG.warning("claim.read_retried", reason=str(error))
             return EARLY_RETRY_SECONDS if waited < EARLY_SECONDS else RETRY_SECONDS
         if self._supervisor:
             return 0.0
-        return None if self._held else self._power_off_unclaimed()
+        return None if self._held else self._end_created_machine()
 
-    def _guard_unclaimed(self) -> None:
+    def _arm_created_machine(self) -> None:
         """Arms the dead-man for a created machine without a claim."""
         if self._limit is None:
             waits = self._place.waits
             limit = self._began + waits.store + waits.overtime
             self._seams.unclaimed.record_claim(UNCLAIMED, limit=limit, now=self._seams.clock.monotonic())
 
-    def _power_off_unclaimed(self) -> float | None:
-        """Requests a created machine's power-off; retries if its files cannot be written."""
+    def _end_created_machine(self) -> float | None:
+        """Powers off a created machine; does nothing on an existing instance.
+
+        Retries if its files cannot be written.
+        """
         try:
-            self._guard_unclaimed()  # the dead-man powers off only for a claim
+            self._arm_created_machine()  # the dead-man powers off only for a claim
             self._seams.unclaimed.request_power_off()
         except MisconfiguredError as error:
-            LOG.warning("host.power_off_failed", why=str(error))
+            LOG.warning("host.power_off_failed", reason=str(error))
             return RETRY_SECONDS
         return None
 
@@ -158,17 +161,17 @@ class HostAgent:
         if again and (self._machine or self._is_over(claim, runs)):
             LOG.info("host.claim_not_taken", run=claim.run, why="another boot took it up")
             return None
-        marks = self._seams.marks(claim)
-        self._limit = self._write_marks(claim, marks)
-        self._write_boot_record(claim, runs, marks, again=again)
+        deadman_files = self._seams.deadman_files(claim)
+        self._limit = self._write_deadman_files(claim, deadman_files)
+        self._write_boot_record(claim, runs, deadman_files, again=again)
         LOG.info("host.claim_taken", run=claim.run, launch=claim.launch.value, again=again)
         return Supervisor(
             claim=claim,
             runs=runs,
             workers=self._seams.workers,
-            marks=marks,
+            deadman_files=deadman_files,
             clock=self._seams.clock,
-            waits=self._choose_waits(marks),
+            waits=self._choose_waits(deadman_files),
             limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
             expected=lambda: self._expected_hash(claim),
@@ -183,10 +186,10 @@ class HostAgent:
         permit = self._seams.permit(claim.run)
         return permit.sha256 if permit else None
 
-    def _choose_waits(self, marks: Marks) -> HostWaits:
+    def _choose_waits(self, deadman_files: DeadmanFiles) -> HostWaits:
         """Timeouts; without power-off, the agent waits longer for another manifest."""
         waits = self._place.waits
-        return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
+        return waits if deadman_files.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
 
     def _read_claim(self) -> HostClaim | None:
         """Reads the claim from the start request or the instance's record."""
@@ -199,10 +202,10 @@ class HostAgent:
         try:
             record = read_record(self._seams.home(), keys.instance(instance), InstanceRecord)
         except ObjectNotFoundError:
-            LOG.info("host.not_recorded", instance=instance)
+            LOG.info("record.missing", instance=instance)
             return None
         if record.claim is None:
-            LOG.info("host.no_claim", instance=instance)
+            LOG.info("claim.missing", instance=instance)
         return record.claim
 
     def _still_claimed(self, claim: HostClaim) -> bool:
@@ -254,14 +257,16 @@ class HostAgent:
             return False
         return is_stored(runs, keys.host_end(claim.run))
 
-    def _write_marks(self, claim: HostClaim, marks: Marks) -> float:
+    def _write_deadman_files(self, claim: HostClaim, deadman_files: DeadmanFiles) -> float:
         """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""
         now = self._seams.clock.monotonic()
         left = (claim.deadline - self._seams.clock.now()).total_seconds()
         late = now + left + self._place.waits.overtime
-        return marks.record_claim(claim.run, limit=late, now=now)
+        return deadman_files.record_claim(claim.run, limit=late, now=now)
 
-    def _write_boot_record(self, claim: HostClaim, runs: Store, marks: Marks, *, again: bool) -> None:
+    def _write_boot_record(
+        self, claim: HostClaim, runs: Store, deadman_files: DeadmanFiles, *, again: bool
+    ) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run, claim.machine)
         boot = self._boot
@@ -269,7 +274,7 @@ class HostAgent:
         created = runs.create(key, msgspec.json.encode(record))
         if created or again or not self._taken_by_another(claim, runs):
             return
-        marks.delete_claim()
+        deadman_files.delete_claim()
         self._limit = None
         raise TransientError("another boot took the claim at the same time")
 

@@ -36,7 +36,7 @@ IDLE_POLL_SECONDS = 2.0
 """Poll interval while a paid GPU has no work."""
 POLL_SECONDS = 5.0
 
-Mark = tuple[int, str, int, int]
+ProgressKey = tuple[int, str, int, int]
 """Progress of the work: worker, phase, chunks done with, windows through the engine."""
 
 
@@ -54,7 +54,7 @@ class Workers(Protocol):
     def end_worker(self, name: WorkerName, *, force: bool) -> object: ...
 
 
-class Marks(Protocol):
+class DeadmanFiles(Protocol):
     """The dead-man's files: agent.state_files. Times are monotonic."""
 
     powers_off: bool
@@ -89,7 +89,7 @@ class Supervisor:
     claim: HostClaim
     runs: Store
     workers: Workers
-    marks: Marks
+    deadman_files: DeadmanFiles
     clock: Clock
     waits: HostWaits
     limit: float
@@ -110,7 +110,7 @@ class Supervisor:
         self._hashes: dict[int, str] = {}
         """SHA-256 of each manifest of the run that was read, for a created machine."""
         self._interruption = ""
-        self._mark: Mark | None = None
+        self._mark: ProgressKey | None = None
         self._moved_at = self._idle_since = self.clock.monotonic()
         self._cancelled_at: float | None = None
         self._obeyed: bool | None = None
@@ -142,7 +142,7 @@ class Supervisor:
     def _power_off(self) -> float | None:
         """Requests the power-off; retries, or the host would stay on."""
         try:
-            self.marks.request_power_off()
+            self.deadman_files.request_power_off()
         except MisconfiguredError as error:
             LOG.warning("host.power_off_failed", run=self.claim.run, why=str(error))
             return POLL_SECONDS
@@ -151,7 +151,7 @@ class Supervisor:
     def _release_claim(self, result: EndOfRun) -> float | None:
         self._kill_workers()
         try:
-            self.marks.delete_claim()
+            self.deadman_files.delete_claim()
         except MisconfiguredError as error:
             LOG.warning("host.release_failed", run=self.claim.run, why=str(error))
             return POLL_SECONDS
@@ -162,7 +162,7 @@ class Supervisor:
         """Polls the current worker or the next manifest. Raises store errors."""
         if self.rebooted:
             return self._end_after_reboot()
-        if not self.marks.powers_off and is_stored(self.runs, keys.settlement(self.claim.run)):
+        if not self.deadman_files.powers_off and is_stored(self.runs, keys.settlement(self.claim.run)):
             return EndOfRun("its run is settled", leave=True)
         # Before the exit record is read: a worker may end between the two.
         running = self._is_running()
@@ -249,7 +249,7 @@ class Supervisor:
             over_ssh = self.claim.launch is not ClaimLaunch.BOOT
             return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
         key = keys.manifest(self.claim.run, self._worker)
-        if expected and sha256(read_bytes(self.runs, key, limit_of(Manifest))).hexdigest() != expected:
+        if expected and self._hash_manifest(self._worker) != expected:
             return f"{key} is not the manifest that its controller announced"
         return ""
 
@@ -319,11 +319,11 @@ class Supervisor:
         if progress:
             self._record_progress((self._worker, progress.phase.value, progress.tally.seen, progress.results))
 
-    def _record_progress(self, mark: Mark) -> None:
+    def _record_progress(self, mark: ProgressKey) -> None:
         """Records progress since the last poll; the first poll has none."""
         if self._mark not in {None, mark}:
             self._moved_at = self.clock.monotonic()
-            self.marks.record_progress(self._moved_at)
+            self.deadman_files.record_progress(self._moved_at)
         self._mark = mark
 
     def _poll_interruption(self) -> None:

@@ -156,9 +156,9 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         print_json(_list_released(runs))
         return 0
     for each in runs:
-        app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
+        app.console.print(f"closed run {each.id}: {each.outcome} ({escape(each.detail)})")
     if not runs:
-        app.console.print("nothing to release: no run is open, or its work is in progress")
+        app.console.print("nothing to close: no run is open, or its work is in progress")
     return 0
 
 

@@ -30,7 +30,6 @@ from batchscribe.controller.teardown import begin_teardown, teardown
 from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.messages import Level
 from batchscribe.core.run.outcomes import Outcome
-from batchscribe.core.run.run_steps import Step, next_step
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
@@ -42,14 +41,14 @@ from batchscribe.errors import (
 )
 
 ACTS = {
-    Step.ARM: (arm, Outcome.START_FAILED, Outcome.ABANDONED),
-    Step.PROVISION: (record_starts, Outcome.START_FAILED, Outcome.ABANDONED),
-    Step.AWAIT_RUNNING: (start_machines, Outcome.START_FAILED, Outcome.THROTTLED),
-    Step.DISPATCH: (dispatch_and_follow, Outcome.LAUNCH_FAILED, Outcome.LAUNCH_FAILED),
-    Step.FOLLOW: (follow, Outcome.WORKER_FAILED, Outcome.WORKER_FAILED),
+    RunState.PLANNED: (arm, Outcome.START_FAILED, Outcome.ABANDONED),
+    RunState.ARMED: (record_starts, Outcome.START_FAILED, Outcome.ABANDONED),
+    RunState.PROVISIONING: (start_machines, Outcome.START_FAILED, Outcome.THROTTLED),
+    RunState.DISPATCHING: (dispatch_and_follow, Outcome.LAUNCH_FAILED, Outcome.LAUNCH_FAILED),
+    RunState.TRANSCRIBING: (follow, Outcome.WORKER_FAILED, Outcome.WORKER_FAILED),
 }
-"""Function of each step; outcome of a run if it fails, and if its transient errors do not pass."""
-_WORKING = frozenset({Step.DISPATCH, Step.FOLLOW})
+"""Step of each state before teardown; outcome of a run if it fails, and if transient errors last."""
+_WORKING = frozenset({RunState.DISPATCHING, RunState.TRANSCRIBING})
 RETRIED = "step.failed"
 UNREACHABLE = "unreachable/"
 """Ledger facts: monotonic time since when the steps of a run fail."""
@@ -101,10 +100,10 @@ def advance(world: World, config: RunConfig, run: Run, passed: PassResult) -> No
 
 
 def _take_steps(world: World, config: RunConfig, run: Run, passed: PassResult) -> None:
-    while (step := next_step(run)) is not None:
+    while run.open:
         world.keep_alive()
         before = run.state
-        run = passed.runs[run.id] = take_step(world, config, run, step, passed)
+        run = passed.runs[run.id] = take_step(world, config, run, passed)
         if run.state is before:
             # A worker's progress is shown when it is read.
             if wait := find_wait(run, read_moment(world), up=config.waits.up, reach=config.waits.reach):
@@ -112,15 +111,16 @@ def _take_steps(world: World, config: RunConfig, run: Run, passed: PassResult) -
             return
 
 
-def take_step(world: World, config: RunConfig, run: Run, step: Step, passed: PassResult) -> Run:
+def take_step(world: World, config: RunConfig, run: Run, passed: PassResult) -> Run:
+    """Takes the step of the run's state."""
     if expired := _find_expiry(world, run):
         # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.to_teardown(*expired), "reclaimed")
-    if step is Step.RELEASE:
+    if run.state is RunState.RELEASING:
         return _tear_down(world, config, run)
-    if step is Step.SETTLE:
+    if run.state is RunState.VERIFYING:
         return settle(world, config, run, passed.errors)
-    run = _try_step(world, config, run, step, passed.errors)
+    run = _try_step(world, config, run, passed.errors)
     if not run.in_teardown and (late := _list_late_stops(world, config, run)):
         _alert_not_stopped(world, config, run, late, run.trouble)
     return run
@@ -141,39 +141,40 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
 
 
-def _try_step(world: World, config: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
+def _try_step(world: World, config: RunConfig, run: Run, errors: list[BatchscribeError]) -> Run:
     """Takes a step; transient errors are retried, others lead to teardown."""
-    act, failed, timed_out = ACTS[step]
-    act = work if step in _WORKING and len(run.machines) > 1 else act
+    state = run.state
+    act, failed, timed_out = ACTS[state]
+    act = work if state in _WORKING and len(run.machines) > 1 else act
     try:
         run = act(world, config, run)
     except InterruptedRunError:
         raise
     except TransientError as error:
         run = note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
-        if not _is_hopeless(world, config, run, step):
+        if not _is_hopeless(world, config, run, state):
             return _alert_if_unreachable(world, config, run, error)
         return _give_up(world, run, timed_out, error, errors)
     except BatchscribeError as error:
-        if step is Step.FOLLOW and _is_bearable(world, config, run):
+        if state is RunState.TRANSCRIBING and _is_bearable(world, config, run):
             return note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else failed, error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
-        log.exception("step.crashed", run=run.id, step=step.value)
-        wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
+        log.exception("step.crashed", run=run.id, state=state.value)
+        wrapped = BatchscribeError(f"internal error while {state.value}: {type(error).__name__}")
         return _give_up(world, run, failed, wrapped, errors)
     _clear_unreachable(world, run)
-    return note_trouble(world, run, "") if step is Step.FOLLOW else run
+    return note_trouble(world, run, "") if state is RunState.TRANSCRIBING else run
 
 
-def _is_hopeless(world: World, config: RunConfig, run: Run, step: Step) -> bool:
+def _is_hopeless(world: World, config: RunConfig, run: Run, state: RunState) -> bool:
     """True if transient errors lasted too long; never for live work."""
     now = read_moment(world)
-    match step:
-        case Step.AWAIT_RUNNING:
+    match state:
+        case RunState.PROVISIONING:
             return all(is_late(m.meter.start_requested, now, config.waits.up) for m in run.working)
-        case Step.DISPATCH:
+        case RunState.DISPATCHING:
             waited = (m.reaching_since or m.meter.start_requested for m in run.undispatched)
             at_work = len(run.undispatched) < len(run.working)
             return not at_work and all(is_late(since, now, config.waits.reach) for since in waited)

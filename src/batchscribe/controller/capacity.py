@@ -59,7 +59,7 @@ def _list_run_offers(world: World, config: RunConfig, run: Run, seen: Instance) 
     return list_offers(world, config, replace(seen, type=run.own_type or seen.type))
 
 
-def with_type(world: World, run: Run, seen: Instance) -> Run:
+def update_offer(world: World, run: Run, seen: Instance) -> Run:
     """The run with the type that a poll showed, and its price."""
     if not seen.type:
         return run
@@ -82,13 +82,13 @@ def find_rate(world: World, seen: Instance, *, otherwise: Rate | None = None) ->
         return otherwise or Rate(per_hour=ZERO, source=str(error))
 
 
-def with_price(world: World, run: Run, seen: Instance) -> Run:
+def update_offer_if_changed(world: World, run: Run, seen: Instance) -> Run:
     """The run with the price of a created machine's present offer."""
     if not run.creates_machines or not seen.type:
         return run
     recorded = run.machine(seen.id).offer
     same = recorded == (seen.type, seen.market, seen.region) and not seen.beside
-    return run if same else with_type(world, run, seen)
+    return run if same else update_offer(world, run, seen)
 
 
 def take_another_offer(

@@ -13,7 +13,7 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.observation import Policy
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.run.account import FurtherRegion
+from batchscribe.core.run.cloud_account import FurtherRegion
 from batchscribe.core.run.instances import MACHINE_TAG, STOP_PATIENCE_SECONDS, Instance, InstanceState
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress, hash_values
 from batchscribe.core.run.meter import FORGOTTEN, LONGEST_LAG, Meter, Moment, Poll
@@ -263,7 +263,7 @@ def explain_not_up(machine: Machine, seen: Instance) -> str:
     return f"{seen.id} was started again from outside" if again else ""
 
 
-def apply_tag(run: Run, machine: Machine, poll: Poll) -> Run:
+def assume_started_if_tagged(run: Run, machine: Machine, poll: Poll) -> Run:
     """Returns the run as started if only the instance's tag shows that.
 
     The ledger was replaced by an older copy, so the machine is billed from the run's creation on.

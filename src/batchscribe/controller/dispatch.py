@@ -106,7 +106,7 @@ def _await_host(world: World, config: RunConfig, run: Run, poll: Poll, error: Tr
 
 def ensure_manifest(world: World, config: RunConfig, run: Run, instance: str) -> Run:
     """Ensures a stored, unprocessed manifest, or ends the machine's work."""
-    number = run.worker_on(instance)
+    number = run.last_worker_on(instance)
     if number is not None and read_exit(world, run.name_of(number)) is None:
         store_manifest(world, run, number)
         return run
@@ -146,7 +146,7 @@ def with_first_manifests(
             left = [chunk for chunk in left if chunk.key not in taken]
     if not run.creates_machines:
         return run
-    return replace(run, machines=tuple(m for m in run.machines if run.worker_on(m.id) is not None))
+    return replace(run, machines=tuple(m for m in run.machines if run.last_worker_on(m.id) is not None))
 
 
 def with_manifest(world: World, config: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
@@ -165,13 +165,13 @@ def with_manifest(world: World, config: RunConfig, run: Run, instance: str, chun
 def _launch_worker(world: World, config: RunConfig, run: Run, seen: Instance) -> Run:
     """Starts the machine's last worker. Repeating it is harmless."""
     run = ensure_manifest(world, config, run, seen.id)
-    number = run.worker_on(seen.id)
+    number = run.last_worker_on(seen.id)
     if run.in_teardown or number is None or run.machine(seen.id).over or run.workers[number].ended:
         return run
     manifest = read_manifest(world, run, number)
     if number != run.workers_on(seen.id)[0] and run.launch == ClaimLaunch.BOOT:
         world.capacity.announce(seen.id, digest(manifest))
-    world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[number]}")
+    world.launcher.launch(seen, manifest, run.manifest_url(number))
     changed = replace(run, dispatched=run.dispatched or world.clock.now()).with_worker(number, launched=True)
     changed = changed if changed.undispatched else changed.to_state(RunState.TRANSCRIBING)
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")

@@ -158,7 +158,7 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     """
     if run.creates_machines and machine.meter.start_requested is not None:
         seen = poll_one(world, machine.id)
-        if seen.state in ALREADY_UP:  # ended where it is billed, too: `reconcile.adopt_overdue`
+        if seen.state in ALREADY_UP:  # ended where it is billed, too: `recovery.adopt_overdue`
             raise ComputeUnavailableError(f"{seen.id} is {seen.state} after its run was settled")
         world.capacity.release(seen.id)
     if run.creates_machines or (not run.started and not run.retyped):

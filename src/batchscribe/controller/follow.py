@@ -82,7 +82,7 @@ def follow(world: World, config: RunConfig, run: Run) -> Run:
 def _follow_machine(
     world: World, config: RunConfig, run: Run, machine: Machine, seen: Instance | None
 ) -> Run:
-    number = run.worker_on(machine.id)
+    number = run.last_worker_on(machine.id)
     assert number is not None
     worker = run.name_of(number)
     down = explain_not_up(machine, seen) if seen else ""
@@ -201,19 +201,18 @@ def _awaits_host(run: Run) -> bool:
 
 def ensure_agent(world: World, run: Run, seen: Instance) -> None:
     """Restarts an agent that died, unless the host does so itself."""
-    number = run.worker_on(seen.id)
+    number = run.last_worker_on(seen.id)
     if run.launch != ClaimLaunch.SSH or number is None:
         return
-    url = f"{world.output.url.rstrip('/')}/{run.manifests[number]}"
     try:
-        world.launcher.launch(seen, read_manifest(world, run, number), url)
+        world.launcher.launch(seen, read_manifest(world, run, number), run.manifest_url(number))
     except BatchscribeError as error:
         log.warning("agent.check_failed", run=run.id, error=str(error))
 
 
 def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, str] | None:
     """Outcome and reason of work on a stopped host, if any began."""
-    number = run.worker_on(instance)
+    number = run.last_worker_on(instance)
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:

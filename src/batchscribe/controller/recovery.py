@@ -10,7 +10,7 @@ import msgspec
 
 from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
-from batchscribe.controller.capacity import find_rate, with_type
+from batchscribe.controller.capacity import find_rate, update_offer
 from batchscribe.controller.context import (
     RunConfig,
     World,
@@ -329,6 +329,7 @@ def _reopen_run(world: World, run: Run) -> Run:
         run = _recover_machine(run, machine, polls[machine.id])
         if run.creates_machines:
             run = _recover_created(world, run, polls[machine.id])
+    # Created machines that do not run were ended above; one existing instance that is not up ends the run.
     if any(machine.reaching_since is None for machine in run.working) or not run.working:
         lost = replace(run, outcome=Outcome.INTERRUPTED, detail="the ledger was lost")
         dispatched = run.created if run.workers and run.started else None
@@ -347,7 +348,7 @@ def _recover_created(world: World, run: Run, poll: Poll) -> Run:
     latest end that its deadline and its guard permit.
     """
     name = poll.instance.id
-    run = with_type(world, run, poll.instance)
+    run = update_offer(world, run, poll.instance)
     machine = run.machine(name)
     if machine.reaching_since is not None:
         return run
@@ -384,7 +385,7 @@ def _apply_type(world: World, run: Run, seen: Instance) -> Run:
         return run
     changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type) if another else run
     try:
-        return with_type(world, changed, seen) if run.open else changed
+        return update_offer(world, changed, seen) if run.open else changed
     except MisconfiguredError as error:
         log.warning("price.missing", run=run.id, error=str(error))
         return changed

@@ -258,7 +258,7 @@ def _find_outcome(run: Run, worker: int) -> Outcome | None:
     if len(run.machines) == 1 or worker >= len(run.workers):
         return run.outcome
     machine = run.machine(run.workers[worker].machine)
-    return machine.outcome if worker == run.worker_on(machine.id) else None
+    return machine.outcome if worker == run.last_worker_on(machine.id) else None
 
 
 def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> dict[str, str]:

@@ -11,12 +11,17 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchscribe.control_place import find_control_url
-from batchscribe.controller.capacity import choose_offer, take_another_offer, with_price, with_type
+from batchscribe.controller.capacity import (
+    choose_offer,
+    take_another_offer,
+    update_offer,
+    update_offer_if_changed,
+)
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
     World,
-    apply_tag,
+    assume_started_if_tagged,
     end_machine,
     is_late,
     note_trouble,
@@ -109,7 +114,7 @@ def arm(world: World, config: RunConfig, run: Run) -> Run:
     If any of these fails, nothing is started.
     """
     for machine in run.machines:
-        if run.worker_on(machine.id) is not None:
+        if run.last_worker_on(machine.id) is not None:
             run = ensure_manifest(world, config, run, machine.id)
     if run.machines[0].over:
         run = save(world, run.to_teardown(None, "nothing was left to do"))
@@ -137,7 +142,7 @@ def record_starts(world: World, config: RunConfig, run: Run) -> Run:
     for machine in run.machines:
         poll = polls[machine.id]
         state, now = poll.instance.state, poll.answered
-        tagged = apply_tag(ready, machine, poll)
+        tagged = assume_started_if_tagged(ready, machine, poll)
         if tagged is not ready:
             ready, recovered = tagged, True
         elif why := _find_refusal(world, run, poll.instance, now.at):
@@ -213,7 +218,7 @@ def _advance_start(world: World, config: RunConfig, run: Run, machine: Machine, 
     # Until it is observed up, `stopped` may be older than the start.
     ours = not created and (up or _is_our_start(run, meter, poll))
     meter = meter.read(poll, ours=ours, lands=True, created=created)
-    run = with_price(world, run.with_machine(seen.id, meter=meter), seen)
+    run = update_offer_if_changed(world, run.with_machine(seen.id, meter=meter), seen)
     if up:
         return _observe_up(world, run, poll)
     if is_late(meter.start_requested, now, config.waits.up):
@@ -234,7 +239,7 @@ def _observe_up(world: World, run: Run, poll: Poll) -> Run:
     # A second instance with the name of a created machine is ours, too: it is billed and stopped with it.
     launched = None if run.creates_machines else seen.launched_at
     meter = replace(meter, start_accepted=meter.start_accepted or now, launched=launched)
-    up = with_type(world, run, seen).with_machine(seen.id, reaching_since=now, meter=meter)
+    up = update_offer(world, run, seen).with_machine(seen.id, reaching_since=now, meter=meter)
     return up if len(run.machines) == 1 else save(world, up)
 
 
@@ -301,7 +306,7 @@ def _check_then_start(world: World, config: RunConfig, run: Run, seen: Instance)
 
 def _find_announced_hash(world: World, run: Run, instance: str) -> str:
     """Manifest hash for a host that begins work at boot, else empty."""
-    number = run.worker_on(instance)
+    number = run.last_worker_on(instance)
     if number is None or run.launch != ClaimLaunch.BOOT:
         return ""
     return digest(read_manifest(world, run, number))
@@ -316,9 +321,12 @@ def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | Non
 
 
 def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
-    """Makes the next request towards a start; a reply may get lost."""
+    """Requests the start, or a change of type.
+
+    After a lost reply, a created machine repeats this offer, and an existing one is polled again.
+    """
     if run.wanted_type and seen.type == run.wanted_type and not run.creates_machines:
-        changed = replace(with_type(world, run, seen), wanted_type="")
+        changed = replace(update_offer(world, run, seen), wanted_type="")
         return save(world, changed, f"the instance is {seen.type}")
     offer: Offer | None = None
     try:
@@ -330,7 +338,7 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
         return _take_refusal(world, config, run, seen, error)
     except ComputeUnavailableError as error:
         if run.creates_machines and offer is not None:
-            run = save(world, _with_offer(run, seen.id, offer, unconfirmed=read_moment(world)))
+            run = save(world, _record_requested_offer(run, seen.id, offer, unconfirmed=read_moment(world)))
         return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
         if isinstance(error, CredentialsError) or not run.wanted_type or run.creates_machines:
@@ -339,11 +347,13 @@ def _request_start(world: World, config: RunConfig, run: Run, seen: Instance, as
     meter = run.machine(seen.id).meter.accept_start(asked, read_moment(world))
     accepted = replace(run, trouble="").with_machine(seen.id, meter=meter)
     if run.creates_machines:
-        accepted = _with_offer(accepted, seen.id, offer)
+        accepted = _record_requested_offer(accepted, seen.id, offer)
     return save(world, accepted, "start accepted")
 
 
-def _with_offer(run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | None = None) -> Run:
+def _record_requested_offer(
+    run: Run, instance: str, offer: Offer, *, unconfirmed: Moment | None = None
+) -> Run:
     """The run with the offer that was requested for a created machine."""
     return run.with_machine(
         instance,

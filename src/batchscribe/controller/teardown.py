@@ -11,12 +11,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.capacity import poll_one, with_price, with_type
+from batchscribe.controller.capacity import poll_one, update_offer, update_offer_if_changed
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
     RunConfig,
     World,
-    apply_tag,
+    assume_started_if_tagged,
     is_late,
     log,
     poll_machines,
@@ -140,7 +140,7 @@ def _tear_down_machine(
         if _may_become_ours(run, machine, poll):
             return run, ""
         return _leave_foreign(run, machine, poll)
-    run = with_price(world, _record_meter(world, run, machine, poll), poll.instance)
+    run = update_offer_if_changed(world, _record_meter(world, run, machine, poll), poll.instance)
     stays_up = run.borrowed or config.shared_machine
     if stays_up and not _is_work_over(world, config, run, poll):
         return run, ""
@@ -153,7 +153,7 @@ def _check_tags(world: World, run: Run) -> Run:
     """Returns the run as started if its tag is on a machine."""
     try:
         for name, poll in poll_machines(world, run, run.machines).items():
-            run = apply_tag(run, run.machine(name), poll)
+            run = assume_started_if_tagged(run, run.machine(name), poll)
     except BatchscribeError as error:
         log.warning("tag.check_failed", run=run.id, error=str(error))
     return run
@@ -266,7 +266,7 @@ def _start_may_be_invisible(run: Run, machine: Machine, now: Moment) -> bool:
 def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool:
     """True if our worker left a machine that stays up; ends it."""
     seen = poll.instance
-    number = run.worker_on(seen.id)
+    number = run.last_worker_on(seen.id)
     if number is None:
         return True
     alive = world.launcher.alive(seen, run.name_of(number))
@@ -281,7 +281,7 @@ def _is_work_over(world: World, config: RunConfig, run: Run, poll: Poll) -> bool
 
 def _is_ended(world: World, run: Run, seen: Instance) -> bool:
     """True if the machine's worker has ended, or cannot be checked."""
-    number = run.worker_on(seen.id)
+    number = run.last_worker_on(seen.id)
     if not run.dispatched or number is None or run.workers[number].ended is not None:
         return True
     if NO_WORKER & {run.outcome, run.machine(seen.id).outcome}:
@@ -295,7 +295,7 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
 
 def _ask_to_end(world: World, run: Run, seen: Instance, *, force: bool) -> None:
     """Asks the machine's worker to finish, or kills it; never raises."""
-    number = run.worker_on(seen.id)
+    number = run.last_worker_on(seen.id)
     if number is None or run.workers[number].ended is not None or not seen.state.billable:
         return
     try:
@@ -322,7 +322,7 @@ def _bill_settled(world: World, run: Run, seen: Instance) -> None:
     if seen.id not in run.instances:
         # Its region did not answer when the run was taken over.
         run = replace(run, machines=(*run.machines, Machine(id=seen.id)))
-    now, machine, shown = read_moment(world), run.machine(seen.id), with_type(world, run, seen)
+    now, machine, shown = read_moment(world), run.machine(seen.id), update_offer(world, run, seen)
     begin = machine.meter.start_requested or Moment(min(run.created, seen.launched_at or run.created))
     since = machine.meter.running_since or begin
     meter = replace(machine.meter, start_requested=begin, running_since=since, stopped=now)

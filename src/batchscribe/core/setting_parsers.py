@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from batchscribe.core.decide.money import HIGHEST_PRICE, ZERO, Usd
-from batchscribe.core.run.account import FurtherRegion
+from batchscribe.core.run.cloud_account import FurtherRegion
 
 E = TypeVar("E", bound=StrEnum)
 

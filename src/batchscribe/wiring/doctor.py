@@ -25,7 +25,7 @@ from batchscribe.controller.recovery import find_other_scheduler
 from batchscribe.core.decide.offers import FLEET, LOCAL, RAY
 from batchscribe.core.figures import format_count
 from batchscribe.core.messages import describe_install, require_extra
-from batchscribe.core.run.account import MachineType
+from batchscribe.core.run.cloud_account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError

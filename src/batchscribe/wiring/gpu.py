@@ -28,7 +28,7 @@ from batchscribe.controller.commands.manual_control import (
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.offers import EC2, FLEET, LOCAL
-from batchscribe.core.run.account import aws_command
+from batchscribe.core.run.cloud_account import aws_command
 from batchscribe.core.run.host import Finding, passed
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec

@@ -22,7 +22,7 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import AgentSeams, Boot, HostAgent, run_agent
 from batchscribe.agent.host import WORKER_COMMAND, GpuHost
 from batchscribe.agent.state_files import NoDeadman, StateFiles
-from batchscribe.agent.supervisor import Marks
+from batchscribe.agent.supervisor import DeadmanFiles
 from batchscribe.control_place import combine_stores
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, HostPlace
 from batchscribe.core.run.instances import MACHINE_TAG, MANIFEST_TAG
@@ -33,7 +33,7 @@ from batchscribe.protocols import Store
 from batchscribe.wiring.host_log import configure_host_log
 from batchscribe.wiring.stores import open_store
 
-MARKERS = Path("/run/batchscribe")
+STATE_FOLDER = Path("/run/batchscribe")
 """The unit's RuntimeDirectory: in memory, so that it does not survive a stop."""
 ASSET_TAG = Path("/sys/devices/virtual/dmi/id/board_asset_tag")
 """The instance ID on newer EC2 instances."""
@@ -74,9 +74,9 @@ def _run_agent(place: HostPlace, host: GpuHost, clock: SystemClock, *, run: str 
             return
         read_ahead(host.read_model_files())
         boot = Boot(id=boot_id(), at=clock.booted(), agent=process_start())
-        seams = open_seams(place, host, clock, MARKERS)
+        seams = open_seams(place, host, clock, STATE_FOLDER)
         if is_created(place) and not run:
-            seams = replace(seams, machine=read_machine_name, unclaimed=StateFiles(MARKERS))
+            seams = replace(seams, machine=read_machine_name, unclaimed=StateFiles(STATE_FOLDER))
         run_agent(HostAgent(place, boot, seams, run=run), clock)
 
 
@@ -122,7 +122,7 @@ def _read_instance_id(tag: Path) -> str:
     return here if here.startswith("i-") else ""
 
 
-def open_seams(place: HostPlace, host: GpuHost, clock: SystemClock, markers: Path = MARKERS) -> AgentSeams:
+def open_seams(place: HostPlace, host: GpuHost, clock: SystemClock, state: Path) -> AgentSeams:
     """The agent's seams on this machine; each store is opened once."""
 
     @cache
@@ -138,7 +138,7 @@ def open_seams(place: HostPlace, host: GpuHost, clock: SystemClock, markers: Pat
     return AgentSeams(
         clock=clock,
         workers=host,
-        marks=lambda claim: open_state_files(claim, markers),
+        deadman_files=lambda claim: open_state_files(claim, state),
         permit=host.read_permit,
         announced=lambda: read_tag(MANIFEST_TAG, aws_environment.find_metadata_url()),
         interruption=lambda: read_interruption(aws_environment.find_metadata_url()),
@@ -147,7 +147,7 @@ def open_seams(place: HostPlace, host: GpuHost, clock: SystemClock, markers: Pat
     )
 
 
-def open_state_files(claim: HostClaim, folder: Path) -> Marks:
+def open_state_files(claim: HostClaim, folder: Path) -> DeadmanFiles:
     """The dead-man's state files; none without units or on borrowed instances."""
     over_ssh = claim.launch is not ClaimLaunch.BOOT
     if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):

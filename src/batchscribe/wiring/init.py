@@ -21,7 +21,7 @@ from batchscribe.core.env_text import render_env
 from batchscribe.core.messages import require_extra
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
-from batchscribe.core.run.account import FoundInstance
+from batchscribe.core.run.cloud_account import FoundInstance
 from batchscribe.core.setting_parsers import suggest_url
 from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError

@@ -12,7 +12,7 @@ from typing import Any
 from batchscribe.adapters.aws.clients import Api, Meaning
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core.decide.offers import Market
-from batchscribe.core.run.account import Caller, FoundInstance, MachineType, PortAccess, Quota
+from batchscribe.core.run.cloud_account import Caller, FoundInstance, MachineType, PortAccess, Quota
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters.aws.clients import Api, Meaning
-from batchscribe.core.run.account import MachineTemplate
+from batchscribe.core.run.cloud_account import MachineTemplate
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
 if TYPE_CHECKING:

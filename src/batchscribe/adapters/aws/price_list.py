@@ -27,7 +27,7 @@ from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Clock
 
 PRICE_LIST_REGION = "us-east-1"
-"""The Price List has an address in a few regions only; each knows the prices of all."""
+"""The Price List has an address in a few regions only; each returns the prices of all."""
 SPOT_FAMILIES = ("g4dn.", "g5.", "g6.", "g6e.", "g6f.")
 LIST, ON_DEMAND, SPOT = "AWS list", "AWS list, on-demand", "AWS spot"
 _PLATFORM = "Linux/UNIX"

@@ -21,7 +21,7 @@ from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
 from batchscribe.core.decide.fixed import ParkedParts
-from batchscribe.core.run.account import keep_at_shutdown
+from batchscribe.core.run.cloud_account import keep_at_shutdown
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CheckRequest,

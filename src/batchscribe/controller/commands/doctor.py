@@ -14,7 +14,7 @@ from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import describe_rate
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.near_names import suggest
-from batchscribe.core.run.account import (
+from batchscribe.core.run.cloud_account import (
     Caller,
     MachineType,
     PortAccess,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
-from batchscribe.core.run.account import MachineTemplate
+from batchscribe.core.run.cloud_account import MachineTemplate
 from batchscribe.core.run.host import Finding, failed, passed, warned
 
 STACK = "create the stack that `batchscribe iam-policy --template` prints, or change the template as it does"

@@ -190,7 +190,7 @@ def _await_stop(world: World, config: RunConfig, act: Act, run: Run) -> Proof:
 def _assess_stop(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
     end = read_host_end(world, run, run.instance)
     if act is Act.BOX:
-        record = read_exit(world, run.worker)
+        record = read_exit(world, run.name_of(len(run.workers) - 1))
         if end is None or record is None:
             return _make_proof(world, act, run, detail="it was stopped, but not by the GPU host")
         since = by_our_clock(run, record.at, world.clock.now())

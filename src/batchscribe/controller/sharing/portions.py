@@ -85,6 +85,6 @@ def _list_tried(world: World, run: Run, number: int, manifest: Manifest) -> Sequ
         return [chunk.key for chunk in manifest.chunks]
     record = read_exit(world, manifest)
     failed = [failure.key for failure in record.failures] if record else []
-    died = run.machine(worker.machine).outcome in _BY_WORKER and number == run.worker_on(worker.machine)
+    died = run.machine(worker.machine).outcome in _BY_WORKER and number == run.last_worker_on(worker.machine)
     progress = read_progress(world, manifest) if died else None
     return [*failed, *(progress.in_flight if progress else ())]

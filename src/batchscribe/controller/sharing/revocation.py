@@ -56,7 +56,7 @@ def _list_left(world: World, config: RunConfig, run: Run) -> Iterator[tuple[floa
     """Yields (seconds of work left, number) of each worker that can share."""
     manifests = read_manifests(world, run)
     for machine in run.working:
-        number = run.worker_on(machine.id)
+        number = run.last_worker_on(machine.id)
         if number not in manifests or not run.is_at_work(machine):
             continue
         progress = read_progress(world, run.name_of(number))

@@ -198,11 +198,11 @@ class HostWaits(msgspec.Struct, frozen=True, kw_only=True):
     linger: Seconds = 100.0
     """For another manifest or for the stop, after a worker's exit record."""
     silence: Seconds = 840.0
-    """Without progress of its worker. The dead-man switch and the controller react a minute later."""
+    """Without progress of its worker. The dead-man timer and the controller react a minute later."""
     grace: Seconds = 60.0
     """For a worker to end, after the controller's request or the deadline; then it is killed."""
     overtime: Seconds = 180.0
-    """From the deadline to that of the dead-man switch, so that the last windows are not lost."""
+    """From the deadline to that of the dead-man timer, so that the last windows are not lost."""
     after_report: Seconds = msgspec.field(default=45.0, name="told")
     """From its report of a dead worker to the power-off: the controller may stop the host before."""
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
-from batchscribe.core.run.account import FurtherRegion
+from batchscribe.core.run.cloud_account import FurtherRegion
 from batchscribe.core.run.manifest import EngineTimeSummary, WorkerName
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.outcomes import Outcome
@@ -212,10 +212,9 @@ class Run:
         """Keys of the manifests, in the order of the workers."""
         return tuple(worker.manifest for worker in self.workers)
 
-    @property
-    def worker(self) -> WorkerName:
-        """Its last worker."""
-        return self.name_of(len(self.workers) - 1)
+    def manifest_url(self, worker: int) -> str:
+        """URL of a worker's manifest."""
+        return f"{self.output.rstrip('/')}/{self.manifests[worker]}"
 
     def name_of(self, worker: int) -> WorkerName:
         return WorkerName(run=self.id, worker=worker)
@@ -227,7 +226,7 @@ class Run:
         """Numbers of the machine's workers."""
         return tuple(n for n, worker in enumerate(self.workers) if worker.machine == instance)
 
-    def worker_on(self, instance: str) -> int | None:
+    def last_worker_on(self, instance: str) -> int | None:
         """Number of the machine's last worker. None if it has none."""
         return max(self.workers_on(instance), default=None)
 
@@ -257,7 +256,7 @@ class Run:
         return machine.over_since or self.stop_requested
 
     def is_at_work(self, machine: Machine) -> bool:
-        number = self.worker_on(machine.id)
+        number = self.last_worker_on(machine.id)
         return number is not None and self.workers[number].launched and self.workers[number].ended is None
 
     @property

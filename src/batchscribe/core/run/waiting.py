@@ -31,7 +31,7 @@ def find_wait(run: Run, now: Moment, *, up: float, reach: float) -> Wait | None:
 
 
 def _find_shared_wait(run: Run, now: Moment, up: float) -> Wait | None:
-    """What several machines wait for; None as soon as one works."""
+    """Common wait of several machines; None as soon as one works."""
     if run.worker_since is not None:
         return None
     count = format_count(len(run.working), "machine")

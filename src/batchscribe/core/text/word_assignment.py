@@ -92,11 +92,11 @@ class _Owners:
         middle = (start + end) / 2
         # A span outside all places belongs to the nearest one.
         at = min(bisect_right(self._lasts, middle), len(self._places) - 1)
-        if self._is_known(middle, at):
+        if self._is_published(middle, at):
             return None
         return self._find_pending_owner(start, end, at) if self._places[at].published else at
 
-    def _is_known(self, middle: float, at: int) -> bool:
+    def _is_published(self, middle: float, at: int) -> bool:
         """True if the words of a published chunk cover the time.
 
         A published chunk has all words between its first and its last. Distant chunks count too, because a
@@ -108,7 +108,7 @@ class _Owners:
         return _value_or(here.words_from, inf) <= middle <= _value_or(here.words_until, -inf)
 
     def _find_pending_owner(self, start: float, end: float, at: int) -> int | None:
-        """Pending place with the largest part of a published place's word."""
+        """Pending neighbour that overlaps the word most; None without one."""
         most: tuple[float, int | None] = (0.0, None)
         for number in self._overlapping_places(start, end, at):
             place = self._places[number]

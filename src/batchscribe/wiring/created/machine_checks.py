@@ -10,7 +10,7 @@ from batchscribe.controller.commands.doctor import AccountReads, attempt, check_
 from batchscribe.core import keys
 from batchscribe.core.decide.offers import Market
 from batchscribe.core.decide.prices import describe_rate
-from batchscribe.core.run.account import MachineTemplate, MachineType
+from batchscribe.core.run.cloud_account import MachineTemplate, MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed
 from batchscribe.errors import BatchscribeError, ObjectNotFoundError, UnreadableError
 from batchscribe.protocols import Clock, Store

@@ -69,7 +69,7 @@ class MachineTemplate:
     requires_tokens: bool = False
     """True if the metadata service answers to IMDSv2 alone."""
     has_subnet: bool = False
-    """True if it says in which subnet machines are created."""
+    """True if it names the subnet of machines."""
     profile: str = ""
     """ARN or name of the machines' instance profile; empty if they have no role."""
 
