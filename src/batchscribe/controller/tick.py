@@ -167,7 +167,7 @@ def watch(world: World, config: RunConfig, *, locked: Locked = nullcontext) -> W
 
 
 def forget_run(world: World, run_id: str) -> Run:
-    """Closes an open run at the user's request: its instance no longer exists.
+    """Closes an open run at the user's request; its instance is gone.
 
     Its cost follows from earlier polls. Raises ObjectNotFoundError if no such run is open.
     """

@@ -19,7 +19,7 @@ _HOUR = 3600.0
 
 
 class ListedObstacle(msgspec.Struct, frozen=True, kw_only=True):
-    """An obstacle to a start; `code` is the reason code of a decision."""
+    """An obstacle to a start; `code` is a decision's reason code."""
 
     code: str
     sentence: str
