@@ -109,6 +109,15 @@ def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
     )
 
 
+@pytest.fixture
+def equipped(setup: HostSetup, ssh: Ssh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostSetup:
+    """A set-up of a host whose worker needs no installation."""
+    monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_worker", lambda *_a, **_k: "Python 3")
+    python = tmp_path / "box-python"
+    program(python, f'exec {sys.executable} "$@"')
+    return replace(setup, client=SshHost(ssh, remote_python=str(python)))
+
+
 def test_an_empty_box_becomes_one_that_transcribes(
     setup: HostSetup, server: Sshd, wheel: Path, tmp_path: Path
 ) -> None:
@@ -129,28 +138,24 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert not record.boots
     assert "no systemd runs there" in seen["launch at boot"]
     assert "the host cannot power itself off" in seen["launch at boot"]
-    # Once more, over what is there: the pin stays, one environment stays.
-    again = {
-        finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(options, env_file=None))
-    }
-    assert "as pinned before" in again["host key"]
-    assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
+    again = next(setup.set_up(INSTANCE, options))
+    assert "as pinned before" in again.detail
 
 
 def test_the_disk_of_an_image_knows_that_it_is_one(
-    setup: HostSetup, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
+    equipped: HostSetup, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = SetupOptions(extra="demo", wheel=wheel, image=True)
-    ending = replace(setup, shutdown=lambda _instance: "terminate", shows_tags=lambda _instance: False)
+    ending = replace(equipped, shutdown=lambda _instance: "terminate", shows_tags=lambda _instance: False)
     monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_units", lambda *_: "")
     findings = {finding.what: finding for finding in ending.set_up(INSTANCE, options)}
     assert [each.what for each in findings.values() if not each.ok] == ["units"], "this host has no systemd"
     assert "recorded" not in findings
     place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), HostPlace)
     assert (place.instance, place.created) == (INSTANCE.id, True)
-    assert list(setup.output.list()) == []
-    assert setup.record_image("ami-0123").ok
-    record = decode(setup.output.get(keys.instance("ami-0123")).data, InstanceRecord)
+    assert list(equipped.output.list()) == []
+    assert equipped.record_image("ami-0123").ok
+    record = decode(equipped.output.get(keys.instance("ami-0123")).data, InstanceRecord)
     assert (record.instance, record.release, record.engine) == ("ami-0123", __version__, "pocketsphinx")
     assert record.launch(ClaimLaunch.BOOT) is ClaimLaunch.BOOT
 
@@ -215,6 +220,7 @@ def test_an_environment_beside_the_first_one_stays_as_long_as_it_is_wanted(
     assert (beside / "bin" / "batchscribe").is_file()
     assert (folder / "venv" / "bin" / "batchscribe").is_file()
     assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    assert len(list(folder.glob("venv.*"))) == 1
     assert list(folder.glob("venv-*")) == []
     assert (folder / "venv" / "bin" / "batchscribe").is_file()
 
@@ -401,26 +407,26 @@ def test_an_installation_of_units_that_fails_is_an_error(
 
 
 def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
-    setup: HostSetup, server: Sshd, wheel: Path, played_systemd: Path
+    equipped: HostSetup, server: Sshd, wheel: Path, played_systemd: Path
 ) -> None:
     claim = HostClaim(
-        run="run-1", created=NOW, deadline=NOW, output=setup.request.output, launch=ClaimLaunch.BOOT
+        run="run-1", created=NOW, deadline=NOW, output=equipped.request.output, launch=ClaimLaunch.BOOT
     )
     before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
-    setup.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
+    equipped.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
     placed = replace(
-        setup, request=structs.replace(setup.request, region="us-east-2"), shutdown=lambda _id: "stop"
+        equipped, request=structs.replace(equipped.request, region="us-east-2"), shutdown=lambda _id: "stop"
     )
     findings = {each.what: each for each in placed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert [each for each in findings.values() if not each.ok] == []
     assert "powers itself off" in findings["launch at boot"].detail
     assert findings["when it powers off"].detail == "the instance will stop"
     assert "dead-man active" in findings["units"].detail
-    record = decode(setup.output.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    record = decode(equipped.output.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.boots, record.claim) == (True, claim)
     place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), HostPlace)
     assert place == HostPlace(
-        instance=INSTANCE.id, home=setup.request.output, source=setup.request.source, region="us-east-2"
+        instance=INSTANCE.id, home=equipped.request.output, source=equipped.request.source, region="us-east-2"
     )
     # A later check misses what its record promises.
     program(server.programs / "systemctl", "exit 1")
@@ -430,9 +436,9 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
 
 
 def test_an_instance_that_would_not_survive_its_own_power_off_gets_no_units(
-    setup: HostSetup, wheel: Path, played_systemd: Path
+    equipped: HostSetup, wheel: Path, played_systemd: Path
 ) -> None:
-    doomed = replace(setup, shutdown=lambda _id: "terminate")
+    doomed = replace(equipped, shutdown=lambda _id: "terminate")
     findings = {each.what: each for each in doomed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert "launch at boot" not in findings
     assert "recorded" not in findings
@@ -486,19 +492,16 @@ def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: HostSet
     assert findings == {"worker": True, "engine pocketsphinx": True, "store": True}
 
 
-def test_a_finding_says_what_is_wrong(setup: HostSetup, ssh: Ssh, tmp_path: Path) -> None:
+def test_a_finding_says_what_is_wrong(equipped: HostSetup, ssh: Ssh, tmp_path: Path) -> None:
     """An engine that cannot run and a store that is not there are findings, not crashes."""
-    python = tmp_path / "box-python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o700)
     pin_key(ssh, INSTANCE)
     request = structs.replace(
-        setup.request,
+        equipped.request,
         engine=EngineSpec(engine="no-such-engine"),
         output=(tmp_path / "gone").as_uri(),
         gpu=True,
     )
-    checking = replace(setup, client=SshHost(ssh, remote_python=str(python)), request=request)
+    checking = replace(equipped, request=request)
     failed = {finding.what: finding for finding in checking.check(INSTANCE) if not finding.ok}
     assert {"engine no-such-engine", "store"} <= set(failed)
     assert all(finding.fix for finding in failed.values())

@@ -15,7 +15,6 @@ from batchscribe import __version__
 from batchscribe.adapters.engines import speaker_model
 from batchscribe.adapters.engines.speaker_model import (
     FILE,
-    NAME,
     SOURCE,
     SherpaSpeakerModel,
     fetch_speaker_model,
@@ -25,6 +24,7 @@ from batchscribe.adapters.engines.speaker_model import (
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import GpuHost
 from batchscribe.audio.audio_decoder import Samples
+from batchscribe.core.decide.published_models import SPEAKER_MODEL
 from batchscribe.core.run.host import CheckRequest, InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -95,15 +95,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 def test_the_model_is_fetched_once_at_its_pinned_revision(hub: Hub) -> None:
     with pytest.raises(
-        MisconfiguredError, match=rf"fetch it with `batchscribe engines --fetch {NAME.replace('+', '.')}`"
+        MisconfiguredError, match=rf"fetch it with `batchscribe engines --fetch {SPEAKER_MODEL.replace('+', '.')}`"
     ):
         open_speaker_model()
     assert (
-        engines.fetch_model(EngineSpec(engine="faster-whisper", model=NAME)) == fetch_speaker_model().parent
+        engines.fetch_model(EngineSpec(engine="faster-whisper", model=SPEAKER_MODEL)) == fetch_speaker_model().parent
     )
     assert set(hub.calls) == {(SOURCE.repository, SOURCE.revision)}
     assert find_speaker_problems() == ()
-    assert open_speaker_model().name == NAME
+    assert open_speaker_model().name == SPEAKER_MODEL
 
 
 def test_another_file_under_its_name_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

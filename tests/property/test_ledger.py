@@ -83,7 +83,7 @@ def ledger() -> Iterator[Ledger]:
         yield opened
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(runs, min_size=1, max_size=4, unique_by=lambda run: run.id))
 def test_every_run_comes_back_as_it_went_in(drawn: list[Run]) -> None:
     with ledger() as opened:

@@ -17,7 +17,7 @@ from batchscribe.core.text.transcripts import AudioRef, Segment, SessionTranscri
 from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks
 
 # A slow machine is no finding.
-calm = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+calm = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 LONGEST = 2.0
 """Seconds of the longest word."""
 Shares = Mapping[int, tuple[Segment, ...]]

@@ -26,14 +26,17 @@ def box_python(folder: Path, command: Sequence[str]) -> Path:
 
 
 def main() -> int:
-    from batchscribe.agent import supervisor
     from batchscribe.core.run.host import BOOT_MODULE
-    from batchscribe.wiring import host, host_boot
 
     settings, module, words = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
     if module == BOOT_MODULE:
+        from batchscribe.agent import supervisor
+        from batchscribe.wiring import host_boot
+
         supervisor.POLL_SECONDS = supervisor.IDLE_POLL_SECONDS = POLL_SECONDS
         return host_boot.main(words, command=settings["command"])
+    from batchscribe.wiring import host
+
     return host.main(words, agent=(settings["program"], "-I", "-m", BOOT_MODULE))
 
 

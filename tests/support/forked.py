@@ -148,11 +148,13 @@ def nursery() -> Nursery:
 
 @cache
 def keep_tables() -> None:
-    """Lets sessions of botocore share the tables, the list of services, and what is known of handlers."""
-    from botocore import hooks, loaders
+    """Lets sessions of botocore share tables, methods of clients, and what is known of handlers."""
+    from botocore import client, hooks, loaders
 
-    modules: list[Any] = [hooks, loaders]
-    handlers, tables = modules
+    modules: list[Any] = [client, hooks, loaders]
+    clients, handlers, tables = modules
+    creator = clients.ClientCreator
+    make_methods, methods = creator._create_methods, dict[str, dict[str, Any]]()
     aliases, files, services = handlers.EventAliaser, tables.JSONFileLoader, tables.Loader
     list_services = services.list_available_services
     listed = cache(lambda paths, kind: list_services(services(extra_search_paths=[*paths]), kind))
@@ -160,6 +162,9 @@ def keep_tables() -> None:
     renamed = cache(partial(aliases._alias_event_name, aliases(None)))
     handlers.accepts_kwargs = cache(handlers.accepts_kwargs)
     aliases._alias_event_name = lambda _each, name: renamed(name)
+    creator._create_methods = lambda each, model: {
+        **(methods.get(model.service_name) or methods.setdefault(model.service_name, make_methods(each, model)))
+    }
     files.load_file = lambda _each, path: load(path)
     services.list_available_services = lambda each, type_name: listed(tuple(each.search_paths), type_name)
 

@@ -6,24 +6,25 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
-from pyannote.core import Annotation, Segment, Timeline
-from pyannote.metrics.diarization import DiarizationErrorRate
 
 from support.voices import FRAME, Said, converse, measure_error
 
 
 def measure_with_pyannote(reference: Sequence[Said], guess: Sequence[Said], collar: float) -> float:
     """Its collar is the time on both sides of a border."""
+    # Imported here: the package takes as long as all else that the collection of tests imports.
+    from pyannote.core import Annotation, Segment, Timeline
+    from pyannote.metrics.diarization import DiarizationErrorRate
+
+    def annotate(turns: Iterable[Said]) -> Annotation:
+        found = Annotation()
+        for number, turn in enumerate(turns):
+            found[Segment(turn.start, turn.end), number] = turn.speaker
+        return found.support()  # one speaker does not speak twice at a time
+
     metric = DiarizationErrorRate(collar=2 * collar)
     whole = Timeline([Segment(0, max(turn.end for turn in reference))])
     return float(metric(annotate(reference), annotate(guess), uem=whole))
-
-
-def annotate(turns: Iterable[Said]) -> Annotation:
-    found = Annotation()
-    for number, turn in enumerate(turns):
-        found[Segment(turn.start, turn.end), number] = turn.speaker
-    return found.support()  # one speaker does not speak twice at a time
 
 
 def to_frames(turns: Iterable[Said]) -> list[Said]:

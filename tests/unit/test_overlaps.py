@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ def cut(speech: Samples, at: float, overlap: float) -> tuple[Samples, Samples]:
     return speech[max(0, end - 3 * RATE) : end], speech[begin : begin + 3 * RATE]
 
 
+@cache
 def sounds(name: str) -> Samples:
     """16 s of something that nobody says."""
     at = np.arange(16 * RATE) / RATE

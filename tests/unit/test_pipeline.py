@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -106,6 +106,26 @@ def etag(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
 
 
+class KeptDecoder(AudioDecoder):
+    """Stays open for the next worker: the start of its process takes longer than most tests."""
+
+    idle: ClassVar[list[AudioDecoder]] = []
+
+    def __exit__(self, *_: object) -> None:
+        self.idle.append(self)
+
+    @classmethod
+    def take(cls) -> AudioDecoder:
+        return cls.idle.pop() if cls.idle else cls()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_decoders() -> Iterator[None]:
+    yield
+    while KeptDecoder.idle:
+        KeptDecoder.idle.pop().close()
+
+
 @dataclass
 class Bench:
     """A bucket, a manifest over it, and a worker."""
@@ -168,6 +188,7 @@ class Bench:
             output=self.store,
             load=load or self.load,
             find_speech=find_speech,
+            new_decoder=KeptDecoder.take,
             clock=self.clock,
             should_stop=self.stop.is_set,
             concurrency=ConcurrencySettings(

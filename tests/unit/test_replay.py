@@ -95,7 +95,7 @@ def test_checks_are_at_full_intervals(at: datetime, check: datetime) -> None:
     assert first_check(at, HOUR) == check
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.floats(0, 3000), min_size=1, max_size=12).map(sorted),
     st.sampled_from(PolicyName),

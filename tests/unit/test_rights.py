@@ -7,6 +7,7 @@ import fnmatch
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,15 @@ def allowed(who: Who, action: str, resource: str, place: AccountPlace = PLACE) -
     )
 
 
+@cache
+def open_client(service: str) -> Any:
+    session: Any = boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x")
+    return session.client(service, region_name="us-east-1")
+
+
 def called(module: str, held: str, service: str) -> set[str]:
     """The rights to all that an adapter's client is asked for, read from its source."""
-    session: Any = boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x")
-    client = session.client(service, region_name="us-east-1")
+    client = open_client(service)
     found = set()
     for node in ast.walk(ast.parse((ADAPTERS / f"{module}.py").read_text())):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):

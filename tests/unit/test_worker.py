@@ -134,11 +134,11 @@ def test_something_else_is_no_manifest(location: str) -> None:
 
 
 def test_the_command_transcribes_and_says_so(tmp_path: Path) -> None:
-    place = Place(tmp_path, speech="notes/")
+    place = Place(tmp_path, speech="notes/call back")
     result = CliRunner().invoke(worker, [place.location])
     assert result.exit_code == 0, result.output
-    assert "5 transcribed" in result.output
-    assert len(place.transcripts()) == 5
+    assert "1 transcribed" in result.output
+    assert len(place.transcripts()) == 1
     heard = json.loads(place.store.get(named("0/notes/call back.mov")).data)
     assert "monday" in heard["text"]
     assert heard["model"] == "en-us"
@@ -200,7 +200,7 @@ def test_a_decoder_of_another_version_fails_the_worker_and_no_chunk(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(tmp_path: Path, number: int) -> None:
-    place = Place(tmp_path, copies=8, engine=EngineSpec(engine="scripted"))
+    place = Place(tmp_path, engine=EngineSpec(engine="scripted"))
     with place.begin() as process:
         until(lambda: len(place.transcripts()) >= 2)
         process.send_signal(number)
@@ -211,16 +211,16 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: int) -> None:
 
 
 def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) -> None:
-    place = Place(tmp_path, copies=2, speech="notes/")
+    place = Place(tmp_path, copies=3, speech="shopping list")
     with place.begin() as process:
-        until(lambda: len(place.transcripts()) >= 2)
+        until(lambda: bool(place.transcripts()))
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 2
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family))
     before = set(place.transcripts())
-    assert len(before) >= 2
+    assert before
     record = process_manifest(place.location)
     assert record.tally.skipped == len(before)
     assert record.tally.seen == len(place.manifest.chunks) == len(place.transcripts())

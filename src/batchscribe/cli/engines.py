@@ -18,6 +18,7 @@ from batchscribe.core.decide.published_models import (
     AUTO,
     MODELS,
     SOURCE,
+    SPEAKER_MODEL,
     PublishedModel,
     find_publisher,
     list_candidates,
@@ -71,7 +72,7 @@ def engines(
     The measured speed comes from the runs of this machine: audio seconds per second of work.
     """
     from batchscribe.wiring.engine_choice import engine_spec, spec_on_this_machine
-    from batchscribe.wiring.engines import SPEAKER_MODEL, engine_reports, fetch_model
+    from batchscribe.wiring.engines import engine_reports, fetch_model
     from batchscribe.wiring.seams import open_ledger
 
     spec, settings = EngineSpec(**options), app.settings  # reading the settings opens the log

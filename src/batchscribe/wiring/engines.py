@@ -8,15 +8,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from batchscribe.adapters.engines import speaker_model
-from batchscribe.core.decide.published_models import AUTO
+from batchscribe.core.decide.published_models import AUTO, SPEAKER_MODEL
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import MisconfiguredError
 
 GROUP = "batchscribe.engines"
-SPEAKER_MODEL = speaker_model.NAME
-"""The model of BATCH_SPEAKERS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +99,9 @@ def list_limits(spec: EngineSpec) -> tuple[str, ...]:
 
 def find_problems(spec: EngineSpec) -> tuple[str, ...]:
     """Reasons why this machine cannot run `spec`. Raises MisconfiguredError."""
-    voices = speaker_model.find_speaker_problems() if spec.speakers else ()
+    from batchscribe.adapters.engines.speaker_model import find_speaker_problems
+
+    voices = find_speaker_problems() if spec.speakers else ()
     return (*engine_factory(spec.engine).problems(spec), *voices)
 
 
@@ -113,7 +112,9 @@ def fetch_model(spec: EngineSpec) -> Path:
     engine's own errors.
     """
     if spec.model == SPEAKER_MODEL:
-        return speaker_model.fetch_speaker_model().parent
+        from batchscribe.adapters.engines.speaker_model import fetch_speaker_model
+
+        return fetch_speaker_model().parent
     folder = engine_factory(spec.engine).fetch(spec)
     if folder is None:
         raise MisconfiguredError(f"the engine {spec.engine} has no model to fetch")

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from batchscribe import __version__, aws_environment
-from batchscribe.adapters.engines.speaker_model import fetch_speaker_model
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import AGENT_COMMAND, GpuHost
 from batchscribe.core.run.host import (
@@ -91,6 +90,8 @@ def fetch(host: GpuHost, spec: EngineSpec) -> HostReply:
     factory = known_factory(spec.engine)
     done = factory.fetch(spec) is not None
     if spec.speakers:
+        from batchscribe.adapters.engines.speaker_model import fetch_speaker_model
+
         fetch_speaker_model()
     with suppress(MisconfiguredError):  # the check of the engine, which follows, reports it
         host.keep_model_files(factory.model_files(spec))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters.engines.hub_models import HubModel, describe_file, verify_model
 from batchscribe.adapters.engines.problems import engine_errors, not_installed
+from batchscribe.core.decide.published_models import SPEAKER_MODEL
 from batchscribe.core.messages import describe_install
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "sherpa_onnx"
 INSTALL = describe_install("speakers")
-NAME = "wespeaker_en_voxceleb_CAM++"
-FILE = f"{NAME}.onnx"
+FILE = f"{SPEAKER_MODEL}.onnx"
 SOURCE = HubModel(
-    NAME,
+    SPEAKER_MODEL,
     "csukuangfj/speaker-embedding-models",
     "0743f301363dec56491a490f6d6cbc9d67f9a3bf",
     [FILE],
@@ -42,7 +42,7 @@ ALIKE = 0.5
 class SherpaSpeakerModel:
     """A SpeakerModel that loads its file at first use."""
 
-    def __init__(self, path: Path, *, name: str = NAME, alike: float = ALIKE) -> None:
+    def __init__(self, path: Path, *, name: str = SPEAKER_MODEL, alike: float = ALIKE) -> None:
         self.name = name
         self.alike = alike
         self._path = path
@@ -87,7 +87,7 @@ def fetch_speaker_model() -> Path:
     """Downloads the model; returns its file. Raises MisconfiguredError, EngineError."""
     path = SOURCE.fetch() / FILE
     if describe_file(path).sha256 != SHA256:
-        raise EngineError(f"{path} is not the published {NAME}: remove it and fetch it again")
+        raise EngineError(f"{path} is not the published {SPEAKER_MODEL}: remove it and fetch it again")
     return path
 
 
@@ -95,8 +95,8 @@ def _find_file() -> Path:
     folder = SOURCE.find()
     if folder is None or not (folder / FILE).is_file():
         raise MisconfiguredError(
-            f"the model {NAME} for BATCH_SPEAKERS is not on this machine: fetch it with `batchscribe engines "
-            f"--fetch {NAME}`"
+            f"the model {SPEAKER_MODEL} for BATCH_SPEAKERS is not on this machine: fetch it with `batchscribe engines "
+            f"--fetch {SPEAKER_MODEL}`"
         )
     verify_model(folder)
     return folder / FILE

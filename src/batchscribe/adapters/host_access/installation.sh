@@ -56,7 +56,7 @@ trap 'rm -rf "$fresh"' EXIT
 python=$(find_python)
 if [ -n "$python" ]; then
     "$python" -m venv "$fresh" >&2
-    install_all "$fresh/bin/python" -m pip install --quiet --disable-pip-version-check
+    install_all "$fresh/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 else
     uv=$(find_uv)
     if [ -z "$uv" ]; then

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from itertools import product
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -66,20 +67,26 @@ class Hours:
     def _list_spans(self, at: datetime) -> list[tuple[datetime, datetime]]:
         """Spans from the day before on, in UTC, adjoining ones joined."""
         zone = ZoneInfo(self.zone)
-        first = at.astimezone(zone).date() - _DAY
-        days = [first + number * _DAY for number in range(_AHEAD)]
-        spans: list[tuple[datetime, datetime]] = []
-        for span in sorted(
-            (min(_read_wall_clock(day, window.begin, zone)), max(_read_wall_clock(day, window.end, zone)))
-            for day, window in product(days, self.windows)
-            if day.weekday() in window.days
-        ):
-            last = spans[-1] if spans else span
-            if span[0] <= last[1]:
-                spans[-1:] = [(last[0], max(last[1], span[1]))]
-            else:
-                spans.append(span)
-        return spans
+        return _join_spans(self.windows, zone, at.astimezone(zone).date() - _DAY)
+
+
+@lru_cache(maxsize=64)
+def _join_spans(
+    windows: tuple[DailyHours, ...], zone: ZoneInfo, first: date
+) -> list[tuple[datetime, datetime]]:
+    days = [first + number * _DAY for number in range(_AHEAD)]
+    spans: list[tuple[datetime, datetime]] = []
+    for span in sorted(
+        (min(_read_wall_clock(day, window.begin, zone)), max(_read_wall_clock(day, window.end, zone)))
+        for day, window in product(days, windows)
+        if day.weekday() in window.days
+    ):
+        last = spans[-1] if spans else span
+        if span[0] <= last[1]:
+            spans[-1:] = [(last[0], max(last[1], span[1]))]
+        else:
+            spans.append(span)
+    return spans
 
 
 def parse_hours(text: str) -> Hours:

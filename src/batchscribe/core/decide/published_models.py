@@ -12,6 +12,8 @@ AUTO = "auto"
 """The value of BATCH_ENGINE and WHISPER_MODEL that leaves the choice to this table."""
 AS_OF = "2026-11"
 SOURCE = "Open ASR Leaderboard, A100"
+SPEAKER_MODEL = "wespeaker_en_voxceleb_CAM++"
+"""The model of BATCH_SPEAKERS."""
 WHISPER, PARAKEET = "faster-whisper", "parakeet"
 ENGLISH = frozenset({"en"})
 _EUROPEAN = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk"
