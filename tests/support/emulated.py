@@ -66,7 +66,7 @@ class Case:
         while not ended or self.open_runs:
             assert len(ended) < PATIENT_PASSES, ended[-1]
             ended.append(self.command("watchdog", crash="", lands=None, host="", **names))
-            time.sleep(0.2)
+            time.sleep(0.5)
         return ended
 
     def command(

@@ -50,13 +50,15 @@ def _make_puts_atomic() -> None:
 
 
 def _shorten_requests() -> None:
-    """moto lists its folders and its methods for each request, and its server logs each."""
-    from moto.core import responses
+    """moto lists its folders and its methods for each request, parses the time of each listed object, and its
+    server logs each request."""
+    from moto.core import responses, serialize
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
     kind: Any = DomainDispatcherApplication
     kind.get_backend_for_host = cache(kind.get_backend_for_host)
     responses.method_names_from_class = cache(responses.method_names_from_class)
+    serialize.parse_to_aware_datetime = cache(serialize.parse_to_aware_datetime)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
