@@ -23,7 +23,7 @@ from batchscribe.core.text.transcripts import encode
 from batchscribe.testing.guard import ROLE
 from support.aws import make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for
-from support.forked import ENGINES
+from support.forked import ENGINES, FORKED_PROGRAM, nursery
 from support.receivers import http_receiver, smtp_receiver
 from support.s3 import CREDENTIALS, aws_client, create_bucket, s3_client
 from support.sshd import Sshd, sshd
@@ -98,11 +98,13 @@ class Cloud:
 def install_worker(box: Sshd) -> None:
     """What `gpu setup` leaves on a box: a Python with batchscribe, and the workers' environment.
 
-    Credentials as a role would give them: where AWS is, the box is told by each run.
+    Its processes are forks; test_connections starts interpreters. Credentials as a role would give them:
+    where AWS is, the box is told by each run.
     """
     python = box.home / ".batchscribe" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program = f"{sys.executable} -IS {FORKED_PROGRAM} {nursery().address.hex()}"
+    python.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     python.chmod(0o700)
     names = {"PYTHONPATH": ENGINES} | CREDENTIALS
     lines = [f"{name}={value}\n" for name, value in names.items() if name != "AWS_DEFAULT_REGION"]

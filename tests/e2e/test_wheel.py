@@ -49,7 +49,7 @@ def link_dependencies(environment: Path, folder: Path) -> None:
 
 
 def check_package(command: Path, home: Path) -> Path:
-    """The installed command, from a folder of its own, and the files of its package; the folder of the audio."""
+    """The installed command, from a folder of its own, and its package's files; the folder of the audio."""
     assert check(command, "--version", cwd=home).strip() == f"batchscribe, version {__version__}"
     (audio,) = command.resolve().parent.parent.glob("lib/python3*/site-packages/batchscribe/demo/audio")
     assert (audio.parents[1] / "deploy" / "prometheus" / "rules.yml").is_file()

@@ -189,7 +189,7 @@ class Case:
 
 @contextmanager
 def emulated_aws() -> Iterator[Aws]:
-    with aws_environment(), moto_server() as endpoint, fault_proxy(endpoint) as proxy:
+    with aws_environment(), moto_server() as endpoint, fault_proxy() as proxy:
         clients: dict[str, Any] = {name: aws_client(endpoint, name) for name in ("s3", "ec2", "scheduler")}
         clients["scheduler"].create_schedule_group(Name="batchscribe")
         yield Aws(endpoint=endpoint, proxy=proxy, **clients)

@@ -34,6 +34,8 @@ _LAZY = (
     "av",
     "batchscribe.wiring.scheduler",
     "batchscribe.wiring.gpu",
+    "batchscribe.wiring.host",
+    "batchscribe.wiring.host_boot",
     "batchscribe.wiring.worker",
     "batchscribe.adapters.engines.whisper.silero_vad",
     "batchscribe.adapters.aws.ec2",
@@ -45,8 +47,12 @@ _LAZY = (
     "support.played_worker",
 )
 """What commands and workers import on use."""
+FORKED_PROGRAM = Path(__file__).with_name("forked_program.py")
+COMMAND = ("-P", "-m", "batchscribe")
 PROGRAMS = {
-    ("-P", "-m", "batchscribe"): "batchscribe.cli.main",
+    COMMAND: "batchscribe.cli.main",
+    ("-I", "-m", "batchscribe.wiring.host"): "batchscribe.wiring.host",
+    ("-I", "-m", "batchscribe.wiring.host_boot"): "batchscribe.wiring.host_boot",
     (str(Path(__file__).with_name("played_worker.py")),): "support.played_worker",
 }
 """Arguments of an interpreter -> module with the program's `main`."""
@@ -109,29 +115,22 @@ class Nursery:
         """Starts `batchscribe WORDS` in `home`. `arm`: arguments of support.crashing.arm, called before.
 
         An empty `arm` is support.crashing.poll_often."""
-        asked = {"home": str(home), "words": words, "environment": dict(environment), "arm": arm}
         output = os.memfd_create("stdout"), os.memfd_create("stderr")
-        channel = self._request(asked, output)
+        argv = [*COMMAND, *words]
+        channel = self._request(output, home=str(home), argv=argv, environment=dict(environment), arm=arm)
         return Forked(words, _receive(channel), channel, output)
 
     def spawn(self, argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
         """Replaces `batchscribe.detached.spawn`: forks programs that are imported already."""
-        module, words = _find_program(argv)
-        if not module:
+        if argv[0] != sys.executable or not _find_program(argv[1:])[0]:
             return _SPAWN(argv, environment=environment, log=log)
-        asked = {
-            "home": str(Path.cwd()),
-            "words": words,
-            "environment": dict(environment),
-            "arm": None,
-            "detached": module,
-        }
         make_folder(log.parent)
         file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE)
-        with os.fdopen(file), self._request(asked, (file, file)) as channel:
+        asked = {"home": str(Path.cwd()), "argv": argv[1:], "environment": dict(environment)}
+        with os.fdopen(file), self._request((file, file), **asked, detached=True) as channel:
             return _receive(channel)
 
-    def _request(self, asked: dict[str, Any], output: tuple[int, int]) -> socket.socket:
+    def _request(self, output: tuple[int, int], **asked: object) -> socket.socket:
         """Gives the connection, on which the pid follows, then the exit code."""
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel.connect(self.address)
@@ -146,10 +145,10 @@ def _receive(channel: socket.socket) -> int:
 
 
 def _find_program(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Module with the `main` of a command line, and its words; empty if it is another program's."""
+    """Module with the `main` for these arguments of an interpreter, and its words; empty if there is none."""
     for given, module in PROGRAMS.items():
-        if tuple(argv[: 1 + len(given)]) == (sys.executable, *given):
-            return module, [*argv[1 + len(given) :]]
+        if tuple(argv[: len(given)]) == given:
+            return module, [*argv[len(given) :]]
     return "", []
 
 
@@ -196,15 +195,17 @@ def keep_tables() -> None:
 
 
 def _prepare() -> None:
-    """Imports what commands import, and parses the tables of their services, once for all of them."""
+    """Imports what commands import, lists the engines, and parses the tables of services, once."""
     import boto3
 
     from batchscribe.cli.main import COMMANDS
+    from batchscribe.wiring import engines
 
     for name in {row[0].partition(":")[0] for row in COMMANDS.values()}:
         importlib.import_module(f"batchscribe.cli.{name}")
     for name in _LAZY:
         importlib.import_module(name)
+    engines.engine_names()
     keep_tables()
     session: Any = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
@@ -231,13 +232,13 @@ def _serve(listener: socket.socket) -> None:
                 channel.close()
                 continue
             channel, _ = listener.accept()
-            message, output, *_ = socket.recv_fds(channel, LONGEST, 2)
+            message, streams, *_ = socket.recv_fds(channel, LONGEST, 3)
             if not message:  # killed meanwhile
                 channel.close()
                 continue
             if (pid := os.fork()) == 0:
-                _become(json.loads(message), output)
-            for descriptor in output:
+                _become(streams, **json.loads(message))
+            for descriptor in streams:
                 os.close(descriptor)
             handle = os.pidfd_open(pid)
             running[handle] = pid, channel
@@ -250,23 +251,32 @@ def _answer(channel: socket.socket, number: int) -> None:
         channel.send(str(number).encode())
 
 
-def _become(asked: dict[str, Any], output: list[int]) -> NoReturn:
-    """Becomes the command line."""
+def _become(
+    streams: list[int],
+    home: str,
+    argv: list[str],
+    environment: dict[str, str],
+    arm: dict[str, Any] | None = None,
+    *,
+    detached: bool = False,
+) -> NoReturn:
+    """Becomes the program. `streams`: output and errors, after the input if there is one."""
     code: object = 1
     try:
-        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), *output)):
+        for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *streams][-3:]):
             os.dup2(descriptor, number)
         os.closerange(3, LONGEST)
-        if "detached" in asked:
+        if detached:
             os.setsid()
-        os.chdir(asked["home"])
+        os.chdir(home)
         os.environ.clear()
-        os.environ.update(asked["environment"])
-        sys.argv = ["batchscribe", *asked["words"]]
-        if asked["arm"] is not None:
+        os.environ.update(environment)
+        module, words = _find_program(argv)
+        sys.argv = ["batchscribe", *words]
+        if arm is not None:
             crashing = importlib.import_module("support.crashing")
-            crashing.arm(**asked["arm"]) if asked["arm"] else crashing.poll_often()
-        importlib.import_module(asked.get("detached", "batchscribe.cli.main")).main()
+            crashing.arm(**arm) if arm else crashing.poll_often()
+        code = importlib.import_module(module).main()
     except SystemExit as error:
         code = error.code
     except BaseException:  # noqa: BLE001  as the interpreter does

@@ -63,7 +63,7 @@ def _shorten_requests() -> None:
 
 
 @cache
-def _server() -> str:
+def _server() -> Any:
     try:
         from moto.server import ThreadedMotoServer
     except ImportError:
@@ -73,15 +73,20 @@ def _server() -> str:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     atexit.register(server.stop)
-    host, port = server.get_host_and_port()
-    return f"http://{host}:{port}"
+    return server
+
+
+def moto_application() -> Any:
+    """The application of this process's server, for calls without another connection."""
+    return _server()._server.app
 
 
 @contextmanager
 def moto_server() -> Iterator[str]:
     """Gives the endpoint of this process's server, http://127.0.0.1:port: moto has one account per process,
     and each endpoint needs clients of its own, which botocore takes long to make."""
-    yield _server()
+    host, port = _server().get_host_and_port()
+    yield f"http://{host}:{port}"
 
 
 @contextmanager
