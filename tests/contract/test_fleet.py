@@ -51,7 +51,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def proxy(endpoint: str) -> Iterator[FaultProxy]:
-    with fault_proxy(endpoint) as proxy:
+    with fault_proxy() as proxy:
         yield proxy
 
 

@@ -23,7 +23,7 @@ from batchscribe.core.text.transcripts import encode
 from batchscribe.testing.guard import ROLE
 from support.aws import make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for
-from support.forked import ENGINES
+from support.forked import ENGINES, FORKED_PROGRAM, nursery
 from support.receivers import http_receiver, smtp_receiver
 from support.s3 import CREDENTIALS, aws_client, create_bucket, s3_client
 from support.sshd import Sshd, sshd
@@ -98,11 +98,13 @@ class Cloud:
 def install_worker(box: Sshd) -> None:
     """What `gpu setup` leaves on a box: a Python with batchscribe, and the workers' environment.
 
-    Credentials as a role would give them: where AWS is, the box is told by each run.
+    Its processes are forks; test_connections starts interpreters. Credentials as a role would give them:
+    where AWS is, the box is told by each run.
     """
     python = box.home / ".batchscribe" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program = f"{sys.executable} -IS {FORKED_PROGRAM} {nursery().address.hex()}"
+    python.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     python.chmod(0o700)
     names = {"PYTHONPATH": ENGINES} | CREDENTIALS
     lines = [f"{name}={value}\n" for name, value in names.items() if name != "AWS_DEFAULT_REGION"]
@@ -214,18 +216,18 @@ def test_a_corrupt_chunk_among_good_ones(cloud: Cloud) -> None:
 
 
 def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
-    cloud.speech(120)
+    cloud.speech(80)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="40")
     wait_for(cloud.transcribed())
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = cloud.objects("transcription-chunk-")
-    assert len(finished) < 120
+    assert len(finished) < 80
     assert cloud.state == "running"
     report = cloud.desk.json("tick")["runs"][0]
     assert report["status"] == "completed"
     done = cloud.objects("transcription-chunk-")
-    assert len(done) == 120
+    assert len(done) == 80
     assert finished.items() <= done.items(), "what was published stays as it is"
     assert cloud.state == "stopped"
     assert len(cloud.objects("manifest.json")) == 1, "the worker lived on: nothing was dispatched twice"
@@ -370,15 +372,13 @@ def test_a_bucket_that_cannot_be_listed_starts_nothing(cloud: Cloud) -> None:
 
 def test_no_credential_reaches_any_log_or_report(cloud: Cloud) -> None:
     secret = "canary-9f8e7d6c5b4a"
-    cloud.speech(2)
-    done = cloud.desk.run(
-        "tick",
-        BATCH_ENGINE="pocketsphinx",
-        BATCH_THRESHOLD="2",
-        SLACK_WEBHOOK_URL=f"http://127.0.0.1:9/services/{secret}",
-    )
+    for number in (1, 2):
+        cloud.put(f"user/session_1/chunk-00{number}.wav", spoken(3.0))
+    hook = f"http://127.0.0.1:9/services/{secret}"
+    done = cloud.desk.run("tick", BATCH_THRESHOLD="2", SLACK_WEBHOOK_URL=hook)
     assert done.returncode == 0, done.stderr
+    assert "w0 w1" in cloud.desk.run("export", "user/session_1", "--format", "txt").stdout
     written = [path for path in cloud.desk.home.rglob("*") if path.is_file() and path.name != ".env"]
     for text in (done.stdout, done.stderr, *(path.read_bytes().decode(errors="replace") for path in written)):
         assert secret not in text
-        assert "bread" not in text, "what was said stays in the transcripts"
+        assert "w0 w1" not in text, "what was said stays in the transcripts"

@@ -163,7 +163,7 @@ class SetUp:
         return len(chunks)
 
     def much_work(self) -> None:
-        for copy in range(12):
+        for copy in range(3):
             put_speech(self.bucket / f"copy{copy}", "team-meeting", "morning-walk", "notes")
         self.give()
 

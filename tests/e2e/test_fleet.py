@@ -88,7 +88,7 @@ def test_the_others_do_the_rest_of_a_machine_that_is_terminated_from_outside(
 
 def test_without_spot_capacity_the_next_machines_are_on_demand(tmp_path: Path, endpoint: str) -> None:
     with (
-        fault_proxy(endpoint) as proxy,
+        fault_proxy() as proxy,
         created_cloud(tmp_path, endpoint, calls=proxy.endpoint) as cloud,
     ):
         cloud.add_speech(RECORDINGS)
@@ -110,7 +110,7 @@ def test_without_capacity_in_its_region_a_run_goes_on_in_a_further_one(tmp_path:
 
     regions = f"{WEST} {template} {ROLE}"
     with (
-        fault_proxy(endpoint) as proxy,
+        fault_proxy() as proxy,
         created_cloud(tmp_path, endpoint, calls=proxy.endpoint, GPU_FURTHER_REGIONS=regions) as cloud,
     ):
         cloud.add_speech(RECORDINGS)

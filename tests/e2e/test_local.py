@@ -49,16 +49,18 @@ def test_below_the_threshold_nothing_is_started(desk: Desk) -> None:
 
 
 def test_a_tick_transcribes_and_reports(desk: Desk) -> None:
-    keys = put_speech(desk.bucket, "team-meeting")
+    put_speech(desk.bucket, "team-meeting")
+    for path in (desk.bucket / "team-meeting").glob("chunk-00[34].*"):
+        path.unlink()  # an engine with real words takes its time
     before = desk.json("scan")
-    assert (before["pending"], before["done"]) == (4, 0)
-    document = desk.json("tick", BATCH_ENGINE="pocketsphinx")
+    assert (before["pending"], before["done"]) == (2, 0)
+    document = desk.json("tick", BATCH_ENGINE="pocketsphinx", BATCH_THRESHOLD="2")
     assert document["decision"] == "launch"
     (report,) = document["runs"]
     assert report["status"] == "completed"
-    assert report["transcription"]["done"] == len(keys)
+    assert report["transcription"]["done"] == 2
     after = desk.json("scan")
-    assert (after["pending"], after["done"]) == (0, 4)
+    assert (after["pending"], after["done"]) == (0, 2)
     session = desk.bucket / "team-meeting"
     first = decode((session / "transcription-chunk-001.json").read_bytes())
     assert isinstance(first, Transcript)
@@ -175,18 +177,17 @@ def test_one_bad_chunk_costs_one_chunk_and_is_quarantined_in_the_end(desk: Desk)
 
 
 def test_kill_9_in_the_middle_then_the_next_tick_finishes(desk: Desk) -> None:
-    for copy in range(2):
-        put_speech(desk.bucket / f"copy{copy}", "team-meeting", "morning-walk")
+    put_speech(desk.bucket, "team-meeting", "morning-walk")
     process = desk.start("tick")
-    wait_for(some_transcript(desk, "copy0/morning-walk"))
+    wait_for(some_transcript(desk, "morning-walk"))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
-    assert 0 < len(finished) < 18
+    assert 0 < len(finished) < 9
     document = desk.json("tick")
     assert document["runs"][0]["status"] == "completed"
     done = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
-    assert len(done) == 18
+    assert len(done) == 9
     assert finished.items() <= done.items(), "no transcript is written twice"
     assert desk.json("status")["gpu"]["state"] == "stopped"
     assert desk.json("status")["run"] is None
@@ -226,10 +227,9 @@ def test_a_tick_that_waits_fails_with_a_run_that_the_timer_settled(desk: Desk) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signals) -> None:
-    for copy in range(3):
-        put_speech(desk.bucket / f"copy{copy}", "morning-walk", "notes", "team-meeting")
+    put_speech(desk.bucket, "morning-walk", "notes", "team-meeting")
     process = desk.start("tick", "--json")
-    wait_for(some_transcript(desk, "copy0/morning-walk"))
+    wait_for(some_transcript(desk, "morning-walk"))
     process.send_signal(number)
     stdout, _ = process.communicate()
     assert process.returncode == 130
@@ -241,7 +241,7 @@ def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signal
 
 
 def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
-    for copy in range(12):
+    for copy in range(3):
         put_speech(desk.bucket / f"copy{copy}", "morning-walk", "notes", "team-meeting")
     with Ledger(desk.home / ".batchscribe" / "ledger.sqlite") as ledger:
         taught = {"run": "before", "engine": "scripted", "model": "", "instance_type": ""}

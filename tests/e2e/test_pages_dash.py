@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchscribe import detached
 from batchscribe.dashboard.context import open_context
 from batchscribe.dashboard.server import create_app
 from batchscribe.settings import load
@@ -19,6 +20,7 @@ from batchscribe.wiring.stores import open_store
 from support.browser import WIDTHS, find_faults, serving
 from support.cli import Desk, local_desk, put_speech, spoken, wait_for
 from support.dashboards import fill_ledger, quarantine_chunk
+from support.forked import nursery
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -72,6 +74,8 @@ def test_a_manual_run_is_started_by_keyboard_alone(
     browser_page: Page, desk: Desk, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(desk.home)
+    monkeypatch.setenv("BATCH_ENGINE", "scripted")
+    monkeypatch.setattr(detached, "spawn", nursery().spawn)
     shutil.rmtree(desk.bucket / "team-meeting")
     (desk.bucket / "short.wav").write_bytes(spoken())
     browser_page.goto(url)
@@ -99,12 +103,10 @@ def press_until(page: Page, name: str) -> None:
     raise AssertionError(f"no Tab leads to {name}")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_every_page_is_accessible_and_fits(browser_page: Page, desk: Desk, url: str, width: int) -> None:
+def test_every_page_is_accessible_and_fits(browser_page: Page, desk: Desk, url: str) -> None:
     runs = fill_ledger(desk.home, 60, detail="w" * 200, failures={"<b>" + "n" * 1000: "x" * 1000})
     for key in ("short.mp3", "<i>/" + "long-name-" * 50 + ".mp3"):
         quarantine_chunk(open_store(str(desk.bucket)), key)
-    browser_page.set_viewport_size({"width": width, "height": 900})
     faults = {}
     for path in (
         "/",
@@ -117,7 +119,9 @@ def test_every_page_is_accessible_and_fits(browser_page: Page, desk: Desk, url: 
         "/doctor",
     ):
         browser_page.goto(url + path)
-        wide = browser_page.evaluate("document.documentElement.scrollWidth > innerWidth")
-        if found := [*find_faults(browser_page), *(["wider than the window"] if wide else [])]:
-            faults[path] = found
+        for width in WIDTHS:
+            browser_page.set_viewport_size({"width": width, "height": 900})
+            wide = browser_page.evaluate("document.documentElement.scrollWidth > innerWidth")
+            if found := [*find_faults(browser_page), *(["wider than the window"] if wide else [])]:
+                faults[path, width] = found
     assert faults == {}

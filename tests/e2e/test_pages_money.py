@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.e2e
-DAYS = timedelta(days=10)
+DAYS = timedelta(days=5)
 
 
 @pytest.fixture

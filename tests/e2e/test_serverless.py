@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class Serverless:
             while True:
                 document = self.json("watchdog")
                 outcomes.update(run["outcome"] for run in document["released"])
+                time.sleep(0.5)  # a pass would take the core from the worker
                 yield "no run is open" in document["found"] and self.cloud.state == "stopped"
 
         wait_for(closed())

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ from batchscribe.protocols import Store
 from batchscribe.wiring.stores import open_store
 from support.cli import PATIENCE, spoken
 from support.faults import fault_proxy
-from support.forked import ENGINES
+from support.forked import nursery
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server
 
 pytestmark = pytest.mark.e2e
@@ -60,7 +58,7 @@ def folder(path: Path) -> Iterator[Place]:
 
 @contextmanager
 def s3(path: Path) -> Iterator[Place]:
-    with moto_server() as endpoint, fault_proxy(endpoint) as proxy, aws_environment(proxy.endpoint):
+    with moto_server() as endpoint, fault_proxy() as proxy, aws_environment(proxy.endpoint):
         bucket = f"two-{os.urandom(4).hex()}"
         store = open_store(create_bucket(endpoint, bucket), region=REGION, endpoint=endpoint)
         environment = CREDENTIALS | {"AWS_ENDPOINT_URL": proxy.endpoint, "HOME": str(path)}
@@ -109,20 +107,14 @@ def both(url: str, environment: dict[str, str]) -> list[tuple[int, str]]:
 
     A worker that starts after the other one's exit record does nothing, and prints that record.
     """
-    base = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": ENGINES}
-    words = [sys.executable, "-m", "batchscribe", "worker", url]
-    workers = [
-        subprocess.Popen(
-            words, env=base | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(2)
-    ]
+    base = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    workers = [nursery().start(Path.cwd(), "worker", url, environment=base | environment) for _ in range(2)]
     try:
-        told = [worker.communicate(timeout=PATIENCE)[0] for worker in workers]
+        told = ["".join(worker.communicate(timeout=PATIENCE)) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    return [(worker.returncode, text) for worker, text in zip(workers, told, strict=True)]
+    return [(worker.wait(), text) for worker, text in zip(workers, told, strict=True)]
 
 
 def test_two_workers_with_one_manifest_publish_each_key_once(place: Place, tmp_path: Path) -> None:

@@ -48,10 +48,18 @@ def link_dependencies(environment: Path, folder: Path) -> None:
     (site / "dependencies.pth").write_text(f"{folder}\n")
 
 
-def check_commands(command: Path, home: Path) -> None:
-    """The installed command, from a folder of its own, with speech from its own package."""
+def check_package(command: Path, home: Path) -> Path:
+    """The installed command, from a folder of its own, and its package's files; the folder of the audio."""
     assert check(command, "--version", cwd=home).strip() == f"batchscribe, version {__version__}"
     (audio,) = command.resolve().parent.parent.glob("lib/python3*/site-packages/batchscribe/demo/audio")
+    assert (audio.parents[1] / "deploy" / "prometheus" / "rules.yml").is_file()
+    assert (audio.parents[1] / "deploy" / "grafana" / "batchscribe.json").is_file()
+    assert "AWSTemplateFormatVersion" in check(command, "iam-policy", "--template", cwd=home)
+    return audio
+
+
+def check_job(command: Path, home: Path, audio: Path) -> None:
+    """The main job and what shows it, with speech from the package."""
     (chunk,) = audio.glob("morning-walk/chunk-001.*")
     session = home / "recordings" / "morning-walk"
     session.mkdir(parents=True)
@@ -61,9 +69,6 @@ def check_commands(command: Path, home: Path) -> None:
     assert "morning" in check(command, "export", "morning-walk", "--source", "recordings", cwd=home)
     assert "GPU starts" in check(command, "report", "--format", "html", cwd=home)
     assert "\nbatchscribe_runs_total{" in check(command, "metrics", cwd=home)
-    assert (audio.parents[1] / "deploy" / "prometheus" / "rules.yml").is_file()
-    assert (audio.parents[1] / "deploy" / "grafana" / "batchscribe.json").is_file()
-    assert "AWSTemplateFormatVersion" in check(command, "iam-policy", "--template", cwd=home)
 
 
 def test_pip_installs_it_into_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
@@ -71,7 +76,8 @@ def test_pip_installs_it_into_a_clean_environment(wheel: Path, tmp_path: Path) -
     check(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     link_dependencies(environment, tmp_path / "dependencies")
     check(environment / "bin" / "python", "-m", "pip", "install", "--no-deps", wheel, cwd=tmp_path)
-    check_commands(environment / "bin" / "batchscribe", tmp_path)
+    command = environment / "bin" / "batchscribe"
+    check_job(command, tmp_path, check_package(command, tmp_path))
 
 
 def test_uv_installs_it_as_a_tool(wheel: Path, tmp_path: Path) -> None:
@@ -84,4 +90,4 @@ def test_uv_installs_it_as_a_tool(wheel: Path, tmp_path: Path) -> None:
     words = ("--python", sys.executable, "--overrides", overrides, wheel)
     check(UV, "tool", "install", *words, cwd=tmp_path, **places)
     link_dependencies(tmp_path / "tools" / "batchscribe", tmp_path / "dependencies")
-    check_commands(tmp_path / "bin" / "batchscribe", tmp_path)
+    check_package(tmp_path / "bin" / "batchscribe", tmp_path)

@@ -88,7 +88,7 @@ def finish_by_timer(desk: Desk) -> Any:
         if closed := desk.json("watchdog").get("released"):
             (run,) = closed
             return run
-        time.sleep(0.2)
+        time.sleep(0.5)
     raise AssertionError("no run was closed")
 
 

@@ -66,7 +66,7 @@ class Case:
         while not ended or self.open_runs:
             assert len(ended) < PATIENT_PASSES, ended[-1]
             ended.append(self.command("watchdog", crash="", lands=None, host="", **names))
-            time.sleep(0.2)
+            time.sleep(0.5)
         return ended
 
     def command(
@@ -189,7 +189,7 @@ class Case:
 
 @contextmanager
 def emulated_aws() -> Iterator[Aws]:
-    with aws_environment(), moto_server() as endpoint, fault_proxy(endpoint) as proxy:
+    with aws_environment(), moto_server() as endpoint, fault_proxy() as proxy:
         clients: dict[str, Any] = {name: aws_client(endpoint, name) for name in ("s3", "ec2", "scheduler")}
         clients["scheduler"].create_schedule_group(Name="batchscribe")
         yield Aws(endpoint=endpoint, proxy=proxy, **clients)

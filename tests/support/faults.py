@@ -1,4 +1,4 @@
-"""A proxy on loopback that makes single calls to AWS go wrong, in front of any endpoint.
+"""An endpoint on loopback that makes single calls to AWS go wrong, and gives the others to moto.
 
 A call has a name: EC2's is its action (`StartInstances`), the scheduler's too (`CreateSchedule`), and
 S3's is the method with the last part of the key (`PUT intent.json`).
@@ -7,7 +7,6 @@ S3's is the method with the last part of the key (`PUT intent.json`).
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -18,7 +17,10 @@ from http.server import BaseHTTPRequestHandler
 from threading import Event, Lock
 from urllib.parse import parse_qs, urlsplit
 
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
 from support.http_server import LoopbackServer, serving
+from support.s3 import moto_application
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
 _SCHEDULES = {
@@ -66,12 +68,11 @@ class FaultProxy:
     `written` counts by path how often a PUT was done, whoever heard of it.
     """
 
-    def __init__(self, upstream: str, on_call: Callable[[Fault], None] | None) -> None:
+    def __init__(self, on_call: Callable[[Fault], None] | None) -> None:
         self._on_call = on_call
         self.calls: list[str] = []
         self.written: Counter[str] = Counter()
         self.closing = Event()
-        self._upstream = urlsplit(upstream)
         self.plans: dict[str, deque[Fault]] = {}
         self._lock = Lock()
         self.endpoint = ""
@@ -99,24 +100,18 @@ class FaultProxy:
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(
-            self._upstream.hostname or "", self._upstream.port, timeout=30
-        )
-        try:
-            connection.request(method, path, body=body, headers=headers)
-            reply = connection.getresponse()
-            answer = reply.status, reply.getheaders(), reply.read()
-        finally:
-            connection.close()
-        if method == "PUT" and reply.status < 300:
+        asked = EnvironBuilder(path, method=method, headers=headers, data=body)
+        content, status, found = run_wsgi_app(moto_application(), asked.get_environ(), buffered=True)
+        code = int(status.partition(" ")[0])
+        if method == "PUT" and code < 300:
             with self._lock:
                 self.written[urlsplit(path).path] += 1
-        return answer
+        return code, [*found], b"".join(content)
 
 
 @contextmanager
-def fault_proxy(upstream: str, *, on_call: Callable[[Fault], None] | None = None) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(upstream, on_call)
+def fault_proxy(*, on_call: Callable[[Fault], None] | None = None) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(on_call)
 
     methods = {f"do_{method}": _Handler.meet for method in ("GET", "HEAD", "POST", "PUT", "DELETE")}
     handler = type("Handler", (_Handler,), {"faults": proxy} | methods)

@@ -1,7 +1,7 @@
 """Command lines without the start of an interpreter: a process imports the program and forks each command.
 
-The child has the given folder and environment, and its output goes to memory. `Desk.spawn` starts a real
-interpreter instead.
+The child has the given folder and environment, and its output goes to memory. A worker that a command starts
+is a fork of that process, too. `Desk.spawn` starts a real interpreter instead.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+from batchscribe import detached
+from batchscribe.private_files import FILE, make_folder
 
 TESTS = Path(__file__).parents[1]
 ENGINES = str(Path(__file__).with_name("engines"))
@@ -32,16 +34,31 @@ _LAZY = (
     "av",
     "batchscribe.wiring.scheduler",
     "batchscribe.wiring.gpu",
+    "batchscribe.wiring.host",
+    "batchscribe.wiring.host_boot",
+    "batchscribe.wiring.worker",
+    "batchscribe.adapters.engines.whisper.silero_vad",
     "batchscribe.adapters.aws.ec2",
     "batchscribe.adapters.aws.eventbridge",
     "batchscribe.adapters.engines.pocketsphinx_engine",
     "batchscribe.adapters.local.compute",
     "batchscribe.adapters.local.launcher",
-    "faster_whisper",
+    "onnxruntime",
+    "support.played_worker",
 )
-"""What commands import on use."""
+"""What commands and workers import on use."""
+FORKED_PROGRAM = Path(__file__).with_name("forked_program.py")
+COMMAND = ("-P", "-m", "batchscribe")
+PROGRAMS = {
+    COMMAND: "batchscribe.cli.main",
+    ("-I", "-m", "batchscribe.wiring.host"): "batchscribe.wiring.host",
+    ("-I", "-m", "batchscribe.wiring.host_boot"): "batchscribe.wiring.host_boot",
+    (str(Path(__file__).with_name("played_worker.py")),): "support.played_worker",
+}
+"""Arguments of an interpreter -> module with the program's `main`."""
 LONGEST = 1 << 17
-"""Bytes of a message between the two processes."""
+"""Bytes of a message between two processes."""
+_SPAWN = detached.spawn
 
 
 @dataclass
@@ -50,21 +67,16 @@ class Forked:
 
     args: tuple[str, ...]
     pid: int
-    _nursery: Nursery
+    _channel: socket.socket
     _output: tuple[int, int]
     returncode: int | None = None
 
     def poll(self) -> int | None:
-        self._nursery.read(0)
-        return self._ended()
+        return self._read_code(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        until = None if timeout is None else time.monotonic() + timeout
-        while (code := self._ended()) is None:
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            self._nursery.read(left)
+        if (code := self._read_code(timeout)) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -80,23 +92,22 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def __del__(self) -> None:
+        self._channel.close()
         for output in self._output:
             os.close(output)
 
-    def _ended(self) -> int | None:
-        if self.returncode is None:
-            self.returncode = self._nursery.codes.pop(self.pid, None)
+    def _read_code(self, timeout: float | None) -> int | None:
+        """Exit code, or minus the signal, once the command has ended."""
+        if self.returncode is None and select.select([self._channel], [], [], timeout)[0]:
+            self.returncode = _receive(self._channel)
         return self.returncode
 
 
-@dataclass
+@dataclass(frozen=True)
 class Nursery:
-    """The tests' end of the process that forks."""
+    """Clients' side of the process that forks."""
 
-    channel: socket.socket
-    codes: dict[int, int] = field(default_factory=dict)
-    """Exit codes, or minus the signal, of ended commands by process."""
-    _started: list[int] = field(default_factory=list)
+    address: bytes
 
     def start(
         self, home: Path, *words: str, environment: Mapping[str, str], arm: Mapping[str, Any] | None = None
@@ -104,46 +115,65 @@ class Nursery:
         """Starts `batchscribe WORDS` in `home`. `arm`: arguments of support.crashing.arm, called before.
 
         An empty `arm` is support.crashing.poll_often."""
-        asked = {"home": str(home), "words": words, "environment": dict(environment), "arm": arm}
         output = os.memfd_create("stdout"), os.memfd_create("stderr")
-        socket.send_fds(self.channel, [json.dumps(asked).encode()], output)
-        while not self._started:
-            self.read(None)
-        return Forked(words, self._started.pop(), self, output)
+        argv = [*COMMAND, *words]
+        channel = self._request(output, home=str(home), argv=argv, environment=dict(environment), arm=arm)
+        return Forked(words, _receive(channel), channel, output)
 
-    def read(self, timeout: float | None) -> None:
-        """Reads one message, if there is one within `timeout` seconds."""
-        if select.select([self.channel], [], [], timeout)[0]:
-            message = self.channel.recv(LONGEST)
-            assert message, "the forking process has ended"
-            pid, code = json.loads(message)
-            if code is None:
-                self._started.append(pid)
-            else:
-                self.codes[pid] = code
+    def spawn(self, argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
+        """Replaces `batchscribe.detached.spawn`: forks programs that are imported already."""
+        if argv[0] != sys.executable or not _find_program(argv[1:])[0]:
+            return _SPAWN(argv, environment=environment, log=log)
+        make_folder(log.parent)
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE)
+        asked = {"home": str(Path.cwd()), "argv": argv[1:], "environment": dict(environment)}
+        with os.fdopen(file), self._request((file, file), **asked, detached=True) as channel:
+            return _receive(channel)
+
+    def _request(self, output: tuple[int, int], **asked: object) -> socket.socket:
+        """Gives the connection, on which the pid follows, then the exit code."""
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.connect(self.address)
+        socket.send_fds(channel, [json.dumps(asked).encode()], output)
+        return channel
+
+
+def _receive(channel: socket.socket) -> int:
+    message = channel.recv(LONGEST)
+    assert message, "the forking process has ended"
+    return int(message)
+
+
+def _find_program(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Module with the `main` for these arguments of an interpreter, and its words; empty if there is none."""
+    for given, module in PROGRAMS.items():
+        if tuple(argv[: len(given)]) == given:
+            return module, [*argv[len(given) :]]
+    return "", []
 
 
 @cache
 def nursery() -> Nursery:
     """The one of this test process."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.forked"],
-        stdin=theirs.fileno(),
-        env=kept | {"PYTHONPATH": f"{TESTS}:{ENGINES}", "OPENBLAS_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    theirs.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind("")  # the kernel chooses an abstract address
+        listener.listen()
+        address: bytes = listener.getsockname()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "support.forked"],
+            stdin=listener.fileno(),
+            env=kept | {"PYTHONPATH": f"{TESTS}:{ENGINES}", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
 
     def end() -> None:
-        ours.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # commands of broken tests, too
         process.wait()
 
     atexit.register(end)
-    return Nursery(ours)
+    return Nursery(address)
 
 
 @cache
@@ -170,15 +200,17 @@ def keep_tables() -> None:
 
 
 def _prepare() -> None:
-    """Imports what commands import, and parses the tables of their services, once for all of them."""
+    """Imports what commands import, lists the engines, and parses the tables of services, once."""
     import boto3
 
     from batchscribe.cli.main import COMMANDS
+    from batchscribe.wiring import engines
 
     for name in {row[0].partition(":")[0] for row in COMMANDS.values()}:
         importlib.import_module(f"batchscribe.cli.{name}")
     for name in _LAZY:
         importlib.import_module(name)
+    engines.engine_names()
     keep_tables()
     session: Any = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
@@ -186,53 +218,70 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _serve(channel: socket.socket) -> None:
-    running: dict[int, int] = {}
+def _serve(listener: socket.socket) -> None:
+    """Forks until the tests have ended."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    tests = os.pidfd_open(os.getppid())
     poller = select.poll()
-    poller.register(channel, select.POLLIN)
+    for descriptor in (listener.fileno(), tests):
+        poller.register(descriptor, select.POLLIN)
     while True:
         for ready, _ in poller.poll():
+            if ready == tests:
+                return
             if ready in running:
-                pid = running.pop(ready)
+                pid, channel = running.pop(ready)
                 poller.unregister(ready)
                 os.close(ready)
-                _answer(channel, pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                _answer(channel, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                channel.close()
                 continue
-            message, output, *_ = socket.recv_fds(channel, LONGEST, 2)
-            if not message:
-                return
+            channel, _ = listener.accept()
+            message, streams, *_ = socket.recv_fds(channel, LONGEST, 3)
+            if not message:  # killed meanwhile
+                channel.close()
+                continue
             if (pid := os.fork()) == 0:
-                _become(json.loads(message), output, [*running])
-            for descriptor in output:
+                _become(streams, **json.loads(message))
+            for descriptor in streams:
                 os.close(descriptor)
-            running[handle := os.pidfd_open(pid)] = pid
+            handle = os.pidfd_open(pid)
+            running[handle] = pid, channel
             poller.register(handle, select.POLLIN)
-            _answer(channel, pid, None)
+            _answer(channel, pid)
 
 
-def _answer(channel: socket.socket, pid: int, code: int | None) -> None:
-    try:
-        channel.send(json.dumps([pid, code]).encode())
-    except OSError:
-        sys.exit()  # the tests have ended
+def _answer(channel: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # its client has ended, or does not wait
+        channel.send(str(number).encode())
 
 
-def _become(asked: dict[str, Any], output: list[int], others: list[int]) -> NoReturn:
-    """Becomes the command line."""
+def _become(
+    streams: list[int],
+    home: str,
+    argv: list[str],
+    environment: dict[str, str],
+    arm: dict[str, Any] | None = None,
+    *,
+    detached: bool = False,
+) -> NoReturn:
+    """Becomes the program. `streams`: output and errors, after the input if there is one."""
     code: object = 1
     try:
-        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), *output)):
+        for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *streams][-3:]):
             os.dup2(descriptor, number)
-        for descriptor in (*output, *others):
-            os.close(descriptor)
-        os.chdir(asked["home"])
+        os.closerange(3, LONGEST)
+        if detached:
+            os.setsid()
+        os.chdir(home)
         os.environ.clear()
-        os.environ.update(asked["environment"])
-        sys.argv = ["batchscribe", *asked["words"]]
-        if asked["arm"] is not None:
+        os.environ.update(environment)
+        module, words = _find_program(argv)
+        sys.argv = ["batchscribe", *words]
+        if arm is not None:
             crashing = importlib.import_module("support.crashing")
-            crashing.arm(**asked["arm"]) if asked["arm"] else crashing.poll_often()
-        importlib.import_module("batchscribe.cli.main").main()
+            crashing.arm(**arm) if arm else crashing.poll_often()
+        code = importlib.import_module(module).main()
     except SystemExit as error:
         code = error.code
     except BaseException:  # noqa: BLE001  as the interpreter does
@@ -244,9 +293,10 @@ def _become(asked: dict[str, Any], output: list[int], others: list[int]) -> NoRe
 
 
 def main() -> None:
-    with socket.socket(fileno=os.dup(0)) as channel:
+    with socket.socket(fileno=os.dup(0)) as listener:
+        detached.spawn = Nursery(listener.getsockname()).spawn
         _prepare()
-        _serve(channel)
+        _serve(listener)
 
 
 if __name__ == "__main__":

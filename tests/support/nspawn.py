@@ -100,7 +100,7 @@ class Container:
         self.leader = self._found()
         for _ in self._looks("systemd did not come up"):
             # Also `degraded` is up: a unit that fails by design must not fail the boot.
-            if self.run("systemctl", "is-system-running", check=False).stdout.strip() in {
+            if self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip() in {
                 "running",
                 "degraded",
             }:
@@ -205,11 +205,11 @@ class Container:
         raise AssertionError
 
     def _looks(self, failure: str) -> Iterator[None]:
-        for _ in range(int(PATIENCE / 0.02)):
+        for _ in range(int(PATIENCE / 0.1)):
             if not self.up:
                 break
             yield
-            time.sleep(0.02)
+            time.sleep(0.1)
         self.kill()
         raise AssertionError(f"{failure}:\n{self.console.read_text()}")
 

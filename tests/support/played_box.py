@@ -1,4 +1,7 @@
-"""A box whose power is moto's: the real agent, real workers, and a poweroff that stops the instance."""
+"""A box whose power is moto's: the real agent, real workers, and a poweroff that stops the instance.
+
+Its workers are forks of the nursery.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from batchscribe import detached
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import AgentSeams, Boot, HostAgent
 from batchscribe.agent.host import GpuHost
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core.run.host import HostClaim, HostPlace, HostWaits
-from batchscribe.detached import ask_to_end
 from batchscribe.protocols import Store
+from support.forked import nursery
 
 WAITS = HostWaits(linger=3.0, after_report=0.5)
 
@@ -90,11 +96,11 @@ class PlayedBox:
         while self.running() and not ended.is_set():
             if agent.step() is None:
                 break
-            ended.wait(0.2)
+            ended.wait(0.5)
         while self.running() and not ended.wait(0.2):
             pass
         for process in self.home.glob(".batchscribe/runs/*/*/process.json"):
-            ask_to_end(process, force=True)  # without power there are no processes
+            detached.ask_to_end(process, force=True)  # without power there are no processes
 
 
 @contextmanager
@@ -109,7 +115,9 @@ def played_box(box: PlayedBox, environment: Mapping[str, str]) -> Iterator[Playe
     thread = threading.Thread(target=box.live, args=(ended,), daemon=True)
     thread.start()
     try:
-        yield box
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(detached, "spawn", nursery().spawn)
+            yield box
     finally:
         ended.set()
         thread.join(timeout=60)

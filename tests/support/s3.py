@@ -50,18 +50,20 @@ def _make_puts_atomic() -> None:
 
 
 def _shorten_requests() -> None:
-    """moto lists its folders and its methods for each request, and its server logs each."""
-    from moto.core import responses
+    """moto lists its folders and its methods for each request, parses the time of each listed object, and its
+    server logs each request."""
+    from moto.core import responses, serialize
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
     kind: Any = DomainDispatcherApplication
     kind.get_backend_for_host = cache(kind.get_backend_for_host)
     responses.method_names_from_class = cache(responses.method_names_from_class)
+    serialize.parse_to_aware_datetime = cache(serialize.parse_to_aware_datetime)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @cache
-def _server() -> str:
+def _server() -> Any:
     try:
         from moto.server import ThreadedMotoServer
     except ImportError:
@@ -71,15 +73,20 @@ def _server() -> str:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     atexit.register(server.stop)
-    host, port = server.get_host_and_port()
-    return f"http://{host}:{port}"
+    return server
+
+
+def moto_application() -> Any:
+    """The application of this process's server, for calls without another connection."""
+    return _server()._server.app
 
 
 @contextmanager
 def moto_server() -> Iterator[str]:
     """Gives the endpoint of this process's server, http://127.0.0.1:port: moto has one account per process,
     and each endpoint needs clients of its own, which botocore takes long to make."""
-    yield _server()
+    host, port = _server().get_host_and_port()
+    yield f"http://{host}:{port}"
 
 
 @contextmanager

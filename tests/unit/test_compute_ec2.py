@@ -38,7 +38,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shared(endpoint: str) -> Iterator[tuple[FaultProxy, Ec2Compute]]:
-    with fault_proxy(endpoint) as proxy:
+    with fault_proxy() as proxy:
         yield proxy, patient(proxy, attempts=1)
 
 
@@ -256,7 +256,7 @@ def test_the_request_to_end_is_not_taken_for_network_trouble(endpoint: str, inst
     def ended(_fault: Fault) -> None:
         signal.pthread_kill(main_thread().ident or 0, signal.SIGTERM)
 
-    with fault_proxy(endpoint, on_call=ended) as proxy:
+    with fault_proxy(on_call=ended) as proxy:
         proxy.plan("DescribeInstances", *[Hang()] * 4)
         with Interrupts(), pytest.raises(InterruptedRunError):
             patient(proxy, attempts=4, read_timeout=30.0).describe(instance)

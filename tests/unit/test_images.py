@@ -89,7 +89,7 @@ def test_a_template_id_that_does_not_exist_is_a_setting_to_fix(endpoint: str, im
 
 
 def test_a_missing_right_names_the_way_without_it(endpoint: str) -> None:
-    with fault_proxy(endpoint) as proxy:
+    with fault_proxy() as proxy:
         proxy.plan("CreateImage", Refusal("UnauthorizedOperation", 403))
         images = MachineImages(region=REGION, endpoint=proxy.endpoint)
         with pytest.raises(MissingRightError, match="gpu image --print"):

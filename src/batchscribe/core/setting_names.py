@@ -94,9 +94,10 @@ class GivenNames:
         """Yields warnings about names without effect: superseded ones, near misses."""
         counted = [name for name in self.names if name.startswith(STRICT) or not self.environment]
         yield from explain_superseded([name for name in counted if name in SUPERSEDED], self.place)
+        known = self.known | _AWS
         for name in self.names:
-            near = _find_near(name, self.known | _AWS) if name.startswith(_SHARED) else ""
-            if near and near != name and not name.startswith(f"{near}_"):
+            near = _find_near(name, known) if name.startswith(_SHARED) and name not in known else ""
+            if near and not name.startswith(f"{near}_"):
                 yield f"{name} in {self.place} has no effect: did you mean {near}?"
 
 
