@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.forked import keep_tables
+
 pytest.register_assert_rewrite("batchscribe.testing")
 
 # A slow machine is no finding.
@@ -29,6 +31,11 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _take_one_core()
+
+
+def pytest_collection_finish() -> None:
+    """Once the tests have imported botocore."""
+    keep_tables()
 
 
 def _take_one_core() -> None:

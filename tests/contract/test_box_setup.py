@@ -111,11 +111,12 @@ def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
 
 @pytest.fixture
 def equipped(setup: HostSetup, ssh: Ssh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostSetup:
-    """A set-up of a host whose worker needs no installation."""
+    """A set-up of a host whose worker needs no installation, and whose engine is at work."""
     monkeypatch.setattr("batchscribe.adapters.host_access.setup.install_worker", lambda *_a, **_k: "Python 3")
     python = tmp_path / "box-python"
     program(python, f'exec {sys.executable} "$@"')
-    return replace(setup, client=SshHost(ssh, remote_python=str(python)))
+    busy = structs.replace(setup.request, busy=True)
+    return replace(setup, client=SshHost(ssh, remote_python=str(python)), request=busy)
 
 
 def test_an_empty_box_becomes_one_that_transcribes(
@@ -176,13 +177,16 @@ def test_an_installation_that_fails_leaves_the_old_one(
     assert [path.name for path in folder.glob("venv.*")] == ["venv.old"]
 
 
-def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
+def test_packages_that_are_pinned_or_of_an_engine_are_installed_and_nothing_else_is(
     ssh: Ssh, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pin_key(ssh, INSTANCE)
     there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
     monkeypatch.setattr(installation, "read_pins", lambda _extra: there)
-    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu").startswith("Python 3.")
+    engine = ("jiwer", "msgspec")
+    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=engine).startswith("Python 3.")
+    with pytest.raises(LaunchError, match="engine-of-another"):
+        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
     # Without the pins the extra's own packages are asked for, and the box has no cuBLAS and no index.
     monkeypatch.setattr(installation, "read_pins", lambda _extra: None)
     with pytest.raises(LaunchError, match="could not be installed"):
@@ -192,17 +196,6 @@ def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
     with pytest.raises(LaunchError, match="could not be installed"):
         install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
-
-
-def test_the_packages_of_an_engine_are_installed_beside_ours(
-    ssh: Ssh, wheel: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pin_key(ssh, INSTANCE)
-    there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
-    monkeypatch.setattr(installation, "read_pins", lambda _extra: there)
-    assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "msgspec"))
-    with pytest.raises(LaunchError, match="engine-of-another"):
-        install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
 
 
 def test_an_environment_beside_the_first_one_stays_as_long_as_it_is_wanted(
@@ -497,6 +490,7 @@ def test_a_finding_says_what_is_wrong(equipped: HostSetup, ssh: Ssh, tmp_path: P
     pin_key(ssh, INSTANCE)
     request = structs.replace(
         equipped.request,
+        busy=False,
         engine=EngineSpec(engine="no-such-engine"),
         output=(tmp_path / "gone").as_uri(),
         gpu=True,

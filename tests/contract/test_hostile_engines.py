@@ -31,8 +31,8 @@ from batchscribe.testing.store import MemoryStore
 from batchscribe.worker.pipeline import run_worker
 from support import fastconformer, hostile, parakeet_model, whisper_model
 
-FILES = 64
-"""Each kind of file with four damages."""
+FILES = 32
+"""Each kind of file with two damages."""
 DOUBTS = {RERUN, LOW_CONFIDENCE, UNHEARD, NO_SPEECH}
 """Flags that depend on the engine's words."""
 Ends = dict[str, str]

@@ -27,6 +27,7 @@ from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
     ClaimLaunch,
+    EnvironmentRequest,
     HostClaim,
     HostPlace,
     HostReply,
@@ -346,12 +347,15 @@ def test_another_process_with_the_same_number_is_left_alone(
 
 
 @pytest.mark.parametrize("run", ["../../escape", "", "a/b", ".hidden", "x\ny"])
-def test_a_run_can_name_no_folder_but_its_own(
-    local: LocalLauncher, over_ssh: OverSsh, stand_ins: StandIns, run: str
-) -> None:
-    for launcher in (local, over_ssh.launcher):
-        with pytest.raises(MisconfiguredError, match=r"name of a run|not a readable"):
-            launcher.launch(INSTANCE, make_manifest(run=run), URL)
+def test_a_run_can_name_no_folder_but_its_own(local: LocalLauncher, stand_ins: StandIns, run: str) -> None:
+    with pytest.raises(MisconfiguredError, match="name of a run"):
+        local.launch(INSTANCE, make_manifest(run=run), URL)
+    assert not list(stand_ins.folder.glob("*"))
+
+
+def test_a_run_can_name_no_folder_of_the_host_but_its_own(over_ssh: OverSsh, stand_ins: StandIns) -> None:
+    with pytest.raises(MisconfiguredError, match="not a readable"):
+        over_ssh.launcher.launch(INSTANCE, make_manifest(run="../../escape"), URL)
     assert not list(stand_ins.folder.glob("*"))
 
 
@@ -370,37 +374,40 @@ def test_a_remote_worker_gets_the_host_s_environment_and_nothing_of_the_connecti
     assert not [name for name in environment if name.startswith("SSH_")]
 
 
+def test_a_remote_worker_gets_the_manifest_s_region(over_ssh: OverSsh) -> None:
+    over_ssh.launch(region="us-east-2", endpoint="http://127.0.0.1:9000")
+    environment = over_ssh.environment
+    assert (environment["AWS_REGION"], environment["AWS_ENDPOINT_URL"]) == (
+        "us-east-2",
+        "http://127.0.0.1:9000",
+    )
+
+
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        (None, ("us-east-2", "http://127.0.0.1:9000")),
         ("AWS_REGION=\n", ("us-east-2", "http://127.0.0.1:9000")),
         ("AWS_REGION=eu-west-1\n", ("eu-west-1", "http://127.0.0.1:9000")),
         ("AWS_DEFAULT_REGION=eu-west-1\nAWS_ENDPOINT_URL_S3=http://own\n", (None, None)),
     ],
 )
-def test_a_remote_worker_gets_the_manifest_s_region_unless_its_host_has_one(
-    over_ssh: OverSsh, written: str | None, told: tuple[str | None, str | None]
+def test_a_region_of_the_host_goes_before_the_manifest_s(
+    tmp_path: Path, written: str, told: tuple[str | None, str | None]
 ) -> None:
-    if written is not None:
-        over_ssh.keep_environment(written)
-    over_ssh.launch(region="us-east-2", endpoint="http://127.0.0.1:9000")
-    environment = over_ssh.environment
+    box = Box(tmp_path, SystemClock())
+    box.keep_environment(EnvironmentRequest(text=written))
+    environment = box.build_environment(region="us-east-2", endpoint="http://127.0.0.1:9000")
     assert (environment.get("AWS_REGION"), environment.get("AWS_ENDPOINT_URL")) == told
 
 
-def test_a_remote_worker_gets_no_region_if_none_is_set(over_ssh: OverSsh) -> None:
-    over_ssh.launch()
-    assert not [name for name in over_ssh.environment if name.startswith("AWS_")]
-
-
-def test_the_host_forgets_old_runs_and_keeps_young_ones(over_ssh: OverSsh) -> None:
+def test_the_host_forgets_old_runs_and_sets_no_region_of_its_own(over_ssh: OverSsh) -> None:
     runs = over_ssh.server.home / ".batchscribe" / "runs"
     for name in ("old", "young"):
         (runs / name / "0").mkdir(parents=True)
     os.utime(runs / "old", (0, 0))
     over_ssh.launch()
     assert sorted(path.name for path in runs.iterdir()) == ["run-1", "young"]
+    assert not [name for name in over_ssh.environment if name.startswith("AWS_")]
 
 
 def test_an_environment_file_that_others_can_read_is_refused(over_ssh: OverSsh) -> None:
@@ -458,10 +465,8 @@ def test_a_launch_after_a_lost_connection_finds_the_agent_at_work(over_ssh: Over
     assert len(over_ssh.stand_ins.notes()) == 1
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://bucket/'; touch PWNED; '", "s3://b/$(touch PWNED)", "s3://b/a\nb `touch PWNED`"]
-)
-def test_requests_are_data_and_never_shell_words(over_ssh: OverSsh, url: str) -> None:
+def test_requests_are_data_and_never_shell_words(over_ssh: OverSsh) -> None:
+    url = "s3://b/'; touch PWNED; '$(touch PWNED)\nb `touch PWNED`\"$(touch PWNED)"
     over_ssh.launcher.launch(INSTANCE, over_ssh.manifest(output=url), URL)
     home = over_ssh.server.home
     kept = (home / ".batchscribe" / "runs" / "run-1" / "start.json").read_bytes()

@@ -189,7 +189,7 @@ def in_bounds(value: object) -> bool:
     return isinstance(value, str)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(spoilt())
 def test_what_is_read_is_in_bounds(case: tuple[type[msgspec.Struct], str]) -> None:
     kind, text = case

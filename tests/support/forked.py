@@ -184,7 +184,7 @@ def keep_tables() -> None:
     modules: list[Any] = [client, hooks, loaders]
     clients, handlers, tables = modules
     creator = clients.ClientCreator
-    make_methods, methods = creator._create_methods, dict[str, dict[str, Any]]()
+    create_methods, methods = creator._create_methods, dict[str, dict[str, Any]]()
     aliases, files, services = handlers.EventAliaser, tables.JSONFileLoader, tables.Loader
     list_services = services.list_available_services
     listed = cache(lambda paths, kind: list_services(services(extra_search_paths=[*paths]), kind))
@@ -192,9 +192,13 @@ def keep_tables() -> None:
     renamed = cache(partial(aliases._alias_event_name, aliases(None)))
     handlers.accepts_kwargs = cache(handlers.accepts_kwargs)
     aliases._alias_event_name = lambda _each, name: renamed(name)
-    creator._create_methods = lambda each, model: {
-        **(methods.get(model.service_name) or methods.setdefault(model.service_name, make_methods(each, model)))
-    }
+
+    def share_methods(each: Any, model: Any) -> dict[str, Any]:
+        if model.service_name not in methods:
+            methods[model.service_name] = create_methods(each, model)
+        return dict(methods[model.service_name])
+
+    creator._create_methods = share_methods
     files.load_file = lambda _each, path: load(path)
     services.list_available_services = lambda each, type_name: listed(tuple(each.search_paths), type_name)
 

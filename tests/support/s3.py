@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from support.forked import keep_tables
-
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -112,7 +110,6 @@ def aws_client(endpoint: str, service: str, region: str = REGION) -> Any:
     """The process's client with throw-away credentials: botocore takes long to make one."""
     import boto3
 
-    keep_tables()
     return boto3.session.Session().client(
         service,  # type: ignore[call-overload]
         endpoint_url=endpoint,

@@ -130,12 +130,7 @@ def finished(at: Fleet) -> Run:
 
 def settled(at: Fleet) -> Run:
     (run,) = at.ledger.open_runs()
-    for _ in range(800):
-        at.clock.sleep(5)
-        advance_all(at.world, at.config, PassResult())
-        if (found := at.ledger.run(run.id)) is not None and not found.open:
-            return found
-    raise AssertionError("the run was never settled")
+    return advanced_to_end(at, run)
 
 
 def test_a_run_creates_as_many_machines_as_its_time_needs(at: Fleet) -> None:
@@ -220,8 +215,8 @@ def test_machines_of_one_name_are_billed_at_the_dearest_one_s_price(at: Fleet, *
 
 
 def advanced_to_end(at: Fleet, run: Run) -> Run:
-    for _ in range(800):
-        at.clock.sleep(5)
+    for _ in range(400):
+        at.clock.sleep(10)
         advance_all(at.world, at.config, PassResult())
         if (found := at.ledger.run(run.id)) is not None and not found.open:
             return found

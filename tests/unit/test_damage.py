@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,23 +30,28 @@ NOISE = np.random.default_rng(7).normal(0, 0.1, 20 * RATE).astype(np.float32)
 """Like nothing else in it: 20 s, whose place can be found."""
 
 
+@cache
+def noise(extension: str) -> bytes:
+    return encode(NOISE, extension)
+
+
 def without_index(data: bytes) -> bytes:
     """An MP3 without the note of its length in its first frame."""
     return data[data.index(data[:4] if data[:1] == b"\xff" else b"\xff\xf3", data.index(b"Info")) :]
 
 
 TRUNCATED: dict[str, Callable[[], bytes]] = {
-    "m4a": lambda: faststart(NOISE),
-    "fragmented mp4": lambda: recorder.fragments(NOISE, fragment_seconds=2.0),
-    "webm": lambda: encode(NOISE, "webm"),
-    "ogg": lambda: encode(NOISE, "ogg"),
-    "mp3": lambda: encode(NOISE, "mp3"),
-    "mp3 without its length": lambda: without_index(encode(NOISE, "mp3")),
-    "aac": lambda: encode(NOISE, "aac"),
-    "flac": lambda: encode(NOISE, "flac"),
-    "flac without its length": lambda: lengthless(encode(NOISE, "flac")),
-    "wav": lambda: encode(NOISE, "wav"),
-    "avi": lambda: encode(NOISE, "avi"),
+    "m4a": cache(lambda: faststart(NOISE)),
+    "fragmented mp4": cache(lambda: recorder.fragments(NOISE, fragment_seconds=2.0)),
+    "webm": lambda: noise("webm"),
+    "ogg": lambda: noise("ogg"),
+    "mp3": lambda: noise("mp3"),
+    "mp3 without its length": lambda: without_index(noise("mp3")),
+    "aac": lambda: noise("aac"),
+    "flac": lambda: noise("flac"),
+    "flac without its length": lambda: lengthless(noise("flac")),
+    "wav": lambda: noise("wav"),
+    "avi": lambda: noise("avi"),
 }
 
 
@@ -74,12 +80,12 @@ def lost(data: bytes, *, zero: bool = False) -> bytes:
 
 
 HOLES: dict[str, Callable[[], bytes]] = {
-    "webm": lambda: lost(encode(NOISE, "webm")),
+    "webm": lambda: lost(noise("webm")),
     "a cluster": lambda: without(at_clusters(recorder.webm(NOISE, cluster_seconds=2.0))),
     "a fragment": lambda: without(at_fragments(recorder.fragments(NOISE, fragment_seconds=2.0))),
-    "ogg": lambda: lost(encode(NOISE, "ogg")),
+    "ogg": lambda: lost(noise("ogg")),
     "m4a": lambda: lost(faststart(NOISE), zero=True),
-    "flac": lambda: lost(encode(NOISE, "flac")),
+    "flac": lambda: lost(noise("flac")),
 }
 
 
@@ -88,7 +94,7 @@ def without(pieces: list[bytes], place: int = 4) -> bytes:
 
 
 SIZED: dict[str, tuple[Callable[[], bytes], int, int, int, str]] = {
-    "wav": (lambda: encode(NOISE, "wav"), 4, 4, 8, "little"),
+    "wav": (lambda: noise("wav"), 4, 4, 8, "little"),
     "rf64": (lambda: encode(NOISE, "wav", options={"rf64": "always"}), 20, 8, 8, "little"),
     "aiff": (lambda: encode_noise(FORMS["aiff"], RATE, 1, 20, 7), 4, 4, 8, "big"),
     "w64": (lambda: encode_noise(FORMS["w64"], RATE, 1, 20, 7), 16, 8, 0, "little"),
@@ -135,9 +141,9 @@ def test_a_recorder_that_could_not_write_the_sizes_is_no_damage(decoder: AudioDe
 @pytest.mark.parametrize(
     "whole",
     [
-        lambda: encode(NOISE, "m4a"),
+        lambda: noise("m4a"),
         lambda: faststart(NOISE),
-        lambda: encode(NOISE, "mov"),
+        lambda: noise("mov"),
         # Its damaged packets have frames of 41 channels.
         lambda: encode_noise(FORMS["mov aac"], 8000, 1, 8, 1),
     ],

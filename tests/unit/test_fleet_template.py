@@ -15,7 +15,7 @@ from batchscribe.adapters.aws.launch_templates import to_template
 from batchscribe.cli.main import cli
 from batchscribe.settings import load
 from batchscribe.wiring.rights import make_place
-from support.templates import FOLDER, complaints, ordered, read_resources, write_policies
+from support.templates import ordered, read_resources
 
 ACCOUNT, REGION = "123456789012", "us-east-2"
 FOLDERS = Folder(bucket="audio", prefix="sessions/")
@@ -63,10 +63,6 @@ def listed(value: str | list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def resources() -> dict[str, Any]:
     return read_resources("fleet.yaml", NAMES)
-
-
-def test_the_template_and_the_policies_are_clean(tmp_path: Path) -> None:
-    assert complaints(FOLDER / "fleet.yaml", write_policies(tmp_path / "printed.json", PLACE)) == ""
 
 
 @pytest.mark.parametrize(("role", "who"), [("StopRole", Who.STOP), ("GpuRole", Who.BOX)])

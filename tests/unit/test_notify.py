@@ -205,7 +205,12 @@ def test_a_short_word_of_a_receivers_url_stays_in_titles_and_figures(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     sent: list[SendRequest] = []
-    monkeypatch.setattr(AppriseNotifier, "_run_child", lambda _notifier, request: sent.append(request) or "")
+
+    def keep(_notifier: AppriseNotifier, request: SendRequest) -> str:
+        sent.append(request)
+        return ""
+
+    monkeypatch.setattr(AppriseNotifier, "_run_child", keep)
     told = Message("run 20260501-080808 done", "118 of 120 chunks done, 0 quarantined.\nAt most $0.0088.")
     AppriseNotifier(urls=[address.format("127.0.0.1:80")], deadline=DEADLINE).send(told)
     assert [(request.title, request.body) for request in sent] == [(told.title, told.body)]

@@ -6,6 +6,7 @@ import ast
 import re
 import tokenize
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -51,20 +52,25 @@ def test_no_idiom_stands_for_a_term_of_the_field() -> None:
     assert found == []
 
 
+@cache
+def list_nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def test_a_docstring_begins_with_one_short_line() -> None:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     headlines = [
         (path, (ast.get_docstring(node) or "").partition("\n")[0])
         for path in CODE
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in list_nodes(path)
         if isinstance(node, documented)
     ]
     assert [f"{path.name}: {line}" for path, line in headlines if len(line.split()) > 12] == []
 
 
 def test_every_class_has_a_name_of_its_own() -> None:
-    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES)
-    names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    nodes = (node for path in SOURCES for node in list_nodes(path))
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
     assert [name for name, count in names.items() if count > 1] == []
 
 

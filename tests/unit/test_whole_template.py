@@ -17,7 +17,6 @@ from support.templates import (
     NAMES,
     PLACE,
     ROLE,
-    complaints,
     loaded,
     ordered,
     read_resources,
@@ -35,10 +34,6 @@ def script_of(resources: dict[str, Any]) -> str:
     text = resources["Scheduler"]["UserData"]["Fn::Base64"]
     assert isinstance(text, str)
     return text
-
-
-def test_the_template_is_clean() -> None:
-    assert complaints(TEMPLATE) == ""
 
 
 @pytest.mark.parametrize(

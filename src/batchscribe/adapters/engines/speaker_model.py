@@ -95,8 +95,8 @@ def _find_file() -> Path:
     folder = SOURCE.find()
     if folder is None or not (folder / FILE).is_file():
         raise MisconfiguredError(
-            f"the model {SPEAKER_MODEL} for BATCH_SPEAKERS is not on this machine: fetch it with `batchscribe engines "
-            f"--fetch {SPEAKER_MODEL}`"
+            f"the model {SPEAKER_MODEL} for BATCH_SPEAKERS is not on this machine: fetch it with "
+            f"`batchscribe engines --fetch {SPEAKER_MODEL}`"
         )
     verify_model(folder)
     return folder / FILE
