@@ -178,11 +178,11 @@ def nursery() -> Nursery:
 
 @cache
 def keep_tables() -> None:
-    """Lets sessions of botocore share the tables, the list of services, and what is known of handlers."""
-    from botocore import hooks, loaders
+    """Lets sessions of botocore share tables, services, methods, and what is known of handlers."""
+    from botocore import client, hooks, loaders
 
-    modules: list[Any] = [hooks, loaders]
-    handlers, tables = modules
+    modules: list[Any] = [client.ClientCreator, hooks, loaders]
+    creators, handlers, tables = modules
     aliases, files, services = handlers.EventAliaser, tables.JSONFileLoader, tables.Loader
     list_services = services.list_available_services
     listed = cache(lambda paths, kind: list_services(services(extra_search_paths=[*paths]), kind))
@@ -192,6 +192,14 @@ def keep_tables() -> None:
     aliases._alias_event_name = lambda _each, name: renamed(name)
     files.load_file = lambda _each, path: load(path)
     services.list_available_services = lambda each, type_name: listed(tuple(each.search_paths), type_name)
+    make_methods, methods = creators._create_methods, dict[str, Any]()
+
+    def create_methods(creator: Any, service: Any) -> Any:
+        if service.service_name not in methods:
+            methods[service.service_name] = make_methods(creator, service)
+        return {**methods[service.service_name]}
+
+    creators._create_methods = create_methods
 
 
 def _prepare() -> None:
