@@ -221,10 +221,9 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _serve(listener: socket.socket) -> None:
-    """Forks until the tests have ended."""
+def _serve(listener: socket.socket, tests: int) -> None:
+    """Forks until the process of the tests, a pidfd, has ended."""
     running: dict[int, tuple[int, socket.socket]] = {}
-    tests = os.pidfd_open(os.getppid())
     poller = select.poll()
     for descriptor in (listener.fileno(), tests):
         poller.register(descriptor, select.POLLIN)
@@ -298,8 +297,9 @@ def _become(
 def main() -> None:
     with socket.socket(fileno=os.dup(0)) as listener:
         detached.spawn = Nursery(listener.getsockname()).spawn
+        tests = os.pidfd_open(os.getppid())
         _prepare()
-        _serve(listener)
+        _serve(listener, tests)
 
 
 if __name__ == "__main__":
