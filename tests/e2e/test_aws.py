@@ -25,7 +25,7 @@ from support.aws import make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for
 from support.forked import ENGINES, FORKED_PROGRAM, nursery
 from support.receivers import http_receiver, smtp_receiver
-from support.s3 import CREDENTIALS, aws_client, create_bucket, s3_client
+from support.s3 import CREDENTIALS, aws_client, create_bucket, put_object, s3_client
 from support.sshd import Sshd, sshd
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Cloud:
         return found
 
     def put(self, key: str, data: bytes) -> None:
-        s3_client(self.endpoint).put_object(Bucket=self.bucket, Key=f"{PREFIX}/{key}", Body=data)
+        put_object(self.bucket, f"{PREFIX}/{key}", data)
 
     def objects(self, part: str = "") -> dict[str, str]:
         """ETags by key of everything whose key has `part` in it."""

@@ -17,10 +17,8 @@ from http.server import BaseHTTPRequestHandler
 from threading import Event, Lock
 from urllib.parse import parse_qs, urlsplit
 
-from werkzeug.test import EnvironBuilder, run_wsgi_app
-
 from support.http_server import LoopbackServer, serving
-from support.s3 import moto_application
+from support.s3 import call_moto
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
 _SCHEDULES = {
@@ -100,13 +98,11 @@ class FaultProxy:
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        asked = EnvironBuilder(path, method=method, headers=headers, data=body)
-        content, status, found = run_wsgi_app(moto_application(), asked.get_environ(), buffered=True)
-        code = int(status.partition(" ")[0])
+        code, found, content = call_moto(method, path, headers, body)
         if method == "PUT" and code < 300:
             with self._lock:
                 self.written[urlsplit(path).path] += 1
-        return code, [*found], b"".join(content)
+        return code, found, content
 
 
 @contextmanager

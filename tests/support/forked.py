@@ -178,13 +178,11 @@ def nursery() -> Nursery:
 
 @cache
 def keep_tables() -> None:
-    """Lets sessions of botocore share tables, methods of clients, and what is known of handlers."""
+    """Lets sessions of botocore share tables, services, methods, and what is known of handlers."""
     from botocore import client, hooks, loaders
 
-    modules: list[Any] = [client, hooks, loaders]
-    clients, handlers, tables = modules
-    creator = clients.ClientCreator
-    create_methods, methods = creator._create_methods, dict[str, dict[str, Any]]()
+    modules: list[Any] = [client.ClientCreator, hooks, loaders]
+    creators, handlers, tables = modules
     aliases, files, services = handlers.EventAliaser, tables.JSONFileLoader, tables.Loader
     list_services = services.list_available_services
     listed = cache(lambda paths, kind: list_services(services(extra_search_paths=[*paths]), kind))
@@ -192,15 +190,16 @@ def keep_tables() -> None:
     renamed = cache(partial(aliases._alias_event_name, aliases(None)))
     handlers.accepts_kwargs = cache(handlers.accepts_kwargs)
     aliases._alias_event_name = lambda _each, name: renamed(name)
-
-    def share_methods(each: Any, model: Any) -> dict[str, Any]:
-        if model.service_name not in methods:
-            methods[model.service_name] = create_methods(each, model)
-        return dict(methods[model.service_name])
-
-    creator._create_methods = share_methods
     files.load_file = lambda _each, path: load(path)
     services.list_available_services = lambda each, type_name: listed(tuple(each.search_paths), type_name)
+    make_methods, methods = creators._create_methods, dict[str, Any]()
+
+    def create_methods(creator: Any, service: Any) -> Any:
+        if service.service_name not in methods:
+            methods[service.service_name] = make_methods(creator, service)
+        return {**methods[service.service_name]}
+
+    creators._create_methods = create_methods
 
 
 def _prepare() -> None:
@@ -222,10 +221,9 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _serve(listener: socket.socket) -> None:
-    """Forks until the tests have ended."""
+def _serve(listener: socket.socket, tests: int) -> None:
+    """Forks until the process of the tests, a pidfd, has ended."""
     running: dict[int, tuple[int, socket.socket]] = {}
-    tests = os.pidfd_open(os.getppid())
     poller = select.poll()
     for descriptor in (listener.fileno(), tests):
         poller.register(descriptor, select.POLLIN)
@@ -299,8 +297,9 @@ def _become(
 def main() -> None:
     with socket.socket(fileno=os.dup(0)) as listener:
         detached.spawn = Nursery(listener.getsockname()).spawn
+        tests = os.pidfd_open(os.getppid())
         _prepare()
-        _serve(listener)
+        _serve(listener, tests)
 
 
 if __name__ == "__main__":

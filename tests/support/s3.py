@@ -74,9 +74,23 @@ def _server() -> Any:
     return server
 
 
-def moto_application() -> Any:
-    """The application of this process's server, for calls without another connection."""
-    return _server()._server.app
+def call_moto(
+    method: str, path: str, headers: dict[str, str], body: bytes
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers and body of a reply of this process's server, without another connection."""
+    from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+    asked = EnvironBuilder(path, method=method, headers=headers.items(), data=body)
+    content, status, found = run_wsgi_app(_server()._server.app, asked.get_environ(), buffered=True)
+    return int(status.partition(" ")[0]), [*found], b"".join(content)
+
+
+def put_object(bucket: str, key: str, data: bytes) -> None:
+    """Puts an object into the emulated S3 itself: a request costs as much as a step."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, key, data)
 
 
 @contextmanager
