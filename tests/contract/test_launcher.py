@@ -394,7 +394,7 @@ def test_a_remote_worker_gets_the_manifest_s_region(over_ssh: OverSsh) -> None:
 def test_a_region_of_the_host_goes_before_the_manifest_s(
     tmp_path: Path, written: str, told: tuple[str | None, str | None]
 ) -> None:
-    box = Box(tmp_path, SystemClock())
+    box = GpuHost(tmp_path, SystemClock())
     box.keep_environment(EnvironmentRequest(text=written))
     environment = box.build_environment(region="us-east-2", endpoint="http://127.0.0.1:9000")
     assert (environment.get("AWS_REGION"), environment.get("AWS_ENDPOINT_URL")) == told
