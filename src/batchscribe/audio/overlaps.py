@@ -154,7 +154,9 @@ def _average_around(values: Curve, count: int) -> Curve:
     """Averages of `count` values around each one; zeros beyond the ends."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(len(values)) + (count + 1) // 2
-    averages: Curve = (sums[np.minimum(ends, len(values))] - sums[np.maximum(ends - count, 0)]) / count
+    totals = sums[np.minimum(ends, len(values))] - sums[np.maximum(ends - count, 0)]
+    # Beside a much larger value, rounding leaves less than nothing.
+    averages: Curve = np.maximum(totals, 0.0) / count
     return averages
 
 

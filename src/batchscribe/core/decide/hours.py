@@ -64,7 +64,7 @@ class Hours:
     def __str__(self) -> str:
         return self.text
 
-    def _list_spans(self, at: datetime) -> list[tuple[datetime, datetime]]:
+    def _list_spans(self, at: datetime) -> tuple[tuple[datetime, datetime], ...]:
         """Spans from the day before on, in UTC, adjoining ones joined."""
         zone = ZoneInfo(self.zone)
         return _join_spans(self.windows, zone, at.astimezone(zone).date() - _DAY)
@@ -73,7 +73,8 @@ class Hours:
 @lru_cache(maxsize=64)
 def _join_spans(
     windows: tuple[DailyHours, ...], zone: ZoneInfo, first: date
-) -> list[tuple[datetime, datetime]]:
+) -> tuple[tuple[datetime, datetime], ...]:
+    """Spans of the days from `first` on; the minute timer asks again and again."""
     days = [first + number * _DAY for number in range(_AHEAD)]
     spans: list[tuple[datetime, datetime]] = []
     for span in sorted(
@@ -86,7 +87,7 @@ def _join_spans(
             spans[-1:] = [(last[0], max(last[1], span[1]))]
         else:
             spans.append(span)
-    return spans
+    return tuple(spans)
 
 
 def parse_hours(text: str) -> Hours:
