@@ -51,8 +51,8 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
 from batchscribe.testing.launcher_suite import INSTANCE, LauncherCase, LauncherSuite, make_manifest
 from batchscribe.testing.store import MemoryStore
-from support.box_agent import Awake
-from support.box_python import box_python
+from support.host_agent import Awake
+from support.host_python import host_python
 from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
 
@@ -110,7 +110,7 @@ class OverSsh:
         path.chmod(mode)
 
 
-class AwakeBox(Awake):
+class AwakeHost(Awake):
     """A host that booted with a claim: the real agent in this process, its workers real processes."""
 
     def __init__(self, folder: Path, stand_ins: StandIns) -> None:
@@ -164,7 +164,7 @@ def over_ssh(server: Sshd, stand_ins: StandIns, tmp_path: Path) -> Iterator[Over
     place = HostPlace(instance=INSTANCE.id, home=store.url, waits=QUICK)
     GpuHost(server.home, SystemClock()).keep_place(place)
     options = server.options(tmp_path / "state" / "known_hosts", trusted=INSTANCE.id)
-    python = box_python(tmp_path, stand_ins.command)
+    python = host_python(tmp_path, stand_ins.command)
     client = SshHost(Ssh(options), remote_python=str(python))
     launcher = AgentLauncher(store, client)
     yield OverSsh(launcher, store, server, stand_ins, lambda: Ssh(options))
@@ -179,8 +179,8 @@ def local(stand_ins: StandIns, tmp_path: Path) -> LocalLauncher:
 
 
 @pytest.fixture
-def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
-    return AwakeBox(tmp_path, stand_ins)
+def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeHost:
+    return AwakeHost(tmp_path, stand_ins)
 
 
 @pytest.fixture(params=["double", "local", "ssh", "boot"])
@@ -195,9 +195,13 @@ def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> LauncherCase:
             all_end=lambda: len(fake.cancelled) == len(urls),
         )
     if request.param == "boot":
-        box: AwakeBox = request.getfixturevalue("awake")
+        gpu_host: AwakeHost = request.getfixturevalue("awake")
         return LauncherCase(
-            launcher=box.launcher, started=box.urls, all_end=box.ended, store=box.store, has_agent=True
+            launcher=gpu_host.launcher,
+            started=gpu_host.urls,
+            all_end=gpu_host.ended,
+            store=gpu_host.store,
+            has_agent=True,
         )
     if request.param == "ssh":
         remote: OverSsh = request.getfixturevalue("over_ssh")
@@ -224,7 +228,7 @@ def test_a_worker_is_started_with_the_hash_of_its_manifest(case: LauncherCase, s
     assert note["arguments"] == [case.url(), "--sha256", wire.digest(case.manifest())]
 
 
-def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: AwakeBox) -> None:
+def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: AwakeHost) -> None:
     launcher = awake.launcher
     awake.give()
     awake.urls(1)
@@ -283,7 +287,7 @@ def test_without_a_record_that_can_be_read_the_host_is_asked(data: bytes | None)
     assert [each.borrowed for each in host.starts] == [True]
 
 
-def test_a_store_that_does_not_answer_is_no_missing_claim(awake: AwakeBox) -> None:
+def test_a_store_that_does_not_answer_is_no_missing_claim(awake: AwakeHost) -> None:
     def refuse(_method: str, _key: str) -> None:
         raise StoreUnavailableError("503")
 
@@ -394,9 +398,9 @@ def test_a_remote_worker_gets_the_manifest_s_region(over_ssh: OverSsh) -> None:
 def test_a_region_of_the_host_goes_before_the_manifest_s(
     tmp_path: Path, written: str, told: tuple[str | None, str | None]
 ) -> None:
-    box = GpuHost(tmp_path, SystemClock())
-    box.keep_environment(EnvironmentRequest(text=written))
-    environment = box.build_environment(region="us-east-2", endpoint="http://127.0.0.1:9000")
+    gpu_host = GpuHost(tmp_path, SystemClock())
+    gpu_host.keep_environment(EnvironmentRequest(text=written))
+    environment = gpu_host.build_environment(region="us-east-2", endpoint="http://127.0.0.1:9000")
     assert (environment.get("AWS_REGION"), environment.get("AWS_ENDPOINT_URL")) == told
 
 

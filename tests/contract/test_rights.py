@@ -138,7 +138,7 @@ def test_the_scheduler_needs_no_more_for_instance_and_guard(cloud: Cloud, as_: R
     guard.disarm(cloud.instance, "run-1")
 
 
-def test_the_scheduler_keeps_its_state_and_the_box_cannot_read_it(
+def test_the_scheduler_keeps_its_state_and_the_host_cannot_read_it(
     cloud: Cloud, as_: Restricted, tmp_path: Path
 ) -> None:
     as_(Who.SCHEDULER)
@@ -278,7 +278,7 @@ def test_the_scheduler_needs_no_more_for_the_store(cloud: Cloud, as_: Restricted
             store.delete("a/chunk-001.webm")
 
 
-def test_the_box_needs_no_more(cloud: Cloud, as_: Restricted) -> None:
+def test_the_host_needs_no_more(cloud: Cloud, as_: Restricted) -> None:
     as_(Who.BOX)
     for number, store in enumerate(stores(cloud)):
         assert store.get(keys.manifest("run-1", 0)).data == b"x"

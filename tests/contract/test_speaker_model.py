@@ -124,14 +124,14 @@ def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_host_is_set_up_with_the_model_if_speakers_are_wanted(hub: Hub, tmp_path: Path) -> None:
-    box, spec = GpuHost(tmp_path, SystemClock()), EngineSpec(engine="pocketsphinx")
-    host.fetch(box, spec)
+    gpu_host, spec = GpuHost(tmp_path, SystemClock()), EngineSpec(engine="pocketsphinx")
+    host.fetch(gpu_host, spec)
     assert hub.calls == []
     wanted = structs.replace(spec, speakers=True)
     before = host.inspect(CheckRequest(now=NOW, engine=wanted, gpu=False)).findings[0]
     assert not before.ok
     assert "for BATCH_SPEAKERS is not on this machine" in before.detail
-    host.fetch(box, wanted)
+    host.fetch(gpu_host, wanted)
     assert host.inspect(CheckRequest(now=NOW, engine=wanted, gpu=False)).findings[0].ok
 
 

@@ -1,4 +1,4 @@
-"""The main job on "AWS": moto's server over HTTP for S3 and EC2, a real sshd on loopback as the GPU box."""
+"""The main job on "AWS": moto's server over HTTP for S3 and EC2, a real sshd on loopback as the GPU host."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PREFIX = "audio-sessions"
 
 @dataclass
 class Cloud:
-    """One bucket, one stopped instance, one box behind ssh, and a scheduler's desk in front of it."""
+    """One bucket, one stopped instance, one host behind ssh, and a scheduler's desk in front of it."""
 
     endpoint: str
     bucket: str
     instance: str
-    box: Sshd
+    host: Sshd
     desk: Desk
 
     @property
@@ -95,20 +95,20 @@ class Cloud:
             yield bool(self.objects("transcription-chunk-"))
 
 
-def install_worker(box: Sshd) -> None:
-    """What `gpu setup` leaves on a box: a Python with batchscribe, and the workers' environment.
+def install_worker(host: Sshd) -> None:
+    """What `gpu setup` leaves on a host: a Python with batchscribe, and the workers' environment.
 
     Its processes are forks; test_connections starts interpreters. Credentials as a role would give them:
-    where AWS is, the box is told by each run.
+    where AWS is, the host is told by each run.
     """
-    python = box.home / ".batchscribe" / "venv" / "bin" / "python"
+    python = host.home / ".batchscribe" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     program = f"{sys.executable} -IS {FORKED_PROGRAM} {nursery().address.hex()}"
     python.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     python.chmod(0o700)
     names = {"PYTHONPATH": ENGINES} | CREDENTIALS
     lines = [f"{name}={value}\n" for name, value in names.items() if name != "AWS_DEFAULT_REGION"]
-    environment = box.home / ".batchscribe" / "env"
+    environment = host.home / ".batchscribe" / "env"
     environment.write_text("".join(lines))
     environment.chmod(0o600)
 
@@ -123,9 +123,9 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     desk = Desk(tmp_path / "desk")
     state = desk.home / ".batchscribe"
     state.mkdir(parents=True)
-    with sshd(tmp_path / "box") as box:
-        install_worker(box)
-        options = box.options(state / "known_hosts", trusted=instance)
+    with sshd(tmp_path / "box") as host:
+        install_worker(host)
+        options = host.options(state / "known_hosts", trusted=instance)
         desk.configure(
             **CREDENTIALS,
             AWS_ENDPOINT_URL=endpoint,
@@ -136,11 +136,11 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
             BATCH_GUARD_ROLE_ARN=ROLE,
             GPU_INSTANCE_ID=instance,
             GPU_SSH_HOST="127.0.0.1",
-            GPU_SSH_PORT=str(box.port),
+            GPU_SSH_PORT=str(host.port),
             GPU_SSH_USER=options.user,
             GPU_SSH_KEY_PATH=str(options.key),
         )
-        made = Cloud(endpoint, bucket, instance, box, desk)
+        made = Cloud(endpoint, bucket, instance, host, desk)
         record = InstanceRecord(instance=instance, release=__version__, at=datetime.now(UTC))
         made.put(keys.instance(instance), encode(record))
         yield made
@@ -267,9 +267,9 @@ def test_a_gpu_that_somebody_started_is_left_alone_or_used(cloud: Cloud) -> None
     assert cloud.state == "running"
 
 
-def test_sigterm_while_the_box_says_nothing(cloud: Cloud) -> None:
+def test_sigterm_while_the_host_says_nothing(cloud: Cloud) -> None:
     cloud.speech(3)
-    cloud.box.freeze()
+    cloud.host.freeze()
     process = cloud.desk.start("tick", "--json", BATCH_THRESHOLD="3")
 
     def running() -> Iterator[bool]:
@@ -284,7 +284,7 @@ def test_sigterm_while_the_box_says_nothing(cloud: Cloud) -> None:
     assert cloud.state == "stopped"
 
 
-def test_a_box_that_was_never_set_up_is_refused_before_it_is_paid_for(cloud: Cloud) -> None:
+def test_a_host_that_was_never_set_up_is_refused_before_it_is_paid_for(cloud: Cloud) -> None:
     cloud.speech(3)
     s3_client(cloud.endpoint).delete_object(
         Bucket=cloud.bucket, Key=f"{PREFIX}/{keys.instance(cloud.instance)}"
@@ -311,7 +311,7 @@ def test_without_a_role_for_the_guard_nothing_is_started(cloud: Cloud) -> None:
 
 def test_a_run_is_guarded_while_it_lasts_and_status_says_so(cloud: Cloud) -> None:
     cloud.speech(3)
-    cloud.box.freeze()
+    cloud.host.freeze()
     process = cloud.desk.start("tick", "--json", BATCH_THRESHOLD="3")
     wait_for(iter(lambda: cloud.state == "running", None))
     (order,) = cloud.orders()

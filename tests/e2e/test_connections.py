@@ -30,8 +30,8 @@ from batchscribe.core.run.outcomes import Outcome
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.wiring.stores import open_store
-from support.box_python import box_python
 from support.crashing import PLAYED_WORKER
+from support.host_python import host_python
 from support.sshd import Sshd, sshd
 from support.world import INSTANCE, stage
 
@@ -97,7 +97,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
     plan, hold = folder / "plan", folder / "hold"
     plan.mkdir()
     hold.touch()
-    inner = box_python(folder, [sys.executable, str(PLAYED_WORKER), str(hold)])
+    inner = host_python(folder, [sys.executable, str(PLAYED_WORKER), str(hold)])
     words = {"plan": plan, "hold": hold, "python": inner}
     program = folder / "faulty-python"
     program.write_text(_BOX.format(**{name: shlex.quote(str(path)) for name, path in words.items()}))

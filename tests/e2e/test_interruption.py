@@ -83,9 +83,9 @@ def test_an_interrupted_machine_publishes_what_is_in_its_engine_and_powers_itsel
     environment = home / ".batchscribe" / "env"
     environment.write_text(f"PYTHONPATH={os.pathsep.join([ENGINES, *filter(None, sys.path)])}\n")
     environment.chmod(0o600)
-    box = GpuHost(home, clock)
+    host = GpuHost(home, clock)
     place = HostPlace(instance="i-0builder0", home=bucket.as_uri(), created=True)
-    box.keep_place(place)
+    host.keep_place(place)
     claim = HostClaim(
         run=RUN,
         created=clock.booted() - timedelta(minutes=1),
@@ -103,7 +103,7 @@ def test_an_interrupted_machine_publishes_what_is_in_its_engine_and_powers_itsel
     with metadata_service({MACHINE_TAG: MACHINE, MANIFEST_TAG: digest(manifest)}) as metadata:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
         metadata.shown = {"instance-life-cycle": "spot"}
-        agent = threading.Thread(target=host_boot._run_agent, args=(place, box, clock))
+        agent = threading.Thread(target=host_boot._run_agent, args=(place, host, clock))
         agent.start()
         try:
             wait_for(_count_done(store) >= 1 for _ in range(9999))

@@ -1,4 +1,4 @@
-"""Launch at boot on "AWS": moto for S3, EC2 and the guard, the real agent as the box, and no ssh anywhere."""
+"""Launch at boot on "AWS": moto for S3, EC2 and the guard, the real agent, and no ssh anywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchscribe.wiring.stores import open_store
 from support.aws import make_stopped_instance
 from support.cli import SPEECH, Desk
 from support.forked import ENGINES
-from support.played_box import WAITS, PlayedBox, Power, played_box
+from support.played_gpu_host import WAITS, PlayedGpuHost, Power, played_gpu_host
 from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
 
 
@@ -33,7 +33,7 @@ class Cloud:
     home: Store
     instance: str
     desk: Desk
-    box: PlayedBox
+    gpu_host: PlayedGpuHost
 
     @property
     def state(self) -> str:
@@ -78,7 +78,7 @@ def tags(instance: str, region: str = REGION) -> dict[str, str]:
 
 @contextmanager
 def booted_cloud(tmp_path: Path, endpoint: str) -> Iterator[Cloud]:
-    """A desk, a bucket, a stopped instance, and the box that boots whenever the instance runs."""
+    """A desk, a bucket, a stopped instance, and the host that boots whenever the instance runs."""
     bucket = f"audio-{os.urandom(4).hex()}"
     create_bucket(endpoint, bucket)
     url = f"s3://{bucket}/spoken"
@@ -105,7 +105,7 @@ def booted_cloud(tmp_path: Path, endpoint: str) -> Iterator[Cloud]:
         instance=instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
     )
     home.replace(keys.instance(instance), encode(record))
-    box = PlayedBox(
+    gpu_host = PlayedGpuHost(
         home=tmp_path / "box",
         place=HostPlace(instance=instance, home=url, region=REGION, endpoint=endpoint, waits=WAITS),
         stores=stores,
@@ -114,5 +114,5 @@ def booted_cloud(tmp_path: Path, endpoint: str) -> Iterator[Cloud]:
         power=Power(lambda: ec2(endpoint).stop_instances(InstanceIds=[instance])),
     )
     names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}
-    with played_box(box, {"PYTHONPATH": ENGINES} | names):
-        yield Cloud(endpoint, home, instance, desk, box)
+    with played_gpu_host(gpu_host, {"PYTHONPATH": ENGINES} | names):
+        yield Cloud(endpoint, home, instance, desk, gpu_host)

@@ -36,7 +36,7 @@ from support.cli import Desk, spoken
 from support.emulated import Aws, Case
 from support.forked import ENGINES, Forked, nursery
 from support.metadata import metadata_service
-from support.played_box import PlayedBox, Power, played_box
+from support.played_gpu_host import PlayedGpuHost, Power, played_gpu_host
 from support.s3 import CREDENTIALS, REGION, aws_client, create_bucket
 
 TYPE = "g4dn.xlarge"
@@ -72,7 +72,7 @@ class CreatedCloud:
     """Numbers of the machines whose engine never comes to an end."""
     earlier: frozenset[str] = frozenset()
     """IDs of instances of other tests."""
-    hosts: dict[str, PlayedBox] = field(default_factory=dict)
+    hosts: dict[str, PlayedGpuHost] = field(default_factory=dict)
     """By ID of the instance."""
 
     @property
@@ -130,7 +130,7 @@ class CreatedCloud:
                         self.hosts[row["InstanceId"]] = stack.enter_context(self._host(row))
 
     @contextmanager
-    def _host(self, row: Any) -> Iterator[PlayedBox]:
+    def _host(self, row: Any) -> Iterator[PlayedGpuHost]:
         instance, region = row["InstanceId"], row["Placement"]["AvailabilityZone"][:-1]
         client = ec2(self.endpoint, region)
         names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}
@@ -142,7 +142,7 @@ class CreatedCloud:
                 metadata.tags = tags(instance, region)
                 return read_tag(tag, metadata.url) or ""
 
-            box = PlayedBox(
+            gpu_host = PlayedGpuHost(
                 home=self.folder / instance,
                 place=HostPlace(
                     instance="i-0builder0",
@@ -158,7 +158,7 @@ class CreatedCloud:
                 machine=lambda: show(MACHINE_TAG),
                 power=Power(lambda: client.terminate_instances(InstanceIds=[instance])),
             )
-            with played_box(box, {"PYTHONPATH": ENGINES} | names) as made:
+            with played_gpu_host(gpu_host, {"PYTHONPATH": ENGINES} | names) as made:
                 yield made
 
 

@@ -53,7 +53,7 @@ class StandIns:
         return [known.pid for known in noted if find_identity(known.pid) == known]
 
     def gone(self) -> bool:
-        """Whether all of them end, within reason: as the box itself sees it, since a process that dies has
+        """Whether all of them end, within reason: as the host itself sees it, since a process that dies has
         no command line any more while it still runs.
         """
         for _ in range(400):

@@ -1,4 +1,4 @@
-"""The controller and a box that starts its own workers: what each knows of the other is in the store."""
+"""The controller and a host that starts its own workers: what each knows of the other is in the store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def at(at: Stage) -> Stage:
 
 
 def at_work(at: Stage) -> Run:
-    """A run whose box is at work, and whose controller has just died."""
+    """A run whose host is at work, and whose controller has just died."""
     at.worker.seconds_each = 1e6
     run = the_run(at)
     while run is None or run.state is not RunState.TRANSCRIBING:
@@ -63,7 +63,7 @@ def report(at: Stage, run: Run, *, seen: int, behind: timedelta = timedelta(0)) 
     at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
 
 
-def box_ends(at: Stage, run: Run, why: str, *, worker: int | None = None) -> None:
+def host_ends(at: Stage, run: Run, why: str, *, worker: int | None = None) -> None:
     end = HostEnd(run=run.id, worker=worker, why=why, at=at.clock.now())
     at.store.create(keys.host_end(run.id), msgspec.json.encode(end))
     at.compute.stop(INSTANCE)
@@ -172,7 +172,7 @@ def test_a_host_that_shows_no_tags_gets_its_work_over_ssh(at: Stage) -> None:
     assert MANIFEST_TAG not in at.compute.describe(INSTANCE).tags
 
 
-def test_a_slow_clock_on_the_box_does_not_get_live_work_shot(at: Stage) -> None:
+def test_a_slow_clock_on_the_host_does_not_get_live_work_shot(at: Stage) -> None:
     run = at_work(at)
     for seen in range(1, 6):
         report(at, run, seen=seen, behind=timedelta(minutes=7))
@@ -192,7 +192,7 @@ def test_work_that_stands_still_is_found_by_our_clock(at: Stage) -> None:
     assert lost.outcome is Outcome.WORKER_LOST
 
 
-def test_a_dispatch_that_was_not_recorded_is_a_box_at_work(at: Stage) -> None:
+def test_a_dispatch_that_was_not_recorded_is_a_host_at_work(at: Stage) -> None:
     run = at_work(at)
     unrecorded = replace(run.with_worker(0, launched=False), state=RunState.DISPATCHING, dispatched=None)
     at.ledger.save_run(unrecorded, at=at.clock.now())
@@ -203,9 +203,9 @@ def test_a_dispatch_that_was_not_recorded_is_a_box_at_work(at: Stage) -> None:
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
-def test_a_box_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -> None:
+def test_a_host_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -> None:
     run = at_work(at)
-    box_ends(at, run, "work ended")
+    host_ends(at, run, "work ended")
     ended = tick(at.world, at.config).runs[0]
     assert ended.outcome is Outcome.INCOMPLETE
     assert "the GPU host powered itself off: work ended" in ended.detail
@@ -214,31 +214,31 @@ def test_a_box_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -
 @pytest.mark.parametrize(
     ("worker", "outcome"), [(0, Outcome.WORKER_LOST), (1, Outcome.INCOMPLETE), (None, Outcome.INCOMPLETE)]
 )
-def test_a_box_that_went_off_over_its_last_worker_says_that_the_worker_was_lost(
+def test_a_host_that_went_off_over_its_last_worker_says_that_the_worker_was_lost(
     at: Stage, worker: int | None, outcome: Outcome
 ) -> None:
     """It names the one that died or hung; any other is not the reason why the rest is left."""
     run = at_work(at)
-    box_ends(at, run, "its worker died", worker=worker)
+    host_ends(at, run, "its worker died", worker=worker)
     ended = tick(at.world, at.config).runs[0]
     assert ended.outcome is outcome
     assert ended.detail == "the GPU host powered itself off: its worker died; the rest is for the next run"
 
 
-def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> None:
+def test_a_host_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> None:
     run = at_work(at)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
-    box_ends(at, run, "the deadline passed", worker=0)
+    host_ends(at, run, "the deadline passed", worker=0)
     assert (
         _explain_down(at.world, run, at.compute.describe(INSTANCE), run.name_of(0), "it is stopped")[0]
         is Outcome.TIMED_OUT
     )
 
 
-def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:
+def test_reconcile_reads_why_the_host_went_off_too(at: Stage) -> None:
     run = at_work(at)
     report(at, run, seen=1)
-    box_ends(at, run, "no progress was seen")
+    host_ends(at, run, "no progress was seen")
     (ended,) = reconcile(at.world, at.config)
     assert "the GPU host powered itself off: no progress was seen" in ended.detail
 
@@ -251,7 +251,7 @@ def test_an_instance_that_went_down_without_a_word_was_stopped_by_somebody(at: S
 
 
 @pytest.mark.parametrize(("told", "taken"), [(-600, 0), (0, 0), (30, 30), (60, 60), (700, 60)])
-def test_a_moment_of_the_box_lies_between_running_and_now(at: Stage, told: int, taken: int) -> None:
+def test_a_moment_of_the_host_lies_between_running_and_now(at: Stage, told: int, taken: int) -> None:
     run = at_work(at)
     assert run.machines[0].meter.running_since is not None
     since = run.machines[0].meter.running_since.at

@@ -18,7 +18,7 @@ from batchscribe.core.run.instances import MACHINE_TAG
 from batchscribe.core.run.manifest import WorkerEnd, encode
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.wiring import host_boot
-from support.box_agent import RUN, Awake
+from support.host_agent import RUN, Awake
 from support.metadata import metadata_service
 
 MACHINE = f"{RUN}-1"
@@ -28,190 +28,190 @@ POLL = 10.0
 
 
 @pytest.fixture
-def box() -> Awake:
+def host() -> Awake:
     return Awake(machine=MACHINE)
 
 
-def test_it_works_for_the_claim_with_its_name_and_powers_itself_off(box: Awake) -> None:
-    box.claimed()
-    box.give()
-    box.at(60, box.finish)
-    off = box.live()
+def test_it_works_for_the_claim_with_its_name_and_powers_itself_off(host: Awake) -> None:
+    host.claimed()
+    host.give()
+    host.at(60, host.finish)
+    off = host.live()
     assert off is not None
     assert off >= 60 + WAITS.linger
-    assert [each.worker for each in box.workers.requests] == [0]
-    assert box.taken_by() == "boot-1"
-    assert not [*box.store.list(keys.boot(RUN))], "the run's other machines have boots of their own"
+    assert [each.worker for each in host.workers.requests] == [0]
+    assert host.taken_by() == "boot-1"
+    assert not [*host.store.list(keys.boot(RUN))], "the run's other machines have boots of their own"
 
 
-def test_each_machine_takes_the_manifest_that_was_announced_to_it(box: Awake) -> None:
+def test_each_machine_takes_the_manifest_that_was_announced_to_it(host: Awake) -> None:
     """The numbers are the run's: others' manifests come before, between and after its own."""
-    box.claimed()
+    host.claimed()
     for worker in range(3):
-        box.give_unannounced(worker)
-    box.announced = box.give_unannounced(3)
-    box.at(30, partial(box.give_unannounced, 4))
-    box.at(60, partial(box.finish, 3))
-    box.at(80, partial(box.give, 5))
-    box.at(120, partial(box.finish, 5))
-    box.live()
-    assert [each.worker for each in box.workers.requests] == [3, 5]
-    end = box.end()
+        host.give_unannounced(worker)
+    host.announced = host.give_unannounced(3)
+    host.at(30, partial(host.give_unannounced, 4))
+    host.at(60, partial(host.finish, 3))
+    host.at(80, partial(host.give, 5))
+    host.at(120, partial(host.finish, 5))
+    host.live()
+    assert [each.worker for each in host.workers.requests] == [3, 5]
+    end = host.end()
     assert end is not None
     assert (end.worker, end.why) == (None, "work ended")
 
 
-def test_work_of_other_machines_is_none_of_its_own(box: Awake) -> None:
-    box.claimed()
-    box.give_unannounced(0)
-    box.at(5, partial(box.finish, 0))
-    off = box.live()
+def test_work_of_other_machines_is_none_of_its_own(host: Awake) -> None:
+    host.claimed()
+    host.give_unannounced(0)
+    host.at(5, partial(host.finish, 0))
+    off = host.live()
     assert off is not None
     assert WAITS.first <= off <= WAITS.first + POLL
-    assert box.workers.requests == []
+    assert host.workers.requests == []
 
 
-def test_a_restarted_agent_follows_its_worker_on(box: Awake) -> None:
-    box.claimed()
+def test_a_restarted_agent_follows_its_worker_on(host: Awake) -> None:
+    host.claimed()
     for worker in range(2):
-        box.give_unannounced(worker)
-    box.give(2)
-    box.workers.begin(2)
-    box.call_off(2)
-    box.workers.on_end = lambda _request: box.finish(2, WorkerEnd.STOPPED)
-    box.live()
-    assert box.workers.requests == []
-    end = box.end()
+        host.give_unannounced(worker)
+    host.give(2)
+    host.workers.begin(2)
+    host.call_off(2)
+    host.workers.on_end = lambda _request: host.finish(2, WorkerEnd.STOPPED)
+    host.live()
+    assert host.workers.requests == []
+    end = host.end()
     assert end is not None
     assert (end.worker, end.why) == (None, "work ended")
 
 
 @pytest.mark.parametrize("launch", [*ClaimLaunch])
-def test_a_claim_that_is_not_for_it_ends_in_its_power_off(box: Awake, launch: ClaimLaunch) -> None:
-    box.claimed(launch, machine=f"{RUN}-7")
-    assert box.live() == 0.0
-    assert box.taken_by() is None
+def test_a_claim_that_is_not_for_it_ends_in_its_power_off(host: Awake, launch: ClaimLaunch) -> None:
+    host.claimed(launch, machine=f"{RUN}-7")
+    assert host.live() == 0.0
+    assert host.taken_by() is None
 
 
-def test_without_a_record_it_powers_itself_off(box: Awake) -> None:
-    assert box.live() == 0.0
+def test_without_a_record_it_powers_itself_off(host: Awake) -> None:
+    assert host.live() == 0.0
 
 
-def test_without_a_claim_it_powers_itself_off(box: Awake) -> None:
-    box.record(None)
-    assert box.live() == 0.0
+def test_without_a_claim_it_powers_itself_off(host: Awake) -> None:
+    host.record(None)
+    assert host.live() == 0.0
 
 
-def test_after_its_run_was_settled_it_powers_itself_off(box: Awake) -> None:
-    box.claimed()
-    box.settle()
-    assert box.live() == 0.0
+def test_after_its_run_was_settled_it_powers_itself_off(host: Awake) -> None:
+    host.claimed()
+    host.settle()
+    assert host.live() == 0.0
 
 
-def test_a_rehearsal_s_claim_on_hold_does_nothing(box: Awake) -> None:
-    box.claimed(ClaimLaunch.HELD)
-    assert box.live() is None
-    assert not box.deadman_files.taken, "the dead-man does nothing, either"
+def test_a_rehearsal_s_claim_on_hold_does_nothing(host: Awake) -> None:
+    host.claimed(ClaimLaunch.HELD)
+    assert host.live() is None
+    assert not host.deadman_files.taken, "the dead-man does nothing, either"
 
 
-def test_a_claim_revoked_before_any_work_powers_it_off(box: Awake) -> None:
-    box.claimed()
-    box.at(300, partial(box.record, None))
-    off = box.live()
+def test_a_claim_revoked_before_any_work_powers_it_off(host: Awake) -> None:
+    host.claimed()
+    host.at(300, partial(host.record, None))
+    off = host.live()
     assert off is not None
     assert WAITS.first <= off <= WAITS.first + POLL
 
 
 @pytest.mark.parametrize("error", [ComputeUnavailableError("away"), MisconfiguredError("no tag")])
-def test_a_machine_that_cannot_find_out_its_name_powers_itself_off(box: Awake, error: Exception) -> None:
+def test_a_machine_that_cannot_find_out_its_name_powers_itself_off(host: Awake, error: Exception) -> None:
     def fail() -> str:
         raise error
 
-    box.claimed()
-    box.named = fail
-    off = box.live()
+    host.claimed()
+    host.named = fail
+    off = host.live()
     assert off is not None
     assert WAITS.store <= off <= WAITS.store + POLL
 
 
-def test_its_dead_man_powers_off_an_agent_that_dies_before_its_claim(box: Awake) -> None:
+def test_its_dead_man_powers_off_an_agent_that_dies_before_its_claim(host: Awake) -> None:
     def fail() -> str:
         raise ComputeUnavailableError("away")
 
-    box.named = fail
-    box.agent().step()
-    assert box.deadman_files.limit == box.began + WAITS.store + WAITS.overtime
+    host.named = fail
+    host.agent().step()
+    assert host.deadman_files.limit == host.began + WAITS.store + WAITS.overtime
 
 
-def test_the_limit_of_its_claim_replaces_that_of_the_wait(box: Awake) -> None:
-    box.claimed()
-    box.agent().step()
-    assert box.deadman_files.limit is not None
-    assert box.deadman_files.limit > box.began + 3600
+def test_the_limit_of_its_claim_replaces_that_of_the_wait(host: Awake) -> None:
+    host.claimed()
+    host.agent().step()
+    assert host.deadman_files.limit is not None
+    assert host.deadman_files.limit > host.began + 3600
 
 
 def test_an_existing_instance_is_not_powered_off_for_what_it_has_no_claim_for() -> None:
     assert Awake().live() is None
 
 
-def test_a_second_instance_of_the_name_ends_itself_and_nothing_else(box: Awake) -> None:
-    box.claimed()
-    box.give()
-    first = BootRecord(run=RUN, boot="boot-0", at=box.boot.at, release="0")
-    box.store.create(keys.boot(RUN, MACHINE), encode(first))
-    assert box.live() == 0.0
-    assert box.end() is None, "the first one is at work"
-    assert box.workers.requests == []
+def test_a_second_instance_of_the_name_ends_itself_and_nothing_else(host: Awake) -> None:
+    host.claimed()
+    host.give()
+    first = BootRecord(run=RUN, boot="boot-0", at=host.boot.at, release="0")
+    host.store.create(keys.boot(RUN, MACHINE), encode(first))
+    assert host.live() == 0.0
+    assert host.end() is None, "the first one is at work"
+    assert host.workers.requests == []
 
 
-def test_an_interrupted_worker_publishes_what_is_in_the_engine(box: Awake) -> None:
-    box.claimed()
-    box.give()
-    box.workers.on_end = lambda _request: box.at(20, partial(box.finish, 0, WorkerEnd.STOPPED))
-    box.at(100, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
-    off = box.live()
+def test_an_interrupted_worker_publishes_what_is_in_the_engine(host: Awake) -> None:
+    host.claimed()
+    host.give()
+    host.workers.on_end = lambda _request: host.at(20, partial(host.finish, 0, WorkerEnd.STOPPED))
+    host.at(100, partial(setattr, host, "interruption", "EC2 revokes this spot instance"))
+    off = host.live()
     assert off is not None
     assert 120 <= off <= 120 + 2 * POLL
-    assert [request.force for request in box.workers.asked] == [False]
-    end = box.end()
+    assert [request.force for request in host.workers.asked] == [False]
+    end = host.end()
     assert end is not None
     assert (end.worker, end.why) == (None, "EC2 revokes this spot instance")
 
 
-def test_an_interrupted_worker_that_does_not_end_is_killed_before_the_power_goes(box: Awake) -> None:
-    box.claimed()
-    box.give()
-    box.workers.deaf = True
-    box.at(100, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
-    off = box.live()
+def test_an_interrupted_worker_that_does_not_end_is_killed_before_the_power_goes(host: Awake) -> None:
+    host.claimed()
+    host.give()
+    host.workers.deaf = True
+    host.at(100, partial(setattr, host, "interruption", "EC2 revokes this spot instance"))
+    off = host.live()
     assert off is not None
     assert 100 + WAITS.grace <= off <= 100 + WAITS.grace + 2 * POLL <= 100 + 120
-    assert [request.force for request in box.workers.asked] == [False, True]
+    assert [request.force for request in host.workers.asked] == [False, True]
 
 
-def test_an_interrupted_machine_begins_nothing_more(box: Awake) -> None:
-    box.claimed()
-    box.at(20, partial(setattr, box, "interruption", "EC2 revokes this spot instance"))
-    box.at(20, box.give)
-    off = box.live()
+def test_an_interrupted_machine_begins_nothing_more(host: Awake) -> None:
+    host.claimed()
+    host.at(20, partial(setattr, host, "interruption", "EC2 revokes this spot instance"))
+    host.at(20, host.give)
+    off = host.live()
     assert off is not None
     assert off <= 20 + POLL
-    assert box.workers.requests == []
+    assert host.workers.requests == []
 
 
-def test_a_metadata_service_that_fails_ends_no_work(box: Awake) -> None:
+def test_a_metadata_service_that_fails_ends_no_work(host: Awake) -> None:
     def fail() -> str:
         raise ComputeUnavailableError("away")
 
-    box.claimed()
-    box.give()
-    box.at(60, box.finish)
-    agent = box.agent()
+    host.claimed()
+    host.give()
+    host.at(60, host.finish)
+    agent = host.agent()
     agent._seams = replace(agent._seams, interruption=fail)
     while (wait := agent.step()) is not None:
-        box.clock.sleep(wait)
-    assert box.deadman_files.off_at is not None
-    assert box.deadman_files.off_at - box.began >= 60 + WAITS.linger
+        host.clock.sleep(wait)
+    assert host.deadman_files.off_at is not None
+    assert host.deadman_files.off_at - host.began >= 60 + WAITS.linger
 
 
 PLACE = HostPlace(instance="i-0123456789abcdef0", home="s3://home", created=True)

@@ -54,8 +54,8 @@ from support.world import Notes
 ID = "i-0123456789abcdef0"
 
 
-class FakeBox:
-    """Answers as a box would; `findings` is what its self-test finds."""
+class FakeGpuHost:
+    """Answers as a host would; `findings` is what its self-test finds."""
 
     def __init__(self) -> None:
         self.release = __version__
@@ -80,7 +80,7 @@ class DeskSetup(PlayedSetup):
     """A set-up whose first connections fail."""
 
     def reach(self, instance: Instance) -> None:
-        assert isinstance(self.client, FakeBox)
+        assert isinstance(self.client, FakeGpuHost)
         if self.client.causes:
             raise self.client.causes.pop(0)
 
@@ -95,7 +95,7 @@ class Desk:
         self.guard = FakeGuard(self.clock, self.cloud.stop, plan=self.clock.at)
         self.sessions = itertools.count(1)
         self.lock = FakeLock()
-        self.box = FakeBox()
+        self.host = FakeGpuHost()
         self.view = Notes()
         self.store = MemoryStore(self.clock)
         self.instance = ID
@@ -111,7 +111,7 @@ class Desk:
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
-            client=self.box,
+            client=self.host,
             clock=self.clock,
             request=self.request,
             output=self.store,
@@ -462,7 +462,7 @@ def test_a_check_of_a_stopped_instance_says_what_it_could_not_look_at(desk: Desk
     assert "ok    state              stopped" in result.output
     assert "not checked while it is not running: ssh, worker, engine and stores" in result.output
     assert "check --start" in result.output
-    assert desk.box.asked == []
+    assert desk.host.asked == []
 
 
 def test_a_check_starts_and_stops_when_asked_to(desk: Desk) -> None:
@@ -474,7 +474,7 @@ def test_a_check_starts_and_stops_when_asked_to(desk: Desk) -> None:
 
 
 def test_a_wait_for_the_host_shows_the_cause_and_ends_when_it_answers(desk: Desk) -> None:
-    desk.box.causes = [HostTimeoutError("ssh to 1.2.3.4:22: connection timed out")] * 2
+    desk.host.causes = [HostTimeoutError("ssh to 1.2.3.4:22: connection timed out")] * 2
     assert desk("check", "--start").exit_code == 0
     assert f"starting {ID} (g5.xlarge), 0:00 of 10:00" in desk.view.waits
     assert "ssh to 1.2.3.4:22: connection timed out, 0:05 of 10:00" in desk.view.waits
@@ -491,7 +491,7 @@ def test_a_wait_for_the_host_shows_the_cause_and_ends_when_it_answers(desk: Desk
 def test_a_host_that_cannot_be_reached_is_stopped_with_its_cause(
     desk: Desk, cause: LaunchError, billed: float, fix: str
 ) -> None:
-    desk.box.causes = [cause] * 1000
+    desk.host.causes = [cause] * 1000
     error = desk.refused(LaunchError, "setup", "--start")
     assert str(cause) in error
     assert fix in error
@@ -500,7 +500,7 @@ def test_a_host_that_cannot_be_reached_is_stopped_with_its_cause(
 
 
 def test_a_check_that_breaks_stops_what_it_started(desk: Desk) -> None:
-    desk.box.error = LaunchError("the box fell silent")
+    desk.host.error = LaunchError("the box fell silent")
     result = desk("check", "--start")
     assert result.exit_code == 1
     assert "fell silent" in result.output
@@ -516,19 +516,19 @@ def test_a_check_leaves_a_running_instance_running(desk: Desk) -> None:
 def test_a_check_beside_a_run_loads_no_second_model(desk: Desk) -> None:
     desk.running()
     assert desk("check").exit_code == 0
-    assert desk.box.checks[-1].busy is False
+    assert desk.host.checks[-1].busy is False
     desk.open()
     assert desk("check").exit_code == 0
-    assert desk.box.checks[-1].busy is True
+    assert desk.host.checks[-1].busy is True
 
 
 def test_a_check_beside_another_scheduler_s_run_loads_no_second_model(desk: Desk) -> None:
     desk.claimed("foreign-1")
     assert desk("check").exit_code == 0
-    assert desk.box.checks[-1].busy is True
+    assert desk.host.checks[-1].busy is True
     desk.clock.sleep(7200)
     assert desk("check").exit_code == 0
-    assert desk.box.checks[-1].busy is False, "its deadline is past"
+    assert desk.host.checks[-1].busy is False, "its deadline is past"
 
 
 def test_a_check_stops_nothing_that_it_did_not_start(desk: Desk) -> None:
@@ -552,7 +552,7 @@ def test_a_check_stops_nothing_that_it_did_not_start(desk: Desk) -> None:
 @pytest.mark.parametrize("release", ["0.0.1"])
 def test_another_version_is_a_failure_with_its_mend(desk: Desk, release: str) -> None:
     desk.running()
-    desk.box.release = release
+    desk.host.release = release
     result = desk("check")
     assert result.exit_code == 1
     assert "batchscribe gpu setup" in result.output
@@ -575,12 +575,12 @@ def test_a_setup_wants_a_running_instance_and_no_run_on_it(desk: Desk) -> None:
 
 def test_a_setup_is_recorded_only_when_all_is_well(desk: Desk) -> None:
     desk.running()
-    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    desk.host.findings = (Finding(what="engine", ok=False, detail="no model"),)
     result = desk("setup")
     assert result.exit_code == 1
     assert "not recorded" in result.output
     assert list(desk.store.list()) == []
-    desk.box.findings = ()
+    desk.host.findings = ()
     assert desk("setup").exit_code == 0
     record = json.loads(desk.store.get(keys.instance(ID)).data)
     assert (record["instance"], record["release"]) == (ID, __version__)
@@ -632,7 +632,7 @@ def test_an_image_is_made_of_a_stopped_instance_that_was_set_up(desk: Desk, imag
 
 def test_no_image_is_made_of_a_host_that_fails_its_checks(desk: Desk, images: FakeImages) -> None:
     desk.running()
-    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    desk.host.findings = (Finding(what="engine", ok=False, detail="no model"),)
     result = desk("image")
     assert (result.exit_code, images.made, list(desk.store.list())) == (1, [], [])
     assert "no image was made" in result.output
@@ -672,7 +672,7 @@ def test_a_gpu_in_this_machine_is_neither_started_nor_held(desk: Desk, words: tu
     assert (result.exit_code, desk.cloud.calls) == (0, [("describe", ID)] * (words == ("check",)))
     assert "the GPU is in this machine: nothing to" in result.output
     assert ("engine pocketsphinx" in result.output) == (words == ("check",)), "a check needs no start"
-    assert desk.box.asked == []
+    assert desk.host.asked == []
     assert list(desk.store.list()) == []
 
 
@@ -819,7 +819,7 @@ def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: 
     desk.unsupported = describe_limits(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
     assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
     assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
-    assert desk.box.asked == []
+    assert desk.host.asked == []
 
 
 @pytest.mark.parametrize(
@@ -858,17 +858,17 @@ def test_a_check_loads_what_the_host_was_set_up_for_and_a_set_up_what_it_prepare
     desk.prepared = EngineSpec(engine="faster-whisper", model="small.en")
     assert desk("check", "--start").exit_code == 0
     assert desk("setup", "--start").exit_code == 0
-    assert [asked.engine for asked in desk.box.checks] == [desk.prepared, best]
+    assert [asked.engine for asked in desk.host.checks] == [desk.prepared, best]
     assert set_up_record(desk).model == "large-v3-turbo"
 
 
 def test_a_host_without_credentials_is_recorded_so_that_no_start_is_paid_for_it(desk: Desk) -> None:
     desk("setup", "--start")
     missing = Finding(what=CREDENTIALS, ok=False, detail="no AWS credentials on the host")
-    desk.box.findings = (*desk.box.findings, missing)
+    desk.host.findings = (*desk.host.findings, missing)
     assert desk("setup", "--start").exit_code == 1
     assert not set_up_record(desk).credentials
-    desk.box.findings = desk.box.findings[:1]
+    desk.host.findings = desk.host.findings[:1]
     desk("setup", "--start")
     assert set_up_record(desk).credentials
 
@@ -877,7 +877,7 @@ def test_a_host_with_another_failure_keeps_its_record(desk: Desk) -> None:
     desk("setup", "--start")
     before = set_up_record(desk)
     broken = (CREDENTIALS, "engine")
-    desk.box.findings = tuple(Finding(what=what, ok=False, detail="broken") for what in broken)
+    desk.host.findings = tuple(Finding(what=what, ok=False, detail="broken") for what in broken)
     assert desk("setup", "--start").exit_code == 1
     assert set_up_record(desk) == before
 

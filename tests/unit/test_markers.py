@@ -1,4 +1,4 @@
-"""What the box's agent leaves for the dead-man."""
+"""What the host's agent leaves for the dead-man."""
 
 from __future__ import annotations
 

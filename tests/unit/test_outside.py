@@ -118,7 +118,7 @@ def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -
     assert at.clock.now() - run.created < timedelta(minutes=12)
 
 
-def test_a_box_that_boots_finds_its_claim_before_the_start_and_none_after_it(at: Stage) -> None:
+def test_a_host_that_boots_finds_its_claim_before_the_start_and_none_after_it(at: Stage) -> None:
     ready(at)
     set_up(at)
     seen: list[tuple[InstanceState, HostClaim | None]] = []
@@ -204,7 +204,7 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
     fresh.close()
 
 
-def test_a_lost_ledger_still_knows_how_the_box_came_to_its_work(at: Stage, tmp_path: Path) -> None:
+def test_a_lost_ledger_still_knows_how_the_host_came_to_its_work(at: Stage, tmp_path: Path) -> None:
     ready(at)
     set_up(at)
     once(at)

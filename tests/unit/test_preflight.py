@@ -46,11 +46,11 @@ def recorded(**fields: object) -> MemoryStore:
 
 
 @pytest.mark.parametrize("launch", ["auto", "ssh"])
-def test_a_box_without_units_is_reached_over_ssh(tmp_path: Path, launch: str) -> None:
+def test_a_host_without_units_is_reached_over_ssh(tmp_path: Path, launch: str) -> None:
     preflight(settings(tmp_path, launch), recorded())
 
 
-def test_launch_at_boot_needs_a_box_that_boots(tmp_path: Path) -> None:
+def test_launch_at_boot_needs_a_host_that_boots(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="gpu setup"):
         preflight(settings(tmp_path, "boot"), recorded())
     with pytest.raises(MisconfiguredError, match="does not show its tags"):
@@ -58,7 +58,7 @@ def test_launch_at_boot_needs_a_box_that_boots(tmp_path: Path) -> None:
     preflight(settings(tmp_path, "boot"), recorded(boots=True, shows_tags=True))
 
 
-def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
+def test_a_host_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="nothing was started"):
         preflight(settings(tmp_path), recorded(release="0.0.1"))
     with pytest.raises(MisconfiguredError, match="is not set up"):

@@ -77,8 +77,8 @@ def the_run(at: Stage) -> Run:
     return run
 
 
-def box_powers_off(at: Stage, seconds: float) -> None:
-    """The box's last word, then its power: so many seconds from now."""
+def host_powers_off(at: Stage, seconds: float) -> None:
+    """The host's last word, then its power: so many seconds from now."""
 
     def off() -> None:
         run = the_run(at)
@@ -102,8 +102,8 @@ def stopped_and_tidy(at: Stage) -> None:
     assert the_run(at).state is RunState.SETTLED
 
 
-def test_the_box_that_powers_itself_off_is_the_proof(at: Stage) -> None:
-    box_powers_off(at, 300)
+def test_the_host_that_powers_itself_off_is_the_proof(at: Stage) -> None:
+    host_powers_off(at, 300)
     proof = play(at, Act.BOX)
     assert (proof.proved, proof.detail) == (True, "the GPU host powered itself off: work ended")
     assert proof.seconds is not None
@@ -113,20 +113,20 @@ def test_the_box_that_powers_itself_off_is_the_proof(at: Stage) -> None:
     stopped_and_tidy(at)
 
 
-def test_a_box_that_runs_on_is_no_proof_and_is_stopped_from_here(at: Stage) -> None:
+def test_a_host_that_runs_on_is_no_proof_and_is_stopped_from_here(at: Stage) -> None:
     proof = play(at, Act.BOX)
     assert (proof.proved, proof.seconds) == (False, None)
     assert "stopped from here" in proof.detail
     stopped_and_tidy(at)
 
 
-def test_a_box_that_somebody_stopped_is_no_proof(at: Stage) -> None:
+def test_a_host_that_somebody_stopped_is_no_proof(at: Stage) -> None:
     at.clock.at(300, lambda: at.compute.stop(INSTANCE))
     assert not play(at, Act.BOX).proved
     stopped_and_tidy(at)
 
 
-def test_the_guard_is_proved_with_a_box_that_holds_still(at: Stage) -> None:
+def test_the_guard_is_proved_with_a_host_that_holds_still(at: Stage) -> None:
     guard_fires(at, GUARD_FIRST)
     seen: list[ClaimLaunch | None] = []
     at.clock.at(120, lambda: seen.append(_claim(at)))
@@ -194,7 +194,7 @@ def test_a_rehearsal_whose_ledger_was_lost_is_finished_too(at: Stage, tmp_path: 
 
 
 def test_what_is_rehearsed_teaches_nothing_and_wakes_nobody(at: Stage) -> None:
-    box_powers_off(at, 300)
+    host_powers_off(at, 300)
     play(at, Act.BOX)
     assert at.notes.messages == []
     before = at.config.priors
@@ -217,7 +217,7 @@ def test_what_is_rehearsed_is_not_transcribed_as_somebodys_audio(at: Stage) -> N
 
 
 def test_it_is_paid_for_and_counted(at: Stage) -> None:
-    box_powers_off(at, 300)
+    host_powers_off(at, 300)
     play(at, Act.BOX)
     assert the_run(at).billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
     assert at.ledger.spent(at.clock.now() - timedelta(days=1)) == the_run(at).cost

@@ -131,7 +131,7 @@ def test_every_adapter_of_aws_is_looked_at() -> None:
     assert users - INTERACTIVE - {OPENER} == called
 
 
-def test_the_box_reads_and_writes_the_store_and_touches_no_instance() -> None:
+def test_the_host_reads_and_writes_the_store_and_touches_no_instance() -> None:
     assert actions(Who.BOX) == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
     assert actions(Who.STOP) == {"ec2:StopInstances"}
 
@@ -149,12 +149,12 @@ BOX_WRITES = {
     "progress": keys.progress("run-1", 0),
     "superseded": keys.superseded("a/transcription-chunk-001.json", "run-1"),
 }
-"""By the name of their function: whatever else the box names, it only reads."""
+"""By the name of their function: whatever else the host names, it only reads."""
 BOX_READS = {"cancel", "instance", "intent", "manifest", "manifests", "settlement"}
 OF_A_CREATED_MACHINE = (keys.boot("run-1", "run-1-0"), keys.host_end("run-1", "run-1-0"))
 
 
-def test_every_control_object_that_the_box_names_is_known_here() -> None:
+def test_every_control_object_that_the_host_names_is_known_here() -> None:
     folders = (SOURCE / "agent", SOURCE / "worker")
     files = [SOURCE / "wiring" / "worker.py", *(file for folder in folders for file in folder.glob("*.py"))]
     named = {
@@ -195,7 +195,7 @@ APART = replace(PLACE, control=Folder(bucket="control", prefix="c/"))
 @pytest.mark.parametrize(
     "key", [*BOX_WRITES.values(), *(f"{keys.REHEARSALS}R/{key}" for key in BOX_WRITES.values())]
 )
-def test_what_the_box_writes_of_control_objects_it_writes_into_their_own_store(key: str) -> None:
+def test_what_the_host_writes_of_control_objects_it_writes_into_their_own_store(key: str) -> None:
     apart = f"arn:aws:s3:::control/c/{key.removeprefix(keys.CONTROL)}"
     assert allowed(Who.BOX, "s3:PutObject", apart, APART)
     assert "transcription-" in key or not allowed(Who.BOX, "s3:PutObject", audio(key), APART)

@@ -205,7 +205,7 @@ def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
     assert run.billed_seconds <= most, "no more than may have run between two polls that count"
 
 
-def test_a_box_that_never_answers_is_stopped(at: Stage) -> None:
+def test_a_host_that_never_answers_is_stopped(at: Stage) -> None:
     ready(at)
     at.launcher.silent_probes = 10_000
     (run,) = tick(at.world, at.config).runs

@@ -31,7 +31,7 @@ from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import preflight
-from support.box_agent import RUN, Awake
+from support.host_agent import RUN, Awake
 from support.host_setup import PlayedSetup
 from support.values import metered
 from support.world import INSTANCE, Stage, advanced, once, stage
@@ -185,30 +185,30 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
 
 
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
-def test_a_box_goes_on_over_a_torn_progress(data: bytes) -> None:
-    box = Awake()
-    box.claimed()
-    box.give()
-    box.at(60, lambda: box.progress(1))
-    box.at(70, lambda: box.store.replace(keys.progress(RUN, 0), data))
-    box.at(200, lambda: box.progress(2))
-    box.at(300, box.finish)
-    off = box.live()
+def test_a_host_goes_on_over_a_torn_progress(data: bytes) -> None:
+    host = Awake()
+    host.claimed()
+    host.give()
+    host.at(60, lambda: host.progress(1))
+    host.at(70, lambda: host.store.replace(keys.progress(RUN, 0), data))
+    host.at(200, lambda: host.progress(2))
+    host.at(300, host.finish)
+    off = host.live()
     assert off is not None
     assert off >= 300 + HostWaits().linger
-    end = box.end()
+    end = host.end()
     assert end is not None
     assert (end.worker, end.why) == (None, "work ended")
 
 
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
-def test_a_box_that_cannot_read_its_record_takes_up_nothing(data: bytes) -> None:
-    box = Awake()
-    box.claimed()
-    box.store.replace(keys.instance(INSTANCE), data)
-    assert box.live() is None
-    assert box.workers.requests == []
-    assert box.taken_by() is None
+def test_a_host_that_cannot_read_its_record_takes_up_nothing(data: bytes) -> None:
+    host = Awake()
+    host.claimed()
+    host.store.replace(keys.instance(INSTANCE), data)
+    assert host.live() is None
+    assert host.workers.requests == []
+    assert host.taken_by() is None
 
 
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)

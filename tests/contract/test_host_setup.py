@@ -1,4 +1,4 @@
-"""Setting up a box for real: a sshd on loopback, a Python, and the wheel of these sources."""
+"""Setting up a host for real: a sshd on loopback, a Python, and the wheel of these sources."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def equipped(setup: HostSetup, ssh: Ssh, tmp_path: Path, monkeypatch: pytest.Mon
     return replace(setup, client=SshHost(ssh, remote_python=str(python)), request=busy)
 
 
-def test_an_empty_box_becomes_one_that_transcribes(
+def test_an_empty_host_becomes_one_that_transcribes(
     setup: HostSetup, server: Sshd, wheel: Path, tmp_path: Path
 ) -> None:
     secrets = tmp_path / "worker.env"
@@ -187,7 +187,7 @@ def test_packages_that_are_pinned_or_of_an_engine_are_installed_and_nothing_else
     assert install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=engine).startswith("Python 3.")
     with pytest.raises(LaunchError, match="engine-of-another"):
         install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
-    # Without the pins the extra's own packages are asked for, and the box has no cuBLAS and no index.
+    # Without the pins the extra's own packages are asked for, and the host has no cuBLAS and no index.
     monkeypatch.setattr(installation, "read_pins", lambda _extra: None)
     with pytest.raises(LaunchError, match="could not be installed"):
         install_worker(ssh, INSTANCE, wheel=wheel, extra="gpu")
@@ -227,7 +227,7 @@ def test_an_environment_beside_the_first_one_stays_as_long_as_it_is_wanted(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
+def test_the_pins_of_a_host_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
     ours = installation.read_pins(extra)
     assert ours is not None
     assert all(package in ours for package in pinned)
@@ -247,7 +247,9 @@ def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:
         find_wheel(tmp_path / f"batchscribe-{__version__}-py3-none-any.whl", tmp_path)
 
 
-def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path) -> None:
+def test_a_host_with_no_new_python_gets_one_by_uv(
+    ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path
+) -> None:
     """What uv is asked to do; it needs the network for the rest."""
     pin_key(ssh, INSTANCE)
     old = tmp_path / "programs"
@@ -266,7 +268,7 @@ def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: 
     assert list((server.home / ".batchscribe").glob("venv*")) == []
 
 
-def test_our_uv_is_sent_to_a_box_that_has_none(
+def test_our_uv_is_sent_to_a_host_that_has_none(
     ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pin_key(ssh, INSTANCE)
@@ -341,7 +343,7 @@ case "$1" in install) ;; *) "$@" ;; esac
 
 @pytest.fixture
 def played_systemd(server: Sshd, tmp_path: Path) -> Path:
-    """On the box a systemd runs, and a user who may become root; what they were asked, in this file."""
+    """On the host a systemd runs, and a user who may become root; what they were asked, in this file."""
     log = tmp_path / "asked"
     program(server.programs / "systemctl", PLAYED_SYSTEMCTL.format(log=log))
     program(server.programs / "sudo", ROOT_BY_SUDO.format(log=log))
@@ -379,7 +381,7 @@ def test_units_are_verified_installed_and_enabled(ssh: Ssh, played_systemd: Path
         (("systemd-analyze", "echo './batchscribe-box.service:19: Unknown key' >&2"), "rejects the units"),
     ],
 )
-def test_a_box_that_cannot_have_the_units_is_told_so_and_left_as_it_was(
+def test_a_host_that_cannot_have_the_units_is_told_so_and_left_as_it_was(
     ssh: Ssh, played_systemd: Path, server: Sshd, played: tuple[str, str], why: str
 ) -> None:
     pin_key(ssh, INSTANCE)
@@ -399,7 +401,7 @@ def test_an_installation_of_units_that_fails_is_an_error(
         install_units(ssh, INSTANCE)
 
 
-def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
+def test_a_host_with_units_is_recorded_so_and_keeps_its_claim(
     equipped: HostSetup, server: Sshd, wheel: Path, played_systemd: Path
 ) -> None:
     claim = HostClaim(
@@ -450,7 +452,7 @@ def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: HostSetup) -> Non
     assert "ec2:DescribeInstanceAttribute" in finding.detail
 
 
-def test_a_check_of_a_bare_box_names_the_mend(setup: HostSetup, ssh: Ssh) -> None:
+def test_a_check_of_a_bare_host_names_the_mend(setup: HostSetup, ssh: Ssh) -> None:
     pin_key(ssh, INSTANCE)
     findings = list(setup.check(INSTANCE))
     assert [(finding.what, finding.ok) for finding in findings] == [
@@ -503,7 +505,7 @@ def test_a_finding_says_what_is_wrong(equipped: HostSetup, ssh: Ssh, tmp_path: P
         assert failed["GPU driver"].detail == "nvidia-smi does not run"
 
 
-def test_whatever_a_box_may_be_given_can_be_installed() -> None:
+def test_whatever_a_host_may_be_given_can_be_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS) == set(project["optional-dependencies"])
     engines = project["entry-points"]["batchscribe.engines"]

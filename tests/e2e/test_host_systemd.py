@@ -1,4 +1,4 @@
-"""A box under real systemd, with nobody there: what its units do at boot, and what ends its power."""
+"""A host under real systemd, with nobody there: what its units do at boot, and what ends its power."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ WantedBy=multi-user.target
 
 
 class SetUp:
-    """A box as `gpu setup` leaves it, its bucket, and one run in it."""
+    """A host as `gpu setup` leaves it, its bucket, and one run in it."""
 
     def __init__(self, machine: Container, bucket: Path, metadata: Metadata) -> None:
         self.machine = machine
@@ -81,7 +81,7 @@ class SetUp:
         timer: bool = True,
         created: bool = False,
     ) -> None:
-        """The units, and where this box is. `silence` is the dead-man's patience in seconds; without its
+        """The units, and where this host is. `silence` is the dead-man's patience in seconds; without its
         `timer` it comes only where it is asked to.
         """
         files = unit_files("root")
@@ -188,155 +188,155 @@ class SetUp:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[SetUp]:
+def host(tmp_path: Path) -> Iterator[SetUp]:
     bucket = tmp_path / "bucket"
     bucket.mkdir()
     with metadata_service() as metadata, container(tmp_path / "machine", bucket) as machine:
         yield SetUp(machine, bucket, metadata)
 
 
-def test_a_box_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_there(box: SetUp) -> None:
-    put_speech(box.bucket, "notes")
-    box.install()
-    box.claim(ClaimLaunch.BOOT)
-    chunks = box.give()
-    box.machine.boot()
-    box.machine.wait_off(180)
-    assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
-    assert (box.end().why, box.end().worker) == ("work ended", None)
-    assert decode(box.store.get(keys.boot(RUN)).data, BootRecord).release == __version__
-    assert "powering off: the host requested it" in box.machine.journal(DEADMAN)
+def test_a_host_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_there(host: SetUp) -> None:
+    put_speech(host.bucket, "notes")
+    host.install()
+    host.claim(ClaimLaunch.BOOT)
+    chunks = host.give()
+    host.machine.boot()
+    host.machine.wait_off(180)
+    assert (host.word().end, host.word().tally.done) == (WorkerEnd.FINISHED, chunks)
+    assert (host.end().why, host.end().worker) == ("work ended", None)
+    assert decode(host.store.get(keys.boot(RUN)).data, BootRecord).release == __version__
+    assert "powering off: the host requested it" in host.machine.journal(DEADMAN)
     # The same claim at the next boot, by whomever: it was taken up once.
-    box.machine.boot()
-    wait_for(box.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
-    box.machine.run("systemctl", "start", DEADMAN)
-    assert "another boot took it up" in box.machine.journal(AGENT_UNIT)
-    assert box.machine.up
+    host.machine.boot()
+    wait_for(host.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    host.machine.run("systemctl", "start", DEADMAN)
+    assert "another boot took it up" in host.machine.journal(AGENT_UNIT)
+    assert host.machine.up
 
 
-def test_a_worker_that_stands_still_is_ended_and_the_box_with_it(box: SetUp) -> None:
-    box.install(waits=msgspec.structs.replace(QUICK, silence=10.0))
-    box.much_work()
-    box.claim(ClaimLaunch.BOOT)
-    box.machine.boot()
-    box.frozen_worker()
-    box.machine.wait_off(120)
-    assert box.end().worker == 0
-    assert "no progress" in box.end().why
-    assert not box.there(keys.exit_record(RUN, 0))
+def test_a_worker_that_stands_still_is_ended_and_the_host_with_it(host: SetUp) -> None:
+    host.install(waits=msgspec.structs.replace(QUICK, silence=10.0))
+    host.much_work()
+    host.claim(ClaimLaunch.BOOT)
+    host.machine.boot()
+    host.frozen_worker()
+    host.machine.wait_off(120)
+    assert host.end().worker == 0
+    assert "no progress" in host.end().why
+    assert not host.there(keys.exit_record(RUN, 0))
 
 
-def test_the_dead_man_comes_where_the_box_s_own_process_does_not(box: SetUp) -> None:
-    box.install(silence=8)
-    box.much_work()
-    box.claim(ClaimLaunch.BOOT)
-    box.machine.boot()
-    box.frozen_worker()
-    box.machine.run("systemctl", "stop", AGENT_UNIT)
-    box.machine.wait_off(120)
-    assert re.search(r"powering off: no progress for \d+ s", box.machine.journal(DEADMAN))
-    assert not box.there(keys.host_end(RUN))
+def test_the_dead_man_comes_where_the_host_s_own_process_does_not(host: SetUp) -> None:
+    host.install(silence=8)
+    host.much_work()
+    host.claim(ClaimLaunch.BOOT)
+    host.machine.boot()
+    host.frozen_worker()
+    host.machine.run("systemctl", "stop", AGENT_UNIT)
+    host.machine.wait_off(120)
+    assert re.search(r"powering off: no progress for \d+ s", host.machine.journal(DEADMAN))
+    assert not host.there(keys.host_end(RUN))
 
 
-def test_no_unit_that_is_slow_to_stop_holds_the_power_on(box: SetUp) -> None:
-    box.install(waits=msgspec.structs.replace(QUICK, first=1.0))
-    box.machine.write(f"{UNITS}/{DEADMAN}.d/force.conf", "[Service]\nEnvironment=FORCE_SECONDS=5\n")
-    box.machine.write(f"{UNITS}/slow.service", SLOW)
-    box.machine.enable("slow.service")
-    box.claim(ClaimLaunch.BOOT)
-    box.machine.boot()
-    box.machine.wait_off(60)
-    assert box.end().why == "no work came"
+def test_no_unit_that_is_slow_to_stop_holds_the_power_on(host: SetUp) -> None:
+    host.install(waits=msgspec.structs.replace(QUICK, first=1.0))
+    host.machine.write(f"{UNITS}/{DEADMAN}.d/force.conf", "[Service]\nEnvironment=FORCE_SECONDS=5\n")
+    host.machine.write(f"{UNITS}/slow.service", SLOW)
+    host.machine.enable("slow.service")
+    host.claim(ClaimLaunch.BOOT)
+    host.machine.boot()
+    host.machine.wait_off(60)
+    assert host.end().why == "no work came"
 
 
-def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_worker(box: SetUp) -> None:
-    box.install()
+def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_worker(host: SetUp) -> None:
+    host.install()
     for copy in range(3):
-        put_speech(box.bucket / f"copy{copy}", "notes")
-    chunks = box.give()
-    box.claim(ClaimLaunch.BOOT)
-    box.machine.boot()
-    wait_for(box.there(keys.progress(RUN, 0)) for _ in range(9999))
-    box.machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", AGENT_UNIT)
-    box.machine.wait_off(180)
-    assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
-    assert box.end().why == "work ended"
-    journal = box.machine.journal(AGENT_UNIT)
+        put_speech(host.bucket / f"copy{copy}", "notes")
+    chunks = host.give()
+    host.claim(ClaimLaunch.BOOT)
+    host.machine.boot()
+    wait_for(host.there(keys.progress(RUN, 0)) for _ in range(9999))
+    host.machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", AGENT_UNIT)
+    host.machine.wait_off(180)
+    assert (host.word().end, host.word().tally.done) == (WorkerEnd.FINISHED, chunks)
+    assert host.end().why == "work ended"
+    journal = host.machine.journal(AGENT_UNIT)
     assert journal.count("host.claim_taken") == 2
     assert journal.count("worker.started") == 1
 
 
-def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_left(box: SetUp) -> None:
-    box.install()
-    box.much_work()
-    box.claim(ClaimLaunch.BOOT)
-    box.machine.boot()
-    wait_for(box.there(keys.progress(RUN, 0)) for _ in range(9999))
-    box.machine.kill()
-    box.machine.boot()
-    box.machine.wait_off(60)
-    assert (box.end().why, box.end().worker) == ("the GPU host was rebooted during the run", 0)
-    (later,) = box.store.list(keys.later_boot(RUN, "").removesuffix(".json"))
-    boots = [decode(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
+def test_a_host_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_left(host: SetUp) -> None:
+    host.install()
+    host.much_work()
+    host.claim(ClaimLaunch.BOOT)
+    host.machine.boot()
+    wait_for(host.there(keys.progress(RUN, 0)) for _ in range(9999))
+    host.machine.kill()
+    host.machine.boot()
+    host.machine.wait_off(60)
+    assert (host.end().why, host.end().worker) == ("the GPU host was rebooted during the run", 0)
+    (later,) = host.store.list(keys.later_boot(RUN, "").removesuffix(".json"))
+    boots = [decode(host.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
     assert len({*boots}) == 2
-    assert not box.there(keys.exit_record(RUN, 0))
-    assert box.machine.journal(AGENT_UNIT).count("worker.started") == 1
+    assert not host.there(keys.exit_record(RUN, 0))
+    assert host.machine.journal(AGENT_UNIT).count("worker.started") == 1
 
 
-def test_at_the_deadline_the_power_goes(box: SetUp) -> None:
-    box.install()
-    box.claim(ClaimLaunch.BOOT, minutes=0.06)
-    box.machine.boot()
-    box.machine.wait_off(120)
-    assert box.end().why == "the deadline passed"
+def test_at_the_deadline_the_power_goes(host: SetUp) -> None:
+    host.install()
+    host.claim(ClaimLaunch.BOOT, minutes=0.06)
+    host.machine.boot()
+    host.machine.wait_off(120)
+    assert host.end().why == "the deadline passed"
 
 
-def test_over_ssh_too_a_box_without_work_powers_itself_off(box: SetUp) -> None:
-    box.install(waits=msgspec.structs.replace(QUICK, first=3.0), timer=False)
-    put_speech(box.bucket, "notes")
-    box.claim(ClaimLaunch.SSH)
-    box.machine.boot()
-    box.machine.wait_off(120)
-    assert box.end().why == "no work came"
+def test_over_ssh_too_a_host_without_work_powers_itself_off(host: SetUp) -> None:
+    host.install(waits=msgspec.structs.replace(QUICK, first=3.0), timer=False)
+    put_speech(host.bucket, "notes")
+    host.claim(ClaimLaunch.SSH)
+    host.machine.boot()
+    host.machine.wait_off(120)
+    assert host.end().why == "no work came"
 
 
-def test_a_claim_that_is_taken_back_before_any_work_leaves_the_box_on(box: SetUp) -> None:
-    box.install(waits=msgspec.structs.replace(QUICK, first=5.0), timer=False)
-    box.claim(ClaimLaunch.BOOT)
-    box.machine.boot()
-    wait_for(box.there(keys.boot(RUN)) for _ in range(9999))
-    box.claim(None)
-    wait_for(box.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
-    box.machine.run("systemctl", "start", DEADMAN)
-    assert "host.claim_released" in box.machine.journal(AGENT_UNIT)
-    assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
-    assert box.machine.up
-    assert not box.there(keys.host_end(RUN))
+def test_a_claim_that_is_taken_back_before_any_work_leaves_the_host_on(host: SetUp) -> None:
+    host.install(waits=msgspec.structs.replace(QUICK, first=5.0), timer=False)
+    host.claim(ClaimLaunch.BOOT)
+    host.machine.boot()
+    wait_for(host.there(keys.boot(RUN)) for _ in range(9999))
+    host.claim(None)
+    wait_for(host.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    host.machine.run("systemctl", "start", DEADMAN)
+    assert "host.claim_released" in host.machine.journal(AGENT_UNIT)
+    assert host.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
+    assert host.machine.up
+    assert not host.there(keys.host_end(RUN))
 
 
 @pytest.mark.parametrize("launch", [None, ClaimLaunch.HELD], ids=["started by a person", "held back"])
-def test_a_box_without_a_claim_of_its_own_is_left_alone(box: SetUp, launch: ClaimLaunch | None) -> None:
-    put_speech(box.bucket, "notes")
-    box.install(silence=1, waits=HostWaits(first=0.0, linger=0.0, silence=0.0))
-    box.claim(launch)
-    box.give()
-    box.machine.boot()
-    wait_for(box.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
-    box.machine.run("systemctl", "start", DEADMAN)
-    box.machine.run("systemctl", "start", DEADMAN)
-    assert box.machine.shows(AGENT_UNIT, "Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
-    assert box.machine.shows(DEADMAN, "Result") == {"Result": "success"}
-    assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
-    assert box.machine.up
-    assert not box.there(keys.boot(RUN))
+def test_a_host_without_a_claim_of_its_own_is_left_alone(host: SetUp, launch: ClaimLaunch | None) -> None:
+    put_speech(host.bucket, "notes")
+    host.install(silence=1, waits=HostWaits(first=0.0, linger=0.0, silence=0.0))
+    host.claim(launch)
+    host.give()
+    host.machine.boot()
+    wait_for(host.machine.shows(AGENT_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    host.machine.run("systemctl", "start", DEADMAN)
+    host.machine.run("systemctl", "start", DEADMAN)
+    assert host.machine.shows(AGENT_UNIT, "Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
+    assert host.machine.shows(DEADMAN, "Result") == {"Result": "success"}
+    assert host.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
+    assert host.machine.up
+    assert not host.there(keys.boot(RUN))
 
 
-def test_a_created_machine_without_a_name_powers_itself_off(box: SetUp) -> None:
+def test_a_created_machine_without_a_name_powers_itself_off(host: SetUp) -> None:
     """Its launch template does not let it show its tags: nothing but its image is known to it."""
-    box.install(waits=msgspec.structs.replace(QUICK, store=3.0), timer=False, created=True)
-    box.machine.boot()
-    box.machine.wait_off(120)
-    assert "powering off: the host requested it" in box.machine.journal(DEADMAN)
+    host.install(waits=msgspec.structs.replace(QUICK, store=3.0), timer=False, created=True)
+    host.machine.boot()
+    host.machine.wait_off(120)
+    assert "powering off: the host requested it" in host.machine.journal(DEADMAN)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 POLL_SECONDS = 0.3
 
 
-def box_python(folder: Path, command: Sequence[str]) -> Path:
+def host_python(folder: Path, command: Sequence[str]) -> Path:
     """A program that takes a Python's arguments and runs this host or its agent; `command` is a worker."""
     program = folder / "box-python"
     settings = json.dumps({"command": list(command), "program": str(program)})
-    words = [sys.executable, "-m", "support.box_python", settings]
+    words = [sys.executable, "-m", "support.host_python", settings]
     tests = shlex.quote(str(Path(__file__).parents[1]))
     # The first three arguments are `-I -m MODULE`.
     program.write_text(

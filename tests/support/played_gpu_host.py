@@ -1,4 +1,4 @@
-"""A box whose power is moto's: the real agent, real workers, and a poweroff that stops the instance.
+"""A host whose power is moto's: the real agent, real workers, and a poweroff that stops the instance.
 
 Its workers are forks of the nursery.
 """
@@ -50,7 +50,7 @@ class Power:
 
 
 @dataclass
-class PlayedBox:
+class PlayedGpuHost:
     """Boots whenever its instance runs, and finds what it finds."""
 
     home: Path
@@ -104,21 +104,21 @@ class PlayedBox:
 
 
 @contextmanager
-def played_box(box: PlayedBox, environment: Mapping[str, str]) -> Iterator[PlayedBox]:
-    """The box, living beside the block; `environment` is what its workers get."""
-    folder = box.home / ".batchscribe"
+def played_gpu_host(host: PlayedGpuHost, environment: Mapping[str, str]) -> Iterator[PlayedGpuHost]:
+    """The host, living beside the block; `environment` is what its workers get."""
+    folder = host.home / ".batchscribe"
     folder.mkdir(parents=True)
     env = folder / "env"
     env.write_text("".join(f"{name}={value}\n" for name, value in environment.items()))
     env.chmod(0o600)
     ended = threading.Event()
-    thread = threading.Thread(target=box.live, args=(ended,), daemon=True)
+    thread = threading.Thread(target=host.live, args=(ended,), daemon=True)
     thread.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(detached, "spawn", nursery().spawn)
-            yield box
+            yield host
     finally:
         ended.set()
         thread.join(timeout=60)
-    assert box.trouble == []
+    assert host.trouble == []

@@ -1,4 +1,4 @@
-"""The box's own look at itself, and where it looks for its stores."""
+"""The host's own look at itself, and where it looks for its stores."""
 
 from __future__ import annotations
 
@@ -167,18 +167,22 @@ def test_an_engine_fetches_its_own_model_or_nothing(monkeypatch: pytest.MonkeyPa
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    box = GpuHost(tmp_path, SystemClock())
-    assert not fetch(box, EngineSpec(engine="pocketsphinx")).done
-    assert fetch(box, EngineSpec(engine="parakeet", model="nemo-parakeet-tdt-0.6b-v3")).done
+    gpu_host = GpuHost(tmp_path, SystemClock())
+    assert not fetch(gpu_host, EngineSpec(engine="pocketsphinx")).done
+    assert fetch(gpu_host, EngineSpec(engine="parakeet", model="nemo-parakeet-tdt-0.6b-v3")).done
     assert {"tdt-0.6b-v3" in place for place in places} == {True}
 
 
 def test_a_set_up_records_the_files_that_each_boot_reads_ahead(tmp_path: Path) -> None:
-    box = GpuHost(tmp_path / "home", SystemClock())
+    gpu_host = GpuHost(tmp_path / "home", SystemClock())
     for name in ("tokenizer.json", "model.bin", "config.json", "readme.txt"):
         (tmp_path / name).touch()
-    fetch(box, EngineSpec(engine="faster-whisper", model=str(tmp_path)))
-    assert [file.name for file in box.read_model_files()] == ["config.json", "model.bin", "tokenizer.json"]
+    fetch(gpu_host, EngineSpec(engine="faster-whisper", model=str(tmp_path)))
+    assert [file.name for file in gpu_host.read_model_files()] == [
+        "config.json",
+        "model.bin",
+        "tokenizer.json",
+    ]
     for damaged in (b"{", b'["\xff"]'):
         (tmp_path / "home" / ".batchscribe" / "model-files.json").write_bytes(damaged)
-        assert box.read_model_files() == ()
+        assert gpu_host.read_model_files() == ()

@@ -15,7 +15,7 @@ import structlog
 from batchscribe import __version__
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
-from batchscribe.agent import host as boxes
+from batchscribe.agent import host as gpu_hosts
 from batchscribe.agent.host import GpuHost
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
@@ -53,7 +53,7 @@ def request(**changes: object) -> StartRequest:
 
 
 def placed(folder: Path, *, launch: ClaimLaunch | None = None) -> None:
-    """A box that was set up; its bucket is a folder."""
+    """A host that was set up; its bucket is a folder."""
     bucket = folder / "bucket"
     bucket.mkdir()
     place = HostPlace(instance=PLACE.instance, home=bucket.as_uri())
@@ -65,7 +65,7 @@ def placed(folder: Path, *, launch: ClaimLaunch | None = None) -> None:
     DirectoryStore(bucket).replace(keys.instance(place.instance), msgspec.json.encode(record))
 
 
-def test_a_box_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: Path) -> None:
+def test_a_host_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: Path) -> None:
     done = boot(tmp_path)
     assert done.returncode == 2
     assert "gpu setup" in done.stderr
@@ -75,7 +75,7 @@ def test_a_box_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: 
     )
 
 
-def test_a_box_that_a_person_started_is_done_at_once(tmp_path: Path) -> None:
+def test_a_host_that_a_person_started_is_done_at_once(tmp_path: Path) -> None:
     placed(tmp_path)
     done = boot(tmp_path)
     assert (done.returncode, "claim.missing" in done.stderr) == (0, True)
@@ -129,12 +129,12 @@ def test_the_recorded_model_is_read_ahead_before_the_claim(
 ) -> None:
     order: list[object] = []
     clock = SystemClock()
-    box = GpuHost(tmp_path, clock)
+    gpu_host = GpuHost(tmp_path, clock)
     monkeypatch.setattr(host_boot, "read_ahead", order.append)
     monkeypatch.setattr(host_boot, "run_agent", lambda *_: order.append("claim"))
-    host_boot._run_agent(PLACE, box, clock)
-    box.keep_model_files([tmp_path / "model.bin"])
-    host_boot._run_agent(PLACE, box, clock)
+    host_boot._run_agent(PLACE, gpu_host, clock)
+    gpu_host.keep_model_files([tmp_path / "model.bin"])
+    host_boot._run_agent(PLACE, gpu_host, clock)
     assert order == [(), "claim", (tmp_path / "model.bin",), "claim"]
 
 
@@ -219,7 +219,7 @@ def test_a_start_request_becomes_a_permit_and_one_agent_for_the_run(tmp_path: Pa
 def test_a_permit_of_an_earlier_boot_counts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = GpuHost(tmp_path, SystemClock(), agent=("/bin/true",))
     made.start(request())
-    monkeypatch.setattr(boxes, "boot_id", lambda: "another boot")
+    monkeypatch.setattr(gpu_hosts, "boot_id", lambda: "another boot")
     assert made.read_permit("r") is None
 
 
@@ -288,11 +288,11 @@ def test_what_cannot_be_tidied_up_fails_no_start(tmp_path: Path) -> None:
     assert made.start(request()).done
 
 
-def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path) -> None:
+def test_a_host_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path) -> None:
     placed(tmp_path, launch=ClaimLaunch.BOOT)
-    box = GpuHost(tmp_path, SystemClock())
+    gpu_host = GpuHost(tmp_path, SystemClock())
     control = tmp_path / "control"
-    box.keep_place(msgspec.structs.replace(box.read_place(), control=control.as_uri()))
+    gpu_host.keep_place(msgspec.structs.replace(gpu_host.read_place(), control=control.as_uri()))
     control.mkdir()
     assert "record.missing" in boot(tmp_path).stderr, "a claim below the output is another writer's"
     (tmp_path / "bucket" / "_batchscribe" / "instances").rename(control / "instances")
@@ -309,10 +309,10 @@ def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path)
         ("s3://home", "s3://other", False),
     ],
 )
-def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
+def test_a_host_that_looks_for_its_claims_elsewhere_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, control: str, fits: bool
 ) -> None:
-    monkeypatch.setattr(boxes, "_query_systemd", lambda _question, _unit: True)
+    monkeypatch.setattr(gpu_hosts, "_query_systemd", lambda _question, _unit: True)
     made = GpuHost(tmp_path, SystemClock(), aside=("/bin/false",))
     made.keep_place(PLACE)
     request = CheckRequest(

@@ -133,7 +133,7 @@ class NotedMarks:
 
 
 class Awake:
-    """One box, one run, and everything that may happen around them. Times are seconds from now on."""
+    """One host, one run, and everything that may happen around them. Times are seconds from now on."""
 
     def __init__(self, *, waits: HostWaits | None = None, machine: str = "") -> None:
         """`machine`: the name of a machine that was created for the run; empty is an existing instance."""
