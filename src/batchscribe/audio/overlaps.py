@@ -142,22 +142,13 @@ def _flatten_spectra(tail: Samples, head: Samples) -> tuple[Curve, Curve]:
     step = SAMPLE_RATE / size
     # Equal weights, independent of loudness.
     power = sum(np.square(np.abs(one)) / (np.square(np.abs(one)).mean() + 1e-12) for one in spectra)
-    smooth = _average_around(power, max(1, round(SMOOTH / step)))
+    count = max(1, round(SMOOTH / step))
+    smooth = np.convolve(power, np.full(count, 1 / count), mode="same")
     frequency = np.arange(len(smooth)) * step
     passed = (frequency >= BAND[0]) & (frequency <= BAND[1])
     weight = passed / np.sqrt(smooth + FLOOR * smooth[passed].mean() + 1e-12)
     flat = [np.fft.irfft(one * weight, size) for one in spectra]
     return flat[0][: len(tail)], flat[1][: len(head)]
-
-
-def _average_around(values: Curve, count: int) -> Curve:
-    """Averages of `count` values around each one; zeros beyond the ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(len(values)) + (count + 1) // 2
-    totals = sums[np.minimum(ends, len(values))] - sums[np.maximum(ends - count, 0)]
-    # Beside a much larger value, rounding leaves less than nothing.
-    averages: Curve = np.maximum(totals, 0.0) / count
-    return averages
 
 
 def _cross_correlate(one: Curve, other: Curve) -> Curve:
