@@ -36,7 +36,6 @@ from batchscribe.testing.store import MemoryStore
 from support.counted import CountedStore
 from support.world import RATE, Stage, stage
 
-MANY = 20_000
 NOW = FakeClock().now()
 LOST = StoreUnavailableError("the connection was reset")
 
@@ -140,11 +139,12 @@ def hold(at: Stage) -> int:
 # Costs.
 
 
-def test_twenty_thousand_attempts_cost_ten_requests_at_most(at: Stage) -> None:
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.deep)])
+def test_many_attempts_cost_ten_requests_at_most(at: Stage, count: int) -> None:
     upload(at, "a.mp3", "b.mp3")
     scanner = at.world.scanner(False)
     none = hold(at), requests(at, scanner.backlog), requests(at, lambda: read_history(scanner, "a.mp3"))
-    compacted(at, failure("a.mp3"), *(failure(f"{number}.mp3") for number in range(1, MANY)))
+    compacted(at, failure("a.mp3"), *(failure(f"{number}.mp3") for number in range(1, count)))
     counted(at).requests = 0
     seen = tick(at.world, at.config).seen
     held, counted(at).requests = counted(at).requests, 0
