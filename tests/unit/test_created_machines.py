@@ -884,7 +884,7 @@ def test_a_silent_region_is_an_error_of_each_pass_beside_machines_of_another(
     assert isinstance(made.decision, Launch)
 
 
-def test_a_silent_region_beside_ended_machines_is_in_the_result_of_the_watchdog(regions: TwoRegions) -> None:
+def test_a_silent_region_beside_an_unclaimed_machine_is_in_the_watchdog_s_result(regions: TwoRegions) -> None:
     regions.cloud.create("another-0", "g4dn.xlarge", "spot", "a", {RUN_TAG: ""})
     with silent(regions.west):
         found = watch(regions.world, regions.config).found
