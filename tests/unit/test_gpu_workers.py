@@ -234,7 +234,7 @@ def test_each_gpu_has_a_worker_and_the_controller_sees_one(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_stop_request_reaches_every_gpu(tmp_path: Path) -> None:
-    host = Host(tmp_path, repeated=30)
+    host = Host(tmp_path, repeated=100)
     when(lambda _: in_flight(host) >= 2, lambda _: signal.raise_signal(signal.SIGTERM))
     record = worker.process_manifest(host.url)
     assert record.end is WorkerEnd.STOPPED
