@@ -244,7 +244,7 @@ def test_a_stop_request_reaches_every_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_process_that_dies_ends_the_worker_and_only_its_chunks_are_in_flight(tmp_path: Path) -> None:
-    host = Host(tmp_path, repeated=30)
+    host = Host(tmp_path, repeated=100)
     killed: list[str] = []
 
     def kill(running: list[psutil.Process]) -> None:
