@@ -338,7 +338,8 @@ def test_machines_share_a_run_and_one_that_is_killed_leaves_its_rest_to_the_othe
     """The scheduler is killed at the same moment, and its next tick continues the run."""
     while len(cluster.nodes) < 3:
         cluster.add_node()
-    scheduled = Scheduled(tmp_path, recordings=90, machines=3)
+    # The others' work lasts longer than the 30 s between two polls, which show the end of one.
+    scheduled = Scheduled(tmp_path, recordings=450, machines=3)
     scheduled.fill()
     size = sum(path.stat().st_size for path in (tmp_path / "bucket").iterdir())
     teach_speed(tmp_path, "scripted", size, instance_type="")
