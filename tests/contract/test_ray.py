@@ -17,7 +17,7 @@ from support.ray_cluster import ENTER, make_environment
 from support.s3 import missing
 
 CHECKS = Path(__file__).parents[1] / "support" / "ray_checks.py"
-PATIENCE = 900.0
+PATIENCE = 1200.0
 """A bound for what hangs, not a measure of anything."""
 
 
