@@ -99,7 +99,7 @@ def install_worker(host: Sshd) -> None:
     """What `gpu setup` leaves on a host: a Python with batchscribe, and the workers' environment.
 
     Its processes are forks; test_connections starts interpreters. Credentials as a role would give them:
-    where AWS is, the host is told by each run.
+    where AWS is, each run passes it to the host.
     """
     python = host.home / ".batchscribe" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

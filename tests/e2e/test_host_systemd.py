@@ -1,4 +1,4 @@
-"""A host under real systemd, with nobody there: what its units do at boot, and what ends its power."""
+"""A host under real systemd, on its own: what its units do at boot, and what ends its power."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def host(tmp_path: Path) -> Iterator[SetUp]:
         yield SetUp(machine, bucket, metadata)
 
 
-def test_a_host_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_there(host: SetUp) -> None:
+def test_a_host_that_boots_with_a_claim_works_and_powers_itself_off_alone(host: SetUp) -> None:
     put_speech(host.bucket, "notes")
     host.install()
     host.claim(ClaimLaunch.BOOT)

@@ -272,7 +272,7 @@ def _become(
     try:
         for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *streams][-3:]):
             os.dup2(descriptor, number)
-        os.closerange(3, LONGEST)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         if detached:
             os.setsid()
         os.chdir(home)

@@ -30,7 +30,7 @@ def untouched(host: Awake) -> bool:
     )
 
 
-def test_a_host_works_its_manifest_and_powers_itself_off_with_nobody_there(host: Awake) -> None:
+def test_a_host_works_its_manifest_and_powers_itself_off_alone(host: Awake) -> None:
     host.claimed()
     host.at(3, host.give)
     host.at(60, lambda: host.progress(1))
@@ -88,6 +88,16 @@ def test_a_manifest_that_is_replaced_after_it_was_announced_is_never_begun(host:
     assert host.workers.requests == []
 
 
+def test_a_forged_manifest_that_its_controller_replaces_keeps_no_work_back(host: Awake) -> None:
+    host.claimed()
+    host.give()
+    host.give_unannounced(source="file:///root")
+    host.at(60, host.give)
+    host.at(300, host.finish)
+    host.live()
+    assert [each.sha256 for each in host.workers.requests] == [host.announced]
+
+
 def test_a_tag_that_lags_behind_the_next_manifest_is_waited_for(host: Awake) -> None:
     host.claimed()
     host.give()
@@ -133,7 +143,7 @@ def test_no_work_that_ever_comes_is_waited_for(host: Awake) -> None:
 def test_a_claim_that_was_taken_back_before_any_work_came_lets_go_of_the_host(
     host: Awake, launch: ClaimLaunch, after: str | None
 ) -> None:
-    """Its controller's start failed, and left the host to whoever had started it meanwhile."""
+    """Its controller's start failed, and left the host to the user who had started it meanwhile."""
     host.claimed(launch)
     host.at(30, lambda: host.record(host.claim(run=after) if after else None))
     assert host.live() is None
@@ -337,7 +347,7 @@ def test_a_host_that_may_not_write_leaves_its_power_to_the_dead_man(host: Awake)
 
 
 def rebooted(host: Awake) -> Awake:
-    """The same host, some looks later, after a boot that nobody asked for."""
+    """The same host, some looks later, after an unrequested boot."""
     agent = host.agent()
     for _ in range(20):
         host.clock.sleep(agent.step() or 0.0)

@@ -61,6 +61,16 @@ def test_each_machine_takes_the_manifest_that_was_announced_to_it(host: Awake) -
     assert (end.worker, end.why) == (None, "work ended")
 
 
+def test_a_forged_manifest_that_its_controller_replaces_keeps_no_work_back(host: Awake) -> None:
+    host.claimed()
+    host.give()
+    host.give_unannounced(source="file:///root")
+    host.at(60, host.give)
+    host.at(300, host.finish)
+    host.live()
+    assert [each.sha256 for each in host.workers.requests] == [host.announced]
+
+
 def test_work_of_other_machines_is_none_of_its_own(host: Awake) -> None:
     host.claimed()
     host.give_unannounced(0)

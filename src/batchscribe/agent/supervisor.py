@@ -107,8 +107,8 @@ class Supervisor:
         self._worker = 0
         self._ended: set[int] = set()
         """This machine's workers with an exit record."""
-        self._hashes: dict[int, str] = {}
-        """SHA-256 of each manifest of the run that was read, for a created machine."""
+        self._hashes: dict[str, str] = {}
+        """SHA-256 by ETag of the run's manifests that were read, for a created machine."""
         self._interruption = ""
         self._mark: ProgressKey | None = None
         self._moved_at = self._idle_since = self.clock.monotonic()
@@ -228,20 +228,24 @@ class Supervisor:
         The run's other machines have the other ones. Without one, moves to a number that has no manifest yet.
         """
         listed = self.runs.list(keys.manifests(self.claim.run))
-        stored = {info.key for info in listed}
+        stored = {info.key: info.etag for info in listed}
         count = 0
         while keys.manifest(self.claim.run, count) in stored:
             count += 1
         expected = self.expected()
-        own = (number for number in range(count) if self._hash_manifest(number) == expected)
+        etags = [stored[keys.manifest(self.claim.run, number)] for number in range(count)]
+        own = (number for number, etag in enumerate(etags) if self._hash_manifest(number, etag) == expected)
         self._worker = next((number for number in own if number not in self._ended), count)
 
-    def _hash_manifest(self, worker: int) -> str:
-        """SHA-256 of a stored manifest; read once, since a manifest never changes."""
-        if worker not in self._hashes:
-            data = read_bytes(self.runs, keys.manifest(self.claim.run, worker), limit_of(Manifest))
-            self._hashes[worker] = sha256(data).hexdigest()
-        return self._hashes[worker]
+    def _hash_manifest(self, worker: int, etag: str) -> str:
+        """SHA-256 of a stored manifest; read once for each ETag."""
+        if etag not in self._hashes:
+            self._hashes[etag] = self._read_hash(worker)
+        return self._hashes[etag]
+
+    def _read_hash(self, worker: int) -> str:
+        data = read_bytes(self.runs, keys.manifest(self.claim.run, worker), limit_of(Manifest))
+        return sha256(data).hexdigest()
 
     def _refusal_reason(self, expected: str | None) -> str:
         """Reason why no worker may start on the manifest; else empty."""
@@ -249,7 +253,8 @@ class Supervisor:
             over_ssh = self.claim.launch is not ClaimLaunch.BOOT
             return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
         key = keys.manifest(self.claim.run, self._worker)
-        if expected and self._hash_manifest(self._worker) != expected:
+        # Read at each poll: the controller may have replaced a forged manifest.
+        if expected and self._read_hash(self._worker) != expected:
             return f"{key} is not the manifest that its controller announced"
         return ""
 

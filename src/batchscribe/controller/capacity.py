@@ -119,8 +119,8 @@ def take_another_offer(
 def _is_within_budget(world: World, config: RunConfig, run: Run, offer: Offer) -> bool:
     """True if the planned time fits into the rest of the budget."""
     budget = config.policy.daily_budget
-    spent = world.ledger.spent_today(world.clock.now())
-    if budget is None or spent + cost(offer.rate, run.planned_seconds) <= budget:
+    planned = cost(offer.rate, run.planned_seconds)
+    if budget is None or world.ledger.spent_today(world.clock.now()) + planned <= budget:
         return True
     log.warning("offer.skipped", reason="daily budget", instance_type=offer.instance_type)
     return False

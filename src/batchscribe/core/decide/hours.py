@@ -74,7 +74,7 @@ class Hours:
 def _join_spans(
     windows: tuple[DailyHours, ...], zone: ZoneInfo, first: date
 ) -> tuple[tuple[datetime, datetime], ...]:
-    """Spans of the days from `first` on; asked for each minute."""
+    """Spans of the days from `first` on; a replay repeats this."""
     days = [first + number * _DAY for number in range(_AHEAD)]
     spans: list[tuple[datetime, datetime]] = []
     for span in sorted(

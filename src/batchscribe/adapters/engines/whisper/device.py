@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,6 @@ CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 """The CUDA libraries that CTranslate2's wheel opens at run time, besides the driver's libcuda.so.1: the CUDA
 runtime is linked statically, and cuDNN is not used. The second needs the first."""
 SELF_TEST_TOKENS = 16
-POLL_SECONDS = 0.01
-"""Between two polls of the free memory."""
 PROBE_WINDOWS = 8
 """Windows transcribed once at loading, to measure GPU memory per window."""
 MAX_BATCH = 32
@@ -183,7 +181,7 @@ def least_free(work: Callable[[], None], free: Callable[[], int | None]) -> int 
     observed: list[int | None] = []
     with ThreadPoolExecutor(1) as beside:
         done = beside.submit(work)
-        while not observed or not wait([done], POLL_SECONDS).done:
+        while not observed or not done.done():
             observed.append(free())
         done.result()
     return min((memory for memory in observed if memory is not None), default=None)
