@@ -76,12 +76,13 @@ def test_the_others_do_the_rest_of_a_machine_that_is_terminated_from_outside(
     tmp_path: Path, endpoint: str
 ) -> None:
     with created_cloud(tmp_path, endpoint, stuck=(1,)) as cloud:
-        cloud.add_speech(RECORDINGS)
+        # The others are still at work at the first pass after its end.
+        cloud.add_speech(8 * RECORDINGS)
         cloud.desk.json("tick", "--no-wait")
         wait_for(cloud.is_at_work(1) for _ in repeat(None))
         (lost,) = [row["InstanceId"] for row in cloud.rows if find_name(row) == cloud.run.instances[1]]
         ec2(endpoint).terminate_instances(InstanceIds=[lost])
-        run = settled(cloud)
+        run = settled(cloud, 8 * RECORDINGS)
         # EC2's reason begins with Client: a user ended it, not the cloud.
         assert [machine.outcome for machine in run.machines] == [None, Outcome.INSTANCE_LOST, None]
 
